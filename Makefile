@@ -1,0 +1,51 @@
+# make study, make test, make check, make clean, make help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONPATH := $(CURDIR)/workflow
+
+.DEFAULT_GOAL := help
+
+$(VENV)/installed: requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	touch $@
+
+.PHONY: help
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+.PHONY: install
+install: $(VENV)/installed  ## Make .venv from requirements.lock
+
+.PHONY: study
+study: install  ## Run the default study (config/config.yaml) to results/report/index.html
+	snakemake --cores all
+	@echo "report: $(CURDIR)/results/report/index.html"
+
+.PHONY: test
+test: install  ## Run all tests
+	pytest -q
+
+.PHONY: unit
+unit: install  ## Run the unit tests only
+	pytest -q tests/unit
+
+.PHONY: check
+check: install  ## Run ruff, mypy, snakefmt and snakemake --lint
+	ruff check .
+	ruff format --check .
+	mypy
+	snakefmt --check Snakefile workflow/rules
+	snakemake --lint
+	python -m diptych.reference --check
+
+.PHONY: docs
+docs: install  ## Write config/README.md and workflow/schemas/study.schema.json anew from the typed config
+	python -m diptych.reference
+
+.PHONY: clean
+clean:  ## Delete results, logs and caches (not .venv)
+	find results -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	rm -rf .snakemake .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,35 @@
+# The front door: the study, its rules, and what `snakemake` makes.
+import os
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+WORKFLOW = Path(workflow.basedir) / "workflow"
+sys.path.insert(0, str(WORKFLOW))
+# Scripts are processes of their own: this is how they find the library, here and on a compute node.
+os.environ["PYTHONPATH"] = str(WORKFLOW)
+
+if not workflow.configfiles:
+
+    configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/fetch.smk"
+include: "workflow/rules/derive.smk"
+include: "workflow/rules/tokens.smk"
+include: "workflow/rules/activations.smk"
+include: "workflow/rules/dictionaries.smk"
+include: "workflow/rules/pairs.smk"
+include: "workflow/rules/crosscoders.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    input:
+        RESULTS / "report" / "index.html",
+        RESULTS / "findings.tsv",
+    default_target: True

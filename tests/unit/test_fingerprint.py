@@ -1,0 +1,83 @@
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from diptych import fingerprint
+
+WORKFLOW = Path(fingerprint.__file__).parents[1]
+SCRIPTS = sorted((WORKFLOW / "scripts").glob("*.py"))
+
+
+def digest(path, text):
+    path.write_text(textwrap.dedent(text))
+    fingerprint.imports.cache_clear()
+    fingerprint.code_hash.cache_clear()
+    fingerprint._tree.cache_clear()
+    return fingerprint.code_hash((path,))
+
+
+def test_comments_layout_and_docstrings_do_not_count_but_statements_do(tmp_path):
+    path = tmp_path / "script.py"
+    base = digest(path, '"""Doc."""\ndef f(x):\n    """Doc."""\n    return x + 1\n')
+    assert digest(path, "# note\n\ndef f( x ):\n    '''Other.'''\n\n    return (x+1)\n") == base
+    assert digest(path, "def f(x):\n    return x + 2\n") != base
+    assert digest(path, 'def f(x):\n    return x + 1\nNAME = "not a docstring"\n') != base
+
+
+def test_modules_are_followed_and_the_config_is_left_out():
+    modules = {path.name for path in fingerprint.first_party(WORKFLOW / "scripts" / "fit_linear_map.py")}
+    assert {"fit_linear_map.py", "linear_map.py", "moments.py", "rows.py", "artifacts.py", "__init__.py"} <= modules
+    assert not {"study.py", "fingerprint.py"} & modules
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_stages_never_import_the_config(script):
+    for path in fingerprint.first_party(script):
+        assert not {"diptych.study", "diptych.fingerprint"} & fingerprint.imports(path), path
+
+
+def test_relative_imports_are_refused(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text("from . import x\n")
+    with pytest.raises(ValueError, match="absolute"):
+        fingerprint.imports(path)
+
+
+def test_versions_carry_no_local_part():
+    spec = fingerprint.spec(WORKFLOW / "scripts" / "train_crosscoder.py", {"b": 1, "a": (1, 2)})
+    assert list(spec["settings"]) == ["a", "b"]
+    assert spec["settings"]["a"] == [1, 2]
+    assert spec["packages"]["torch"].count("+") == 0
+    assert "tqdm" not in spec["packages"]
+
+
+HEAVY = {"torch", "transformers", "transformer_lens", "sae_lens", "scipy.stats", "plotly", "pandas"}
+BUDGET = {
+    "diptych.study": HEAVY,
+    "diptych.fingerprint": HEAVY,
+    "diptych.reference": HEAVY,
+    "diptych.rows": HEAVY,
+    "diptych.corpora": HEAVY,
+    "diptych.sites": HEAVY,
+    "diptych.gates": HEAVY - {"scipy.stats"},
+    "diptych.linear_map": {"torch", "transformers", "transformer_lens", "sae_lens", "plotly"},
+    "diptych.correlation": {"torch", "transformers", "transformer_lens", "sae_lens", "plotly"},
+    "diptych.pairing": {"torch", "transformers", "transformer_lens", "sae_lens", "plotly"},
+    "diptych.report.page": {"torch", "transformers", "transformer_lens", "sae_lens"},
+    "diptych.activations": {"transformer_lens", "sae_lens"},
+    "diptych.derive": {"transformer_lens", "sae_lens"},
+    "diptych.dictionaries": {"transformer_lens", "sae_lens", "transformers"},
+    "diptych.crosscoder.training": {"transformer_lens", "sae_lens", "transformers"},
+}
+
+
+@pytest.mark.parametrize("module", BUDGET)
+def test_import_budget(module):
+    code = f"import sys, {module}; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": str(WORKFLOW)}
+    )
+    assert not BUDGET[module] & set(run.stdout.split())

@@ -1,0 +1,134 @@
+"""What a result depends on beside its inputs: the code that makes it and the packages under that code.
+
+Snakemake sees neither the modules a script imports nor a package upgrade. Each rule therefore carries one
+parameter, its spec, which holds the stage's settings and the two values made here:
+
+    fingerprint.spec("workflow/scripts/fit_linear_map.py", settings)
+    # {"settings": {...}, "code": "9f0c...", "packages": {"numpy": "2.4.6", "scipy": "1.17.1"}}
+
+The code hash is of the syntax tree without docstrings, so that comments, layout and documentation re-run nothing,
+over the script and every first-party module that it imports, directly or not.
+"""
+
+import ast
+import hashlib
+import importlib.metadata
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+LIBRARY = Path(__file__).parent
+OUTSIDE = {"diptych.study", "diptych.fingerprint", "diptych.logs"}
+"""Modules that decide no number; stages never import the first two (a test holds that)."""
+DISTRIBUTIONS = {"yaml": "PyYAML", "umap": "umap-learn", "sklearn": "scikit-learn"}
+"""Import names that differ from the name of the distribution (underscores aside)."""
+NOT_NUMBERS = {"tqdm"}
+"""Packages that decide no number."""
+
+
+def spec(script: str | Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that may change the result of one job of the rule that runs `script`.
+
+    Args:
+        script: path of the rule's script.
+        settings: the stage's resolved settings, JSON-able, with all that tells two jobs of the rule apart.
+    """
+    modules = first_party(Path(script))
+    return {
+        "settings": _sorted(settings),
+        "code": code_hash(tuple(modules)),
+        "packages": package_versions(tuple(modules)),
+    }
+
+
+def first_party(script: Path) -> list[Path]:
+    """The script and the files of all modules of the library that it imports, directly or not; sorted."""
+    seen: set[Path] = set()
+    waiting = [script]
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for module in imports(path):
+            waiting.extend(_files(module))
+    return sorted(seen)
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """Dotted names imported anywhere in a file; `from a import b` counts as `a` and `a.b`."""
+    names: set[str] = set()
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level or not node.module:
+                raise ValueError(f"{path}:{node.lineno}: imports are absolute, so that the code hash can follow them")
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(names)
+
+
+@cache
+def code_hash(modules: tuple[Path, ...]) -> str:
+    """SHA-256 over names and syntax of files; equal for code that differs in comments, layout and docstrings."""
+    digest = hashlib.sha256()
+    for path in modules:
+        digest.update(path.name.encode() + b"\0" + ast.unparse(_without_docstrings(path)).encode() + b"\0")
+    return digest.hexdigest()
+
+
+@cache
+def package_versions(modules: tuple[Path, ...]) -> dict[str, str]:
+    """Versions, without local parts such as `+cpu`, of the third-party packages that the files import."""
+    roots = {name.split(".")[0] for path in modules for name in imports(path)}
+    outside = roots - set(sys.stdlib_module_names) - {"diptych"} - NOT_NUMBERS
+    distributions = {DISTRIBUTIONS.get(root, root.replace("_", "-")) for root in outside}
+    return {name: importlib.metadata.version(name).split("+")[0] for name in sorted(distributions)}
+
+
+def _files(module: str) -> list[Path]:
+    """The files that importing `module` runs inside the library: its packages' `__init__` and itself."""
+    parts = module.split(".")
+    if parts[0] != "diptych" or module in OUTSIDE:
+        return []
+    files = []
+    for depth in range(1, len(parts) + 1):
+        place = LIBRARY.joinpath(*parts[1:depth])
+        if (place / "__init__.py").is_file():
+            files.append(place / "__init__.py")
+        elif place.with_suffix(".py").is_file():
+            files.append(place.with_suffix(".py"))
+    return files
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def _without_docstrings(path: Path) -> ast.Module:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [s for s in node.body if not _is_string(s)] or [ast.Pass()]
+    return tree
+
+
+def _is_string(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    if isinstance(value, list | tuple):
+        return [_sorted(item) for item in value]
+    return value

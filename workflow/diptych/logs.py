@@ -1,0 +1,55 @@
+"""One job's log file, its error line and its progress bar."""
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from diptych import DiptychError
+
+Item = TypeVar("Item")
+logger = logging.getLogger("diptych")
+
+
+def start(log_file: str, script: str) -> logging.Logger:
+    """Send log records and uncaught exceptions to `log_file` and stderr; return the job's logger.
+
+    A `DiptychError` shows as its one line; anything else is a defect and shows its traceback.
+
+    Args:
+        log_file: the job's log.
+        script: the script that runs; the library must be the one beside it, not another installed `diptych`.
+    """
+    library, tree = Path(__file__).resolve().parents[1], Path(script).resolve().parents[1]
+    if library != tree:
+        raise DiptychError(f"diptych is imported from {library}, not from {tree}: uninstall the other diptych")
+    Path(log_file).parent.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=[logging.FileHandler(log_file, mode="w"), logging.StreamHandler(sys.stderr)],
+        force=True,
+    )
+    for chatty in ("httpx", "urllib3", "matplotlib", "filelock"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    sys.excepthook = _report
+    return logger
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, DiptychError):
+        logger.error("%s", error)
+    else:
+        logger.critical("unexpected %s", kind.__name__, exc_info=(kind, error, trace))
+
+
+def progress(items: Iterable[Item], what: str, *, total: int | None = None, unit: str = "it") -> Iterator[Item]:
+    """Pass `items` through, showing a bar with rate and time left (a line every 10 s where there is no terminal)."""
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    yield from tqdm(items, desc=what, total=total, unit=unit, mininterval=interval, file=sys.stderr)

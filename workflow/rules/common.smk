@@ -1,0 +1,113 @@
+# Helper functions of the rules: the study, where files are, what a job depends on, what it may use.
+import sys
+
+from snakemake.logging import logger
+
+from diptych import DiptychError, fingerprint
+from diptych.study import Study
+
+try:
+    STUDY = Study.load(config)
+except DiptychError as error:
+    logger.error(str(error))
+    sys.exit(1)
+
+RESULTS = Path(STUDY.results)
+SCRIPTS = WORKFLOW / "scripts"
+CPU_ENV = str(WORKFLOW.parent / "envs" / "cpu.yaml")
+GPU_ENV = str(WORKFLOW.parent / "envs" / "gpu.yaml")
+
+
+def one_of(names):
+    """A wildcard constraint: exactly these names."""
+    return "|".join(re.escape(name) for name in names) or "(?!)"
+
+
+def spec(rule):
+    """The `spec` parameter of a rule: settings from the wildcards, and the code and packages under its script."""
+    return lambda wildcards: fingerprint.spec(
+        SCRIPTS / f"{rule}.py", getattr(STUDY, rule)(**dict(wildcards.items()))
+    )
+
+
+def gpu(gib, hours):
+    """Resources of a GPU job; memory and time grow with every attempt."""
+    return dict(
+        gpu=1,
+        mem=lambda wildcards, attempt: f"{gib * attempt}GB",
+        runtime=lambda wildcards, attempt: f"{hours * attempt}h",
+    )
+
+
+def cpu(gib, hours=1):
+    """Resources of a CPU job; memory and time grow with every attempt."""
+    return dict(
+        mem=lambda wildcards, attempt: f"{gib * attempt}GB",
+        runtime=lambda wildcards, attempt: f"{hours * attempt}h",
+    )
+
+
+def log_of(rule, stem):
+    """Where a job's log goes."""
+    return RESULTS / "logs" / rule / f"{stem}.log"
+
+
+def benchmark_of(rule, stem):
+    """Where a job's seconds and memory go."""
+    return RESULTS / "benchmarks" / rule / f"{stem}.jsonl"
+
+
+# --- where things are ---
+
+
+def model_manifest(model):
+    return RESULTS / "models" / model / "manifest.json"
+
+
+def corpus_manifest(corpus):
+    return RESULTS / "corpora" / corpus / "manifest.json"
+
+
+def tokens_of(corpus, model):
+    return RESULTS / "tokens" / corpus / f"{STUDY.tokenizer(model)}.h5"
+
+
+def shards_of(corpus, model, site):
+    place = RESULTS / "activations" / corpus / model / STUDY.group(site)
+    return [place / f"{shard}.h5" for shard in range(STUDY.activations.shards)]
+
+
+def gates_of(corpus, model, site):
+    return RESULTS / "activations" / corpus / model / STUDY.group(site) / "gates.h5"
+
+
+def features_of(corpus, model, dictionary):
+    place = RESULTS / "features" / corpus / model / dictionary
+    return [place / f"{shard}.h5" for shard in range(STUDY.activations.shards)]
+
+
+def alignment_of(corpus, a, b):
+    """The alignment of two models' tokens; none where they share a tokenizer."""
+    if STUDY.tokenizer(a) == STUDY.tokenizer(b):
+        return []
+    return RESULTS / "alignments" / corpus / f"{STUDY.tokenizer(a)}--{STUDY.tokenizer(b)}.h5"
+
+
+def dictionary_manifest(dictionary):
+    return RESULTS / "dictionaries" / dictionary / "manifest.json"
+
+
+wildcard_constraints:
+    model=one_of(STUDY.models),
+    corpus=one_of(STUDY.corpora),
+    tokenizer=one_of({STUDY.tokenizer(model) for model in STUDY.models}),
+    tokenizer_a=one_of({STUDY.tokenizer(model) for model in STUDY.models}),
+    tokenizer_b=one_of({STUDY.tokenizer(model) for model in STUDY.models}),
+    group=one_of(STUDY.sites),
+    shard=r"\d+",
+    dictionary=one_of(STUDY.dictionaries),
+    pair=one_of(STUDY.pairs),
+    site_a=one_of({site for sites in STUDY.sites.values() for site in sites}),
+    site_b=one_of({site for sites in STUDY.sites.values() for site in sites}),
+    crosscoder=one_of(STUDY.crosscoders),
+    seed=r"\d+",
