@@ -12,8 +12,8 @@ GOOD = {
         "twice": {"kind": "rerandomize", "parent": "tuned"},
     },
     "corpora": {
-        "old": {"sources": {"old": {"kind": "files", "paths": ["x"]}}, "tokens": 10},
-        "both": {"sources": {"old": {"kind": "files", "paths": ["x"]}}, "tokens": 10},
+        "old": {"sources": {"old": {"kind": "local", "paths": ["x"]}}, "tokens": 10},
+        "both": {"sources": {"old": {"kind": "local", "paths": ["x"]}}, "tokens": 10},
     },
     "dictionaries": {"sae": {"model": "base", "corpus": "both", "site": "middle"}},
     "pairs": {"tuned": {"a": "base", "b": "tuned", "corpus": "both", "dictionary_a": "sae", "dictionary_b": "sae"}},

@@ -34,6 +34,8 @@ def take(device: str) -> Iterator[str]:
     Raises:
         DiptychError: `cuda` is asked for and there is none.
     """
+    if granted := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        logger.info("granted by the scheduler: CUDA_VISIBLE_DEVICES=%s", granted)
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise DiptychError("device: cuda is asked for but torch sees no GPU; set device: auto or cpu")

@@ -3,8 +3,8 @@
 Snakemake sees neither the modules a script imports nor a package upgrade. Each rule therefore carries one
 parameter, its spec, which holds the stage's settings and the two values made here:
 
-    fingerprint.spec("workflow/scripts/fit_linear_map.py", settings)
-    # {"settings": {...}, "code": "9f0c...", "packages": {"numpy": "2.4.6", "scipy": "1.17.1"}}
+    fingerprint.spec("workflow/scripts/fit_linear_map.py", {"job": {"pair": "tuned"}, "settings": {...}})
+    # {"job": ..., "settings": ..., "code": "9f0c...", "packages": {"numpy": "2.4.6", "scipy": "1.17.1"}}
 
 The code hash is of the syntax tree without docstrings, so that comments, layout and documentation re-run nothing,
 over the script and every first-party module that it imports, directly or not.
@@ -14,10 +14,12 @@ import ast
 import hashlib
 import importlib.metadata
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from diptych import artifacts
 
 LIBRARY = Path(__file__).parent
 OUTSIDE = {"diptych.study", "diptych.fingerprint", "diptych.logs"}
@@ -28,19 +30,19 @@ NOT_NUMBERS = {"tqdm"}
 """Packages that decide no number."""
 
 
-def spec(script: str | Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that may change the result of one job of the rule that runs `script`.
+def spec(script: str | Path, stage: Mapping[str, Any], files: Sequence[Path] = ()) -> dict[str, Any]:
+    """Everything that may change the result of one job of the rule that runs `script`, key-sorted.
 
     Args:
         script: path of the rule's script.
-        settings: the stage's resolved settings, JSON-able, with all that tells two jobs of the rule apart.
+        stage: the job's resolved settings, JSON-able, and all that tells two jobs of the rule apart.
+        files: what the stage reads beside code and inputs, such as templates and word lists.
     """
-    modules = first_party(Path(script))
-    return {
-        "settings": _sorted(settings),
-        "code": code_hash(tuple(modules)),
-        "packages": package_versions(tuple(modules)),
-    }
+    modules = tuple(first_party(Path(script)))
+    known = {**stage, "code": code_hash(modules), "packages": package_versions(modules)}
+    if files:
+        known["files"] = {path.name: artifacts.sha256(path) for path in files}
+    return dict(_sorted(known))
 
 
 def first_party(script: Path) -> list[Path]:

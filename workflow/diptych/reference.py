@@ -20,8 +20,9 @@ HEADER = """# The config, key by key
 
 Written from `workflow/diptych/study.py` by `make docs`; do not edit by hand.
 
-`config/config.yaml` is the default study. Another study is another file: `snakemake --configfile config/studies/test.yaml`.
-Override nested keys with a second `--configfile` (later files win, key by key); `--config` turns nested values into strings.
+`config/config.yaml` is the default study. Another study is another file:
+`snakemake --configfile config/studies/test.yaml`. Override nested keys with a second `--configfile` (later files win,
+key by key); `--config` turns nested values into strings.
 
 The column *re-runs* names the first rule that a change of the key runs again; everything that reads its output
 follows. A `-` means that the key changes how things run or what is asked for, not a result: only missing files are
@@ -74,8 +75,8 @@ def _row(cls: type[Strict], name: str, field: FieldInfo) -> str:
 
 
 def _reruns(cls: type[Strict], name: str) -> str:
-    rule = RERUNS.get((cls.__name__, name), RERUNS.get((cls.__name__, "*"), "-"))
-    return rule if rule == "-" else f"`{rule}`"
+    rule = RERUNS.get((cls.__name__, name), RERUNS.get((cls.__name__, "*")))
+    return f"`{rule}`" if rule else "-"
 
 
 def _paragraph(cls: type[Strict]) -> str:

@@ -86,6 +86,9 @@ class Rows:
 
     def take(self, index: IntArray) -> Block:
         """The rows `index` (in any order), read in disk order."""
+        if (index[1:] > index[:-1]).all():
+            x = tuple(side.take(self.token_row[m, index]) for m, side in enumerate(self.sides))
+            return Block(x, np.asarray(index, dtype=np.int64))
         order = np.argsort(index, kind="stable")
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
@@ -181,6 +184,15 @@ class Model(NamedTuple):
     gates: str
     tokens: str
     site: str
+
+
+def models_of(shards: Sequence[str], gates: Sequence[str], tokens: Sequence[str], site: str) -> list[Model]:
+    """Places of several models read at one site, from flat lists of files: as many shards of one as of another."""
+    each = len(shards) // len(gates)
+    return [
+        Model(shards[each * index : each * (index + 1)], gates[index], tokens[index], site)
+        for index in range(len(gates))
+    ]
 
 
 def stored(models: Sequence[Model], alignment: str | None = None) -> Rows:

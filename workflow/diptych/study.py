@@ -5,7 +5,8 @@ classes, unknown keys are errors that suggest the nearest known one, and referen
 Each stage's resolved settings come from one method of `Study` named after its rule:
 
     study = Study.load(yaml.safe_load(open("config/config.yaml")))
-    study.fit_linear_map(pair="tuned", site_a="middle", site_b="middle")    # -> the settings of one job
+    study.fit_linear_map(pair="tuned", site_a="middle", site_b="middle")
+    # {"reads": {"a": "base", "b": "tuned", ...}, "settings": {...}}: what the job reads, how the stage is called
 
 A field's docstring is its documentation; `RERUNS` names the first rule that a change of a key runs again (what
 reads its output follows), and the tests change every key to see that it is so.
@@ -20,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diptych import DiptychError
 
+Job = dict[str, dict[str, Any]]
+"""What a job reads, by alias, and its stage's settings."""
 Alias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.]*$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -38,25 +41,27 @@ RERUNS: Mapping[tuple[str, str], str] = {
     **{(cls, "dtype"): "dump_activations" for cls in ("WheelModel", "HubModel", "DirectoryModel", "RandomModel")},
     **{(cls, "dtype"): "dump_activations" for cls in ("Finetune", "Plant", "Rerandomize")},
     ("WheelText", "*"): "fetch_corpus",
-    ("FilesText", "*"): "fetch_corpus",
+    ("LocalText", "*"): "fetch_corpus",
     ("HubText", "*"): "fetch_corpus",
-    **{(cls, "share"): "prepare_tokens" for cls in ("WheelText", "FilesText", "HubText")},
+    **{(cls, "share"): "prepare_tokens" for cls in ("WheelText", "LocalText", "HubText")},
     ("Corpus", "sources"): "fetch_corpus",
     ("Corpus", "*"): "prepare_tokens",
     ("Activations", "*"): "dump_activations",
     ("Activations", "outlier_norm"): "gate_activations",
+    ("Alignment", "*"): "align_tokens",
     ("Dictionary", "*"): "train_dictionary",
     ("LinearMap", "*"): "fit_linear_map",
     ("Correlation", "*"): "correlate_features",
     ("Pairing", "*"): "pair_features",
     ("Pair", "*"): "fit_linear_map",
     ("Crosscoder", "*"): "train_crosscoder",
+    ("Crosscoder", "checkpoint_every"): "",
     ("Findings", "*"): "collect_findings",
     ("Report", "*"): "build_report",
     ("Study", "sites"): "dump_activations",
     ("Study", "title"): "build_report",
 }
-"""The first rule that a change of a key runs again, by class and key (`*`: the class's other keys)."""
+"""The first rule that a change of a key runs again, by class and key (`*`: the class's other keys; "": none)."""
 SINGULAR = {"models": "model", "corpora": "corpus", "dictionaries": "dictionary"}
 
 
@@ -149,7 +154,7 @@ class Finetune(ModelBase):
     """What it is trained on."""
     evaluate_on: Alias
     """Corpus on which the loss before and after is recorded, by source; share no document with `corpus`."""
-    method: Literal["lora", "full"] = "full"
+    method: Literal["lora", "full"] = "lora"
     """LoRA adapters merged into the weights at the end, or all weights."""
     lora_rank: Positive = 16
     """Rank of the adapters (method lora)."""
@@ -157,10 +162,14 @@ class Finetune(ModelBase):
     """Optimiser steps."""
     batch_sequences: Positive = 2
     """Sequences a step."""
-    learning_rate: Rate = 5e-5
+    learning_rate: Rate = 1e-3
     """Peak learning rate of AdamW."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps with a rising learning rate; it falls linearly afterwards."""
+    autocast: bool = False
+    """Train in bfloat16 autocast; slower on processors without bfloat16 instructions."""
+    evaluation_size: Positive = 1024
+    """Tokens of each source of `evaluate_on` that the loss is measured on."""
     seed: int = 0
     """Order of the sequences and the adapters' initial values."""
 
@@ -180,6 +189,8 @@ class Plant(ModelBase):
     """Words whose tokens carry the planted direction."""
     size: Rate = 0.5
     """Length of the planted change on the concept's tokens, in median residual norms."""
+    ridge: Rate = 0.01
+    """Added to the inner activations' covariance, in units of its mean diagonal."""
     seed: int = 0
     """Seed of the direction."""
 
@@ -220,10 +231,10 @@ class WheelText(Strict):
     """Weight of this source in the token budget, relative to the other sources."""
 
 
-class FilesText(Strict):
+class LocalText(Strict):
     """Text on disk."""
 
-    kind: Literal["files"]
+    kind: Literal["local"]
     """On disk."""
     paths: Annotated[tuple[str, ...], Field(min_length=1)]
     """Patterns of .txt (one document a file), .jsonl, .jsonl.zst or .parquet files (column `text` or `messages`)."""
@@ -252,7 +263,7 @@ class HubText(Strict):
     """Weight of this source in the token budget, relative to the other sources."""
 
 
-Origin = Annotated[WheelText | FilesText | HubText, Field(discriminator="kind")]
+Origin = Annotated[WheelText | LocalText | HubText, Field(discriminator="kind")]
 
 
 class Corpus(Strict):
@@ -264,6 +275,8 @@ class Corpus(Strict):
     """Token budget over all sources, spread over as many documents as possible."""
     sequence_length: Annotated[int, Field(ge=8)] = 128
     """Longest sequence in tokens; a sequence never crosses a document unless `pack`."""
+    characters_per_token: Rate = 6.0
+    """Characters read for one token of `sequence_length`; above the tokenizer's own ratio every sequence is full."""
     skip_first: Annotated[int, Field(ge=1)] = 1
     """Positions at the start of every sequence whose rows do not count (attention sinks)."""
     pack: bool = False
@@ -290,6 +303,13 @@ class Activations(Strict):
     """Rows with a norm above this multiple of the model's median do not count (massive activations)."""
 
 
+class Alignment(Strict):
+    """Rows of models with different tokenizers."""
+
+    min_coverage: Share = 0.5
+    """Least share of counted tokens, in every source, that ends where a token of the other tokenizer ends."""
+
+
 class Dictionary(Strict):
     """A sparse autoencoder trained here, in SAELens' format."""
 
@@ -311,6 +331,12 @@ class Dictionary(Strict):
     """Rows a step."""
     learning_rate: Rate = 1e-3
     """Peak learning rate."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the steps with a rising learning rate."""
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the steps at the end with a falling learning rate."""
+    l1_coefficient: Rate = 5.0
+    """Weight of the sparsity penalty (standard), on rows scaled to norm sqrt(d)."""
     seed: int = 0
     """Initial weights and order of rows."""
 
@@ -333,19 +359,60 @@ class Pair(Strict):
 
 
 class LinearMap(Strict):
-    """The ladder of maps between activation spaces (METHODS 2)."""
+    """The ladder of maps between activation spaces, and where the best one fails (METHODS 2)."""
+
+    shrink_to: Literal["simple", "zero"] = "simple"
+    """Where ridge goes as its penalty grows: identity or Procrustes, or zero (the textbook form)."""
+    directions: Positive = 10
+    """Directions kept of each kind, principal and unexplained."""
+    contexts: Positive = 20
+    """Rows kept at either end of a direction."""
+    bootstrap: Positive = 1000
+    """Poisson replicates over documents for the bounds of an effect."""
+    seed: int = 0
+    """Seed of the bootstrap."""
 
 
 class Correlation(Strict):
-    """Correlation of features (METHODS 3.1)."""
+    """Correlation of features, exact, from their sparse codes (METHODS 3.1)."""
+
+    k: Positive = 10
+    """Partners kept for each feature."""
+    min_active: Positive = 10
+    """Tokens on which a feature fires in each half, at least, to take part."""
+    min_documents: Positive = 3
+    """Documents in which it fires in each half, at least."""
+    bins: Positive = 200
+    """Bins of the histogram of correlations."""
+    seed: int = 0
+    """Seed of the halves of the documents."""
 
 
 class Pairing(Strict):
-    """Pairing of features (METHODS 3.2)."""
+    """Pairing of features, and what stays unmatched (METHODS 3.2)."""
+
+    rule: Literal["many_to_one", "one_to_many", "one_to_one", "mutual", "hungarian"] = "one_to_one"
+    """Who may take whom: best of A for each of B, the reverse, best pair first, mutual best, or largest total."""
+    score: Literal["rho", "cosine", "euclidean", "mean"] = "rho"
+    """Correlation, decoder cosine after the map, distance after the map, or the mean of the first two."""
+    cut: Share = 0.05
+    """q of the decoys above which a match is none."""
+    twin: Share = 0.99
+    """Decoder cosine inside one dictionary from which two features count as one."""
+    min_retention: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Least length of a mapped decoder row, relative to the median, for its cosine to mean anything."""
+    concept_filter: bool = True
+    """Drop pairs whose top tokens hold a stop token or have none in common."""
+    rho_floor: float = 0.1
+    """Drop pairs at or below this correlation."""
+    bootstrap: Positive = 1000
+    """Poisson replicates over documents for the bounds of an effect."""
+    seed: int = 0
+    """Seed of the bootstrap."""
 
 
 class Crosscoder(Strict):
-    """A crosscoder over two or more models (METHODS 5)."""
+    """A crosscoder over two or more models (METHODS 5). Defaults are those of a full-scale run."""
 
     models: Annotated[tuple[Alias, ...], Field(min_length=2)]
     """The models, A first."""
@@ -353,8 +420,52 @@ class Crosscoder(Strict):
     """Text they read."""
     site: str = "middle"
     """Site it reads in each model."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
-    """One run for each."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    """One run for each: initialisation and order of rows."""
+    objective: Literal["batchtopk", "topk", "l1", "jumprelu", "diff"] = "batchtopk"
+    """Sparsity: k a row on average, k a row, L1, JumpReLU; diff is batchtopk on x_B - x_A."""
+    n_latents: Positive = 16384
+    """Dictionary size."""
+    k: Positive = 100
+    """Mean active latents a row (batchtopk, topk, diff)."""
+    penalty: Annotated[float, Field(ge=0)] = 2.0
+    """lambda of l1 and jumprelu, quoted for width 2,304."""
+    steps: Positive = 24_000
+    """Optimiser steps."""
+    batch: Positive = 4096
+    """Rows a step."""
+    learning_rate: Rate | None = None
+    """Peak of Adam's; null is 5e-5 for l1 and 1e-4 otherwise."""
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the run in which learning rate and penalty rise from 0."""
+    decay_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the run at its end in which the learning rate falls to 0."""
+    clip: Rate = 1.0
+    """Largest norm of the gradient."""
+    decoder_norm: Rate | None = None
+    """Norm of a decoder row in each model at the start; null is .08 for l1 and 1 otherwise."""
+    auxiliary: Annotated[float, Field(ge=0)] = 1 / 32
+    """Weight of the loss that revives dead latents."""
+    dead_share: Share = 0.05
+    """A latent is dead after this share of the run's rows without firing."""
+    shared: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of latents with one decoder row for all models (equal widths)."""
+    shared_penalty: Annotated[float, Field(ge=0)] = 0.1
+    """Factor on the penalty of those (l1, jumprelu)."""
+    dedicated: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    """For each model the share of latents that read and write it alone."""
+    matryoshka: tuple[Share, ...] = ()
+    """Shares of the latents, each a prefix that must reconstruct on its own."""
+    k_initial: Annotated[int, Field(ge=0)] = 0
+    """k at the start, falling to k over `anneal_share` of the run; 0 is no annealing."""
+    anneal_share: Share = 0.25
+    """See `k_initial`."""
+    accumulate: Positive = 1
+    """Parts that a batch is computed in, to save memory; each part selects its own batchtopk entries."""
+    buffer_rows: Positive = 400_000
+    """Rows held in memory; training rows that are no more are read once."""
+    checkpoint_every: Positive = 500
+    """Steps between checkpoints, from which a killed run continues to the same weights; re-runs nothing."""
 
 
 class Findings(Strict):
@@ -394,6 +505,8 @@ class Study(Strict):
     """Crosscoders by alias."""
     activations: Activations = Activations()
     """Storing activations."""
+    alignment: Alignment = Alignment()
+    """Rows of models with different tokenizers."""
     linear_map: LinearMap = LinearMap()
     """Maps between activation spaces."""
     correlation: Correlation = Correlation()
@@ -507,6 +620,102 @@ class Study(Strict):
     def is_derived(self, model: str) -> bool:
         """Whether the model is made from another one of the study."""
         return hasattr(self.models[model], "parent")
+
+    # --- the settings of one job, by rule -------------------------------------------------------------------
+
+    def fetch_model(self, model: str) -> Job:
+        """A model that comes from outside."""
+        return _job({}, source=_dump(self.models[model], leave=("dtype", "tokenizer")))
+
+    def derive_model(self, model: str) -> Job:
+        """A model made from another one."""
+        made = self.models[model]
+        reads = {name: getattr(made, name) for name in ("parent", "corpus", "evaluate_on") if hasattr(made, name)}
+        return _job({"kind": made.kind, **reads}, **_dump(made, leave=("kind", "dtype", "tokenizer", *reads)))
+
+    def fetch_corpus(self, corpus: str) -> Job:
+        """Text that comes from outside."""
+        sources = self.corpora[corpus].sources
+        return _job({}, sources={name: _dump(origin, leave=("share",)) for name, origin in sources.items()})
+
+    def prepare_tokens(self, corpus: str, tokenizer: str) -> Job:
+        """A corpus in a tokenizer's tokens."""
+        settings = _dump(self.corpora[corpus], leave=("sources",))
+        shares = {name: origin.share for name, origin in self.corpora[corpus].sources.items()}
+        return _job({"corpus": corpus, "tokenizer": tokenizer}, shares=shares, **settings)
+
+    def align_tokens(self, corpus: str, tokenizer_a: str, tokenizer_b: str) -> Job:
+        """Two tokenizers' tokens of a corpus."""
+        return _job({"corpus": corpus, "a": tokenizer_a, "b": tokenizer_b}, min_coverage=self.alignment.min_coverage)
+
+    def dump_activations(self, corpus: str, model: str, group: str, shard: str) -> Job:
+        """One shard of a model's rows at the sites of a group."""
+        settings = _dump(self.activations, leave=("outlier_norm", "shards"))
+        return _job(
+            {"corpus": corpus, "model": model},
+            sites=list(self.sites[group]),
+            shard=int(shard),
+            shards=self.activations.shards,
+            dtype=self.models[model].dtype,
+            **settings,
+        )
+
+    def gate_activations(self, corpus: str, model: str, group: str) -> Job:
+        """Which of a model's rows count."""
+        return _job({"corpus": corpus, "model": model}, outlier_norm=self.activations.outlier_norm)
+
+    def train_dictionary(self, dictionary: str) -> Job:
+        """A dictionary that is trained here."""
+        made = self.dictionaries[dictionary]
+        reads = {"model": made.model, "corpus": made.corpus, "site": made.site}
+        return _job(reads, **_dump(made, leave=tuple(reads)))
+
+    def encode_features(self, corpus: str, model: str, dictionary: str, shard: str) -> Job:
+        """One shard of a model's rows in a dictionary's features."""
+        return _job({"corpus": corpus, "model": model, "site": self.dictionaries[dictionary].site, "shard": shard})
+
+    def fit_linear_map(self, pair: str, site_a: str, site_b: str) -> Job:
+        """The maps between the two models of a pair."""
+        return _job(self._pair(pair, site_a, site_b), **_dump(self.linear_map))
+
+    def correlate_features(self, pair: str, site_a: str, site_b: str) -> Job:
+        """The correlations of a pair's features."""
+        return _job(self._dictionaries(pair, site_a, site_b), **_dump(self.correlation))
+
+    def pair_features(self, pair: str, site_a: str, site_b: str) -> Job:
+        """The matches of a pair's features."""
+        return _job(self._dictionaries(pair, site_a, site_b), **_dump(self.pairing))
+
+    def train_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
+        """One run of a crosscoder."""
+        made = self.crosscoders[crosscoder]
+        settings = _dump(made, leave=("models", "corpus", "site", "seeds", "checkpoint_every"))
+        return _job(self._crosscoder(crosscoder), seed=int(seed), **settings)
+
+    def _crosscoder(self, crosscoder: str) -> dict[str, Any]:
+        made = self.crosscoders[crosscoder]
+        return {"models": list(made.models), "corpus": made.corpus, "site": made.site}
+
+    def _pair(self, pair: str, site_a: str, site_b: str) -> dict[str, Any]:
+        chosen = self.pairs[pair]
+        return {"a": chosen.a, "b": chosen.b, "corpus": chosen.corpus, "site_a": site_a, "site_b": site_b}
+
+    def _dictionaries(self, pair: str, site_a: str, site_b: str) -> dict[str, Any]:
+        chosen = self.pairs[pair]
+        return {
+            **self._pair(pair, site_a, site_b),
+            "dictionary_a": chosen.dictionary_a,
+            "dictionary_b": chosen.dictionary_b,
+        }
+
+
+def _job(reads: Mapping[str, Any], **settings: Any) -> Job:
+    """What a job reads, by alias and in order, and the keyword arguments of its stage."""
+    return {"reads": dict(reads), "settings": settings}
+
+
+def _dump(values: Strict, leave: Iterable[str] = ()) -> dict[str, Any]:
+    return values.model_dump(mode="json", exclude=set(leave))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -23,11 +23,16 @@ def one_of(names):
     return "|".join(re.escape(name) for name in names) or "(?!)"
 
 
-def spec(rule):
-    """The `spec` parameter of a rule: settings from the wildcards, and the code and packages under its script."""
-    return lambda wildcards: fingerprint.spec(
-        SCRIPTS / f"{rule}.py", getattr(STUDY, rule)(**dict(wildcards.items()))
-    )
+def spec(rule, files=()):
+    """The `spec` parameter of a rule: made from its wildcards alone, by the study and the code of its script."""
+
+    def build(wildcards):
+        job = dict(wildcards.items())
+        return fingerprint.spec(
+            SCRIPTS / f"{rule}.py", {"job": job, **getattr(STUDY, rule)(**job)}, files
+        )
+
+    return build
 
 
 def gpu(gib, hours):

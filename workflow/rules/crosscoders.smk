@@ -32,6 +32,7 @@ rule train_crosscoder:
     threads: 8
     resources:
         device=STUDY.device,
+        checkpoint_every=lambda wildcards: STUDY.crosscoders[wildcards.crosscoder].checkpoint_every,
         **gpu(32, 12),
     conda:
         GPU_ENV

@@ -1,4 +1,5 @@
 # What comes from outside: models and text. On the submitting machine, because compute nodes have no internet.
+import glob
 
 
 localrules:
@@ -6,7 +7,22 @@ localrules:
     fetch_corpus,
 
 
+def model_files(wildcards):
+    """The files of a model on disk, so that a changed one is fetched again."""
+    path = Path(getattr(STUDY.models[wildcards.model], "path", ""))
+    return sorted(path.iterdir()) if path.is_dir() and path.name else [path] * path.is_file()
+
+
+def corpus_files(wildcards):
+    """The files of a corpus on disk, so that a changed one is fetched again."""
+    sources = STUDY.corpora[wildcards.corpus].sources.values()
+    patterns = [pattern for origin in sources if origin.kind == "local" for pattern in origin.paths]
+    return sorted({path for pattern in patterns for path in glob.glob(pattern, recursive=True)})
+
+
 rule fetch_model:
+    input:
+        model_files,
     output:
         RESULTS / "models" / "{model}" / "manifest.json",
     wildcard_constraints:
@@ -26,6 +42,8 @@ rule fetch_model:
 
 
 rule fetch_corpus:
+    input:
+        corpus_files,
     output:
         RESULTS / "corpora" / "{corpus}" / "manifest.json",
     params:

@@ -17,7 +17,7 @@ def pair_rows(wildcards):
     }
 
 
-def pair_features(wildcards):
+def own_features(wildcards):
     """The codes of each model's own dictionary on its own rows."""
     pair = STUDY.pairs[wildcards.pair]
     return {
@@ -35,7 +35,8 @@ def cross_features(wildcards):
         "features_b_on_a": features_of(pair.corpus, pair.a, pair.dictionary_b),
         "dictionary_a": dictionary_manifest(pair.dictionary_a),
         "dictionary_b": dictionary_manifest(pair.dictionary_b),
-        "tokens": tokens_of(pair.corpus, pair.a),
+        "tokens_a": tokens_of(pair.corpus, pair.a),
+        "tokens_b": tokens_of(pair.corpus, pair.b),
     }
 
 
@@ -61,7 +62,7 @@ rule fit_linear_map:
 
 rule correlate_features:
     input:
-        unpack(pair_features),
+        unpack(own_features),
     output:
         PAIR_FILES / "correlation.h5",
     params:
@@ -81,7 +82,7 @@ rule correlate_features:
 
 rule pair_features:
     input:
-        unpack(pair_features),
+        unpack(own_features),
         unpack(cross_features),
         correlation=PAIR_FILES / "correlation.h5",
         linear_map=PAIR_FILES / "linear_map.h5",

@@ -1,0 +1,89 @@
+"""The test study on a real one-node SLURM: GPU rules get the GPU, a second submission submits nothing."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+NEEDED = ("slurmctld", "slurmd", "munged", "sbatch")
+PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+GPU_RULES = {
+    "derive_model", "dump_activations", "train_dictionary", "encode_features",
+    "train_crosscoder", "evaluate_crosscoder", "describe_latents",
+}  # fmt: skip
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(
+        any(shutil.which(name, path=PATH) is None for name in NEEDED),
+        reason="SLURM is not installed: apt-get install slurm-wlm munge",
+    ),
+]
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Environment of a running private cluster with two CPUs and one (fake) GPU; stopped at the end."""
+    place = tmp_path / "slurm"
+    environment = {**os.environ, "PATH": PATH, "SLURM_DEV_CPUS": "8", "SLURM_DEV_MEM": "200000"}
+    subprocess.run([HERE / "slurm-up.sh", place], check=True, env=environment)
+    try:
+        yield {
+            **environment,
+            "SLURM_CONF": str(place / "etc" / "slurm.conf"),
+            "PATH": f"{place / 'bin'}:{PATH}",
+        }, place / "jobcomp.txt"
+    finally:
+        subprocess.run([HERE / "slurm-down.sh", place], check=True, env=environment)
+
+
+def submit(tree, environment, *arguments):
+    command = [
+        sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/slurm",
+        "--configfile", "config/studies/test.yaml", *arguments,
+    ]  # fmt: skip
+    run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-6000:]
+    return run.stdout + run.stderr
+
+
+def completed(record):
+    """SLURM's job completion records as dictionaries."""
+    return [dict(item.split("=", 1) for item in line.split() if "=" in item) for line in record.read_text().splitlines()]
+
+
+def test_the_study_on_a_cluster(cluster, tmp_path):
+    environment, record = cluster
+    tree = tmp_path / "tree"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    for name in listed:
+        if (ROOT / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tree / name)
+    # one chain through a CPU rule and two GPU rules; the whole study runs locally in tests/workflow
+    target = "results/activations/both/base/main/gates.h5"
+    out = submit(tree, environment, target)
+    assert (tree / target).is_file()
+    jobs = completed(record)
+    partitions = {}
+    for job in jobs:
+        assert job["JobState"] == "COMPLETED", job
+        partitions.setdefault(job["Partition"], []).append(job)
+    assert len(partitions["gpu"]) == 2, out  # two shards of dump_activations
+    assert len(partitions["cpu"]) == 2, out  # prepare_tokens, gate_activations; fetching is local
+    log = next((tree / "results" / "logs" / "dump_activations").rglob("*.log")).read_text()
+    assert "granted by the scheduler: CUDA_VISIBLE_DEVICES=0" in log
+
+    before = len(jobs)
+    again = submit(tree, environment, target)
+    assert "Nothing to be done" in again
+    assert len(completed(record)) == before

@@ -1,0 +1,51 @@
+"""Bad configs, as a user meets them: one line, exit code not 0, nothing made."""
+
+import pytest
+
+pytestmark = pytest.mark.workflow
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("steps: 8", "stepz: 8", "models.tuned.stepz: unknown key; did you mean 'steps'?"),
+        ("b: tuned,", "b: tund,", "pairs.tuned.b: no model is called 'tund'; did you mean 'tuned'?"),
+        ("device: cpu", "device: tpu", "device: input should be 'auto', 'cpu' or 'cuda' (got 'tpu')"),
+    ],
+)
+def test_a_bad_config_is_one_line(blank, old, new, message):
+    blank.edit("config/studies/test.yaml", old, new)
+    run = blank.snakemake("--dry-run", check=False)
+    assert run.returncode != 0
+    lines = [line for line in run.stderr.splitlines() if line.strip()]
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
+    assert len([line for line in lines if "host:" not in line and "config" not in line.split(":")[0].lower()]) <= 2
+    assert not (blank.path / "results" / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "target", "message"),
+    [
+        ("farm-*[02468].txt", "barn-*.txt", "results/corpora/both/manifest.json", "barn-*.txt"),
+        ("tokens: 6144", "tokens: 999999", "results/tokens/both/base.h5", "corpus source"),
+        (
+            "{kind: random, architecture: gpt2, layers: 2, width: 24, heads: 4, vocabulary: 300, seed: 1, dtype: float32}",
+            "{kind: directory, path: no/such/place}",
+            "results/models/other/manifest.json",
+            "no/such/place",
+        ),
+        ("concept: [river, bridge, mill, tower]", "concept: [zebra]", "results/models/planted/manifest.json", "zebra"),
+        ("layer: 1", "layer: 7", "results/models/planted/manifest.json", "layer"),
+        ("main: [last, first]", "main: [last, first, blocks.0.hook_resid_pst]",
+         "results/activations/both/base/main/0.h5", "did you mean"),
+    ],
+)  # fmt: skip
+def test_a_bad_input_is_one_line_of_its_job(done, old, new, target, message):
+    done.edit("config/studies/test.yaml", old, new)
+    run = done.snakemake(target, check=False)
+    assert run.returncode != 0
+    errors = {line.split(" ERROR ", 1)[1] for line in run.stderr.splitlines() if " ERROR " in line}
+    assert len(errors) == 1, run.stderr[-3000:]
+    assert message in errors.pop()
+    assert "Traceback" not in run.stderr

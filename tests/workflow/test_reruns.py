@@ -1,0 +1,178 @@
+"""What runs again when: the re-run contract of the design, key by key."""
+
+import copy
+import re
+import shutil
+import subprocess
+import sys
+import time
+from typing import get_args
+
+import pytest
+import yaml
+from conftest import STUDY, Tree, parse_jobs
+
+from diptych import fingerprint, reference, study
+from diptych.study import RERUNS, Study
+
+pytestmark = pytest.mark.workflow
+
+ROOT = fingerprint.LIBRARY.parents[1]
+
+# A new value for every key that may change a result, as a path into the test study.
+CHANGES = yaml.safe_load((ROOT / "tests" / "workflow" / "changes.yaml").read_text())
+
+
+@pytest.fixture(scope="session")
+def jobs(fresh):
+    """(rule, wildcards) of every job of the test study."""
+    plan = parse_jobs(Tree(fresh).snakemake("--dry-run").stdout)
+    return [(job.rule, dict(job.wildcards)) for job in plan if job.rule != "all"]
+
+
+def specs(config, jobs):
+    """The spec's part that the config decides, of every job that the changed config still has."""
+    loaded = Study.load(config)
+    return {(rule, tuple(sorted(job.items()))): {"job": job, **getattr(loaded, rule)(**job)} for rule, job in jobs}
+
+
+def change(config, path, value):
+    config = copy.deepcopy(config)
+    *way, last = path.split("/")
+    here = config
+    for key in way:
+        here = here.setdefault(key, {})
+    here[last] = value
+    return config
+
+
+def test_no_two_jobs_of_a_rule_have_equal_specs(fresh, jobs):
+    made = specs(Tree(fresh).config(), jobs)
+    seen = {}
+    for (rule, wildcards), spec in made.items():
+        key = (rule, repr(fingerprint._sorted(spec)))
+        assert key not in seen, f"{rule}: {wildcards} and {seen[key]}"
+        seen[key] = wildcards
+    assert len(seen) == len(jobs)
+
+
+@pytest.mark.parametrize("path", CHANGES)
+def test_a_key_runs_its_rule_again(fresh, jobs, path):
+    config = Tree(fresh).config()
+    rule, value = CHANGES[path]["rule"], CHANGES[path]["value"]
+    before, after = specs(config, jobs), specs(change(config, path, value), jobs)
+    changed = {name for (name, _), spec in before.items() if after[(name, _)] != spec}
+    assert changed == ({rule} if isinstance(rule, str) else set(rule or []))
+
+
+def test_every_key_is_in_the_table():
+    classes = [cls for _, cls in reference._sections()]
+    keys = {(cls.__name__, name) for cls in classes for name in cls.model_fields}
+    resulting = {key for key in keys if RERUNS.get(key, RERUNS.get((key[0], "*")))}
+    tested = {tuple(entry["key"].split(".")) for entry in CHANGES.values()}
+    # Fields by which a class is chosen have no other value, and sources that need the network no files here.
+    free = {key for key in resulting if key[1] == "kind" or key[0] in ("HubModel", "HubText", "WheelModel", "WheelText")}
+    assert resulting - tested - free == set()
+    for path, entry in CHANGES.items():
+        cls, name = entry["key"].split(".")
+        declared = RERUNS.get((cls, name), RERUNS.get((cls, "*")))
+        listed = [entry["rule"]] if isinstance(entry["rule"], str) else (entry["rule"] or [None])
+        assert declared in listed, path
+
+
+def test_sources_that_need_the_network_reach_their_rule():
+    for cls in (study.HubModel, study.WheelModel, study.HubText, study.WheelText):
+        kind = get_args(cls.model_fields["kind"].annotation)[0]
+        assert kind in ("hub", "wheel")
+
+
+# --- with Snakemake itself ---
+
+
+def test_a_second_run_does_nothing(done):
+    assert "Nothing to be done" in done.snakemake().stderr + done.snakemake().stdout
+
+
+def test_touching_files_does_nothing(done):
+    for path in [*done.path.rglob("*.py"), *done.path.rglob("*.smk"), *done.path.rglob("*.yaml")]:
+        path.touch()
+    (done.path / "results" / "tokens" / "both" / "base.h5").touch()
+    assert done.rules() == set()
+
+
+def test_comments_key_order_and_how_it_runs_do_nothing(done):
+    config = done.config()
+    done.write_config({**dict(reversed(config.items())), "device": "auto"})
+    done.edit("workflow/diptych/linear_map.py", "\n\n\ndef fit(", "\n\n# A remark.\n\n\ndef fit(")
+    assert done.rules() == set()
+
+
+def test_a_moved_directory_does_nothing(done, tmp_path):
+    shutil.move(done.path, tmp_path / "elsewhere")
+    assert Tree(tmp_path / "elsewhere").rules() == set()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "rules", "first"),
+    [
+        ("linear_map/bootstrap", 77, "fit_linear_map", None),
+        ("models/tuned/steps", 9, "derive_model", "tuned"),
+        ("pairs/tuned", {"a": "tuned", "b": "base", "corpus": "both", "sites": ["last"],
+                         "dictionary_a": "tuned_sae", "dictionary_b": "base_sae"}, "fit_linear_map", "tuned"),
+        ("crosscoders/tuned/seeds", [0, 1], "train_crosscoder", "tuned"),
+        ("findings/q", 0.01, "collect_findings", None),
+        ("report/contexts", 3, "build_report", None),
+    ],
+)  # fmt: skip
+def test_a_change_runs_its_stage_and_what_follows(done, path, value, rules, first):
+    done.write_config(change(done.config(), path, value))
+    plan = done.plan()
+    starts = {job.rule for job in plan if "Params" in job.reason or "Missing" in job.reason}
+    assert rules in starts
+    assert not {"fetch_model", "fetch_corpus", "prepare_tokens"} & {job.rule for job in plan}
+    if first:
+        mine = [job for job in plan if job.rule == rules]
+        assert all(first in dict(job.wildcards).values() for job in mine)
+
+
+STATEMENT = '\n\nCHANGED = "a statement"\n'
+
+
+@pytest.mark.parametrize("file", ["workflow/diptych/pairing.py", "workflow/scripts/pair_features.py"])
+def test_a_statement_runs_exactly_the_stages_that_import_it(done, file):
+    path = done.path / file
+    path.write_text(path.read_text() + STATEMENT)
+    importing = {
+        script.stem
+        for script in (done.path / "workflow" / "scripts").glob("*.py")
+        if path.resolve() in {p.resolve() for p in first_party(done, script)}
+    }
+    starts = {job.rule for job in done.plan() if "Params" in job.reason}
+    assert starts == importing
+    assert "pair_features" in starts
+    assert "fit_linear_map" not in starts
+
+
+def first_party(tree, script):
+    code = f"from diptych import fingerprint; print(*fingerprint.first_party(__import__('pathlib').Path({str(script)!r})))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env={"PYTHONPATH": str(tree.path / "workflow")},
+    )  # fmt: skip
+    return [type(script)(name) for name in run.stdout.split()]
+
+
+def test_a_docstring_does_nothing(done):
+    path = done.path / "workflow" / "diptych" / "pairing.py"
+    text = path.read_text()
+    path.write_text(re.sub(r'^"""', '"""Reworded. ', text, count=1))
+    assert done.rules() == set()
+
+
+def test_same_inputs_give_the_same_bytes(done, finished):
+    shutil.rmtree(done.path / "results" / "pairs" / "planted")
+    (done.path / "results" / "report" / "index.html").unlink()
+    time.sleep(1.1)  # a clock of whole seconds inside a file would show
+    done.snakemake()
+    for name in ["pairs/planted/last--last/linear_map.h5", "pairs/planted/last--last/pairing.h5", "report/index.html"]:
+        assert (done.path / "results" / name).read_bytes() == (finished / "results" / name).read_bytes(), name

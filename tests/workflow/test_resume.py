@@ -1,0 +1,93 @@
+"""Nothing is lost: a killed job, a killed Snakemake, a damaged artifact."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import STUDY
+
+pytestmark = pytest.mark.workflow
+
+WEIGHTS = "results/crosscoders/tuned/last/seed-0/weights.h5"
+
+
+def start(tree, *targets):
+    command = [sys.executable, "-m", "snakemake", "--configfile", STUDY, "--cores", "2", *targets]
+    return subprocess.Popen(
+        command, cwd=tree.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+def children(tree, script):
+    """Processes that run a rule's script of this tree."""
+    found = subprocess.run(["pgrep", "-f", rf"{tree.path}/.snakemake/scripts/.*{script}"], capture_output=True, text=True)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def longer(tree):
+    """Make the crosscoders' training long enough to be killed in the middle, with frequent checkpoints."""
+    config = tree.config()
+    config["crosscoders"]["tuned"].update(steps=3000, checkpoint_every=100)
+    tree.write_config(config)
+
+
+def kill_group(process):
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_killed_training_continues_to_the_same_weights(done, tmp_path):
+    longer(done)
+    weights = done.path / WEIGHTS
+    done.snakemake(WEIGHTS)
+    whole = weights.read_bytes()
+    weights.unlink()
+
+    run = start(done, WEIGHTS)
+    checkpoint = wait_for(lambda: [p for p in weights.parent.glob("*checkpoint*") if not p.name.endswith(".part")])
+    for pid in children(done, "train_crosscoder.py"):
+        os.kill(pid, signal.SIGKILL)
+    run.wait()
+    assert not weights.exists()
+    assert checkpoint[0].exists()
+    done.snakemake(WEIGHTS)
+    log = (done.path / "results/logs/train_crosscoder/tuned/last/seed-0.log").read_text()
+    assert "continu" in log or "resum" in log
+    assert weights.read_bytes() == whole
+    assert not list(weights.parent.glob("*checkpoint*"))
+
+
+def test_a_killed_snakemake_continues_after_unlock(done):
+    for name in ("tokens/both/base.h5", "activations/both/base/main/0.h5"):
+        (done.path / "results" / name).unlink()
+    before = (done.path / "results/report/index.html").read_bytes()
+    run = start(done)
+    wait_for(lambda: children(done, "dump_activations.py"))
+    kill_group(run)
+    done.snakemake("--unlock")
+    done.snakemake()
+    assert done.rules() == set()
+    assert (done.path / "results/report/index.html").read_bytes() == before
+    assert not list((done.path / "results").rglob("*.part"))
+
+
+def test_a_truncated_artifact_is_refused_by_name(done):
+    path = done.path / "results/tokens/both/base.h5"
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    (done.path / "results/activations/both/base/main/gates.h5").unlink()
+    run = done.snakemake("--rerun-triggers", "mtime", "--touch", check=False)
+    run = done.snakemake("results/activations/both/base/main/gates.h5", "--rerun-triggers", "params", check=False)
+    assert run.returncode != 0
+    assert "tokens/both/base.h5: cut short" in run.stderr

@@ -1,0 +1,1 @@
+# The differences that stand, and the page that shows them.

@@ -1,0 +1,15 @@
+"""Rule correlate_features: exact correlations between the sparse codes of two models."""
+
+from diptych import correlation, logs
+
+logs.start(snakemake.log[0], __file__)
+spec = snakemake.params.spec
+correlation.correlate(
+    snakemake.input.features_a,
+    snakemake.input.features_b,
+    snakemake.output[0],
+    spec=spec,
+    alignment=snakemake.input.get("alignment") or None,
+    threads=snakemake.threads,
+    **spec["settings"],
+)

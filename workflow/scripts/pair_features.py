@@ -1,0 +1,25 @@
+"""Rule pair_features: which feature of A is which of B, and what stays unmatched."""
+
+from pathlib import Path
+
+from diptych import dictionaries, logs, pairing
+
+logs.start(snakemake.log[0], __file__)
+spec = snakemake.params.spec
+given = snakemake.input
+pairing.pair(
+    given.correlation,
+    given.features_a,
+    given.features_b,
+    dictionaries.load(Path(given.dictionary_a).parent),
+    dictionaries.load(Path(given.dictionary_b).parent),
+    given.linear_map,
+    given.tokens_a,
+    given.tokens_b,
+    snakemake.output[0],
+    spec=spec,
+    alignment=given.get("alignment") or None,
+    features_a_on_b=given.features_a_on_b,
+    features_b_on_a=given.features_b_on_a,
+    **spec["settings"],
+)
