@@ -1,0 +1,170 @@
+"""Tokens per second of dumping one site at half depth, against three peers in the same run; and of reading it back.
+
+    python benchmarks/dump.py MODEL_DIR TOKENS.h5 [--tokens 2048] [--repeats 3] [--dtype bfloat16] [--device cpu]
+
+Peers: the bare transformers forward pass truncated at the same block (target: dump / bare >= 0.95), TransformerLens'
+own run stopped there, and its `run_with_cache` of everything (target: dump / everything >= 4). Reading: `StoredSide`
+in blocks against the raw file read in order (target >= 0.8), and against single rows in random order. Rounds are
+interleaved and the best of each counts, so that a busy machine slows all alike.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
+
+from diptych import activations, artifacts, hooked, row_store, rows
+
+
+def best(rounds: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Least seconds of each, over interleaved rounds after one warm-up."""
+    seconds = dict.fromkeys(rounds, float("inf"))
+    for repeat in range(repeats + 1):
+        for name, run in rounds.items():
+            start = time.perf_counter()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if repeat:
+                seconds[name] = min(seconds[name], time.perf_counter() - start)
+    return seconds
+
+
+def truncated(directory: Path, dtype: str, device: torch.device) -> torch.nn.Module:
+    """The bare transformers model without the blocks behind the middle one."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=hooked.TORCH[dtype]).to(device).eval().base_model
+    blocks = hooked.find_blocks(model, model.config.num_hidden_layers)
+    del blocks[len(blocks) // 2 + 1 :]
+    return model
+
+
+def forward_rounds(options: argparse.Namespace, place: Path, device: torch.device) -> dict[str, Callable[[], object]]:
+    whole = activations.Work.of_shard(options.tokens_path, 0, 1)
+    count = max(1, int(np.searchsorted(whole.start, options.tokens, side="right")) - 1)
+    start = whole.start[: count + 1]
+    work = activations.Work(whole.token[: start[-1]], start, 0, np.argsort(-np.diff(start), kind="stable"))
+    batches = []
+    done = 0
+    while done < count:
+        batch = work.batch(done, options.batch_tokens)
+        batches.append(torch.from_numpy(work.padded(batch)).to(device))
+        done += len(batch)
+    options.n_tokens = work.n_rows
+    loader = hooked.Loader(options.model, ["middle"], device, False)
+    ours = loader.load(options.dtype)
+    bare = truncated(options.model, options.dtype, device)
+
+    def dump() -> None:
+        store = row_store.Store(place / "rows.h5", {}, work.n_rows, hooked.widths(ours, device), "bfloat16")
+        store.open(options.batch_tokens)
+        activations._run(ours, work, store, device)
+        store.finish({"hooks": loader.hooks, "first_row": 0})
+
+    @torch.inference_mode()
+    def plain() -> None:
+        for ids in batches:
+            bare(input_ids=ids, use_cache=False)
+
+    rounds: dict[str, Callable[[], object]] = {"dump": dump, "bare forward, truncated": plain}
+    if not options.skip_bridge:
+        rounds.update(bridge_rounds(options, batches, device, loader.hooks["middle"]))
+    return rounds
+
+
+def bridge_rounds(
+    options: argparse.Namespace, batches: list[torch.Tensor], device: torch.device, hook: str
+) -> dict[str, Callable[[], object]]:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    bridge = TransformerBridge.boot_transformers(
+        str(options.model), device=str(device), dtype=hooked.TORCH[options.dtype]
+    )
+    stop = int(hook.split(".")[1]) + 1
+
+    @torch.inference_mode()
+    def stopped() -> None:
+        for ids in batches:
+            bridge.run_with_cache(ids, names_filter=[hook], stop_at_layer=stop)
+
+    @torch.inference_mode()
+    def everything() -> None:
+        for ids in batches:
+            bridge.run_with_cache(ids)
+
+    return {"TransformerLens, stopped": stopped, "TransformerLens, everything": everything}
+
+
+def read_rounds(path: Path, n: int) -> dict[str, Callable[[], object]]:
+    shuffled = np.random.default_rng(0).permutation(n // 4096 + 1)
+
+    def side() -> rows.StoredSide:
+        return rows.StoredSide([path], "middle")
+
+    def raw() -> None:
+        with artifacts.read(path, "activations") as file:
+            for start in range(0, n, 4096):
+                artifacts.from_bfloat16(file["sites/middle/values"][start : start + 4096])
+
+    def blocks(order: np.ndarray) -> None:
+        reader = side()
+        for block in order:
+            index = np.arange(block * 4096, min(n, (block + 1) * 4096))
+            if len(index):
+                reader.take(index)
+
+    def random_rows() -> None:
+        reader = side()
+        for row in np.random.default_rng(0).integers(n, size=n // 16):
+            reader.take(np.array([row]))
+
+    ordered = np.arange(n // 4096 + 1)
+    return {
+        "raw, in order": raw,
+        "reader, in order": lambda: blocks(ordered),
+        "reader, shuffled blocks": lambda: blocks(shuffled),
+        "reader, random rows (1/16 of them)": random_rows,
+    }
+
+
+def show(seconds: dict[str, float], n: int, unit: str, reference: str) -> None:
+    for name, value in seconds.items():
+        print(f"{name:36s} {n / value:14,.0f} {unit}/s   {reference} is {value / seconds[reference]:.2f} x")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("tokens_path", type=Path)
+    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--dtype", choices=sorted(hooked.TORCH), default="bfloat16")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--skip-bridge", action="store_true", help="leave the two slow peers out")
+    parser.add_argument("--read-rows", type=int, default=100_000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        rounds = forward_rounds(options, Path(place), torch.device(options.device))
+        show(best(rounds, options.repeats), options.n_tokens, "tokens", "dump")
+        path = Path(place) / "read.h5"
+        with artifacts.create(path, "activations", {}) as writer:
+            values = writer.rows("sites/middle/values", (options.read_rows, 576), np.uint16)
+            values.attrs["dtype"] = "bfloat16"
+            values[:] = np.random.default_rng(0).integers(0, 2**14, size=(options.read_rows, 576), dtype=np.uint16)
+            writer.json("first_row", 0)
+        read = best(read_rounds(path, options.read_rows), options.repeats)
+        read["reader, random rows (1/16 of them)"] *= 16
+        show(read, options.read_rows, "rows", "raw, in order")
+
+
+if __name__ == "__main__":
+    main()

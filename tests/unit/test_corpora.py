@@ -1,0 +1,134 @@
+"""Corpora: the same documents in the same order from every origin, and an account of what was left out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diptych import DiptychError, corpora
+
+
+def local(*paths: Path, **more: Any) -> dict[str, Any]:
+    return {"kind": "local", "paths": [str(path) for path in paths], **more}
+
+
+def fetch(tmp_path: Path, **sources: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    out = tmp_path / "corpus"
+    corpora.fetch(out, spec={}, sources=sources)
+    lines = (out / "documents.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines], json.loads((out / "corpus.json").read_text())
+
+
+def test_text_is_normalised_and_ids_do_not_depend_on_the_place(tmp_path: Path) -> None:
+    for name, text in (("b", "cafe\u0301\r\nline\rend"), ("a", "first")):
+        (tmp_path / f"{name}.txt").write_bytes(text.encode())
+    documents, summary = fetch(tmp_path, old=local(tmp_path / "*.txt"))
+    assert [document["id"] for document in documents] == ["old/a.txt", "old/b.txt"]
+    assert documents[1]["text"] == "caf\u00e9\nline\nend"
+    assert summary["sources"]["old"]["documents"] == 2
+
+
+def test_broken_encoding_is_replaced_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "broken.txt").write_bytes(b"\xef\xbb\xbfgood \xff\xfe bad")
+    (tmp_path / "whole.txt").write_bytes("a replacement character of its own: \ufffd".encode())
+    (tmp_path / "half.jsonl").write_bytes(b'{"text": "half a pair \\ud800"}\n')
+    documents, summary = fetch(tmp_path, old=local(tmp_path / "*.txt", tmp_path / "*.jsonl"))
+    assert documents[0]["text"] == "good \ufffd\ufffd bad"
+    assert documents[1]["text"] == "half a pair \ufffd"
+    assert summary["sources"]["old"]["broken_documents"] == 2
+    assert summary["sources"]["old"]["broken_characters"] == 3
+
+
+def test_all_file_kinds_give_the_same_documents(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import zstandard
+
+    texts = ["one", "two words", "drei W\u00f6rter"]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    (tmp_path / "a.jsonl").write_bytes(lines)
+    # two frames: what appending to a compressed file gives
+    (tmp_path / "a.jsonl.zst").write_bytes(
+        zstandard.compress(lines.splitlines(keepends=True)[0])
+        + zstandard.compress(b"".join(lines.splitlines(keepends=True)[1:]))
+    )
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    for kind in ("jsonl", "jsonl.zst", "parquet"):
+        documents, _ = fetch(tmp_path, source=local(tmp_path / f"a.{kind}"))
+        assert [document["text"] for document in documents] == texts
+
+
+def test_hub_layout_is_streamed_from_a_directory(tmp_path: Path) -> None:
+    data = tmp_path / "dataset"
+    data.mkdir()
+    (data / "train.jsonl").write_text("".join(json.dumps({"prompt": f"text {i}"}) + "\n" for i in range(9)))
+    source = {"kind": "hub", "id": str(data), "revision": None, "split": "train", "column": "prompt", "documents": 4}
+    documents, _ = fetch(tmp_path, hub=source)
+    assert [document["text"] for document in documents] == [f"text {i}" for i in range(4)]
+    with pytest.raises(DiptychError, match="split test"):
+        fetch(tmp_path, hub={**source, "split": "test"})
+
+
+def test_chat_and_prompts(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Hi\r\n"}, {"role": "assistant", "content": "Hello"}]
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    (tmp_path / "prompt.txt").write_text("What is a map?")
+    documents, summary = fetch(
+        tmp_path, a=local(tmp_path / "chat.jsonl"), b=local(tmp_path / "prompt.txt", as_prompt=True)
+    )
+    assert documents[0]["messages"] == [{"role": "user", "content": "Hi\n"}, turns[1]]
+    assert documents[1]["messages"] == [{"role": "user", "content": "What is a map?"}]
+    assert summary["sources"]["a"]["characters"] == 8
+
+
+def test_empty_and_repeated_documents_are_left_out_and_counted(tmp_path: Path) -> None:
+    for name, text in (("a", "same"), ("b", "same"), ("c", " \n"), ("d", "other")):
+        (tmp_path / f"{name}.txt").write_text(text)
+    documents, summary = fetch(tmp_path, x=local(tmp_path / "[abc].txt"), y=local(tmp_path / "[ad].txt"))
+    assert [document["id"] for document in documents] == ["x/a.txt", "y/d.txt"]
+    assert (summary["sources"]["x"]["duplicates"], summary["sources"]["x"]["empty"]) == (1, 1)
+    assert summary["sources"]["y"]["duplicates"] == 1
+
+
+def test_the_order_of_keys_does_not_matter(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(name)
+    a, b = local(tmp_path / "a.txt"), local(tmp_path / "b.txt")
+    assert fetch(tmp_path, x=a, y=b) == fetch(tmp_path, y=b, x=a)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"body": "x"}\n', "no field 'text'; it has body"),
+        ("{broken\n", "line 1 is not JSON"),
+        ('{"text": 3}\n', "neither text nor"),
+        ('{"text": " "}\n', "holds no document"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(DiptychError, match=message) as caught:
+        fetch(tmp_path, x=local(tmp_path / "a.jsonl"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_missing_files_and_kinds_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DiptychError, match="no file matches"):
+        fetch(tmp_path, x=local(tmp_path / "*.txt"))
+    (tmp_path / "a.doc").write_text("x")
+    with pytest.raises(DiptychError, match=r"a\.doc: cannot read"):
+        fetch(tmp_path, x=local(tmp_path / "a.doc"))
+
+
+def test_a_corpus_is_read_by_number(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_text(name * 3)
+    fetch(tmp_path, x=local(tmp_path / "[ab].txt"), y=local(tmp_path / "c.txt"))
+    corpus = corpora.Corpus(tmp_path / "corpus")
+    assert (corpus.sources, corpus.source, corpus.lengths) == (["x", "y"], [0, 0, 1], [3, 3, 3])
+    assert [document.text for document in corpus.documents([2, 0])] == ["ccc", "aaa"]
+    with pytest.raises(DiptychError, match=r"documents\.jsonl"):
+        corpora.Corpus(tmp_path)

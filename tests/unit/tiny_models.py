@@ -1,0 +1,98 @@
+"""Tiny tokenizers and models, made on the spot."""
+
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+TEXT = (
+    "The committee met on the first day of the month and found the treasury in good order. "
+    "Our farmers have had a plentiful harvest, and commerce with other nations continues to grow. "
+    "Peace has been kept upon the frontier; the army is small, disciplined and ready. "
+    "I ask the House to consider the state of the roads, the post, and the public schools. "
+)
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_tokenizer(directory: Path, *, vocabulary: int = 400, bos: bool = False, template: str | None = CHATML) -> Path:
+    """A byte-level BPE tokenizer trained on TEXT; two vocabulary sizes cut words differently."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([TEXT, "assistant\nuser\nsystem\n" * 50], trainer)
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+        )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=special[0], eos_token=special[0], chat_template=template
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    fast.save_pretrained(directory)
+    return directory
+
+
+def make_model(
+    directory: Path, architecture: str = "llama", *, layers: int = 3, seed: int = 0, context: int = 128
+) -> Path:
+    """A random model of a family, saved with a tokenizer of 400 tokens."""
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    shape = {
+        "vocab_size": 400,
+        "hidden_size": 32,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": context,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+    }
+    grouped = {**shape, "num_key_value_heads": 2, "head_dim": 8}
+    match architecture:
+        case "llama":
+            config = transformers.LlamaConfig(**grouped)
+        case "neox":
+            config = transformers.GPTNeoXConfig(**shape)
+        case "gemma2":
+            config = transformers.Gemma2Config(**grouped, query_pre_attn_scalar=8, sliding_window=16)
+        case "gemma3":
+            config = transformers.Gemma3TextConfig(**grouped, query_pre_attn_scalar=8, sliding_window=16)
+        case _:
+            config = transformers.GPT2Config(
+                vocab_size=400, n_embd=32, n_layer=layers, n_head=4, n_positions=context, bos_token_id=0, eos_token_id=0
+            )
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0.0, 0.15)
+    model.save_pretrained(directory)
+    return make_tokenizer(directory)
+
+
+def make_texts(directory: Path, name: str, count: int, *, repeats: int = 4) -> Path:
+    """Documents `name-*.txt`, each TEXT's sentences in its own order with a number, so that none repeats another."""
+    import numpy as np
+
+    directory.mkdir(parents=True, exist_ok=True)
+    sentences = [sentence.strip() + ". " for sentence in TEXT.split(". ") if sentence.strip()]
+    for number in range(count):
+        order = np.random.default_rng([number, len(name)]).integers(len(sentences), size=repeats * len(sentences))
+        body = "".join(sentences[i] for i in order)
+        (directory / f"{name}-{number:02d}.txt").write_text(f"Address {number} of {name}. {body}", encoding="utf-8")
+    return directory

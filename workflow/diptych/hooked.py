@@ -1,0 +1,195 @@
+"""Models with hooks: the activations at some sites from one forward pass that goes no deeper than it must.
+
+    loader = Loader("results/models/base", ["middle"], torch.device("cpu"), trust_remote_code=False)
+    model = loader.load("bfloat16")
+    model(token_ids)["middle"]      # [b, length, d]
+
+Weights are never folded or centred: the values are the model's own. The residual stream before and after a block is
+taken from the transformers model itself. Any other TransformerLens hook comes through its `TransformerBridge`, which
+is slower (it computes attention step by step, so that there is something to hook) and only then imported.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from diptych import DiptychError
+from diptych.sites import resolve_site, unknown
+
+DType = Literal["bfloat16", "float16", "float32"]
+TORCH: Mapping[str, torch.dtype] = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
+_RESIDUAL = re.compile(r"blocks\.(\d+)\.hook_(resid_pre|resid_post|in|out)")
+
+
+class Reached(Exception):  # noqa: N818 (it is no error)
+    """All sites have been seen: the rest of the forward pass is not needed."""
+
+
+class HookedModel:
+    """A model with a hook at each site.
+
+    Args:
+        forward: runs the model on token ids.
+        attach: puts a callback of one tensor on a hook, by hook name.
+        hooks: hook name by site.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Tensor], object],
+        attach: Callable[[str, Callable[[Tensor], None]], None],
+        hooks: Mapping[str, str],
+    ) -> None:
+        self._forward = forward
+        self.hooks = dict(hooks)
+        self._seen: dict[str, Tensor] = {}
+        for hook in sorted(set(hooks.values())):
+            attach(hook, self._catcher(hook))
+
+    def _catcher(self, hook: str) -> Callable[[Tensor], None]:
+        def catch(value: Tensor) -> None:
+            self._seen[hook] = value
+            if len(self._seen) == len(set(self.hooks.values())):
+                raise Reached
+
+        return catch
+
+    @torch.inference_mode()
+    def __call__(self, ids: Tensor) -> dict[str, Tensor]:
+        """Activations [b, length, d] by site; trailing axes (heads) are flattened.
+
+        Raises:
+            DiptychError: a hook did not fire, or its tensor has no row per token.
+        """
+        self._seen.clear()
+        try:
+            self._forward(ids)
+        except Reached:
+            pass
+        else:
+            silent = sorted(set(self.hooks.values()) - set(self._seen))
+            raise DiptychError(f"site {silent[0]!r}: this model never computes it; choose another hook")
+        values = {site: self._seen[hook] for site, hook in self.hooks.items()}
+        self._seen.clear()
+        for site, value in values.items():
+            if value.shape[:2] != ids.shape or value.ndim < 3:
+                raise DiptychError(
+                    f"site {site!r}: shape {tuple(value.shape)} has no row per token; choose another hook"
+                )
+        return {site: value.flatten(2) for site, value in values.items()}
+
+
+class Loader:
+    """Loads a model directory with hooks at its sites, in any dtype."""
+
+    def __init__(
+        self, directory: str | Path, sites: Sequence[str], device: torch.device, trust_remote_code: bool
+    ) -> None:
+        from transformers import AutoConfig
+
+        self._directory = str(directory)
+        self._device = device
+        self._trust = trust_remote_code
+        config = AutoConfig.from_pretrained(self._directory, trust_remote_code=trust_remote_code)
+        self._config = config.get_text_config()
+        self._n_layers = int(self._config.num_hidden_layers)
+        self.hooks = {site: resolve_site(site, self._n_layers) for site in sites}
+        """Hook name by site."""
+
+    def check(self, largest: int, longest: int) -> None:
+        """Raise `DiptychError` if a token id is outside the vocabulary or a sequence longer than the context."""
+        vocabulary = int(self._config.vocab_size)
+        if largest >= vocabulary:
+            raise DiptychError(
+                f"{self._directory}: token id {largest} is outside the model's vocabulary of {vocabulary}; "
+                "model and tokenizer do not belong together"
+            )
+        context = getattr(self._config, "max_position_embeddings", None)
+        if context is not None and longest > context:
+            raise DiptychError(
+                f"{self._directory}: sequences of {longest} tokens are longer than the model's context of {context}; "
+                "lower the corpus's `sequence_length`"
+            )
+
+    def load(self, dtype: DType) -> HookedModel:
+        """The model without weight processing."""
+        if all(_RESIDUAL.fullmatch(hook) for hook in self.hooks.values()):
+            return self._load_plain(dtype)
+        return self._load_bridge(dtype)
+
+    def _load_plain(self, dtype: DType) -> HookedModel:
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(self._directory, dtype=TORCH[dtype], trust_remote_code=self._trust)
+        model = model.to(self._device).eval()
+        blocks = find_blocks(model, self._n_layers)
+
+        def attach(hook: str, catch: Callable[[Tensor], None]) -> None:
+            found = _RESIDUAL.fullmatch(hook)
+            assert found is not None
+            hook_block(blocks[int(found[1])], catch, before=found[2] in ("resid_pre", "in"))
+
+        return HookedModel(lambda ids: model.base_model(input_ids=ids, use_cache=False), attach, self.hooks)
+
+    def _load_bridge(self, dtype: DType) -> HookedModel:
+        from transformer_lens.model_bridge import TransformerBridge
+
+        bridge = TransformerBridge.boot_transformers(
+            self._directory, device=str(self._device), dtype=TORCH[dtype], trust_remote_code=self._trust
+        )
+        for hook in self.hooks.values():
+            if hook not in bridge.hook_dict:
+                raise unknown(hook, bridge.hook_dict)
+
+        def attach(hook: str, catch: Callable[[Tensor], None]) -> None:
+            def keep(value: Tensor, hook: object) -> None:
+                catch(value)
+
+            bridge.add_hook(hook, keep)
+
+        return HookedModel(lambda ids: bridge.original_model(input_ids=ids, use_cache=False), attach, self.hooks)
+
+
+def find_blocks(model: nn.Module, n_layers: int) -> nn.ModuleList:
+    """The list of a transformers model's blocks: the outermost module list of that length.
+
+    Raises:
+        DiptychError: there is none.
+    """
+    lists = [
+        (name.count("."), name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers
+    ]
+    if not lists:
+        raise DiptychError(f"{type(model).__name__}: no list of {n_layers} blocks found; name a TransformerLens hook")
+    return min(lists, key=lambda found: found[:2])[2]
+
+
+def hook_block(block: nn.Module, catch: Callable[[Tensor], None], *, before: bool) -> None:
+    """Give `catch` the residual stream before or after a block."""
+
+    def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        catch(args[0] if args else kwargs["hidden_states"])
+
+    def on_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        catch(output[0] if isinstance(output, tuple) else output)
+
+    if before:
+        block.register_forward_pre_hook(on_input, with_kwargs=True)
+    else:
+        block.register_forward_hook(on_output)
+
+
+def widths(model: HookedModel, device: torch.device) -> dict[str, int]:
+    """Width of each site, from a sequence of two tokens."""
+    values = model(torch.zeros((1, 2), dtype=torch.int64, device=device))
+    return {site: int(value.shape[-1]) for site, value in values.items()}

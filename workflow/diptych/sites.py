@@ -1,0 +1,91 @@
+"""Sites: the places in a network where activations are read, by depth or by TransformerLens hook name.
+
+resolve_site("first", 30)       # blocks.0.hook_resid_post: after block 0, not the embedding
+resolve_site("middle", 30)      # blocks.15.hook_resid_post: relative depth 0.5
+resolve_site("last", 30)        # blocks.29.hook_resid_post: after the last block, before the final norm
+resolve_site(0.25, 30)          # blocks.7.hook_resid_post: block min(L - 1, floor(0.25 L))
+resolve_site("blocks.3.hook_mlp_out", 30)
+"""
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from diptych import DiptychError
+
+DEPTHS = {"first": 0.0, "middle": 0.5, "last": 1.0}
+
+BLOCK_HOOKS = (
+    "hook_resid_pre",
+    "hook_resid_mid",
+    "hook_resid_post",
+    "hook_attn_out",
+    "hook_mlp_out",
+    "hook_mlp_in",
+    "hook_attn_in",
+    "hook_in",
+    "hook_out",
+    "attn.hook_z",
+    "attn.hook_q",
+    "attn.hook_k",
+    "attn.hook_v",
+    "attn.hook_in",
+    "attn.hook_out",
+    "mlp.hook_pre",
+    "mlp.hook_post",
+    "mlp.hook_in",
+    "mlp.hook_out",
+    "ln1.hook_normalized",
+    "ln2.hook_normalized",
+    "ln1.hook_out",
+    "ln2.hook_out",
+)
+"""Hooks of a block that most architectures have; which of them a model has shows when it is loaded."""
+
+_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+
+
+def resolve_site(site: str | float, n_layers: int) -> str:
+    """The hook name of a site in a model of `n_layers` blocks.
+
+    Args:
+        site: `first`, `middle`, `last`, a relative depth in [0, 1], or a hook name.
+        n_layers: number of blocks, L.
+
+    Raises:
+        DiptychError: no such depth, block or hook; the nearest name is suggested.
+    """
+    text = str(site)
+    depth = DEPTHS[text] if text in DEPTHS else _number(text)
+    if depth is not None:
+        if not 0 <= depth <= 1:
+            raise DiptychError(f"site {text!r}: a relative depth lies between 0 and 1")
+        return f"blocks.{min(n_layers - 1, int(depth * n_layers + 1e-9))}.hook_resid_post"
+    block = _BLOCK.fullmatch(text)
+    if block and int(block[1]) >= n_layers:
+        raise DiptychError(f"site {text!r}: the model has blocks 0 to {n_layers - 1}")
+    hook = block[2] if block else text
+    if not hook.rpartition(".")[2].startswith("hook_"):
+        number = min(int(block[1]) if block else n_layers // 2, n_layers - 1)
+        raise unknown(text, [*DEPTHS, *(f"blocks.{number}.{name}" for name in BLOCK_HOOKS)])
+    return text
+
+
+def unknown(site: str, known: Iterable[str]) -> DiptychError:
+    """The error for a site that is not among the `known` ones, with the nearest of them."""
+    candidates = sorted(known)
+    near = difflib.get_close_matches(site, candidates, n=1, cutoff=0.0)
+    return DiptychError(f"site {site!r}: no such hook; did you mean {near[0]!r}?")
+
+
+def block_of(hook: str) -> int | None:
+    """The block that a hook is in; None for one outside the blocks."""
+    block = _BLOCK.fullmatch(hook)
+    return int(block[1]) if block else None
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

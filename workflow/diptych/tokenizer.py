@@ -1,0 +1,217 @@
+"""A model's tokenizer: text and conversations to tokens that know which characters they stand for.
+
+    tokenizer = Tokenizer("results/models/base")
+    tokenizer.encode(["Fellow citizens"])[0]
+    # Encoded(token=[41, 802, 3350], span=[[0, 6], [6, 12], [12, 15]])
+
+Only fast tokenizers know their characters. Two models read the same rows iff `tokenizer_hash` is equal.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from diptych import DiptychError, artifacts, corpora, templates
+
+Int32Array = npt.NDArray[np.int32]
+IntArray = npt.NDArray[np.int64]
+TEMPLATE_DATE = "26 Jul 2024"
+"""What templates that print today's date get: the same inputs give the same text."""
+
+
+class Encoded(NamedTuple):
+    """Token ids int32 [k] and their character spans int32 [k, 2] in the text they came from."""
+
+    token: Int32Array
+    span: Int32Array
+
+
+class Tokenizer:
+    """A fast tokenizer from a local directory."""
+
+    def __init__(self, directory: str | Path) -> None:
+        """Load it.
+
+        Raises:
+            DiptychError: there is no tokenizer.json.
+        """
+        from transformers import AutoTokenizer
+
+        self.hash = tokenizer_hash(directory)
+        self._tokenizer = AutoTokenizer.from_pretrained(str(directory))
+        self._directory = directory
+
+    @cached_property
+    def prefix(self) -> list[int]:
+        """Ids that the tokenizer itself puts before a text: BOS, or nothing."""
+        bare = self._tokenizer("a", add_special_tokens=False)["input_ids"]
+        full = self._tokenizer("a")["input_ids"]
+        starts = [at for at in range(len(full) - len(bare) + 1) if full[at : at + len(bare)] == bare]
+        return list(full[: starts[0]]) if starts else []
+
+    @property
+    def end_of_text(self) -> int:
+        """The id that separates packed documents."""
+        if self._tokenizer.eos_token_id is None:
+            raise DiptychError(
+                f"{self._directory}: `pack` needs a tokenizer with an end-of-text token; set pack: false"
+            )
+        return int(self._tokenizer.eos_token_id)
+
+    @property
+    def bos_text(self) -> str:
+        """The text of BOS, which templates write into the text."""
+        return self._tokenizer.bos_token or ""
+
+    @property
+    def template(self) -> str:
+        """The tokenizer's own chat template."""
+        if not isinstance(self._tokenizer.chat_template, str):
+            raise DiptychError(
+                f"{self._directory}: the tokenizer has no chat template; set `template` to one of "
+                f"{', '.join(templates.NAMED)} or to Jinja text"
+            )
+        return self._tokenizer.chat_template
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        """Tokens of each text without inserted ones."""
+        batch = self._tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return [
+            Encoded(np.array(ids, dtype=np.int32), np.array(spans, dtype=np.int32).reshape(-1, 2))
+            for ids, spans in zip(batch["input_ids"], batch["offset_mapping"], strict=True)
+        ]
+
+    def render(self, source: str, messages: templates.Messages, generation_prompt: bool) -> str:
+        """Apply a chat template, without BOS."""
+        text: str = self._tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            chat_template=source,
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
+            date_string=TEMPLATE_DATE,
+        )
+        return text.removeprefix(self.bos_text)
+
+    def texts(self, ids: Iterable[int]) -> list[str]:
+        """What each id adds to a text: decoded behind another token, since some decoders strip a leading space."""
+        anchor = self._tokenizer("a", add_special_tokens=False)["input_ids"]
+        before = self._tokenizer.decode(anchor)
+        return [self._tokenizer.decode([*anchor, int(i)]).removeprefix(before) for i in ids]
+
+
+def tokenizer_hash(directory: str | Path) -> str:
+    """sha256 of what decides a text's ids: vocabulary, merges, normalizer, pre-tokenizer and added tokens.
+
+    How ids become text, padding, BOS insertion and the chat template are left out: a base model and its chat model
+    differ in these and still read the same ids.
+
+    Raises:
+        DiptychError: there is no tokenizer.json.
+    """
+    path = Path(directory) / "tokenizer.json"
+    if not path.is_file():
+        raise DiptychError(f"{directory}: no tokenizer.json; save the model with a fast tokenizer")
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    model = dict(stored["model"])
+    model["merges"] = [" ".join(merge) if isinstance(merge, list) else merge for merge in model.get("merges") or []]
+    added = sorted((token["id"], token["content"]) for token in stored.get("added_tokens") or [])
+    reads = [model, stored.get("normalizer"), stored.get("pre_tokenizer"), added]
+    return hashlib.sha256(artifacts.canonical_json(reads).encode()).hexdigest()
+
+
+class Chat:
+    """Conversations to tokens with roles."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, template: str, positions: Mapping[str, int] | None, generation_prompt: bool
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._generation_prompt = generation_prompt
+        named = templates.NAMED.get(template)
+        self._source = named.source if named else tokenizer.template if template == "model" else template
+        if not named and template != "model" and "{" not in template:
+            raise DiptychError(f"template: {template!r} is none of model, {', '.join(templates.NAMED)}, nor Jinja text")
+        defaults = dict(named.positions) if named else templates.positions(self._source)
+        given = {name: templates.Position(offset) for name, offset in (positions or {}).items()}
+        self.positions = defaults if positions is None else given
+        """Named tokens of the last assistant header."""
+        self._expected: dict[str, int] = {}
+
+    def encode(self, document: corpora.Document, limit: int) -> tuple[str, Encoded, npt.NDArray[np.int8]]:
+        """Rendered text, tokens and roles of a conversation, its last user turn shortened to fit `limit` tokens.
+
+        Raises:
+            DiptychError: it cannot be rendered or shortened, or a named position is absent; the document is named.
+        """
+        messages = [dict(message) for message in document.messages or []]
+        while True:
+            rendered = self._render(document.id, messages)
+            encoded = self._tokenizer.encode([rendered.text])[0]
+            if len(encoded.token) <= limit:
+                role = self._roles(document.id, rendered, encoded)
+                return rendered.text, encoded, role
+            messages = self._shorten(document.id, messages, len(encoded.token) - limit)
+
+    def _render(self, name: str, messages: templates.Messages) -> templates.Rendered:
+        try:
+            return templates.render(
+                lambda some, prompt: self._tokenizer.render(self._source, some, prompt),
+                messages,
+                generation_prompt=self._generation_prompt,
+            )
+        except templates.TemplateError as error:
+            raise DiptychError(f"{name}: {error}") from error
+        except Exception as error:  # a template raises whatever its author chose
+            raise DiptychError(f"{name}: the chat template refuses it ({str(error).splitlines()[0]})") from error
+
+    def _shorten(self, name: str, messages: list[dict[str, str]], excess: int) -> list[dict[str, str]]:
+        """Cut `excess` tokens from the end of the last user turn: the header behind it must stay."""
+        last = max((place for place, turn in enumerate(messages) if turn["role"] == "user"), default=None)
+        encoded = self._tokenizer.encode([messages[last]["content"]])[0] if last is not None else None
+        if last is None or encoded is None or len(encoded.token) <= excess:
+            raise DiptychError(f"{name}: longer than `sequence_length` even without its last user turn; raise it")
+        end = int(encoded.span[len(encoded.token) - excess, 0])
+        shorter = {"role": "user", "content": messages[last]["content"][:end].rstrip()}
+        return [*messages[:last], shorter, *messages[last + 1 :]]
+
+    def _roles(self, name: str, rendered: templates.Rendered, encoded: Encoded) -> npt.NDArray[np.int8]:
+        """A token has the role of the character it begins with; named positions go over the header's."""
+        starts = np.array([segment.start for segment in rendered.segments])
+        codes = np.array([templates.ROLES.index(segment.role) for segment in rendered.segments], dtype=np.int8)
+        role = codes[np.searchsorted(starts, encoded.span[:, 0], side="right") - 1]
+        header = np.flatnonzero(role == templates.ROLES.index("assistant_header"))
+        for number, position in enumerate(self.positions, len(templates.ROLES)):
+            role[self._place(name, position, header, rendered.text, encoded)] = number
+        return role
+
+    def _place(self, name: str, position: str, header: IntArray, text: str, encoded: Encoded) -> int:
+        """The token of a named position: the same token, of the expected text, in every prompt."""
+        offset, expected = self.positions[position]
+        place = int(header[-1]) + offset if len(header) else -1
+        found = None
+        if place in header:
+            start, end = encoded.span[place]
+            found = text[start:end]
+            same = self._expected.setdefault(position, int(encoded.token[place])) == encoded.token[place]
+            if same and expected in (None, found):
+                return place
+        raise DiptychError(
+            f"{name}: the template position {position!r} ({offset}) is absent from the last assistant header"
+            f"{'' if found is None else f', which has {found!r} there'}; check `positions` and `template`"
+        )
+
+
+def inserted(ids: Sequence[int]) -> Encoded:
+    """Tokens that stand for no character."""
+    return Encoded(np.array(ids, dtype=np.int32), np.full((len(ids), 2), -1, dtype=np.int32))
+
+
+def concatenate(parts: Sequence[Encoded]) -> Encoded:
+    """The parts' tokens one after another."""
+    return Encoded(np.concatenate([part.token for part in parts]), np.concatenate([part.span for part in parts]))
