@@ -201,6 +201,20 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+PLACES = ("directory", "truth")
+"""Keys of a description whose value is a place; so is every value that ends in .h5 or .json."""
+
+
+def below(root: str | Path, description: Any, key: str = "") -> Any:
+    """A description of inputs with every relative place in it put below `root`."""
+    if isinstance(description, Mapping):
+        return {name: below(root, item, name) for name, item in description.items()}
+    if isinstance(description, list):
+        return [below(root, item, key) for item in description]
+    is_place = isinstance(description, str) and (key in PLACES or description.endswith((".h5", ".json")))
+    return str(Path(root) / description) if is_place else description
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     path = Path(path)

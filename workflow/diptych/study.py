@@ -56,7 +56,9 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("Pair", "*"): "fit_linear_map",
     ("Crosscoder", "*"): "train_crosscoder",
     ("Crosscoder", "checkpoint_every"): "",
+    ("Latents", "*"): "describe_latents",
     ("Findings", "*"): "collect_findings",
+    ("MinEffect", "*"): "collect_findings",
     ("Report", "*"): "build_report",
     ("Study", "sites"): "dump_activations",
     ("Study", "title"): "build_report",
@@ -468,11 +470,41 @@ class Crosscoder(Strict):
     """Steps between checkpoints, from which a killed run continues to the same weights; re-runs nothing."""
 
 
+class Latents(Strict):
+    """What each latent of a crosscoder is called, and how sure that is (METHODS 5)."""
+
+    exclusive: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    """Relative norm below which a latent is A-only, and above one minus which it is B-only (.3 is also used)."""
+    shared: Annotated[tuple[float, ...], Field(min_length=2, max_length=2)] = (0.4, 0.6)
+    """Relative norms between which a latent is shared."""
+    n_bootstrap: Positive = 200
+    """Poisson replicates over documents for intervals."""
+    min_firings: Positive = 50
+    """Firings below which latent scaling is not computed."""
+    top_rows: Positive = 20
+    """Strongest rows kept of each latent."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+
+
+class MinEffect(Strict):
+    """Least effect of a finding by method, in [0, 1]: what is smaller is real perhaps, but nobody's answer."""
+
+    linear_map: Share = 0.1
+    """Share of B's variance along a direction that the map leaves unexplained."""
+    pairing: Share = 0.1
+    """Activation of a feature on its own model less that on the other, over their sum."""
+    crosscoder: Share = 0.2
+    """Activation of a latent less that with the models exchanged, over their sum."""
+
+
 class Findings(Strict):
     """When a difference is written down (METHODS 9)."""
 
     q: Share = 0.05
-    """Largest Benjamini-Hochberg q within a family."""
+    """Largest Benjamini-Hochberg q within a family (one pair and method)."""
+    min_effect: MinEffect = MinEffect()
+    """Least effect by method."""
 
 
 class Report(Strict):
@@ -513,6 +545,8 @@ class Study(Strict):
     """Correlation of features."""
     pairing: Pairing = Pairing()
     """Pairing of features."""
+    latents: Latents = Latents()
+    """What each latent of a crosscoder is called."""
     findings: Findings = Findings()
     """What counts as a finding."""
     report: Report = Report()
@@ -617,6 +651,23 @@ class Study(Strict):
         """The site group that lists `site`."""
         return next(group for group, sites in self.sites.items() if site in sites)
 
+    def role(self, pair: str) -> Literal["compared", "planted", "control", "floor"]:
+        """What a pair is for.
+
+        `control` is a model with itself through the same dictionary, `floor` a model with itself through two,
+        `planted` a model with its own planted edit; all others are `compared`.
+        """
+        made = self.pairs[pair]
+        if made.a == made.b:
+            return "control" if made.dictionary_a == made.dictionary_b else "floor"
+        edit = self.models[made.b]
+        return "planted" if isinstance(edit, Plant) and edit.parent == made.a else "compared"
+
+    def has_features(self, pair: str, site: str) -> bool:
+        """Whether both of a pair's dictionaries read `site`."""
+        names = (self.pairs[pair].dictionary_a, self.pairs[pair].dictionary_b)
+        return all(name is not None and self.dictionaries[name].site == site for name in names)
+
     def is_derived(self, model: str) -> bool:
         """Whether the model is made from another one of the study."""
         return hasattr(self.models[model], "parent")
@@ -691,6 +742,22 @@ class Study(Strict):
         made = self.crosscoders[crosscoder]
         settings = _dump(made, leave=("models", "corpus", "site", "seeds", "checkpoint_every"))
         return _job(self._crosscoder(crosscoder), seed=int(seed), **settings)
+
+    def evaluate_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
+        """A crosscoder on held-out rows."""
+        return _job(self._crosscoder(crosscoder))
+
+    def describe_latents(self, crosscoder: str, site: str, seed: str) -> Job:
+        """The latents of a crosscoder."""
+        return _job(self._crosscoder(crosscoder), **_dump(self.latents))
+
+    def collect_findings(self) -> Job:
+        """The differences that stand."""
+        return _job({}, **_dump(self.findings))
+
+    def build_report(self) -> Job:
+        """The page."""
+        return _job({}, title=self.title, **_dump(self.report))
 
     def _crosscoder(self, crosscoder: str) -> dict[str, Any]:
         made = self.crosscoders[crosscoder]

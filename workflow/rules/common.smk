@@ -23,14 +23,17 @@ def one_of(names):
     return "|".join(re.escape(name) for name in names) or "(?!)"
 
 
-def spec(rule, files=()):
-    """The `spec` parameter of a rule: made from its wildcards alone, by the study and the code of its script."""
+def spec(rule, reads=None, files=()):
+    """The `spec` parameter of a rule: made from its wildcards alone, by the study and the code of its script.
+
+    `reads` and `files` are for the rules that read all there is: names of inputs, and files beside code and inputs.
+    """
 
     def build(wildcards):
         job = dict(wildcards.items())
-        return fingerprint.spec(
-            SCRIPTS / f"{rule}.py", {"job": job, **getattr(STUDY, rule)(**job)}, files
-        )
+        stage = getattr(STUDY, rule)(**job)
+        stage["reads"] |= reads or {}
+        return fingerprint.spec(SCRIPTS / f"{rule}.py", {"job": job, **stage}, files)
 
     return build
 

@@ -1,0 +1,120 @@
+"""Speed of exact feature correlation against the dense blocked computation, at equal threads, in one run.
+
+    python benchmarks/correlation.py                                  # a minute; the dense side is one block, scaled up
+    python benchmarks/correlation.py --latents 16384 --tokens 20000   # the published size
+    python benchmarks/correlation.py --latents 16384 --tokens 1000000 --no-peer
+
+Peer: PyTorch, dense standardised codes, blocks of A's latents times all of B's, `topk` both ways and a histogram, on
+both halves. Each repetition times one such block and the whole of ours, and the printed ratio is the median over
+repetitions of (peer's block x number of blocks) / ours. The peer's blocks cost the same each.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from scipy import sparse
+from threadpoolctl import threadpool_limits
+
+from diptych import correlation
+from diptych.features import Features
+
+
+def synthetic(tokens: int, latents: int, l0: int, seed: int) -> Features:
+    """Codes whose latents have Zipf-like frequencies, `l0` of them on each token."""
+    rng = np.random.default_rng(seed)
+    rate = np.arange(1, latents + 1) ** -0.5
+    edges = np.cumsum(rate / rate.sum())
+    index = np.minimum(np.searchsorted(edges, rng.random((tokens, l0))), latents - 1)
+    value = rng.lognormal(0.0, 0.4, (tokens, l0)).astype(np.float32)
+    codes = sparse.csr_array((value.ravel(), index.ravel(), np.arange(tokens + 1) * l0), shape=(tokens, latents))
+    codes.sum_duplicates()
+    document = np.arange(tokens) // 100
+    return Features(codes, np.arange(tokens), document, 1 + document % 4, np.zeros(tokens, np.int64))
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def sparse_product(z_A: sparse.csr_array, z_B: sparse.csr_array) -> None:
+    """The product of one half alone, nothing done with it."""
+    z_A.T.tocsr() @ z_B
+
+
+class Peer:
+    """The dense blocked computation on both halves."""
+
+    def __init__(self, a: Features, b: Features, k: int, block: int) -> None:
+        half = correlation.document_halves(a.document, a.fold, 0).of(a.document)
+        self.z = [[self._standardise(side.csr[half == h].toarray()) for side in (a, b)] for h in (0, 1)]
+        self.k, self.size, self.blocks = k, block, -(-a.n_features // block)
+
+    @staticmethod
+    def _standardise(codes: np.ndarray) -> torch.Tensor:
+        x = torch.from_numpy(codes)
+        x -= x.mean(dim=0)
+        return x.div_(x.norm(dim=0).clamp_(min=1e-12))
+
+    def product(self) -> None:
+        """One block's products."""
+        for z_A, z_B in self.z:
+            z_A[:, : self.size].T @ z_B
+
+    def block(self) -> None:
+        """One block with everything that is wanted of it."""
+        rho = [z_A[:, : self.size].T @ z_B for z_A, z_B in self.z]
+        for h, block in enumerate(rho):
+            for dim in (0, 1):
+                best = block.topk(self.k, dim=dim)
+                rho[1 - h].gather(dim, best.indices)
+            torch.histc(block, 200, -1.0, 1.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--latents", type=int, default=8192)
+    parser.add_argument("--tokens", type=int, default=10_000)
+    parser.add_argument("--l0", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--memory", type=int, default=2**30)
+    parser.add_argument("--block", type=int, default=512)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--no-peer", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    a, b = (synthetic(options.tokens, options.latents, options.l0, seed) for seed in (1, 2))
+    settings = {"min_active": 1, "min_documents": 1, "threads": options.threads, "memory": options.memory}
+    peer = None if options.no_peer else Peer(a, b, 10, options.block)
+    half = correlation.document_halves(a.document, a.fold, 0).of(a.document)
+    everything = np.arange(options.latents)
+    rows = {"stage": [], "product": [], "peer stage": [], "peer product": []}
+    with threadpool_limits(options.threads):
+        for _ in range(options.repeat):
+            rows["stage"].append(seconds(lambda: correlation.correlate_features(a, b, **settings)))
+            if peer is None:
+                continue
+            z = [[correlation.standardised_half(s.codes, half, h, everything).z for s in (a, b)] for h in (0, 1)]
+            rows["product"].append(sum(seconds(partial(sparse_product, z[h][0], z[h][1])) for h in (0, 1)))
+            rows["peer stage"].append(seconds(peer.block) * peer.blocks)
+            rows["peer product"].append(seconds(peer.product) * peer.blocks)
+    size = f"{options.latents:,} x {options.latents:,} latents, {options.tokens:,} tokens, L0 {options.l0}"
+    print(f"{size}, {options.threads} threads; medians of {options.repeat}")
+    for name, values in rows.items():
+        if values:
+            print(f"  {name:13s} {statistics.median(values):9.2f} s")
+    if peer is not None:
+        for ours, theirs, note in (("stage", "peer stage", ""), ("product", "peer product", " (ours on one thread)")):
+            ratios = [t / o for t, o in zip(rows[theirs], rows[ours], strict=True)]
+            print(f"  {theirs} / {ours}: {statistics.median(ratios):.0f}x{note}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""The k best entries of each row of a matrix that is only ever seen in pieces.
+
+Correlations and cosines between two dictionaries are too many to keep. Each piece offers what might be among the k
+best of its rows, and `Best` keeps the k best seen so far; the answer does not depend on how the matrix was cut:
+
+    best = Best(rows=3, k=2)
+    best.offer(owner=[0, 0, 2], partner=[5, 7, 1], score=[.1, .9, .3])
+    best.offer(owner=[0], partner=[6], score=[.5])
+    best.partner[0]        # [7, 6]; row 1 has [-1, -1], row 2 [1, -1]
+
+Sorting every entry would cost more than computing it. A row is cut into groups; at least k entries reach the k-th
+largest of the groups' maxima, so that every entry below it is out after one comparison.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+DoubleArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+Indptr = npt.NDArray[np.integer[Any]]
+AnyArray = npt.NDArray[Any]
+
+GROUPS_PER_K = 4
+"""Groups a row is cut into, per k: about k (1 + 1/4) entries survive; more groups cost more than they save."""
+
+
+class Best:
+    """The k best entries of each row seen so far, best first; equal scores in order of the partner's index.
+
+    Attributes:
+        partner: int64 [rows, k], the entries' columns; -1 where a row has fewer than k entries.
+        score: float64 [rows, k]; -inf there.
+        other: float64 [rows, k], a second number carried along with each entry; NaN there.
+    """
+
+    def __init__(self, rows: int, k: int) -> None:
+        self.partner = np.full((rows, k), -1, dtype=np.int64)
+        self.score = np.full((rows, k), -np.inf)
+        self.other = np.full((rows, k), np.nan)
+
+    @property
+    def floor(self) -> DoubleArray:
+        """[rows]: an entry below this is not among the k best."""
+        return self.score[:, -1].copy()
+
+    def offer(
+        self, owner: npt.ArrayLike, partner: npt.ArrayLike, score: npt.ArrayLike, other: npt.ArrayLike | None = None
+    ) -> None:
+        """Entries (owner, partner) with their scores, in any order; each entry is offered once.
+
+        A row that is offered entries again gets higher partners than before: pieces come in the matrix's own order.
+        """
+        owner, partner = np.asarray(owner, dtype=np.int64), np.asarray(partner, dtype=np.int64)
+        score = np.asarray(score, dtype=np.float64)
+        carried = np.full(len(owner), np.nan) if other is None else np.asarray(other, dtype=np.float64)
+        order = np.argsort(owner * (1 + partner.max(initial=0)) + partner)
+        touched, row, count = np.unique(owner[order], return_inverse=True, return_counts=True)
+        k, widest = self.partner.shape[1], int(count.max(initial=0))
+        column = k + np.arange(len(row)) - (np.cumsum(count) - count)[row]
+        scores = np.full((len(touched), k + widest), -np.inf)
+        scores[:, :k] = self.score[touched]
+        scores[row, column] = score[order]
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        self.score[touched] = np.take_along_axis(scores, best, axis=1)
+        self.partner[touched] = _rearranged(self.partner[touched], partner[order], row, column, best, -1)
+        self.other[touched] = _rearranged(self.other[touched], carried[order], row, column, best, np.nan)
+
+
+def _rearranged(
+    kept: AnyArray, new: AnyArray, row: IntArray, column: IntArray, best: IntArray, empty: float
+) -> AnyArray:
+    """Columns `best` of the kept values with the new ones put at (row, column) beside them."""
+    values = np.full((len(kept), int(column.max(initial=kept.shape[1] - 1)) + 1), empty, dtype=kept.dtype)
+    values[:, : kept.shape[1]] = kept
+    values[row, column] = new
+    return np.take_along_axis(values, best, axis=1)
+
+
+def lower_bound(indptr: Indptr, values: AnyArray, k: int) -> AnyArray:
+    """[rows] of a CSR matrix's `values`: a number that at least k of a row's entries reach, near the k-th largest.
+
+    -inf for rows that are too short to cut into groups, whose entries are all kept.
+    """
+    groups = GROUPS_PER_K * k
+    count = np.diff(indptr)
+    bound = np.full(len(count), -np.inf, dtype=values.dtype)
+    long = np.flatnonzero(count >= groups)
+    if not len(long):
+        return bound
+    cuts = indptr[long, None] + count[long, None] * np.arange(groups + 1) // groups
+    edges = cuts.ravel()
+    inside = edges < len(values)
+    maxima = np.full(len(edges), -np.inf, dtype=values.dtype)
+    maxima[inside] = np.maximum.reduceat(values, edges[inside])
+    bound[long] = np.partition(maxima.reshape(-1, groups + 1)[:, :-1], groups - k, axis=1)[:, groups - k]
+    return bound
+
+
+def survivors(indptr: Indptr, values: AnyArray, k: int, floor: AnyArray | None = None) -> tuple[IntArray, IntArray]:
+    """Entries of a CSR matrix that may be among the k best of their rows: (row, position in `values`).
+
+    Args:
+        indptr: int [rows + 1].
+        values: [nnz], no NaN.
+        k: how many are looked for.
+        floor: [rows], known lower bounds (`Best.floor`).
+    """
+    bound = lower_bound(indptr, values, k)
+    if floor is not None:
+        bound = np.maximum(bound, floor).astype(values.dtype)
+    at = np.flatnonzero(values >= np.repeat(bound, np.diff(indptr)))
+    row = np.searchsorted(indptr, at, side="right") - 1
+    return row.astype(np.int64), at.astype(np.int64)

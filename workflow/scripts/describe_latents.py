@@ -1,0 +1,15 @@
+"""Rule describe_latents: what each latent of a crosscoder is, and to which model it belongs."""
+
+import torch
+
+from diptych import devices, logs, rows
+from diptych.crosscoder import latents
+
+logs.start(snakemake.log[0], __file__)
+spec = snakemake.params.spec
+torch.set_num_threads(snakemake.threads)
+given = snakemake.input
+models = rows.models_of(given.shards, given.gates, given.tokens, spec["reads"]["site"])
+with devices.take(snakemake.resources.device) as device:
+    pair = rows.stored(models, given.get("alignment") or None)
+    latents.describe(given.weights, pair, snakemake.output[0], spec=spec, device=device, **spec["settings"])

@@ -1,0 +1,15 @@
+"""Rule evaluate_crosscoder: a crosscoder on rows that had no part in it."""
+
+import torch
+
+from diptych import devices, logs, rows
+from diptych.crosscoder import evaluation
+
+logs.start(snakemake.log[0], __file__)
+spec = snakemake.params.spec
+torch.set_num_threads(snakemake.threads)
+given = snakemake.input
+models = rows.models_of(given.shards, given.gates, given.tokens, spec["reads"]["site"])
+with devices.take(snakemake.resources.device) as device:
+    pair = rows.stored(models, given.get("alignment") or None)
+    evaluation.evaluate(given.weights, pair, snakemake.output[0], spec=spec, device=device, **spec["settings"])
