@@ -1,0 +1,94 @@
+"""Streaming second moments against one matrix product of the same size, in the same run.
+
+    OMP_NUM_THREADS=1 python benchmarks/moments.py --rows 32768 --width 576
+
+One product of the same size is Z^T Z of all n rows of both models at once, Z float32 [n, d_A + d_B], made by a general
+GEMM. Both are given in GB of activations per second. The moments also take means, fold and document structure, float64
+sums and (unless --no-shuffled) the shuffled cross-moment; what they save is half of the symmetric product.
+Also timed: the ridge path against refitting each penalty.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
+
+from diptych import ladder, moments, rows
+
+
+def best_of(repeats, *functions):
+    """Least seconds of each function; the functions take turns, so that a busy machine slows them alike."""
+    seconds = np.full(len(functions), np.inf)
+    for _ in range(repeats):
+        for i, function in enumerate(functions):
+            start = time.perf_counter()
+            function()
+            seconds[i] = min(seconds[i], time.perf_counter() - start)
+    return seconds
+
+
+def synthetic(n, d_A, d_B, document_rows, rng):
+    x = [rng.normal(size=(n, d)).astype(np.float32) + np.float32(3) for d in (d_A, d_B)]
+    n_documents = -(-n // document_rows)
+    pair = rows.in_memory(x, np.repeat(np.arange(n_documents), document_rows)[:n])
+    position = np.tile(np.arange(document_rows), n_documents)[:n]
+    return rows.Rows(pair.sides, pair.token_row, pair.document, pair.fold, pair.source, position)
+
+
+def measure_moments(pair, shuffled, repeats):
+    z = np.hstack([side.values for side in pair.sides])
+    again = z.copy()  # a product with its own copy: numpy would notice z.T @ z and halve the work
+    gemm, streaming = best_of(repeats, lambda: z.T @ again, lambda: moments.accumulate(pair, shuffled=shuffled))
+    return {
+        "gemm_gb_per_s": z.nbytes / gemm / 1e9,
+        "moments_gb_per_s": z.nbytes / streaming / 1e9,
+        "ratio": gemm / streaming,
+    }
+
+
+def measure_path(pair, repeats):
+    folds = moments.accumulate(pair, shuffled=False)
+    m, held = folds.training(0), folds.fold(0).about(folds.training(0))
+    zero = np.zeros((m.C_AA.shape[0], m.C_BB.shape[0]))
+
+    def path():
+        eigen = np.linalg.eigh(m.C_AA)
+        return ladder.RidgePath(m, eigen, zero).errors(ladder.ALPHAS, held)
+
+    def refit():
+        unit = np.trace(m.C_AA) / len(m.C_AA)
+        slopes = (np.linalg.solve(m.C_AA + a * unit * np.eye(len(m.C_AA)), m.C_AB) for a in ladder.ALPHAS)
+        return [ladder.squared_error(slope, held).sum() for slope in slopes]
+
+    np.testing.assert_allclose(path(), refit(), rtol=1e-6)
+    one, many = best_of(repeats, path, refit)
+    return {"path_s": one, "refit_s": many, "speedup": many / one}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=32768)
+    parser.add_argument("--width", type=int, nargs="+", default=[576], help="d_A and d_B, or one for both")
+    parser.add_argument("--document-rows", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--no-shuffled", action="store_true")
+    arguments = parser.parse_args()
+    widths = (arguments.width * 2)[:2]
+    pair = synthetic(arguments.rows, *widths, arguments.document_rows, np.random.default_rng(0))
+    result = {
+        "rows": arguments.rows,
+        "widths": widths,
+        "shuffled": not arguments.no_shuffled,
+        "moments": measure_moments(pair, not arguments.no_shuffled, arguments.repeats),
+        "ridge_path": measure_path(pair, max(1, arguments.repeats // 2)),
+    }
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,415 @@
+"""The ladder of affine maps from A's activations to B's, cross-validated over folds of documents (METHODS 2).
+
+From the simplest claim about two models to the richest: they are the same (`identity`), the same up to size
+(`scale`), up to size and rotation (`procrustes`), up to a linear map of low rank (`reduced_rank`) or any linear map
+(`ridge`). All of it comes from second moments, so no rung reads the rows again:
+
+    ladder = Ladder(moments.accumulate(rows))
+    table = ladder.climb()              # a Rung for each: held-out R^2 by fold, the penalty or rank chosen
+    best = ladder.best(table)           # the simplest that is as good as the top one
+    forward = ladder.map(best.name, best.choice, held_out=(0,))
+    forward.predict(x_A)
+
+B -> A is the same on `moments.reversed()`. Where the map fails is `residuals`' question.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import linalg
+
+from diptych import DiptychError, logs, moments
+
+DoubleArray = npt.NDArray[np.float64]
+Eigen = tuple[DoubleArray, DoubleArray]
+Held = tuple[int, ...]
+RungName = Literal["identity", "scale", "procrustes", "reduced_rank", "ridge", "ridge_zero"]
+ShrinkTo = Literal["simple", "zero"]
+
+ALPHAS = tuple(float(10.0 ** (exponent / 2)) for exponent in range(-12, 5))
+"""Ridge penalties 1e-6 .. 1e2, two a decade, in units of C_AA's mean diagonal."""
+RESOLUTION = 1e-6
+"""R^2 is not known better than this from float32 products: smaller differences are ties."""
+TEST_FOLD = 0
+STEPS = 2000
+"""Bound on Procrustes iterations; well-conditioned spaces take tens."""
+
+
+class Choice(NamedTuple):
+    """What inner folds chose for a rung: `alpha` (NaN without one) and `rank` (0 without one)."""
+
+    alpha: float
+    rank: int
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One rung of the ladder.
+
+    Attributes:
+        name: which.
+        r2: float64 [folds], held-out R^2 of each fold under the map of all others.
+        pooled: R^2 with errors and totals summed over folds.
+        median_coordinate: median of B's coordinates' own R^2, summed over folds; constant coordinates left out.
+        inner_r2: float64 [folds - 1], R^2 of each fold but the test fold under the map of all but these two.
+        choice: penalty and rank of the map for the test fold.
+        alpha_at_edge: that penalty is the least or greatest offered, and its neighbour is worse by over `RESOLUTION`.
+        in_sample_mse: error of the map for the test fold on its own training rows, per row and coordinate.
+        in_sample_frobenius: ||X R - Y||_F there (centred).
+        slope_frobenius: ||R||_F.
+    """
+
+    name: RungName
+    r2: DoubleArray
+    pooled: float
+    median_coordinate: float
+    inner_r2: DoubleArray
+    choice: Choice
+    alpha_at_edge: bool
+    in_sample_mse: float
+    in_sample_frobenius: float
+    slope_frobenius: float
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """x_B ~ (x_A - mean_A) slope + mean_B; slope float64 [d_A, d_B]."""
+
+    slope: DoubleArray
+    mean_A: DoubleArray
+    mean_B: DoubleArray
+
+    @property
+    def intercept(self) -> DoubleArray:
+        """float64 [d_B]: x_B ~ x_A slope + intercept."""
+        intercept: DoubleArray = self.mean_B - self.mean_A @ self.slope
+        return intercept
+
+    def predict(self, x_A: npt.NDArray[Any]) -> DoubleArray:
+        """Predicted activations of B, float64 [n, d_B], for x_A [n, d_A]."""
+        predicted: DoubleArray = (x_A - self.mean_A) @ self.slope + self.mean_B
+        return predicted
+
+
+def squared_error(slope: DoubleArray, scatter: moments.Scatter) -> DoubleArray:
+    """Sum of squared errors of each coordinate of B, float64 [d_B], from the scatter about the training means.
+
+    Summed: tr(BB) - 2 tr(R^T AB) + tr(R^T AA R), METHODS 2's held-out error.
+    """
+    error: DoubleArray = (
+        np.diag(scatter.BB) - 2 * np.sum(slope * scatter.AB, axis=0) + np.sum(slope * (scatter.AA @ slope), axis=0)
+    )
+    return error
+
+
+def procrustes(m: moments.Moments, tolerance: float = RESOLUTION) -> DoubleArray:
+    """Least-squares s Q, Q semi-orthogonal, as one slope [d_A, d_B] (METHODS 2).
+
+    For d_A <= d_B the polar factor of C_AB is the answer. For d_A > d_B the error also depends on which d_B
+    directions of A are kept; Q then follows Q <- polar(C_AB / s - C_AA Q + l_max(C_AA) Q), which never raises the
+    error, with Nesterov's extrapolation and its restart, until a step improves R^2 by less than `tolerance`.
+    """
+    q = _polar(m.C_AB)
+    s = _procrustes_scale(q, m)
+    if m.C_AB.shape[0] <= m.C_AB.shape[1] or s == 0.0:
+        return s * q
+    largest = float(linalg.eigvalsh(m.C_AA, subset_by_index=[len(m.C_AA) - 1, len(m.C_AA) - 1])[0])
+    total = float(np.trace(m.C_BB))
+    gain = s * float(np.sum(q * m.C_AB))
+    ahead, previous, momentum = q, q, 1.0
+    for _ in range(STEPS):
+        new = _polar_of_full_rank(m.C_AB / s - m.C_AA @ ahead + largest * ahead)
+        new_s = _procrustes_scale(new, m)
+        new_gain = new_s * float(np.sum(new * m.C_AB))
+        if new_gain < gain and momentum > 1.0:
+            ahead, momentum = q, 1.0
+            continue
+        previous, q, s = q, new, new_s
+        if new_gain - gain < tolerance * total:
+            break
+        next_momentum = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
+        ahead = q + ((momentum - 1) / next_momentum) * (q - previous)
+        gain, momentum = new_gain, next_momentum
+    return s * _polar(q)
+
+
+def _polar_of_full_rank(matrix: DoubleArray) -> DoubleArray:
+    """Polar factor M (M^T M)^-1/2 of a tall matrix far from rank-deficient, at a fraction of the SVD's price.
+
+    A Procrustes step is near l_max Q, so squaring its singular values costs no digits that the iteration would notice.
+    """
+    values, vectors = np.linalg.eigh(matrix.T @ matrix)
+    polar: DoubleArray = matrix @ ((vectors / np.sqrt(np.maximum(values, np.finfo(np.float64).tiny))) @ vectors.T)
+    return polar
+
+
+def _polar(matrix: DoubleArray) -> DoubleArray:
+    left, _, right = np.linalg.svd(matrix, full_matrices=False)
+    polar: DoubleArray = left @ right
+    return polar
+
+
+def _procrustes_scale(q: DoubleArray, m: moments.Moments) -> float:
+    energy = float(np.sum(q * (m.C_AA @ q)))
+    return float(np.sum(q * m.C_AB)) / energy if energy > 0 else 0.0
+
+
+class RidgePath:
+    """Ridge maps of every penalty from one eigendecomposition C_AA = V L V^T.
+
+    R(lambda) = R0 + V (L + lambda)^-1 G with G = V^T (C_AB - C_AA R0), lambda = alpha tr(C_AA) / d_A.
+    """
+
+    def __init__(self, m: moments.Moments, eigen: Eigen, start: DoubleArray) -> None:
+        self.start = start
+        self.values, self.vectors = eigen
+        self.unit = float(np.trace(m.C_AA)) / len(m.C_AA)
+        self.gradient = self.vectors.T @ (m.C_AB - m.C_AA @ start)
+
+    def slope(self, alpha: float) -> DoubleArray:
+        """R [d_A, d_B] of one penalty."""
+        weight = 1 / (self.values + alpha * self.unit)
+        slope: DoubleArray = self.start + self.vectors @ (weight[:, None] * self.gradient)
+        return slope
+
+    def errors(self, alphas: Sequence[float], held: moments.Scatter) -> DoubleArray:
+        """Held-out squared error of every penalty, float64 [len(alphas)].
+
+        With w = 1 / (L + lambda) it is quadratic in w, so that each penalty costs d_A^2 and no matrix product.
+        """
+        weight = 1 / (self.values + np.array(alphas)[:, None] * self.unit)
+        linear = np.sum(self.gradient * (self.vectors.T @ (held.AA @ self.start - held.AB)), axis=1)
+        quadratic = (self.vectors.T @ held.AA @ self.vectors) * (self.gradient @ self.gradient.T)
+        base = squared_error(self.start, held).sum()
+        errors: DoubleArray = base + 2 * weight @ linear + np.sum((weight @ quadratic) * weight, axis=1)
+        return errors
+
+
+def rank_basis(slope: DoubleArray, C_AA: DoubleArray, penalty: float) -> DoubleArray:
+    """Eigenvectors of R^T (C_AA + penalty I) R by falling eigenvalue, float64 [d_B, min(d_A, d_B)].
+
+    R P_r, P_r on the first r of them, is the reduced-rank ridge map.
+    """
+    weighted = C_AA @ slope + penalty * slope
+    vectors = np.linalg.eigh(slope.T @ weighted)[1][:, ::-1]
+    basis: DoubleArray = np.ascontiguousarray(vectors[:, : min(slope.shape)])
+    return basis
+
+
+def rank_errors(slope: DoubleArray, basis: DoubleArray, held: moments.Scatter) -> DoubleArray:
+    """Held-out squared error of R P_r for r = 1 .. columns of `basis`, float64."""
+    reduced = slope @ basis
+    change = np.sum(reduced * (held.AA @ reduced), axis=0) - 2 * np.sum(basis * (held.AB.T @ reduced), axis=0)
+    errors: DoubleArray = np.trace(held.BB) + np.cumsum(change)
+    return errors
+
+
+def simplest(r2: DoubleArray) -> int:
+    """The first of some options, simplest first, whose mean difference to the top one is within one standard error.
+
+    The error is that of the paired difference over folds: folds differ more among themselves than maps do.
+
+    Args:
+        r2: [options, folds].
+    """
+    gap = r2[int(np.argmax(r2.mean(axis=1)))] - r2
+    error = gap.std(axis=1, ddof=1) / np.sqrt(r2.shape[1])
+    return int(np.flatnonzero(gap.mean(axis=1) <= np.maximum(error, RESOLUTION))[0])
+
+
+class Ladder:
+    """Every rung on one direction A -> B.
+
+    Args:
+        folds: moments of at least 3 folds, the test fold among them.
+        shrink_to: where ridge goes as its penalty grows: "simple" (identity for equal widths, else Procrustes) or
+            "zero", the textbook form. `ridge_zero` is always reported beside, and never chosen.
+        alphas: penalties, increasing.
+        eigens: eigendecompositions of other moments with the same C_AA, to be shared.
+
+    Raises:
+        DiptychError: too few folds, or activations that do not vary.
+    """
+
+    def __init__(
+        self,
+        folds: moments.FoldMoments,
+        *,
+        shrink_to: ShrinkTo = "simple",
+        alphas: Sequence[float] = ALPHAS,
+        eigens: dict[Held, Eigen] | None = None,
+    ) -> None:
+        if len(folds.ids) < 3 or TEST_FOLD not in folds.ids:
+            raise DiptychError(f"linear map: rows in folds {folds.ids}; needs fold 0 and two others: add documents")
+        for side, C in (("A", folds.total.C_AA), ("B", folds.total.C_BB)):
+            if not np.trace(C) > 0:
+                raise DiptychError(f"linear map: the activations of {side} do not vary; check the site and its rows")
+        self.folds = folds
+        self.alphas = tuple(alphas)
+        self.shrink_to = shrink_to
+        self._eigens: dict[Held, Eigen] = {} if eigens is None else eigens
+        self._procrustes: dict[Held, DoubleArray] = {}
+        self._errors: dict[tuple[bool, int], DoubleArray] = {}
+        self._choices: dict[tuple[RungName, int], Choice] = {}
+        self._latest: tuple[Held, moments.Moments] | None = None
+        self.d_A, self.d_B = folds.total.C_AB.shape
+
+    @property
+    def names(self) -> tuple[RungName, ...]:
+        """The rungs, simplest first; `identity` and `scale` need equal widths."""
+        same: tuple[RungName, ...] = ("identity", "scale") if self.d_A == self.d_B else ()
+        return (*same, "procrustes", "reduced_rank", "ridge", "ridge_zero")
+
+    def climb(self) -> list[Rung]:
+        """Cross-validate every rung, penalty and rank chosen by inner folds."""
+        return [self.rung(name) for name in logs.progress(self.names, "ladder", unit="rung")]
+
+    def best(self, rungs: Sequence[Rung]) -> Rung:
+        """The simplest rung within one standard error of the top one, seen on the folds that are not the test fold.
+
+        A reduced rank that turned out full is no simpler than ridge and does not stand.
+        """
+        full = min(self.d_A, self.d_B)
+        offered = [rung for rung in rungs if rung.name != "ridge_zero" and rung.choice.rank != full]
+        return offered[simplest(np.stack([rung.inner_r2 for rung in offered]))]
+
+    def rung(self, name: RungName) -> Rung:
+        """Cross-validate one rung."""
+        r2, error, total = [], np.zeros(self.d_B), np.zeros(self.d_B)
+        for outer in self.folds.ids:
+            choice = self.choose(name, outer)
+            held = self._held(outer, (outer,))
+            fold_error, fold_total = squared_error(self.slope(name, choice, (outer,)), held), np.diag(held.BB)
+            r2.append(1 - fold_error.sum() / fold_total.sum())
+            error, total = error + fold_error, total + fold_total
+        choice = self.choose(name, TEST_FOLD)
+        training = self._training(TEST_FOLD)
+        slope = self.slope(name, choice, (TEST_FOLD,))
+        in_sample = max(float(squared_error(slope, training.about(training)).sum()), 0.0)
+        varies = total > 0
+        return Rung(
+            name=name,
+            r2=np.array(r2),
+            pooled=float(1 - error.sum() / total.sum()),
+            median_coordinate=float(np.median(1 - error[varies] / total[varies])),
+            inner_r2=self._inner_r2(name, choice),
+            choice=choice,
+            alpha_at_edge=self._at_edge(name, choice),
+            in_sample_mse=in_sample / (training.n * self.d_B),
+            in_sample_frobenius=float(np.sqrt(in_sample)),
+            slope_frobenius=float(np.linalg.norm(slope)),
+        )
+
+    def choose(self, name: RungName, outer: int) -> Choice:
+        """Penalty (least pooled error) and rank (simplest within one standard error) by the folds inside `outer`."""
+        if name in ("identity", "scale", "procrustes"):
+            return Choice(float("nan"), 0)
+        if (name, outer) not in self._choices:
+            alpha = self.alphas[int(np.argmin(self._alpha_errors(name, outer).sum(axis=0)))]
+            rank = 1 + simplest(self._rank_r2(outer, alpha)) if name == "reduced_rank" else 0
+            self._choices[name, outer] = Choice(alpha, rank)
+        return self._choices[name, outer]
+
+    def slope(self, name: RungName, choice: Choice, held_out: Held) -> DoubleArray:
+        """Slope [d_A, d_B] of one rung trained on all folds but `held_out`."""
+        training = self._training(*held_out)
+        if name == "identity":
+            return np.eye(self.d_A)
+        if name == "scale":
+            return np.eye(self.d_A) * float(np.trace(training.C_AB) / np.trace(training.C_AA))
+        if name == "procrustes":
+            return self._procrustes_slope(held_out, training)
+        slope = self._path(name, held_out, training).slope(choice.alpha)
+        if name != "reduced_rank":
+            return slope
+        penalty = choice.alpha * float(np.trace(training.C_AA)) / self.d_A
+        basis = rank_basis(slope, training.C_AA, penalty)[:, : choice.rank]
+        return slope @ basis @ basis.T
+
+    def map(self, name: RungName, choice: Choice, held_out: Held) -> LinearMap:
+        """The affine map of one rung trained on all folds but `held_out`."""
+        training = self._training(*held_out)
+        return LinearMap(self.slope(name, choice, held_out), training.mean_A, training.mean_B)
+
+    def shuffled_r2(self) -> float:
+        """Pooled R^2 of zero-shrunk ridge when each row of A meets another document's row of B; NaN if none can."""
+        if not self.folds.shuffled:
+            return float("nan")
+        shuffled = Ladder(self.folds.as_shuffled(), shrink_to="zero", alphas=self.alphas, eigens=self._eigens)
+        return shuffled.rung("ridge_zero").pooled
+
+    def numerical_rank(self) -> int:
+        """Numerical rank of A's training covariance: eigenvalues over float32's resolution of the largest."""
+        values = self._eigen((TEST_FOLD,), self._training(TEST_FOLD))[0]
+        return int(np.sum(values > np.finfo(np.float32).eps * values[-1]))
+
+    def _training(self, *held_out: int) -> moments.Moments:
+        """Training moments; only the latest are kept: all of them would be three times the folds' memory."""
+        if self._latest is None or self._latest[0] != held_out:
+            self._latest = held_out, self.folds.training(*held_out)
+        return self._latest[1]
+
+    def _held(self, fold: int, held_out: Held) -> moments.Scatter:
+        return self.folds.fold(fold).about(self._training(*held_out))
+
+    def _inner(self, outer: int) -> list[tuple[int, Held]]:
+        """Each fold inside `outer` with the (sorted) pair of folds that its training leaves out."""
+        return [(j, (min(j, outer), max(j, outer))) for j in self.folds.ids if j != outer]
+
+    def _alpha_errors(self, name: RungName, outer: int) -> DoubleArray:
+        """Squared error of each fold inside `outer` at each penalty, [folds - 1, penalties]."""
+        key = (name == "ridge_zero", outer)
+        if key not in self._errors:
+            inner = self._inner(outer)
+            errors = [self._path(name, held).errors(self.alphas, self._held(j, held)) for j, held in inner]
+            self._errors[key] = np.stack(errors)
+        return self._errors[key]
+
+    def _rank_r2(self, outer: int, alpha: float) -> DoubleArray:
+        r2 = []
+        for j, held_out in self._inner(outer):
+            training, held = self._training(*held_out), self._held(j, held_out)
+            slope = self._path("ridge", held_out, training).slope(alpha)
+            basis = rank_basis(slope, training.C_AA, alpha * float(np.trace(training.C_AA)) / self.d_A)
+            r2.append(1 - rank_errors(slope, basis, held) / np.trace(held.BB))
+        return np.stack(r2, axis=1)
+
+    def _inner_r2(self, name: RungName, choice: Choice) -> DoubleArray:
+        r2 = []
+        for j, held_out in self._inner(TEST_FOLD):
+            held = self._held(j, held_out)
+            r2.append(1 - squared_error(self.slope(name, choice, held_out), held).sum() / np.trace(held.BB))
+        return np.array(r2)
+
+    def _at_edge(self, name: RungName, choice: Choice) -> bool:
+        if name not in ("ridge", "ridge_zero") or choice.alpha not in (self.alphas[0], self.alphas[-1]):
+            return False
+        errors = self._alpha_errors(name, TEST_FOLD).sum(axis=0)
+        at = self.alphas.index(choice.alpha)
+        neighbour = 1 if at == 0 else at - 1
+        total = sum(float(np.trace(self._held(j, held).BB)) for j, held in self._inner(TEST_FOLD))
+        return len(self.alphas) > 1 and bool(errors[neighbour] - errors[at] > RESOLUTION * total)
+
+    def _path(self, name: RungName, held_out: Held, training: moments.Moments | None = None) -> RidgePath:
+        m = self._training(*held_out) if training is None else training
+        if name == "ridge_zero" or self.shrink_to == "zero":
+            start = np.zeros((self.d_A, self.d_B))
+        elif self.d_A == self.d_B:
+            start = np.eye(self.d_A)
+        else:
+            start = self._procrustes_slope(held_out, m)
+        return RidgePath(m, self._eigen(held_out, m), start)
+
+    def _eigen(self, held_out: Held, m: moments.Moments) -> Eigen:
+        if held_out not in self._eigens:
+            values, vectors = np.linalg.eigh(m.C_AA)
+            self._eigens[held_out] = (np.maximum(values, 0.0), vectors)
+        return self._eigens[held_out]
+
+    def _procrustes_slope(self, held_out: Held, m: moments.Moments) -> DoubleArray:
+        if held_out not in self._procrustes:
+            self._procrustes[held_out] = procrustes(m)
+        return self._procrustes[held_out]
