@@ -70,7 +70,7 @@ def test_the_study_on_a_cluster(cluster, tmp_path):
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, tree / name)
     # one chain through a CPU rule and two GPU rules; the whole study runs locally in tests/workflow
-    target = "results/activations/both/base/main/gates.h5"
+    target = "results/test/activations/both/base/main/gates.h5"
     out = submit(tree, environment, target)
     assert (tree / target).is_file()
     jobs = completed(record)
@@ -80,7 +80,7 @@ def test_the_study_on_a_cluster(cluster, tmp_path):
         partitions.setdefault(job["Partition"], []).append(job)
     assert len(partitions["gpu"]) == 2, out  # two shards of dump_activations
     assert len(partitions["cpu"]) == 2, out  # prepare_tokens, gate_activations; fetching is local
-    log = next((tree / "results" / "logs" / "dump_activations").rglob("*.log")).read_text()
+    log = next((tree / "results" / "test" / "logs" / "dump_activations").rglob("*.log")).read_text()
     assert "granted by the scheduler: CUDA_VISIBLE_DEVICES=0" in log
 
     before = len(jobs)

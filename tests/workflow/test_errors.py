@@ -21,24 +21,24 @@ def test_a_bad_config_is_one_line(blank, old, new, message):
     assert message in run.stderr
     assert "Traceback" not in run.stderr
     assert len([line for line in lines if "host:" not in line and "config" not in line.split(":")[0].lower()]) <= 2
-    assert not (blank.path / "results" / "models").exists()
+    assert not (blank.path / "results" / "test" / "models").exists()
 
 
 @pytest.mark.parametrize(
     ("old", "new", "target", "message"),
     [
-        ("farm-*[02468].txt", "barn-*.txt", "results/corpora/both/manifest.json", "barn-*.txt"),
-        ("tokens: 6144", "tokens: 999999", "results/tokens/both/base.h5", "corpus source"),
+        ("farm-*[02468].txt", "barn-*.txt", "results/test/corpora/both/manifest.json", "barn-*.txt"),
+        ("tokens: 6144", "tokens: 999999", "results/test/tokens/both/base.h5", "corpus source"),
         (
             "{kind: random, architecture: gpt2, layers: 2, width: 24, heads: 4, vocabulary: 300, seed: 1, dtype: float32}",
             "{kind: directory, path: no/such/place}",
-            "results/models/other/manifest.json",
+            "results/test/models/other/manifest.json",
             "no/such/place",
         ),
-        ("concept: [river, bridge, mill, tower]", "concept: [zebra]", "results/models/planted/manifest.json", "zebra"),
-        ("layer: 1", "layer: 7", "results/models/planted/manifest.json", "layer"),
+        ("concept: [river, bridge, mill, tower]", "concept: [zebra]", "results/test/models/planted/manifest.json", "zebra"),
+        ("layer: 1", "layer: 7", "results/test/models/planted/manifest.json", "layer"),
         ("main: [last, first]", "main: [last, first, blocks.0.hook_resid_pst]",
-         "results/activations/both/base/main/0.h5", "did you mean"),
+         "results/test/activations/both/base/main/0.h5", "did you mean"),
     ],
 )  # fmt: skip
 def test_a_bad_input_is_one_line_of_its_job(done, old, new, target, message):

@@ -96,7 +96,7 @@ def test_a_second_run_does_nothing(done):
 def test_touching_files_does_nothing(done):
     for path in [*done.path.rglob("*.py"), *done.path.rglob("*.smk"), *done.path.rglob("*.yaml")]:
         path.touch()
-    (done.path / "results" / "tokens" / "both" / "base.h5").touch()
+    (done.path / "results" / "test" / "tokens" / "both" / "base.h5").touch()
     assert done.rules() == set()
 
 
@@ -170,9 +170,9 @@ def test_a_docstring_does_nothing(done):
 
 
 def test_same_inputs_give_the_same_bytes(done, finished):
-    shutil.rmtree(done.path / "results" / "pairs" / "planted")
-    (done.path / "results" / "report" / "index.html").unlink()
+    shutil.rmtree(done.path / "results" / "test" / "pairs" / "planted")
+    (done.path / "results" / "test" / "report" / "index.html").unlink()
     time.sleep(1.1)  # a clock of whole seconds inside a file would show
     done.snakemake()
     for name in ["pairs/planted/last--last/linear_map.h5", "pairs/planted/last--last/pairing.h5", "report/index.html"]:
-        assert (done.path / "results" / name).read_bytes() == (finished / "results" / name).read_bytes(), name
+        assert (done.path / "results" / "test" / name).read_bytes() == (finished / "results" / "test" / name).read_bytes(), name

@@ -11,7 +11,7 @@ from conftest import STUDY
 
 pytestmark = pytest.mark.workflow
 
-WEIGHTS = "results/crosscoders/tuned/last/seed-0/weights.h5"
+WEIGHTS = "results/test/crosscoders/tuned/last/seed-0/weights.h5"
 
 
 def start(tree, *targets):
@@ -62,7 +62,7 @@ def test_a_killed_training_continues_to_the_same_weights(done, tmp_path):
     assert not weights.exists()
     assert checkpoint[0].exists()
     done.snakemake(WEIGHTS)
-    log = (done.path / "results/logs/train_crosscoder/tuned/last/seed-0.log").read_text()
+    log = (done.path / "results/test/logs/train_crosscoder/tuned/last/seed-0.log").read_text()
     assert "continu" in log or "resum" in log
     assert weights.read_bytes() == whole
     assert not list(weights.parent.glob("*checkpoint*"))
@@ -70,24 +70,24 @@ def test_a_killed_training_continues_to_the_same_weights(done, tmp_path):
 
 def test_a_killed_snakemake_continues_after_unlock(done):
     for name in ("tokens/both/base.h5", "activations/both/base/main/0.h5"):
-        (done.path / "results" / name).unlink()
-    before = (done.path / "results/report/index.html").read_bytes()
+        (done.path / "results" / "test" / name).unlink()
+    before = (done.path / "results/test/report/index.html").read_bytes()
     run = start(done)
     wait_for(lambda: children(done, "dump_activations.py"))
     kill_group(run)
     done.snakemake("--unlock")
     done.snakemake()
     assert done.rules() == set()
-    assert (done.path / "results/report/index.html").read_bytes() == before
-    assert not list((done.path / "results").rglob("*.part"))
+    assert (done.path / "results/test/report/index.html").read_bytes() == before
+    assert not list((done.path / "results" / "test").rglob("*.part"))
 
 
 def test_a_truncated_artifact_is_refused_by_name(done):
-    path = done.path / "results/tokens/both/base.h5"
+    path = done.path / "results/test/tokens/both/base.h5"
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    (done.path / "results/activations/both/base/main/gates.h5").unlink()
+    (done.path / "results/test/activations/both/base/main/gates.h5").unlink()
     run = done.snakemake("--rerun-triggers", "mtime", "--touch", check=False)
-    run = done.snakemake("results/activations/both/base/main/gates.h5", "--rerun-triggers", "params", check=False)
+    run = done.snakemake("results/test/activations/both/base/main/gates.h5", "--rerun-triggers", "params", check=False)
     assert run.returncode != 0
     assert "tokens/both/base.h5: cut short" in run.stderr

@@ -365,6 +365,8 @@ class LinearMap(Strict):
 
     shrink_to: Literal["simple", "zero"] = "simple"
     """Where ridge goes as its penalty grows: identity or Procrustes, or zero (the textbook form)."""
+    alphas: Annotated[tuple[Rate, ...], Field(min_length=1)] = tuple(10.0 ** (half / 2) for half in range(-12, 5))
+    """Ridge penalties that are tried, in units of the mean variance of A's coordinates, increasing."""
     directions: Positive = 10
     """Directions kept of each kind, principal and unexplained."""
     contexts: Positive = 20
