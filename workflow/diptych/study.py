@@ -259,7 +259,7 @@ class HubText(Strict):
     """Configuration of the dataset, where it has several."""
     column: str = "text"
     """Column with the text, or with a conversation's messages."""
-    limit: Positive | None = 10_000
+    documents: Positive | None = 10_000
     """Documents read from the start of the stream."""
     share: Share = 1.0
     """Weight of this source in the token budget, relative to the other sources."""
@@ -325,13 +325,13 @@ class Dictionary(Strict):
     """SAELens architecture."""
     n_features: Positive = 1024
     """Number of features."""
-    k: Positive = 16
-    """Features active on a token (topk, batchtopk)."""
-    steps: Positive = 1000
+    k: Positive = 32
+    """Features active on a token: exactly (topk), on average (batchtopk), or aimed at (jumprelu)."""
+    steps: Positive = 300
     """Optimiser steps."""
     batch: Positive = 1024
     """Rows a step."""
-    learning_rate: Rate = 1e-3
+    learning_rate: Rate = 3e-3
     """Peak learning rate."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the steps with a rising learning rate."""

@@ -1,0 +1,87 @@
+"""A BatchTopK crosscoder step on selected entries against plain dense autograd of the same objective.
+
+    python benchmarks/crosscoder.py [--threads 2] [--steps 8]
+
+Both train from the same weights on the same batches, turn by turn in one process, so that a busy machine slows both;
+printed are the median seconds of a step (optimiser included), in units of one encoder product too, and how far the
+two loss curves are apart. "Dense" is what one writes first: flat top-k, masks, autograd, and torch's default Adam.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
+
+from diptych.crosscoder import training
+from diptych.crosscoder.architecture import Architecture, Crosscoder
+from diptych.crosscoder.training import Run, Training
+
+SIZES = [(1024, 576, 1024, 16), (2048, 576, 8192, 32)]
+
+
+def dense_step(crosscoder: Crosscoder, optimizer: torch.optim.Optimizer, z_BD: Tensor, k: int) -> float:
+    """Flat top-k of dense scores, dense decode, dense autograd."""
+    pre_BF = torch.relu(z_BD @ crosscoder.W_enc.T + crosscoder.b_enc)
+    score_BF = pre_BF * crosscoder.decoder_norms().sum(0)
+    cut = score_BF.detach().flatten().topk(k * len(z_BD), sorted=False).values.min()
+    f_BF = pre_BF * (score_BF >= cut)
+    loss = (z_BD - (f_BF @ crosscoder.W_dec + crosscoder.b_dec)).square().sum() / len(z_BD)
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(crosscoder.parameters(), 1.0)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def timed(action: Callable[[], float]) -> tuple[float, float]:
+    start = time.perf_counter()
+    value = action()
+    return time.perf_counter() - start, value
+
+
+def compare(batch: int, width: int, n_latents: int, k: int, steps: int) -> None:
+    settings = Training(n_latents=n_latents, k=k, batch=batch, steps=10_000, learning_rate=1e-4, warmup_share=0.0)
+    ours, theirs = (Crosscoder(Architecture((width, width), n_latents, k=k)) for _ in range(2))
+    run = Run(ours, torch.optim.Adam(ours.parameters(), lr=1e-4, fused=True))
+    run.silent_rows = torch.zeros(n_latents)
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-4)
+    product = torch.empty(batch, n_latents)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(256, 2 * width, generator=generator)
+    times: dict[str, list[float]] = {"encoder product": [], "sparse": [], "dense": []}
+    apart = 0.0
+    for step in range(steps + 2):
+        code = torch.rand(batch, 256, generator=generator) < 0.05
+        z_BD = code.float() @ hidden / 4 + 0.1 * torch.randn(batch, 2 * width, generator=generator)
+        run.step = step
+        found = {
+            "encoder product": timed(lambda z=z_BD: float(torch.mm(z, ours.W_enc.detach().T, out=product)[0, 0])),
+            "sparse": timed(lambda z=z_BD: training.take_step(run, z, settings.losses(), settings, product)),
+            "dense": timed(lambda z=z_BD: dense_step(theirs, optimizer, z, k)),
+        }
+        if step >= 2:
+            for name, (seconds, _) in found.items():
+                times[name].append(seconds)
+        apart = max(apart, abs(found["sparse"][1] / found["dense"][1] - 1))
+    median = {name: statistics.median(values) for name, values in times.items()}
+    print(f"\nbatch {batch}, widths 2 x {width}, {n_latents} latents, k {k}; loss curves {apart:.1e} apart")
+    for name, seconds in median.items():
+        print(f"  {name:16s} {1e3 * seconds:8.1f} ms  {seconds / median['encoder product']:6.2f} encoder products")
+    print(f"  sparse is {median['dense'] / median['sparse']:.2f} times as fast as dense")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=8)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    for size in SIZES:
+        compare(*size, arguments.steps)

@@ -1,0 +1,247 @@
+"""The crosscoder: one sparse code that reconstructs the same token in several models at once.
+
+Two models' activations of one token are scaled to the same mean length, laid side by side and read by one set of
+latents; each latent writes a decoder row to each model. A latent that only one model has a use for ends with a
+decoder row in that model alone:
+
+    crosscoder = Crosscoder(Architecture(widths=(4, 4), n_latents=8), seed=0)
+    f_BF = crosscoder.encode(x_BD)                 # x_BD: raw activations of both models, side by side
+    x_hat_BD = crosscoder.decode(f_BF)             # raw again
+    crosscoder.relative_norm()                     # r_j: 0 only in the first model, 1 only in the second
+
+Shape suffixes: B rows, M models, D = sum of the models' widths d_m, F latents.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diptych import DiptychError, artifacts
+
+Activation = Literal["relu", "topk", "threshold", "jumprelu"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a crosscoder's weights mean.
+
+    Attributes:
+        widths: d_m of each model (one width for a dictionary on differences).
+        n_latents: F.
+        activation: how pre-activations become a code, see `Crosscoder.activate`.
+        k: mean (threshold) or exact (topk) number of active latents of a row; 0 where there is no such number.
+        difference: the input is x_B - x_A, one "model" of the common width.
+        n_shared: latents 0 .. n_shared - 1 have the same decoder row in every model.
+        n_dedicated: for each model, how many of the next latents read and write that model alone.
+    """
+
+    widths: tuple[int, ...]
+    n_latents: int
+    activation: Activation = "threshold"
+    k: int = 0
+    difference: bool = False
+    n_shared: int = 0
+    n_dedicated: tuple[int, ...] = ()
+
+    @property
+    def mean_width(self) -> float:
+        """dbar, the mean of the widths: rows are scaled to a mean length of its root."""
+        return sum(self.widths) / len(self.widths)
+
+
+class Crosscoder(nn.Module):
+    """f = act(sum_m x^m W_enc^m + b_enc),  x_hat^m = f W_dec^m + b_dec^m  (METHODS 5).
+
+    x^m is centred and scaled per model (`normalise`) so that E||x^m|| = sqrt(dbar). Both weight matrices keep one
+    row a latent, W_enc [F, D] and W_dec [F, D], with the models' columns side by side, so that each line of the
+    equation is one matrix product; `per_model` cuts them apart.
+    """
+
+    scale: Tensor
+    mean: Tensor
+    norm_unit: Tensor
+    threshold: Tensor
+    allowed: Tensor
+
+    def __init__(self, architecture: Architecture, *, seed: int = 0, decoder_norm: float = 1.0) -> None:
+        super().__init__()
+        self.architecture = architecture
+        widths, n_latents = architecture.widths, architecture.n_latents
+        directions = initial_directions(widths, n_latents, seed) * decoder_norm
+        self.W_dec = nn.Parameter(directions.clone())
+        self.W_enc = nn.Parameter(directions.clone())
+        self.b_enc = nn.Parameter(torch.zeros(n_latents))
+        self.b_dec = nn.Parameter(torch.zeros(sum(widths)))
+        if architecture.activation == "jumprelu":
+            self.log_theta = nn.Parameter(torch.full((n_latents,), math.log(0.1)))
+        self.register_buffer("mean", torch.zeros(sum(widths)))
+        self.register_buffer("scale", torch.ones(len(widths)))
+        self.register_buffer("norm_unit", torch.ones(len(widths)))
+        self.register_buffer("threshold", torch.zeros(()))
+        self.register_buffer("allowed", dedicated_mask(architecture), persistent=False)
+        self.apply_masks()
+
+    def per_model(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Cut [..., D] into one [..., d_m] a model."""
+        return torch.split(values, list(self.architecture.widths), dim=-1)
+
+    def normalise(self, x_BD: Tensor) -> Tensor:
+        """Raw activations -> centred, and scaled per model to a mean length of sqrt(dbar)."""
+        return (x_BD - self.mean) * self.coordinate_scale
+
+    @property
+    def coordinate_scale(self) -> Tensor:
+        """The models' scales, one a coordinate [D]."""
+        return self.scale.repeat_interleave(torch.tensor(self.architecture.widths, device=self.scale.device))
+
+    def pre_activations(self, z_BD: Tensor) -> Tensor:
+        """sum_m z^m W_enc^m + b_enc for normalised rows z: [B, F]."""
+        return torch.addmm(self.b_enc, z_BD, self.W_enc.T)
+
+    def activate(self, pre_BF: Tensor) -> Tensor:
+        """The sparse code [B, F] of pre-activations, as at inference.
+
+        `relu`: max(pre, 0). `topk`: the k largest scores of a row. `threshold`: where the score is positive and at
+        least the stored threshold. `jumprelu`: where pre is at least the latent's own theta. The score of a latent
+        is relu(pre) times the sum over models of its decoder norms; what is decoded is relu(pre), unscaled.
+        """
+        f_BF = pre_BF.relu()
+        match self.architecture.activation:
+            case "relu":
+                return f_BF
+            case "topk":
+                score_BF = f_BF * self.decoder_norms().sum(0)
+                top = score_BF.topk(self.architecture.k, dim=1).indices
+                return torch.zeros_like(f_BF).scatter(1, top, f_BF.gather(1, top))
+            case "threshold":
+                score_BF = f_BF * self.decoder_norms().sum(0)
+                return f_BF * (score_BF >= self.threshold)
+            case "jumprelu":
+                return f_BF * (f_BF >= self.log_theta.exp())
+
+    def encode(self, x_BD: Tensor) -> Tensor:
+        """Code [B, F] of raw activations [B, D]."""
+        return self.activate(self.pre_activations(self.normalise(x_BD)))
+
+    def decode_normalised(self, f_BF: Tensor) -> Tensor:
+        """x_hat in normalised units [B, D]."""
+        return torch.addmm(self.b_dec, f_BF, self.W_dec)
+
+    def decode(self, f_BF: Tensor) -> Tensor:
+        """x_hat in the units of the raw activations [B, D]."""
+        return self.decode_normalised(f_BF) / self.coordinate_scale + self.mean
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        """Reconstruct raw activations [B, D]."""
+        return self.decode(self.encode(x_BD))
+
+    def decoder_norms(self) -> Tensor:
+        """||d_j^m|| in normalised units, [M, F] (`norm_unit` keeps the scales of folded weights for this)."""
+        norms = [torch.linalg.vector_norm(rows, dim=1) for rows in self.per_model(self.W_dec)]
+        return torch.stack(norms) * self.norm_unit[:, None]
+
+    def relative_norm(self) -> Tensor:
+        """r_j^m = ||d_j^m|| / sum over models: [F] of the second model for two models, else [M, F]."""
+        norms_MF = self.decoder_norms()
+        share_MF = norms_MF / norms_MF.sum(0)
+        return share_MF[1] if len(share_MF) == 2 else share_MF
+
+    @torch.no_grad()
+    def apply_masks(self) -> None:
+        """Zero the other models' encoder and decoder weights of dedicated latents."""
+        if self.architecture.n_dedicated:
+            self.W_enc.mul_(self.allowed)
+            self.W_dec.mul_(self.allowed)
+
+    @torch.no_grad()
+    def fold(self) -> "Crosscoder":
+        """The same function with mean 0 and scale 1, so that its weights act on raw activations.
+
+        A threshold on scores becomes a theta a latent, which needs no decoder norms to apply.
+        """
+        activation = "jumprelu" if self.architecture.activation == "threshold" else self.architecture.activation
+        folded = Crosscoder(Architecture(**{**asdict(self.architecture), "activation": activation}))
+        folded.W_enc.copy_(self.W_enc * self.coordinate_scale)
+        folded.b_enc.copy_(self.b_enc - self.W_enc @ (self.mean * self.coordinate_scale))
+        folded.W_dec.copy_(self.W_dec / self.coordinate_scale)
+        folded.norm_unit.copy_(self.norm_unit * self.scale)
+        folded.b_dec.copy_(self.b_dec / self.coordinate_scale + self.mean)
+        if self.architecture.activation == "threshold":
+            folded.log_theta.copy_((self.threshold / self.decoder_norms().sum(0)).clamp_min(1e-38).log())
+        elif self.architecture.activation == "jumprelu":
+            folded.log_theta.copy_(self.log_theta)
+        return folded
+
+
+def initial_directions(widths: Sequence[int], n_latents: int, seed: int) -> Tensor:
+    """Random decoder rows of norm 1 in each model, [F, D]; models of equal width start from the same rows."""
+    parts: dict[int, Tensor] = {}
+    for width in widths:
+        if width not in parts:
+            rows = np.random.default_rng([seed, width]).standard_normal((n_latents, width), dtype=np.float32)
+            parts[width] = nn.functional.normalize(torch.from_numpy(rows), dim=1)
+    return torch.cat([parts[width] for width in widths], dim=1)
+
+
+def dedicated_mask(architecture: Architecture) -> Tensor:
+    """1 where a latent may read and write a coordinate, [F, D]; all ones (1 x 1) without dedicated latents."""
+    if not architecture.n_dedicated:
+        return torch.ones(1, 1)
+    mask = torch.ones(architecture.n_latents, sum(architecture.widths))
+    start = architecture.n_shared
+    for model, count in enumerate(architecture.n_dedicated):
+        for other, part in enumerate(torch.split(mask, list(architecture.widths), dim=1)):
+            if other != model:
+                part[start : start + count] = 0
+        start += count
+    return mask
+
+
+def side_by_side(x: Sequence[np.ndarray[Any, Any]], architecture: Architecture) -> Tensor:
+    """The models' rows as the crosscoder's input [B, D]: their concatenation, or B - A for a difference."""
+    if architecture.difference:
+        return torch.from_numpy(np.asarray(x[1], dtype=np.float32) - np.asarray(x[0], dtype=np.float32))
+    return torch.from_numpy(np.concatenate([np.asarray(values, dtype=np.float32) for values in x], axis=1))
+
+
+def write(out: artifacts.Writer, crosscoder: Crosscoder) -> None:
+    """Store a crosscoder in an open artifact of kind "crosscoder"."""
+    out.json("architecture", asdict(crosscoder.architecture))
+    for name, tensor in crosscoder.state_dict().items():
+        values = tensor.detach().cpu()
+        if name in ("W_enc", "W_dec", "b_dec", "mean"):
+            for model, part in enumerate(crosscoder.per_model(values)):
+                out.array(f"{name}/{model}", part.contiguous().numpy())
+        else:
+            out.array(name, values.numpy())
+
+
+def load(path: str | Path) -> Crosscoder:
+    """The crosscoder of an artifact of kind "crosscoder"."""
+    with artifacts.read(path, "crosscoder") as file:
+        stored = artifacts.read_json(file, "architecture")
+        stored["widths"] = tuple(stored["widths"])
+        stored["n_dedicated"] = tuple(stored["n_dedicated"])
+        crosscoder = Crosscoder(Architecture(**stored))
+        state = {}
+        for name in crosscoder.state_dict():
+            if name in ("W_enc", "W_dec", "b_dec", "mean"):
+                parts = [file[f"{name}/{model}"][:] for model in range(len(stored["widths"]))]
+                state[name] = torch.from_numpy(np.concatenate(parts, axis=-1))
+            else:
+                state[name] = torch.from_numpy(np.asarray(file[name][()]))
+    crosscoder.load_state_dict(state)
+    return crosscoder.eval()
+
+
+def check_widths(crosscoder: Crosscoder, widths: Sequence[int]) -> None:
+    """Raise `DiptychError` if rows of these widths are not what the crosscoder was trained on."""
+    expected = crosscoder.architecture.widths * (2 if crosscoder.architecture.difference else 1)
+    if tuple(widths) != expected:
+        raise DiptychError(f"crosscoder: trained on widths {expected}, these rows have {tuple(widths)}; train it again")

@@ -1,0 +1,89 @@
+"""Crosscoders outside Diptych: safetensors with everything folded in, and the layout of published weights.
+
+    export("weights.h5", "crosscoder/")        # model.safetensors and config.json
+
+The exported weights act on raw activations, with no means, scales or scores to remember:
+
+    f = pre * (pre >= theta),  pre = max(0, sum_m x_m @ W_enc[m] + b_enc),  x_hat_m = f @ W_dec[m] + b_dec[m]
+
+(`activation` in config.json: `jumprelu` as here, `relu` without theta, `topk` with the k largest pre * score_weight.)
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diptych import DiptychError, artifacts
+from diptych.crosscoder import architecture
+from diptych.crosscoder.architecture import Architecture, Crosscoder
+
+
+def export(weights: str | Path, out: str | Path) -> None:
+    """Write a directory with `model.safetensors` and `config.json` from an artifact of kind "crosscoder".
+
+    Tensors: W_enc.{m} [d_m, F], b_enc [F], W_dec.{m} [F, d_m], b_dec.{m} [d_m]; theta [F] for `jumprelu`,
+    score_weight [F] for `topk`.
+    """
+    folded = architecture.load(weights).fold()
+    with artifacts.read(weights, "crosscoder") as file:
+        spec = json.loads(file.attrs["spec"])
+    plan = folded.architecture
+    tensors = {"b_enc": folded.b_enc.detach()}
+    parts = (folded.per_model(values.detach()) for values in (folded.W_enc, folded.W_dec, folded.b_dec))
+    for model, (W_enc, W_dec, b_dec) in enumerate(zip(*parts, strict=True)):
+        tensors[f"W_enc.{model}"] = W_enc.T.contiguous()
+        tensors[f"W_dec.{model}"] = W_dec.contiguous()
+        tensors[f"b_dec.{model}"] = b_dec.contiguous()
+    if plan.activation == "jumprelu":
+        tensors["theta"] = folded.log_theta.detach().exp()
+    if plan.activation == "topk":
+        tensors["score_weight"] = folded.decoder_norms().sum(0).detach()
+    config = {
+        "widths": list(plan.widths),
+        "n_latents": plan.n_latents,
+        "activation": plan.activation,
+        "k": plan.k,
+        "input": "difference" if plan.difference else "side by side",
+    }
+    with artifacts.create_directory(out, "crosscoder_export", spec) as directory:
+        save_file(tensors, directory / "model.safetensors")
+        (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def from_published(tensors: Mapping[str, Tensor]) -> Crosscoder:
+    """A crosscoder from the layout of the published Gemma-2-2B base/IT one.
+
+    Args:
+        tensors: W_enc [M, d, F], W_dec [F, M, d], b_enc [F], b_dec [M, d]; an L1 crosscoder (relu) on activations
+            that its users scale beforehand.
+
+    Raises:
+        DiptychError: a tensor is missing or has another shape.
+    """
+    missing = [name for name in ("W_enc", "W_dec", "b_enc", "b_dec") if name not in tensors]
+    if missing:
+        raise DiptychError(f"published crosscoder: {', '.join(missing)} missing; expected W_enc, W_dec, b_enc, b_dec")
+    n_models, width, n_latents = tensors["W_enc"].shape
+    if tuple(tensors["W_dec"].shape) != (n_latents, n_models, width):
+        raise DiptychError(
+            f"published crosscoder: W_dec has shape {tuple(tensors['W_dec'].shape)}, "
+            f"expected {(n_latents, n_models, width)} from W_enc"
+        )
+    crosscoder = Crosscoder(Architecture((width,) * n_models, n_latents, activation="relu"))
+    with torch.no_grad():
+        crosscoder.W_enc.copy_(tensors["W_enc"].float().permute(2, 0, 1).reshape(n_latents, -1))
+        crosscoder.W_dec.copy_(tensors["W_dec"].float().reshape(n_latents, -1))
+        crosscoder.b_enc.copy_(tensors["b_enc"].float())
+        crosscoder.b_dec.copy_(tensors["b_dec"].float().reshape(-1))
+    return crosscoder
+
+
+def load_published(path: str | Path) -> Crosscoder:
+    """`from_published` of a safetensors file."""
+    if not Path(path).is_file():
+        raise DiptychError(f"{path}: no such file; give the crosscoder's safetensors file")
+    return from_published(load_file(path))
