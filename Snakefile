@@ -10,7 +10,7 @@ min_version("9.0")
 WORKFLOW = Path(workflow.basedir) / "workflow"
 sys.path.insert(0, str(WORKFLOW))
 # Scripts are processes of their own: this is how they find the library, here and on a compute node.
-os.environ["PYTHONPATH"] = str(WORKFLOW)
+os.environ.update(PYTHONPATH=str(WORKFLOW))
 
 if not workflow.configfiles:
 
@@ -18,6 +18,9 @@ if not workflow.configfiles:
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/places.smk"
+include: "workflow/rules/inputs.smk"
+include: "workflow/rules/description.smk"
 include: "workflow/rules/fetch.smk"
 include: "workflow/rules/derive.smk"
 include: "workflow/rules/tokens.smk"
@@ -29,7 +32,7 @@ include: "workflow/rules/report.smk"
 
 
 rule all:
+    default_target: True
     input:
         RESULTS / "report" / "index.html",
         RESULTS / "findings.tsv",
-    default_target: True

@@ -7,18 +7,18 @@ rule dump_activations:
         tokens=lambda wildcards: tokens_of(wildcards.corpus, wildcards.model),
     output:
         RESULTS / "activations" / "{corpus}" / "{model}" / "{group}" / "{shard}.h5",
-    params:
-        spec=spec("dump_activations"),
     log:
         log_of("dump_activations", "{corpus}/{model}/{group}/{shard}"),
     benchmark:
         benchmark_of("dump_activations", "{corpus}/{model}/{group}/{shard}")
-    threads: 8
-    resources:
-        device=STUDY.device,
-        **gpu(24, 4),
     conda:
         GPU_ENV
+    threads: 8
+    resources:
+        **gpu(24, 4),
+        device=STUDY.device,
+    params:
+        spec=spec("dump_activations"),
     script:
         "../scripts/dump_activations.py"
 
@@ -26,21 +26,26 @@ rule dump_activations:
 rule gate_activations:
     input:
         shards=expand(
-            RESULTS / "activations" / "{{corpus}}" / "{{model}}" / "{{group}}" / "{shard}.h5",
+            RESULTS
+            / "activations"
+            / "{{corpus}}"
+            / "{{model}}"
+            / "{{group}}"
+            / "{shard}.h5",
             shard=range(STUDY.activations.shards),
         ),
         tokens=lambda wildcards: tokens_of(wildcards.corpus, wildcards.model),
     output:
         RESULTS / "activations" / "{corpus}" / "{model}" / "{group}" / "gates.h5",
-    params:
-        spec=spec("gate_activations"),
     log:
         log_of("gate_activations", "{corpus}/{model}/{group}"),
     benchmark:
         benchmark_of("gate_activations", "{corpus}/{model}/{group}")
-    resources:
-        **cpu(8),
     conda:
         CPU_ENV
+    resources:
+        **cpu(8),
+    params:
+        spec=spec("gate_activations"),
     script:
         "../scripts/gate_activations.py"

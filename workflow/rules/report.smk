@@ -1,113 +1,22 @@
 # The differences that stand, and the page that shows them.
 
 
-def relative(path):
-    """A path below RESULTS as text: what the spec may hold, because it names a thing and no place."""
-    return str(path.relative_to(RESULTS))
-
-
-def crosscoder_runs(pair, site):
-    """Files of every run of every crosscoder of a pair's models at a site."""
-    runs = []
-    for name, made in STUDY.crosscoders.items():
-        if (made.models, made.corpus, made.site) == ((pair.a, pair.b), pair.corpus, site):
-            for seed in made.seeds:
-                place = RESULTS / "crosscoders" / name / site / f"seed-{seed}"
-                files = {stage: relative(place / f"{stage}.h5") for stage in ("weights", "evaluation", "latents")}
-                runs.append({"name": name, "seed": seed, **files})
-    return runs
-
-
-def pair_files(name, site):
-    """What there is of a pair at a site, by stage."""
-    pair = STUDY.pairs[name]
-    place = RESULTS / "pairs" / name / f"{site}--{site}"
-    files = {
-        "linear_map": relative(place / "linear_map.h5"),
-        "tokens_a": relative(tokens_of(pair.corpus, pair.a)),
-        "tokens_b": relative(tokens_of(pair.corpus, pair.b)),
-        "crosscoders": crosscoder_runs(pair, site),
-    }
-    if STUDY.role(name) == "planted":
-        files["truth"] = relative(RESULTS / "models" / pair.b / "truth.h5")
-    if STUDY.has_features(name, site):
-        files["correlation"] = relative(place / "correlation.h5")
-        files["pairing"] = relative(place / "pairing.h5")
-        for side, model in (("a", pair.a), ("b", pair.b)):
-            dictionary = getattr(pair, f"dictionary_{side}")
-            files[f"dictionary_{side}"] = relative(dictionary_manifest(dictionary))
-            files[f"features_{side}"] = [relative(path) for path in features_of(pair.corpus, model, dictionary)]
-    return files
-
-
-PAIRS = [
-    {
-        "name": name,
-        "role": STUDY.role(name),
-        "site_a": site,
-        "site_b": site,
-        "files": pair_files(name, site),
-        **STUDY.pairs[name].model_dump(mode="json", exclude={"sites"}),
-    }
-    for name in sorted(STUDY.pairs)
-    for site in STUDY.pairs[name].sites
-]
-READ = sorted({(pair["corpus"], pair[side], pair[f"site_{side}"]) for pair in PAIRS for side in "ab"})
-MAKING = {
-    "models": [
-        {"name": model, "directory": relative(model_manifest(model).parent)} for model in sorted(STUDY.models)
-    ],
-    "corpora": [
-        {
-            "name": corpus,
-            "directory": relative(corpus_manifest(corpus).parent),
-            "tokens": relative(tokens_of(corpus, next(model for made, model, _ in READ if made == corpus))),
-        }
-        for corpus in sorted({corpus for corpus, _, _ in READ})
-    ],
-    "gates": [
-        {"model": model, "corpus": corpus, "site": site, "path": relative(gates_of(corpus, model, site))}
-        for corpus, model, site in READ
-    ],
-    "dictionaries": [
-        {"name": name, "directory": relative(dictionary_manifest(name).parent)}
-        for name in sorted({pair[f"dictionary_{side}"] for pair in PAIRS for side in "ab"} - {None})
-    ],
-}
-
-
-def files_in(value):
-    """Every file that a description names; a directory by its manifest, a truth by its model's."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if key in ("directory", "truth"):
-                place = Path(item) if key == "directory" else Path(item).parent
-                yield RESULTS / place / "manifest.json"
-            else:
-                yield from files_in(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from files_in(item)
-    elif isinstance(value, str) and value.endswith((".h5", ".json")):
-        yield RESULTS / value
-
-
 rule collect_findings:
     input:
         sorted(set(files_in(PAIRS))),
     output:
         table=RESULTS / "findings.tsv",
         findings=RESULTS / "findings.h5",
-    params:
-        spec=spec("collect_findings", reads={"pairs": PAIRS}),
     log:
         log_of("collect_findings", "findings"),
     benchmark:
         benchmark_of("collect_findings", "findings")
-    resources:
-        **cpu(8),
     conda:
         CPU_ENV
+    resources:
+        **cpu(8),
+    params:
+        spec=spec("collect_findings", reads={"pairs": PAIRS}),
     script:
         "../scripts/collect_findings.py"
 
@@ -118,19 +27,19 @@ rule build_report:
         findings=RESULTS / "findings.h5",
     output:
         RESULTS / "report" / "index.html",
+    log:
+        log_of("build_report", "report"),
+    benchmark:
+        benchmark_of("build_report", "report")
+    conda:
+        CPU_ENV
+    resources:
+        **cpu(8),
     params:
         spec=spec(
             "build_report",
             reads={"pairs": PAIRS, **MAKING, "findings": "findings.h5"},
             files=sorted((WORKFLOW / "report").iterdir()),
         ),
-    log:
-        log_of("build_report", "report"),
-    benchmark:
-        benchmark_of("build_report", "report")
-    resources:
-        **cpu(8),
-    conda:
-        CPU_ENV
     script:
         "../scripts/build_report.py"

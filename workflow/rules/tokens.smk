@@ -7,16 +7,16 @@ rule prepare_tokens:
         tokenizer=RESULTS / "models" / "{tokenizer}" / "manifest.json",
     output:
         RESULTS / "tokens" / "{corpus}" / "{tokenizer}.h5",
-    params:
-        spec=spec("prepare_tokens"),
     log:
         log_of("prepare_tokens", "{corpus}/{tokenizer}"),
     benchmark:
         benchmark_of("prepare_tokens", "{corpus}/{tokenizer}")
-    resources:
-        **cpu(8),
     conda:
         CPU_ENV
+    resources:
+        **cpu(8),
+    params:
+        spec=spec("prepare_tokens"),
     script:
         "../scripts/prepare_tokens.py"
 
@@ -27,15 +27,15 @@ rule align_tokens:
         b=RESULTS / "tokens" / "{corpus}" / "{tokenizer_b}.h5",
     output:
         RESULTS / "alignments" / "{corpus}" / "{tokenizer_a}--{tokenizer_b}.h5",
-    params:
-        spec=spec("align_tokens"),
     log:
         log_of("align_tokens", "{corpus}/{tokenizer_a}--{tokenizer_b}"),
     benchmark:
         benchmark_of("align_tokens", "{corpus}/{tokenizer_a}--{tokenizer_b}")
-    resources:
-        **cpu(8),
     conda:
         CPU_ENV
+    resources:
+        **cpu(8),
+    params:
+        spec=spec("align_tokens"),
     script:
         "../scripts/align_tokens.py"
