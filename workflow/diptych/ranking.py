@@ -1,0 +1,369 @@
+"""What each method puts forward as a difference, and how far each candidate clears what a finding must reach.
+
+A method's file holds many directions, features or latents. Each becomes an offer in common terms (side, effect,
+held-out effect, p), and the offers of one pair and method are a family with three legs to stand on (METHODS 9):
+
+    q         its Benjamini-Hochberg q in the family is at most `threshold.q`
+    held out  on documents that had no part in finding it the effect has the same sign and at least half the size
+    effect    |effect| is at least `threshold.min_effect`
+
+    ranking = rank(linear_map_offers(files), Threshold(q=0.05, min_effect=0.1))
+    ranking.findings                 # the candidates that stand, the one with the strongest weakest leg first
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+from scipy import optimize
+
+from diptych import artifacts, dictionaries, evidence, statistics
+
+DoubleArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+Method = Literal["linear_map", "pairing", "crosscoder"]
+Kind = Literal["token", "direction", "feature", "latent"]
+SideName = Literal["A", "B"]
+
+SIDES: tuple[SideName, SideName] = ("A", "B")
+NAN = float("nan")
+EXCLUSIVE_NU = (0.2, 0.5)
+"""Largest |nu_err| and |nu_rec| of a latent that the other model has not (METHODS 5)."""
+SAME_DIRECTION = 0.7
+"""|cos| from which two directions count as one (METHODS 8)."""
+HELD_OUT_SHARE = 0.5
+"""Least share of the fitted effect that must be seen on held-out documents (METHODS 9)."""
+
+
+class Threshold(NamedTuple):
+    """What a finding must reach: q at most, |effect| at least."""
+
+    q: float
+    min_effect: float
+
+
+class Offer(NamedTuple):
+    """What a method's file says of one candidate.
+
+    Attributes:
+        id: its name within the method ("unexplained 1", a feature's or latent's number).
+        side: the model that has it, or has more of it.
+        effect: in the method's own unit (see its reader), B minus A: above the null for a candidate of B's side.
+        held_out: the same on documents that had no part in finding it.
+        lo, hi: 95 % interval of the held-out effect.
+        p: of the held-out effect; NaN where it cannot be tested.
+        null: the effect that is expected where nothing differs.
+        direction: float64 [d_side], in the space of its side.
+        rows: token rows of its own side where it shows most, the strongest first.
+        seeds: in how many runs it is recovered, "k/S"; empty for methods without seeds.
+        nu_err, nu_rec: latent scaling (crosscoders).
+        barred: why it cannot be a finding whatever its numbers, or "".
+    """
+
+    kind: Kind
+    id: str
+    side: SideName
+    effect: float
+    held_out: float
+    lo: float
+    hi: float
+    p: float
+    direction: DoubleArray
+    rows: IntArray
+    null: float = 0.0
+    seeds: str = ""
+    nu_err: float = NAN
+    nu_rec: float = NAN
+    barred: str = ""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An offer with its place in the family of its pair and method.
+
+    Attributes:
+        offer: what the method says.
+        q: Benjamini-Hochberg.
+        legs: how far q (in logs), held-out share and size exceed what is asked; 1 is just met.
+        repeats: id of a better direction of the same side that it all but equals, or "". A method lists directions
+            by two criteria: the same one must not be written down twice.
+    """
+
+    offer: Offer
+    q: float
+    legs: tuple[float, float, float]
+    repeats: str = ""
+
+    @property
+    def weakest(self) -> float:
+        """The least of the legs."""
+        return min(self.legs)
+
+    @property
+    def stands(self) -> bool:
+        """Whether it is a finding."""
+        return self.weakest >= 1.0 and not self.repeats and not self.offer.barred
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Everything that one method put forward on one pair, best first; `untestable` says why it could not, or ""."""
+
+    candidates: Sequence[Candidate]
+    untestable: str = ""
+
+    @property
+    def findings(self) -> list[Candidate]:
+        """The candidates that stand."""
+        return [candidate for candidate in self.candidates if candidate.stands]
+
+
+def rank(offers: Sequence[Offer], threshold: Threshold) -> Ranking:
+    """Give each offer its q and legs, and order by the weakest leg, then p, then the larger effect."""
+    q = statistics.benjamini_hochberg([offer.p for offer in offers])
+    candidates = [
+        Candidate(offer, float(value), _legs(offer, float(value), threshold))
+        for offer, value in zip(offers, q, strict=True)
+    ]
+    order = sorted(
+        range(len(candidates)),
+        key=lambda i: (-candidates[i].weakest, _last(offers[i].p), -_last(abs(offers[i].effect), -1.0), i),
+    )
+    none_tested = bool(offers) and all(math.isnan(offer.p) for offer in offers)
+    ordered = _mark_repeats([candidates[i] for i in order])
+    return Ranking(ordered, "no candidate could be tested" if none_tested else "")
+
+
+def _mark_repeats(candidates: Sequence[Candidate]) -> list[Candidate]:
+    marked: list[Candidate] = []
+    for candidate in candidates:
+        earlier = [
+            other.offer.id
+            for other in marked
+            if candidate.offer.kind == other.offer.kind == "direction"
+            and candidate.offer.side == other.offer.side
+            and not other.repeats
+            and abs_cosine(candidate.offer.direction, other.offer.direction) >= SAME_DIRECTION
+        ]
+        marked.append(replace(candidate, repeats=earlier[0]) if earlier else candidate)
+    return marked
+
+
+def abs_cosine(x: DoubleArray, y: DoubleArray) -> float:
+    """|cos| of two vectors; 0 where they differ in width or one is zero."""
+    length = float(np.linalg.norm(x) * np.linalg.norm(y)) if len(x) == len(y) else 0.0
+    return abs(float(x @ y)) / length if length > 0 else 0.0
+
+
+def _legs(offer: Offer, q: float, threshold: Threshold) -> tuple[float, float, float]:
+    certain = math.log(max(q, statistics.SMALLEST_P)) / math.log(threshold.q) if q == q else 0.0
+    towards = 1.0 if offer.side == "B" else -1.0
+    shift, held_out = towards * (offer.effect - offer.null), towards * (offer.held_out - offer.null)
+    repeated = held_out / (HELD_OUT_SHARE * shift) if shift > 0 and math.isfinite(held_out) else 0.0
+    large = shift / threshold.min_effect if math.isfinite(shift) else 0.0
+    return certain, repeated, large
+
+
+def _last(value: float, when_nan: float = math.inf) -> float:
+    return when_nan if math.isnan(value) else value
+
+
+# --- what each method puts forward ------------------------------------------------------------------------------
+
+
+def linear_map_offers(files: Mapping[str, Any]) -> list[Offer]:
+    """Directions that the best map misses: B's from A -> B, A's from B -> A.
+
+    The effect is the excess (METHODS 9): the variance along the direction that is not predicted from the other model,
+    less the same with the models' labels swapped, over the variance of both. .1 means a fifth more variance.
+    """
+    with artifacts.read(files["linear_map"], "linear_map") as file:
+        token_row = file["rows/token_row"][:].astype(np.int64)
+        return [
+            *_directions(file["forward/directions"], "B", 1.0, token_row[1]),
+            *_directions(file["backward/directions"], "A", -1.0, token_row[0]),
+        ]
+
+
+def _directions(group: h5py.Group, side: SideName, sign: float, token_row: IntArray) -> list[Offer]:
+    kinds = [str(kind) for kind in group["kind"].attrs["kinds"]]
+    labels = _numbered([kinds[int(code)] for code in group["kind"][:]])
+    bounds = np.sort(sign * _sum_bounds(group["difference"][:]), axis=1)
+    return [
+        Offer(
+            kind="direction",
+            id=label,
+            side=side,
+            effect=sign * float(group["excess"][k, 0]),
+            held_out=sign * float(group["excess"][k, 1]),
+            lo=float(bounds[k, 0]),
+            hi=float(bounds[k, 1]),
+            p=float(group["p"][k]),
+            direction=group["pattern"][k].astype(np.float64),
+            rows=_strongest(token_row, group["top_row"][k, 1], group["top_score"][k, 1]),
+        )
+        for k, label in enumerate(labels)
+    ]
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """`pca, pca, unexplained` -> `pca 1, pca 2, unexplained 1`."""
+    seen: dict[str, int] = {}
+    labels = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        labels.append(f"{name} {seen[name]}")
+    return labels
+
+
+def _sum_bounds(difference: DoubleArray) -> DoubleArray:
+    """95 % Poisson bootstrap over documents of the sums of [K, D], as shares in [-1, 1]; float64 [K, 2]."""
+    if not len(difference):
+        return np.zeros((0, 2))
+    bounds = statistics.poisson_bootstrap(difference.T, seed=0)
+    both: DoubleArray = np.stack([bounds.lo, bounds.hi], axis=1) * difference.shape[1]
+    return np.clip(both, -1.0, 1.0)
+
+
+def _strongest(token_row: IntArray, rows: npt.NDArray[Any], scores: npt.NDArray[Any]) -> IntArray:
+    """Token rows of both ends of a direction [2, contexts] together, by falling |score|; -1 is padding."""
+    order = np.argsort(-np.abs(scores.ravel()), kind="stable")
+    at = rows.ravel()[order]
+    strongest: IntArray = token_row[at[at >= 0]]
+    return strongest
+
+
+def pairing_offers(files: Mapping[str, Any]) -> list[Offer]:
+    """Features without a counterpart in the other model's dictionary.
+
+    The effect is the gain: the feature's activations summed on its own model and on the other, their difference over
+    their sum; 1 is only in its own model, 0 as much in both. Negative for features of A.
+    """
+    with artifacts.read(files["pairing"], "pairing") as file:
+        return [*_features(file, files, "A", -1.0), *_features(file, files, "B", 1.0)]
+
+
+def _features(file: h5py.File, files: Mapping[str, Any], side: SideName, sign: float) -> list[Offer]:
+    name = side.lower()
+    if f"gain_{name}" not in file:
+        return []
+    gain = artifacts.read_table(file, f"gain_{name}")
+    if not len(gain["latent"]):
+        return []
+    W_dec = dictionaries.load(Path(files[f"dictionary_{name}"]).parent).W_dec
+    codes = evidence.Codes(files[f"features_{name}"])
+    bounds = np.sort(sign * np.stack([gain["lo"], gain["hi"]], axis=1), axis=1)
+    return [
+        Offer(
+            kind="feature",
+            id=str(latent),
+            side=side,
+            effect=sign * float(gain["fitted"][k]),
+            held_out=sign * float(gain["held_out"][k]),
+            lo=float(bounds[k, 0]),
+            hi=float(bounds[k, 1]),
+            p=float(gain["p"][k]),
+            direction=W_dec[latent].astype(np.float64),
+            rows=codes.top(int(latent))[0],
+        )
+        for k, latent in enumerate(gain["latent"])
+    ]
+
+
+def crosscoder_offers(files: Mapping[str, Any]) -> list[Offer]:
+    """Latents whose decoder row is in one model alone.
+
+    The effect is that of the label swap: the latent's activations summed as the models are and with the two models'
+    rows exchanged, their difference over their sum; negative for latents of A. Only the weights, which never saw the
+    held-out documents, decide who is a candidate; latent scaling can only take one away.
+    """
+    runs = files["crosscoders"]
+    names = list(dict.fromkeys(run["name"] for run in runs))
+    offers: list[Offer] = []
+    for name in names:
+        own = [_read_run(run) for run in runs if run["name"] == name]
+        for side in SIDES:
+            offers += _latents(own, side, f"{name} " if len(names) > 1 else "")
+    return offers
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one run of a crosscoder says of its latents; columns [F], arrays with the models' axis first."""
+
+    columns: Mapping[str, npt.NDArray[Any]]
+    only: Mapping[SideName, IntArray]
+    W_dec: Mapping[SideName, npt.NDArray[np.float32]]
+    token_row: npt.NDArray[np.int64]
+    nu: Mapping[str, npt.NDArray[np.float64]]
+
+
+def _read_run(run: Mapping[str, Any]) -> _Run:
+    with artifacts.read(run["latents"], "latents") as file:
+        columns = artifacts.read_table(file, "latents")
+        classes = artifacts.read_json(file, "classes")
+        only = {side: np.flatnonzero(columns["class"] == classes.index(f"{side}-only")) for side in SIDES}
+        tops = [file[f"top/{name}/token_row"][:] for name in ("held_out", "selection")]
+        nu = {name: file[f"nu/{name}"][:] for name in ("err", "rec")}
+    with artifacts.read(run["weights"], "crosscoder") as file:
+        W_dec = {side: file[f"W_dec/{model}"][:] for model, side in enumerate(SIDES)}
+    return _Run(columns, only, W_dec, np.concatenate(tops, axis=2), nu)
+
+
+def _latents(runs: Sequence[_Run], side: SideName, prefix: str) -> list[Offer]:
+    """The candidates of one side in the first run, with the number of runs that have them too."""
+    first, model = runs[0], SIDES.index(side)
+    column = first.columns
+    seen = 1 + np.sum([_found_again(first, other, side) for other in runs[1:]], axis=0, dtype=np.int64)
+    again = np.broadcast_to(seen, first.only[side].shape)
+    offers = []
+    for place, latent in enumerate(first.only[side]):
+        nu_err, nu_rec = (float(first.nu[name][latent, model, 1 - model]) for name in ("err", "rec"))
+        rows = first.token_row[model, latent]
+        offers.append(
+            Offer(
+                kind="latent",
+                id=f"{prefix}{latent}",
+                side=side,
+                effect=float(column["effect_selection"][latent]),
+                held_out=float(column["effect_held_out"][latent]),
+                lo=float(column["effect_lo"][latent]),
+                hi=float(column["effect_hi"][latent]),
+                p=float(column["p"][latent]) if column["density_held_out"][latent] > 0 else NAN,
+                direction=first.W_dec[side][latent].astype(np.float64),
+                rows=rows[rows >= 0],
+                seeds=f"{int(again[place])}/{len(runs)}",
+                nu_err=nu_err,
+                nu_rec=nu_rec,
+                barred=_refuted(nu_err, nu_rec),
+            )
+        )
+    return offers
+
+
+def _refuted(nu_err: float, nu_rec: float) -> str:
+    """Why latent scaling says that the other model has the latent too, or "" (also where it cannot tell)."""
+    for name, value, limit in (("nu_err", nu_err, EXCLUSIVE_NU[0]), ("nu_rec", nu_rec, EXCLUSIVE_NU[1])):
+        if abs(value) >= limit:
+            return f"latent scaling: {name} {value:.2f}, the other model has it too"
+    return ""
+
+
+def _found_again(first: _Run, other: _Run, side: SideName) -> IntArray:
+    """1 for each candidate of `first` that pairs one to one with a candidate of `other` at |cos| >= .7, else 0."""
+    x, y = (_unit(run.W_dec[side][run.only[side]].astype(np.float64)) for run in (first, other))
+    cosine = np.abs(x @ y.T)
+    i, j = optimize.linear_sum_assignment(np.where(cosine >= SAME_DIRECTION, cosine, 0.0), maximize=True)
+    found = np.zeros(len(x), dtype=np.int64)
+    found[i[cosine[i, j] >= SAME_DIRECTION]] = 1
+    return found
+
+
+def _unit(rows: DoubleArray) -> DoubleArray:
+    unit: DoubleArray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)
+    return unit

@@ -1,0 +1,177 @@
+"""Figures as Plotly descriptions (plain dicts); colours are CSS variables, so that one page serves light and dark."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Plot = dict[str, Any]
+DIGITS = 5
+"""Significant digits written: below what a screen can show, and the page stays small."""
+
+
+def numbers(values: npt.ArrayLike) -> list[float | None]:
+    """Rounded plain numbers; NaN becomes a gap."""
+    array = np.asarray(values, dtype=np.float64).ravel()
+    return [float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None for value in array]
+
+
+def layout(x: str, y: str, **more: Any) -> Plot:
+    """The common look: no chart junk, the page's own fonts and colours."""
+    axis: Plot = {
+        "gridcolor": "var(--grid)",
+        "zerolinecolor": "var(--grid)",
+        "linecolor": "var(--line)",
+        "automargin": True,
+        "title": {"font": {"size": 13}, "standoff": 8},
+    }
+    base: Plot = {
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "system-ui, sans-serif", "size": 13, "color": "var(--ink)"},
+        "margin": {"l": 60, "r": 20, "t": 10, "b": 45},
+        "meta": {"narrow": {"l": 40, "r": 8}},
+        "hoverlabel": {"font": {"family": "system-ui, sans-serif"}},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
+        "bargap": 0.04,
+        "dragmode": False,
+        "xaxis": {**axis, "title": {**axis["title"], "text": x}},
+        "yaxis": {**axis, "title": {**axis["title"], "text": y}},
+    }
+    for key, value in more.items():
+        base[key] = {**base[key], **value} if isinstance(base.get(key), Mapping) else value
+    return base
+
+
+def vertical_line(x: float, label: str, colour: str = "var(--soft)") -> tuple[Plot, Plot]:
+    """A dashed line over the whole height at x and its label: a shape and an annotation."""
+    shape = {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper",
+             "line": {"color": colour, "width": 1.5, "dash": "dash"}}  # fmt: skip
+    text = {"x": x, "y": 1, "yref": "paper", "yanchor": "bottom", "text": label, "showarrow": False,
+            "font": {"size": 12, "color": colour}}  # fmt: skip
+    return shape, text
+
+
+def bars(
+    edges: npt.ArrayLike,
+    series: Mapping[str, tuple[npt.ArrayLike, str]],
+    *,
+    x: str,
+    y: str,
+    logarithmic: bool = False,
+    lines: Sequence[tuple[float, str]] = (),
+) -> Plot:
+    """A stacked histogram from counts.
+
+    Args:
+        edges: [bins + 1].
+        series: name -> (counts [bins], colour).
+        x: title of the axis.
+        y: title of the axis.
+        logarithmic: counts on a logarithmic axis.
+        lines: (x, label) of dashed vertical lines.
+    """
+    edge = np.asarray(edges, dtype=np.float64)
+    data = [
+        {
+            "type": "bar",
+            "name": name,
+            "x": numbers((edge[1:] + edge[:-1]) / 2),
+            "width": numbers(np.diff(edge)),
+            "y": numbers(counts),
+            "marker": {"color": colour, "line": {"width": 0}},
+            "hovertemplate": "%{x:.3f}: %{y:,}<extra>" + name + "</extra>",
+        }
+        for name, (counts, colour) in series.items()
+    ]
+    marks = [vertical_line(at, label) for at, label in lines]
+    return {
+        "data": data,
+        "layout": layout(
+            x,
+            y,
+            barmode="stack",
+            showlegend=len(data) > 1,
+            margin={"t": 24 if lines else 10},
+            yaxis={"type": "log", "dtick": 1} if logarithmic else {"rangemode": "tozero"},
+            shapes=[shape for shape, _ in marks],
+            annotations=[text for _, text in marks],
+        ),
+    }
+
+
+def dots(
+    labels: Sequence[str],
+    series: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike, str]],
+    *,
+    x: str,
+    lines: Sequence[tuple[float, str]] = (),
+    lowest: float = -0.1,
+) -> Plot:
+    """One labelled row of dots with error bars for each label, first label on top.
+
+    Args:
+        labels: of the rows.
+        series: name -> (values, half widths of the bars, colour).
+        x: title of the axis.
+        lines: (x, label) of dashed vertical lines.
+        lowest: the axis does not go lower; dots below it stand at the edge and say their value on hover.
+    """
+    data: list[Plot] = []
+    low = 1.0
+    for name, (values, errors, colour) in series.items():
+        value = np.asarray(values, dtype=np.float64)
+        low = min(low, float(np.nanmin(value))) if np.isfinite(value).any() else low
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": name,
+                "y": list(labels),
+                "x": numbers(np.maximum(value, lowest)),
+                "customdata": numbers(value),
+                "error_x": {"type": "data", "array": numbers(errors), "color": colour, "thickness": 1.5, "width": 4},
+                "marker": {"color": colour, "size": 11, "symbol": "circle" if len(data) == 0 else "diamond-open"},
+                "hovertemplate": "%{y}: %{customdata:.4f}<extra>" + name + "</extra>",
+            }
+        )
+    marks = [vertical_line(max(at, lowest), label) for at, label in lines]
+    low = max(lowest, min([low, *(at for at, _ in lines)]))
+    return {
+        "data": data,
+        "layout": layout(
+            x,
+            "",
+            yaxis={"autorange": "reversed", "type": "category"},
+            xaxis={"range": [low - 0.04, 1.03]},
+            margin={"t": 50 if lines else 30},
+            legend={"y": 1.12 if lines else 1.02},
+            shapes=[shape for shape, _ in marks],
+            annotations=[text for _, text in marks],
+        ),
+    }
+
+
+COLOURS = ("var(--b)", "var(--a)", "var(--both)", "var(--pass)", "var(--warn)", "var(--fail)")
+DASHES = ("solid", "dash", "dot")
+
+
+def lines(
+    series: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]], *, x: str, y: str, logarithmic: bool = False
+) -> Plot:
+    """One line for each series, name -> (x, y)."""
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": name,
+            "x": numbers(at),
+            "y": numbers(values),
+            "line": {"color": COLOURS[i % len(COLOURS)], "width": 2, "dash": DASHES[i // len(COLOURS) % len(DASHES)]},
+            "hovertemplate": "%{x}: %{y:.4g}<extra>" + name + "</extra>",
+        }
+        for i, (name, (at, values)) in enumerate(series.items())
+    ]
+    axis = {"type": "log", "dtick": 1} if logarithmic else {}
+    return {"data": data, "layout": layout(x, y, yaxis=axis, showlegend=len(data) > 1, margin={"t": 24})}

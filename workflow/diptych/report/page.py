@@ -1,0 +1,144 @@
+"""The report: one self-contained HTML page from the artifacts of a study.
+
+    build(inputs, "results/report/index.html", spec=spec, contexts=6)
+
+`inputs` are plain values and paths (see `build`). The page holds its own style, script and plotly.js, works from
+file:// without a network and is the same to the byte for the same artifacts: it carries no clock.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from plotly.offline import get_plotlyjs
+
+from diptych import artifacts, evidence, findings
+from diptych.ranking import Method
+from diptych.report import blocks, crosscoders, features, linear_maps, provenance, setting, summary
+from diptych.report.blocks import Banner, Figure, Section
+
+TEMPLATES = Path(__file__).parents[2] / "report"
+"""Where the page's template, style and script are."""
+ORDER = {"compared": 0, "planted": 1, "floor": 2, "control": 3}
+"""Pairs by role: the control and the floor, which hold no difference, come last."""
+
+
+def render(title: str, banner: Banner, answer: str, sections: Sequence[Section]) -> str:
+    """The page's HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"shown": blocks.number, "visible": visible}
+    plots = {figure.id: figure.plot for figure in _figures(sections)}
+    return environment.get_template("page.html.j2").render(
+        title=title,
+        banner=banner,
+        answer=answer,
+        sections=sections,
+        style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
+        script=(TEMPLATES / "page.js").read_text(encoding="utf-8"),
+        plotly=get_plotlyjs(),
+        figures=script_json(plots),
+    )
+
+
+def script_json(value: Any) -> str:
+    """JSON that may stand inside a script element: no `<` that could end it."""
+    return (
+        artifacts.canonical_json(value)
+        .replace("<", "\\u003c")
+        .replace("\u2028", "\\u2028")
+        .replace("\u2029", "\\u2029")
+    )
+
+
+def visible(text: str) -> str:
+    """A token's text with line ends and tabs made visible and other control characters taken out."""
+    shown = text.replace("\n", "↵").replace("\t", "⇥")
+    return "".join(character if character.isprintable() else "�" for character in shown)
+
+
+def _figures(sections: Sequence[Section]) -> list[Figure]:
+    found: list[Figure] = []
+    for section in sections:
+        found += [block for block in section.blocks if isinstance(block, Figure)]
+        found += _figures(section.sections)
+    return found
+
+
+def build(inputs: Mapping[str, Any], out: str | Path, *, spec: Mapping[str, Any], contexts: int = 6) -> None:
+    """Stage `build_report`: write the page.
+
+    Args:
+        inputs: plain values and paths:
+            `title`; `findings`, the artifact of `findings.collect`;
+            `models`, each {name, directory} and, where the config gives one, license;
+            `corpora`, each {name, directory, tokens} and maybe license;
+            `gates`, each {model, corpus, site, path};
+            `dictionaries`, each {name, directory};
+            `pairs`, as for `findings.collect`, and with corpus, dictionary_a, dictionary_b (names).
+        out: path of the page.
+        spec: what it was made from; shown under provenance.
+        contexts: texts shown for each item and model.
+    """
+    given = {
+        **inputs,
+        "pairs": sorted((_named(pair) for pair in inputs["pairs"]), key=lambda pair: ORDER[pair["role"]]),
+    }
+    found = findings.read(given["findings"])
+    sections = [
+        summary.section(given, found),
+        setting.section(given),
+        *_pair_sections(given, found, contexts),
+        summary.findings_section(found),
+        setting.gates(given),
+        provenance.section(given, spec),
+    ]
+    html = render(given["title"], summary.banner(found), summary.answer(given, found), sections)
+    artifacts.write_text(out, html)
+
+
+def _named(pair: Mapping[str, Any]) -> dict[str, Any]:
+    """A pair with the name of its site and an id that may stand in HTML."""
+    site = pair["site_a"] if pair["site_a"] == pair["site_b"] else f"{pair['site_a']}--{pair['site_b']}"
+    slug = "".join(character if character.isalnum() else "-" for character in f"{pair['name']}-{site}")
+    return {**pair, "site": site, "id": f"pair-{slug}"}
+
+
+def _pair_sections(inputs: Mapping[str, Any], found: findings.Findings, contexts: int) -> list[Section]:
+    """One section a pair."""
+    floors = {
+        pair["name"]: features.unmatched_share(pair)
+        for pair in inputs["pairs"]
+        if pair["role"] == "floor" and pair["files"].get("pairing")
+    }
+    return [_pair_section(pair, found, contexts, floors) for pair in inputs["pairs"]]
+
+
+def _pair_section(
+    pair: Mapping[str, Any], found: findings.Findings, contexts: int, floors: Mapping[str, float]
+) -> Section:
+    text = evidence.Text(pair["files"]["tokens_a"])
+    same = pair["files"]["tokens_a"] == pair["files"]["tokens_b"]
+    texts: dict[features.Side, evidence.Text] = {
+        "a": text,
+        "b": text if same else evidence.Text(pair["files"]["tokens_b"]),
+    }
+
+    def standing(method: Method) -> frozenset[str]:
+        return found.standing(pair["name"], pair["site"], method)
+
+    inner = []
+    if pair["files"].get("linear_map"):
+        inner.append(linear_maps.section(pair, text, contexts, standing("linear_map")))
+    if pair["files"].get("pairing"):
+        inner.append(features.section(pair, texts, contexts, standing("pairing"), floors))
+    if pair["files"].get("crosscoders"):
+        inner.append(crosscoders.section(pair, text, contexts, standing("crosscoder")))
+    title = f"{pair['name']}: {pair['a']} and {pair['b']} at {pair['site']}"
+    return Section(pair["id"], title, [], inner)

