@@ -34,11 +34,14 @@ def cluster(tmp_path):
     environment = {**os.environ, "PATH": PATH, "SLURM_DEV_CPUS": "8", "SLURM_DEV_MEM": "200000"}
     subprocess.run([HERE / "slurm-up.sh", place], check=True, env=environment)
     try:
-        yield {
-            **environment,
-            "SLURM_CONF": str(place / "etc" / "slurm.conf"),
-            "PATH": f"{place / 'bin'}:{PATH}",
-        }, place / "jobcomp.txt"
+        yield (
+            {
+                **environment,
+                "SLURM_CONF": str(place / "etc" / "slurm.conf"),
+                "PATH": f"{place / 'bin'}:{PATH}",
+            },
+            place / "jobcomp.txt",
+        )
     finally:
         subprocess.run([HERE / "slurm-down.sh", place], check=True, env=environment)
 
@@ -55,7 +58,8 @@ def submit(tree, environment, *arguments):
 
 def completed(record):
     """SLURM's job completion records as dictionaries."""
-    return [dict(item.split("=", 1) for item in line.split() if "=" in item) for line in record.read_text().splitlines()]
+    lines = record.read_text().splitlines()
+    return [dict(item.split("=", 1) for item in line.split() if "=" in item) for line in lines]
 
 
 def test_the_study_on_a_cluster(cluster, tmp_path):

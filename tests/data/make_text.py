@@ -1,6 +1,6 @@
 """Writes the small corpus of the test study: two sources of sentences from one grammar, in two vocabularies.
 
-    python tests/data/make_text.py
+python tests/data/make_text.py
 """
 
 import random

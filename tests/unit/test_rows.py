@@ -53,7 +53,7 @@ def test_only_rows_valid_in_both_models_are_read(stored):
 
 
 def test_selection_and_shuffling_keep_rows_with_their_index(stored):
-    models, values, valid = stored
+    models, values, _ = stored
     pair = rows.stored(models)
     select = pair.fold != 0
     seen = []
@@ -78,7 +78,7 @@ def test_one_shard_gives_only_its_rows(stored):
 
 
 def test_alignment_pairs_rows(stored, tmp_path):
-    models, values, valid = stored
+    models, _, valid = stored
     with artifacts.create(tmp_path / "alignment.h5", "alignment", {}) as out:
         out.json("identity", False)
         out.array("row_a", np.arange(0, 30))

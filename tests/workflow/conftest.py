@@ -77,9 +77,7 @@ def parse_jobs(text: str) -> list[Job]:
         rule = re.match(r"(?:local)?rule (\w+):", block)[1]
         wildcards = re.search(r"\n    wildcards: (.*)", block)
         reason = re.search(r"\n    reason: (.*)", block)
-        pairs = tuple(
-            tuple(item.split("=", 1)) for item in (wildcards[1].split(", ") if wildcards else [])
-        )
+        pairs = tuple(tuple(item.split("=", 1)) for item in (wildcards[1].split(", ") if wildcards else []))
         jobs.append(Job(rule, pairs, reason[1] if reason else ""))
     return jobs
 

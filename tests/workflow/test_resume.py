@@ -31,7 +31,8 @@ def wait_for(condition, seconds=120):
 
 def children(tree, script):
     """Processes that run a rule's script of this tree."""
-    found = subprocess.run(["pgrep", "-f", rf"{tree.path}/.snakemake/scripts/.*{script}"], capture_output=True, text=True)
+    pattern = rf"{tree.path}/.snakemake/scripts/.*{script}"
+    found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False)
     return [int(pid) for pid in found.stdout.split()]
 
 

@@ -29,7 +29,7 @@ OFFERS: Mapping[Method, tuple[str, Callable[[Mapping[str, Any]], list[Offer]]]] 
     "crosscoder": ("crosscoders", ranking.crosscoder_offers),
 }
 """Each method's key among a pair's files, and its reader."""
-MIN_EFFECT: Mapping[Method, float] = {"linear_map": 0.1, "pairing": 0.1, "crosscoder": 0.2}
+MIN_EFFECT: Mapping[Method, float] = {"linear_map": 0.1, "pairing": 0.5, "crosscoder": 0.2}
 COLUMNS = (
     "pair", "site", "method", "kind", "id", "side", "effect", "lo", "hi", "p", "q", "null", "held_out", "seeds",
     "nu_err", "nu_rec", "causal", "contexts",

@@ -38,8 +38,11 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("Finetune", "*"): "derive_model",
     ("Plant", "*"): "derive_model",
     ("Rerandomize", "*"): "derive_model",
-    **{(cls, "dtype"): "dump_activations" for cls in ("WheelModel", "HubModel", "DirectoryModel", "RandomModel")},
-    **{(cls, "dtype"): "dump_activations" for cls in ("Finetune", "Plant", "Rerandomize")},
+    **{
+        (cls, field): "dump_activations"
+        for cls in ("WheelModel", "HubModel", "DirectoryModel", "RandomModel", "Finetune", "Plant", "Rerandomize")
+        for field in ("dtype", "tokenizer")
+    },
     ("WheelText", "*"): "fetch_corpus",
     ("LocalText", "*"): "fetch_corpus",
     ("HubText", "*"): "fetch_corpus",
@@ -494,8 +497,8 @@ class MinEffect(Strict):
 
     linear_map: Share = 0.1
     """Share of B's variance along a direction that the map leaves unexplained."""
-    pairing: Share = 0.1
-    """Activation of a feature on its own model less that on the other, over their sum."""
+    pairing: Share = 0.5
+    """Activation of a feature on its own model less that on the other, over their sum; .5 is three times as much."""
     crosscoder: Share = 0.2
     """Activation of a latent less that with the models exchanged, over their sum."""
 
@@ -705,7 +708,7 @@ class Study(Strict):
         """One shard of a model's rows at the sites of a group."""
         settings = _dump(self.activations, leave=("outlier_norm", "shards"))
         return _job(
-            {"corpus": corpus, "model": model},
+            {"corpus": corpus, "model": model, "tokenizer": self.tokenizer(model)},
             sites=list(self.sites[group]),
             shard=int(shard),
             shards=self.activations.shards,
