@@ -48,8 +48,8 @@ def cluster(tmp_path):
 
 def submit(tree, environment, *arguments):
     command = [
-        sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/slurm",
-        "--configfile", "config/studies/test.yaml", *arguments,
+        sys.executable, "-m", "snakemake", *arguments, "--workflow-profile", "profiles/slurm",
+        "--configfile", "config/studies/test.yaml",
     ]  # fmt: skip
     run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-6000:]

@@ -57,6 +57,8 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("Correlation", "*"): "correlate_features",
     ("Pairing", "*"): "pair_features",
     ("Pair", "*"): "fit_linear_map",
+    ("Pair", "dictionary_a"): "correlate_features",
+    ("Pair", "dictionary_b"): "correlate_features",
     ("Crosscoder", "*"): "train_crosscoder",
     ("Crosscoder", "checkpoint_every"): "",
     ("Latents", "*"): "describe_latents",
@@ -579,7 +581,7 @@ class Study(Strict):
             if alias not in known:
                 raise ConfigError(f"{where}: no {SINGULAR[kind]} is called {alias!r}{nearest(alias, known)}")
         for alias in self.models:
-            self._lineage(alias)
+            self.lineage(alias)
         for alias, pair in self.pairs.items():
             self._check_pair(alias, pair)
         for alias, crosscoder in self.crosscoders.items():
@@ -632,7 +634,7 @@ class Study(Strict):
         if site not in known:
             raise ConfigError(f"{where}: no group of `sites` lists {site!r}{nearest(site, known)}")
 
-    def _lineage(self, alias: str) -> list[str]:
+    def lineage(self, alias: str) -> list[str]:
         """The model and its ancestors, nearest first."""
         line = [alias]
         while (parent := getattr(self.models[line[-1]], "parent", None)) is not None:
@@ -647,10 +649,10 @@ class Study(Strict):
 
     def tokenizer(self, model: str) -> str:
         """Alias of the model that owns this model's tokenizer: its own setting, else its parent's, else itself."""
-        for ancestor in self._lineage(model):
+        for ancestor in self.lineage(model):
             if (owner := self.models[ancestor].tokenizer) is not None:
                 return owner
-        return self._lineage(model)[-1]
+        return self.lineage(model)[-1]
 
     def group(self, site: str) -> str:
         """The site group that lists `site`."""

@@ -76,7 +76,9 @@ READ = sorted(
 MAKING = {
     "models": [
         {"name": model, "directory": relative(model_manifest(model).parent)}
-        for model in sorted(STUDY.models)
+        for model in sorted(
+            {ancestor for _, model, _ in READ for ancestor in STUDY.lineage(model)}
+        )
     ],
     "corpora": [
         {
