@@ -1,6 +1,7 @@
 """The test study on a real one-node SLURM: GPU rules get the GPU, a second submission submits nothing."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ GPU_RULES = {
     "derive_model", "dump_activations", "train_dictionary", "encode_features",
     "train_crosscoder", "evaluate_crosscoder", "describe_latents",
 }  # fmt: skip
+LOCAL_RULES = {"fetch_model", "fetch_corpus"}
 
 pytestmark = [
     pytest.mark.cluster,
@@ -29,9 +31,9 @@ pytestmark = [
 
 @pytest.fixture
 def cluster(tmp_path):
-    """Environment of a running private cluster with two CPUs and one (fake) GPU; stopped at the end."""
+    """Environment of a running private cluster with eight CPUs and two GPUs (numbers only); stopped at the end."""
     place = tmp_path / "slurm"
-    environment = {**os.environ, "PATH": PATH, "SLURM_DEV_CPUS": "8", "SLURM_DEV_MEM": "200000"}
+    environment = {**os.environ, "PATH": PATH, "SLURM_DEV_CPUS": "8", "SLURM_DEV_GPUS": "2", "SLURM_DEV_MEM": "200000"}
     subprocess.run([HERE / "slurm-up.sh", place], check=True, env=environment)
     try:
         yield (
@@ -48,12 +50,19 @@ def cluster(tmp_path):
 
 def submit(tree, environment, *arguments):
     command = [
-        sys.executable, "-m", "snakemake", *arguments, "--workflow-profile", "profiles/slurm",
+        sys.executable, "-m", "snakemake", *arguments, "--workflow-profile", "profiles/slurm", "--max-threads", "1",
         "--configfile", "config/studies/test.yaml",
     ]  # fmt: skip
     run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-6000:]
     return run.stdout + run.stderr
+
+
+def rules_planned(tree, environment):
+    """The rule of every job that a run would execute."""
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--configfile", "config/studies/test.yaml"]
+    run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=True)
+    return [rule for rule in re.findall(r"^(?:local)?rule (\w+):", run.stdout, flags=re.MULTILINE) if rule != "all"]
 
 
 def completed(record):
@@ -73,21 +82,17 @@ def test_the_study_on_a_cluster(cluster, tmp_path):
         if (ROOT / name).is_file():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, tree / name)
-    # one chain through a CPU rule and two GPU rules; the whole study runs locally in tests/workflow
-    target = "results/test/activations/both/base/main/gates.h5"
-    out = submit(tree, environment, target)
-    assert (tree / target).is_file()
+    planned = rules_planned(tree, environment)
+    submit(tree, environment)
+    assert (tree / "results/test/report/index.html").is_file()
     jobs = completed(record)
-    partitions = {}
-    for job in jobs:
-        assert job["JobState"] == "COMPLETED", job
-        partitions.setdefault(job["Partition"], []).append(job)
-    assert len(partitions["gpu"]) == 2, out  # two shards of dump_activations
-    assert len(partitions["cpu"]) == 2, out  # prepare_tokens, gate_activations; fetching is local
-    log = next((tree / "results" / "test" / "logs" / "dump_activations").rglob("*.log")).read_text()
-    assert "granted by the scheduler: CUDA_VISIBLE_DEVICES=0" in log
+    assert {job["JobState"] for job in jobs} == {"COMPLETED"}
+    partitions = [job["Partition"] for job in jobs]
+    assert partitions.count("gpu") == sum(rule in GPU_RULES for rule in planned)
+    assert partitions.count("cpu") == sum(rule not in GPU_RULES | LOCAL_RULES for rule in planned)
+    for log in (tree / "results/test/logs/dump_activations").rglob("*.log"):
+        assert re.search(r"granted by the scheduler: CUDA_VISIBLE_DEVICES=[01]\n", log.read_text())
 
-    before = len(jobs)
-    again = submit(tree, environment, target)
+    again = submit(tree, environment)
     assert "Nothing to be done" in again
-    assert len(completed(record)) == before
+    assert len(completed(record)) == len(jobs)
