@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from trees import copy_tree, parse_jobs
+
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch")
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 GPU_RULES = {
@@ -62,7 +63,7 @@ def rules_planned(tree, environment):
     """The rule of every job that a run would execute."""
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--configfile", "config/studies/test.yaml"]
     run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=True)
-    return [rule for rule in re.findall(r"^(?:local)?rule (\w+):", run.stdout, flags=re.MULTILINE) if rule != "all"]
+    return [job.rule for job in parse_jobs(run.stdout) if job.rule != "all"]
 
 
 def completed(record):
@@ -73,15 +74,7 @@ def completed(record):
 
 def test_the_study_on_a_cluster(cluster, tmp_path):
     environment, record = cluster
-    tree = tmp_path / "tree"
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
-    for name in listed:
-        if (ROOT / name).is_file():
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, tree / name)
+    tree = copy_tree(tmp_path / "tree")
     planned = rules_planned(tree, environment)
     submit(tree, environment)
     assert (tree / "results/test/report/index.html").is_file()

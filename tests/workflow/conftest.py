@@ -1,100 +1,11 @@
 """A copy of the tree in which the test study has run once; every test works on its own copy of that."""
 
-import os
-import re
 import shutil
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 
-ROOT = Path(__file__).parents[2]
-STUDY = "config/studies/test.yaml"
-# Tiny jobs spend their time in imports: run two at once.
-HOW = ("--cores", "2", "--max-threads", "1", "--resources", "gpu=2")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job of a dry run."""
-
-    rule: str
-    wildcards: tuple[tuple[str, str], ...]
-    reason: str
-
-    @property
-    def is_first(self) -> bool:
-        """Whether it runs for a reason of its own, not because an earlier job runs."""
-        return any(word in self.reason for word in ("Params", "Missing output", "Set of input", "Updated input files:"))
-
-
-class Tree:
-    """A working tree that the tests may change."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def snakemake(self, *arguments: str, study: str = STUDY, check: bool = True, **environment: str):
-        command = [sys.executable, "-m", "snakemake", *arguments, "--configfile", study, *HOW]
-        run = subprocess.run(
-            command,
-            cwd=self.path,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "PYTHONPATH": "", **environment},
-        )
-        if check and run.returncode:
-            raise AssertionError(f"{' '.join(command)} failed:\n{run.stdout[-4000:]}\n{run.stderr[-8000:]}")
-        return run
-
-    def plan(self, study: str = STUDY) -> list[Job]:
-        """The jobs that a run would execute now."""
-        return parse_jobs(self.snakemake("--dry-run", study=study).stdout)
-
-    def rules(self, study: str = STUDY) -> set[str]:
-        """The rules that a run would execute now, `all` left out."""
-        return {job.rule for job in self.plan(study)} - {"all"}
-
-    def config(self) -> dict:
-        return yaml.safe_load((self.path / STUDY).read_text())
-
-    def write_config(self, config: dict) -> None:
-        (self.path / STUDY).write_text(yaml.safe_dump(config, sort_keys=False))
-
-    def edit(self, file: str, old: str, new: str) -> None:
-        path = self.path / file
-        text = path.read_text()
-        assert old in text, f"{file} holds no {old!r}"
-        path.write_text(text.replace(old, new, 1))
-
-
-def parse_jobs(text: str) -> list[Job]:
-    """Jobs of a dry run's output."""
-    jobs = []
-    for block in re.split(r"\n(?=(?:local)?rule )", text)[1:]:
-        rule = re.match(r"(?:local)?rule (\w+):", block)[1]
-        wildcards = re.search(r"\n    wildcards: (.*)", block)
-        reason = re.search(r"\n    reason: (.*)", block)
-        pairs = tuple(tuple(item.split("=", 1)) for item in (wildcards[1].split(", ") if wildcards else []))
-        jobs.append(Job(rule, pairs, reason[1] if reason else ""))
-    return jobs
-
-
-def copy_tree(target: Path) -> Path:
-    """The files of the working tree that git tracks or would track."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
-    for name in listed:
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
-    return target
+from trees import Tree, copy_tree
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,10 @@ from typing import get_args
 
 import pytest
 import yaml
-from conftest import Tree, parse_jobs
 
 from diptych import fingerprint, reference, study
 from diptych.study import RERUNS, Study
+from trees import Tree, parse_jobs
 
 pytestmark = pytest.mark.workflow
 

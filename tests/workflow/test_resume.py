@@ -8,7 +8,8 @@ import sys
 import time
 
 import pytest
-from conftest import HOW, STUDY
+
+from trees import HOW, STUDY
 
 pytestmark = pytest.mark.workflow
 
