@@ -1,7 +1,7 @@
-"""The config's reference, written from its types: `config/README.md` and the JSON Schema for editors.
+"""What is written from something else: the config's reference and JSON Schema, and the conda environments.
 
-python -m diptych.reference            # write both
-python -m diptych.reference --check    # fail if either is out of date
+python -m diptych.reference            # write config/README.md, the schema and envs/*.yaml
+python -m diptych.reference --check    # fail if one is out of date
 """
 
 import json
@@ -45,6 +45,21 @@ def markdown() -> str:
 def schema() -> str:
     """The text of the JSON Schema."""
     return json.dumps(Study.model_json_schema(), indent=1, sort_keys=True) + "\n"
+
+
+def environment(kind: str) -> str:
+    """The text of envs/{kind}.yaml: the lock file's pins, for --software-deployment-method conda."""
+    pins = [line for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines() if "==" in line]
+    lines = [
+        f"# {kind.upper()} jobs under --software-deployment-method conda. Written from requirements.lock by `make docs`.",
+        "channels: [conda-forge, nodefaults]",
+        "dependencies:",
+        "  - python =3.11",
+        "  - pip",
+        "  - pip:",
+        *(f"      - {pin}" for pin in pins),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _sections() -> list[tuple[str, type[Strict]]]:
@@ -123,10 +138,11 @@ def _default(field: FieldInfo) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write or check both files; 1 if `--check` finds one out of date."""
+    """Write or check all files; 1 if `--check` finds one out of date."""
     targets = {
         ROOT / "config" / "README.md": markdown(),
         ROOT / "workflow" / "schemas" / "study.schema.json": schema(),
+        **{ROOT / "envs" / f"{kind}.yaml": environment(kind) for kind in ("cpu", "gpu")},
     }
     stale = [path for path, text in targets.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     if arguments == ["--check"]:
