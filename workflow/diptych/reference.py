@@ -51,7 +51,7 @@ def environment(kind: str) -> str:
     """The text of envs/{kind}.yaml: the lock file's pins, for --software-deployment-method conda."""
     pins = [line for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines() if "==" in line]
     lines = [
-        f"# {kind.upper()} jobs under --software-deployment-method conda. Written from requirements.lock by `make docs`.",
+        f"# {kind.upper()} jobs, --software-deployment-method conda. From requirements.lock by `make docs`.",
         "channels: [conda-forge, nodefaults]",
         "dependencies:",
         "  - python =3.11",
