@@ -19,7 +19,7 @@ GPU_RULES = {
     "train_crosscoder", "evaluate_crosscoder", "describe_latents",
 }  # fmt: skip
 # A chain through local, CPU and GPU rules; all other rules differ from these in nothing that SLURM sees.
-TARGETS = ("results/test/activations/both/base/main/gates.h5",)
+TARGETS = ("results/test/crosscoders/planted/last/seed-0/latents.h5",)
 LOCAL_RULES = {"fetch_model", "fetch_corpus"}
 
 pytestmark = [
