@@ -18,8 +18,9 @@ GPU_RULES = {
     "derive_model", "dump_activations", "train_dictionary", "encode_features",
     "train_crosscoder", "evaluate_crosscoder", "describe_latents",
 }  # fmt: skip
-# A chain through local, CPU and GPU rules; all other rules differ from these in nothing that SLURM sees.
-TARGETS = ("results/test/crosscoders/planted/last/seed-0/latents.h5",)
+# A chain through local, CPU and GPU rules (3 to 5 minutes); DIPTYCH_SLURM_WHOLE=1 submits the whole study.
+CHAIN = ("results/test/crosscoders/planted/last/seed-0/latents.h5",)
+TARGETS = () if os.environ.get("DIPTYCH_SLURM_WHOLE") else CHAIN
 LOCAL_RULES = {"fetch_model", "fetch_corpus"}
 
 pytestmark = [
