@@ -3,7 +3,8 @@ import copy
 import pytest
 
 from diptych import reference
-from diptych.study import ConfigError, Study
+from diptych.strict import ConfigError
+from diptych.study import Study
 
 GOOD = {
     "models": {

