@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR)/workflow
 
+# Two jobs at once, each on half of the cores: their start-up overlaps. Jobs on a GPU take turns by themselves.
+SNAKEMAKE := snakemake --cores all --max-threads $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores > 1 ? cores / 2 : 1))) --resources gpu=2
+
 .DEFAULT_GOAL := help
 
 $(VENV)/installed: requirements.lock
@@ -21,7 +24,7 @@ install: $(VENV)/installed  ## Make .venv from requirements.lock
 
 .PHONY: study
 study: install  ## Run the default study (config/config.yaml) to results/report/index.html
-	snakemake --cores all
+	$(SNAKEMAKE)
 	@echo "report: $(CURDIR)/results/report/index.html"
 
 .PHONY: test

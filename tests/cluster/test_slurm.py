@@ -18,9 +18,6 @@ GPU_RULES = {
     "derive_model", "dump_activations", "train_dictionary", "encode_features",
     "train_crosscoder", "evaluate_crosscoder", "describe_latents",
 }  # fmt: skip
-# A chain through local, CPU and GPU rules (3 to 5 minutes); DIPTYCH_SLURM_WHOLE=1 submits the whole study.
-CHAIN = ("results/test/crosscoders/planted/last/seed-0/latents.h5",)
-TARGETS = () if os.environ.get("DIPTYCH_SLURM_WHOLE") else CHAIN
 LOCAL_RULES = {"fetch_model", "fetch_corpus"}
 
 pytestmark = [
@@ -52,9 +49,9 @@ def cluster(tmp_path):
         subprocess.run([HERE / "slurm-down.sh", place], check=True, env=environment)
 
 
-def submit(tree, environment, *arguments):
+def submit(tree, environment):
     command = [
-        sys.executable, "-m", "snakemake", *arguments, "--workflow-profile", "profiles/slurm", "--max-threads", "1",
+        sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/slurm", "--max-threads", "1",
         "--configfile", "config/studies/test.yaml",
     ]  # fmt: skip
     run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
@@ -64,7 +61,7 @@ def submit(tree, environment, *arguments):
 
 def rules_planned(tree, environment):
     """The rule of every job that a run would execute."""
-    command = [sys.executable, "-m", "snakemake", "--dry-run", *TARGETS, "--configfile", "config/studies/test.yaml"]
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--configfile", "config/studies/test.yaml"]
     run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=True)
     return [job.rule for job in parse_jobs(run.stdout) if job.rule != "all"]
 
@@ -79,8 +76,8 @@ def test_the_study_on_a_cluster(cluster, tmp_path):
     environment, record = cluster
     tree = copy_tree(tmp_path / "tree")
     planned = rules_planned(tree, environment)
-    submit(tree, environment, *TARGETS)
-    assert all((tree / target).is_file() for target in TARGETS)
+    submit(tree, environment)
+    assert (tree / "results/test/report/index.html").is_file()
     jobs = completed(record)
     assert {job["JobState"] for job in jobs} == {"COMPLETED"}
     partitions = [job["Partition"] for job in jobs]
@@ -89,6 +86,6 @@ def test_the_study_on_a_cluster(cluster, tmp_path):
     for log in (tree / "results/test/logs/dump_activations").rglob("*.log"):
         assert re.search(r"granted by the scheduler: CUDA_VISIBLE_DEVICES=[01]\n", log.read_text())
 
-    again = submit(tree, environment, *TARGETS)
+    again = submit(tree, environment)
     assert "Nothing to be done" in again
     assert len(completed(record)) == len(jobs)

@@ -38,14 +38,15 @@ def spec(script: str | Path, stage: Mapping[str, Any], files: Sequence[Path] = (
         stage: the job's resolved settings, JSON-able, and all that tells two jobs of the rule apart.
         files: what the stage reads beside code and inputs, such as templates and word lists.
     """
-    modules = tuple(first_party(Path(script)))
+    modules = first_party(Path(script))
     known = {**stage, "code": code_hash(modules), "packages": package_versions(modules)}
     if files:
         known["files"] = {path.name: artifacts.sha256(path) for path in files}
     return dict(_sorted(known))
 
 
-def first_party(script: Path) -> list[Path]:
+@cache
+def first_party(script: Path) -> tuple[Path, ...]:
     """The script and the files of all modules of the library that it imports, directly or not; sorted."""
     seen: set[Path] = set()
     waiting = [script]
@@ -56,7 +57,7 @@ def first_party(script: Path) -> list[Path]:
         seen.add(path)
         for module in imports(path):
             waiting.extend(_files(module))
-    return sorted(seen)
+    return tuple(sorted(seen))
 
 
 @cache
@@ -79,7 +80,7 @@ def code_hash(modules: tuple[Path, ...]) -> str:
     """SHA-256 over names and syntax of files; equal for code that differs in comments, layout and docstrings."""
     digest = hashlib.sha256()
     for path in modules:
-        digest.update(path.name.encode() + b"\0" + ast.unparse(_without_docstrings(path)).encode() + b"\0")
+        digest.update(path.name.encode() + b"\0" + _statements(path).encode() + b"\0")
     return digest.hexdigest()
 
 
@@ -112,12 +113,14 @@ def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
-def _without_docstrings(path: Path) -> ast.Module:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+@cache
+def _statements(path: Path) -> str:
+    """A file's code in one layout, without comments and docstrings."""
+    tree = _tree(path)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [s for s in node.body if not _is_string(s)] or [ast.Pass()]
-    return tree
+    return ast.unparse(tree)
 
 
 def _is_string(statement: ast.stmt) -> bool:
