@@ -16,6 +16,7 @@ def digest(path, text):
     fingerprint.imports.cache_clear()
     fingerprint.code_hash.cache_clear()
     fingerprint._tree.cache_clear()
+    fingerprint._statements.cache_clear()
     return fingerprint.code_hash((path,))
 
 
