@@ -11,6 +11,7 @@ SNAKEMAKE := snakemake --cores all --max-threads $(shell cores=$$(getconf _NPROC
 .DEFAULT_GOAL := help
 
 $(VENV)/installed: requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 13) else "Python %d.%d: Diptych needs 3.11 or 3.12; name one: make PYTHON=python3.11 ..." % v)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	touch $@
