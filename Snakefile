@@ -27,6 +27,7 @@ include: "workflow/rules/tokens.smk"
 include: "workflow/rules/activations.smk"
 include: "workflow/rules/dictionaries.smk"
 include: "workflow/rules/pairs.smk"
+include: "workflow/rules/steering.smk"
 include: "workflow/rules/crosscoders.smk"
 include: "workflow/rules/report.smk"
 

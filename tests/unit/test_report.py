@@ -184,7 +184,7 @@ def test_shares_and_p_values():
 
 
 def test_visible_shows_what_cannot_be_seen():
-    assert page.visible("a\nb\tc\x00 d") == "a↵b⇥c� d"
+    assert blocks.visible("a\nb\tc\x00 d") == "a↵b⇥c� d"
 
 
 def test_shading_follows_the_weight():

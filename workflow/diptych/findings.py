@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diptych import artifacts, evidence, logs, ranking, verdicts
+from diptych import artifacts, evidence, logs, ranking, tables, verdicts
 from diptych.ranking import Candidate, Method, Offer, Ranking, Threshold
+from diptych.steering import effects
 
 METHODS: tuple[Method, ...] = ("linear_map", "pairing", "crosscoder")
 OFFERS: Mapping[Method, tuple[str, Callable[[Mapping[str, Any]], list[Offer]]]] = {
@@ -29,7 +30,6 @@ OFFERS: Mapping[Method, tuple[str, Callable[[Mapping[str, Any]], list[Offer]]]] 
     "crosscoder": ("crosscoders", ranking.crosscoder_offers),
 }
 """Each method's key among a pair's files, and its reader."""
-MIN_EFFECT: Mapping[Method, float] = {"linear_map": 0.1, "pairing": 0.5, "crosscoder": 0.2}
 COLUMNS = (
     "pair", "site", "method", "kind", "id", "side", "effect", "lo", "hi", "p", "q", "null", "held_out", "seeds",
     "nu_err", "nu_rec", "causal", "contexts",
@@ -84,16 +84,16 @@ def collect(
     table: str | Path,
     *,
     spec: Mapping[str, Any],
-    q: float = 0.05,
-    min_effect: Mapping[Method, float] = MIN_EFFECT,
+    q: float = ranking.Q,
+    min_effect: Mapping[Method, float] = ranking.MIN_EFFECT,
 ) -> None:
     """Stage `collect_findings`: what stands, in `table` (TSV), and with all verdicts in `out` (kind "findings").
 
     Args:
         pairs: each {name, a, b, role: compared | control | planted | floor, site_a, site_b, files}. `files` maps
-            linear_map, correlation, pairing, tokens_a, tokens_b, dictionary_a, dictionary_b (their manifest.json) and,
-            for a planted pair, truth to paths; features_a, features_b to lists of shards; and crosscoders to a list
-            of {name, seed, weights, evaluation, latents}. A method without its file was not run.
+            linear_map, correlation, pairing, steering, tokens_a, tokens_b, dictionary_a, dictionary_b (their
+            manifest.json) and, for a planted pair, truth to paths; features_a, features_b to lists of shards; and
+            crosscoders to a list of {name, seed, weights, evaluation, latents}. A method without its file was not run.
         out: the artifact.
         table: the same findings as text.
         spec: stored with the artifact.
@@ -130,16 +130,8 @@ def read(path: str | Path) -> Findings:
 
 
 def to_tsv(columns: Mapping[str, Sequence[Any]]) -> str:
-    """Tab-separated text with a header; numbers to six digits, NaN as nothing, no tab or line end inside a cell."""
-    lines = ["\t".join(COLUMNS)]
-    lines += ["\t".join(_cell(columns[name][i]) for name in COLUMNS) for i in range(len(columns["pair"]))]
-    return "\n".join(lines) + "\n"
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.6g}"
-    return " ".join(str(value).split())
+    """The findings as tab-separated text with a header."""
+    return tables.tsv({name: columns[name] for name in COLUMNS})
 
 
 def _rankings(pair: Mapping[str, Any], q: float, min_effect: Mapping[Method, float]) -> dict[Method, Ranking]:
@@ -258,6 +250,9 @@ def _table(
     columns: dict[str, list[Any]] = {name: [] for name in (*COLUMNS, "weakest")}
     rows = np.full((len(standing), ROWS), -1, dtype=np.int64)
     texts: dict[str, evidence.Text] = {}
+    steered = {
+        path: effects.read(path).causal for path in {pair["files"].get("steering") for pair, _, _ in standing} if path
+    }
     for i, (pair, method, candidate) in enumerate(standing):
         tokens = str(pair["files"][f"tokens_{candidate.offer.side.lower()}"])
         texts[tokens] = texts.get(tokens) or evidence.Text(tokens)
@@ -269,13 +264,17 @@ def _table(
             "site": _site(pair),
             "method": method,
             "q": candidate.q,
-            "causal": math.nan,
+            "causal": steered.get(pair["files"].get("steering"), {}).get(_key(candidate, method), math.nan),
             "contexts": " | ".join(context.plain() for context in contexts),
             "weakest": candidate.weakest,
         }
         for name, column in columns.items():
             column.append(entry[name])
     return columns, rows
+
+
+def _key(candidate: Candidate, method: Method) -> tuple[str, str, str]:
+    return candidate.offer.side, method, candidate.offer.id
 
 
 def _site(pair: Mapping[str, Any]) -> str:

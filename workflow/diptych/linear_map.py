@@ -64,7 +64,7 @@ def fit(
         directions: directions kept of each kind (principal, unexplained).
         contexts: rows kept at either end of each direction.
         bootstrap: Poisson replicates over documents for the bounds.
-        seed: of the bootstrap.
+        seed: of the bootstrap and the random directions.
         block_rows: rows read at a time; changes rounding only.
 
     Raises:
@@ -72,7 +72,7 @@ def fit(
     """
     folds = moments.accumulate(pair, block_rows=block_rows)
     climbs = {name: climb(_oriented(folds, name), shrink_to, alphas) for name in DIRECTIONS}
-    failures = {name: _failure(_exchanged(pair, name), climbs[name], directions, contexts) for name in DIRECTIONS}
+    failures = {name: _failure(_exchanged(pair, name), climbs[name], directions, contexts, seed) for name in DIRECTIONS}
     for fold, block in _blocks(pair, folds.ids, block_rows):
         x_A, x_B = block.x
         failures["forward"].add(fold, x_A, x_B, block.row)
@@ -134,9 +134,9 @@ def verdicts(result: Climb) -> dict[str, Any]:
     }
 
 
-def _failure(pair: rows.Rows, result: Climb, count: int, contexts: int) -> residuals.Failure:
+def _failure(pair: rows.Rows, result: Climb, count: int, contexts: int, seed: int) -> residuals.Failure:
     maps = residuals.fold_maps(result.steps, result.best)
-    found = residuals.directions(result.steps.folds, maps, count)
+    found = residuals.directions(result.steps.folds, maps, count, seed=seed)
     return residuals.Failure(pair, maps, found, _alignment(result), contexts)
 
 
@@ -233,6 +233,7 @@ def _write_failure(
     found, scores = failure.found, failure.scores(bootstrap=bootstrap, seed=seed)
     kept = residuals.keep(scores)
     out.array(f"{name}/spectrum/pca", found.pca_spectrum)
+    out.array(f"{name}/random", found.random)
     out.array(f"{name}/spectrum/unexplained", found.unexplained_spectrum)
     group = f"{name}/directions"
     out.array(f"{group}/kind", found.kind[kept], kinds=list(residuals.KINDS))

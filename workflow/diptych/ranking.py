@@ -36,6 +36,9 @@ EXCLUSIVE_NU = (0.2, 0.5)
 """Largest |nu_err| and |nu_rec| of a latent that the other model has not (METHODS 5)."""
 SAME_DIRECTION = 0.7
 """|cos| from which two directions count as one (METHODS 8)."""
+Q = 0.05
+MIN_EFFECT: Mapping[Method, float] = {"linear_map": 0.1, "pairing": 0.5, "crosscoder": 0.2}
+"""Usual thresholds of a finding: its q, and the least |effect| of each method in its own unit."""
 HELD_OUT_SHARE = 0.5
 """Least share of the fitted effect that must be seen on held-out documents (METHODS 9)."""
 
@@ -192,7 +195,7 @@ def linear_map_offers(files: Mapping[str, Any]) -> list[Offer]:
 
 def _directions(group: h5py.Group, side: SideName, sign: float, token_row: IntArray) -> list[Offer]:
     kinds = [str(kind) for kind in group["kind"].attrs["kinds"]]
-    labels = _numbered([kinds[int(code)] for code in group["kind"][:]])
+    labels = numbered([kinds[int(code)] for code in group["kind"][:]])
     bounds = np.sort(sign * _sum_bounds(group["difference"][:]), axis=1)
     return [
         Offer(
@@ -211,7 +214,7 @@ def _directions(group: h5py.Group, side: SideName, sign: float, token_row: IntAr
     ]
 
 
-def _numbered(names: Sequence[str]) -> list[str]:
+def numbered(names: Sequence[str]) -> list[str]:
     """`pca, pca, unexplained` -> `pca 1, pca 2, unexplained 1`."""
     seen: dict[str, int] = {}
     labels = []

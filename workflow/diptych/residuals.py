@@ -40,6 +40,8 @@ Floats = npt.NDArray[np.floating[Any]]
 KINDS = ("pca", "unexplained")
 FLOOR = 1e-6
 """eps of the unexplained directions in units of B's mean variance: directions that B hardly uses are no answer."""
+RANDOM = 32
+"""Random directions drawn: what steering along found ones is held against (METHODS 7)."""
 POSITIONS = 64
 """Positions with their own mean; later ones share the last bin."""
 
@@ -52,6 +54,7 @@ class Directions:
         kind: int8 [K], index into `KINDS`; each kind's list is best first.
         filters: float64 [K, d_B]; e . filter is a row's score. pca: unit length; unexplained: unit variance of x_B.
         patterns: float64 [K, d_B], unit length: the direction to show, steer and compare.
+        random: float64 [RANDOM, d_B], unit directions drawn from the residual covariance; 0 where that is 0.
         pca_spectrum: float64 [d_B], residual variance per row along each principal direction, falling.
         unexplained_spectrum: float64 [d_B], mu of each unexplained direction, falling.
     """
@@ -59,6 +62,7 @@ class Directions:
     kind: npt.NDArray[np.int8]
     filters: DoubleArray
     patterns: DoubleArray
+    random: DoubleArray
     pca_spectrum: DoubleArray
     unexplained_spectrum: DoubleArray
 
@@ -77,7 +81,9 @@ def error_scatter(slope: DoubleArray, held: moments.Scatter) -> DoubleArray:
     return scatter
 
 
-def directions(folds: moments.FoldMoments, maps: Mapping[int, ladder.LinearMap], count: int) -> Directions:
+def directions(
+    folds: moments.FoldMoments, maps: Mapping[int, ladder.LinearMap], count: int, *, seed: int = 0
+) -> Directions:
     """The `count` best directions of each kind, from the moments of the folds other than the test fold."""
     test = ladder.TEST_FOLD
     selection = [fold for fold in folds.ids if fold != test]
@@ -96,9 +102,16 @@ def directions(folds: moments.FoldMoments, maps: Mapping[int, ladder.LinearMap],
         kind=np.repeat(np.arange(2, dtype=np.int8), len(principal)),
         filters=sign * np.vstack([principal, readout]),
         patterns=sign * np.vstack([principal, pattern]),
+        random=_drawn(variance, components, seed),
         pca_spectrum=np.maximum(variance[::-1], 0.0) / n,
         unexplained_spectrum=np.clip(share[::-1], 0.0, None),
     )
+
+
+def _drawn(variance: DoubleArray, components: DoubleArray, seed: int) -> DoubleArray:
+    """Unit directions [RANDOM, d] of Gaussian draws from the covariance with these eigenvalues and eigenvectors."""
+    normal = np.random.default_rng(seed).standard_normal((RANDOM, len(variance)))
+    return _unit_rows((normal * np.sqrt(np.maximum(variance, 0.0))) @ components.T)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ resolve_site("blocks.3.hook_mlp_out", 30)
 import difflib
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from diptych import DiptychError
 
@@ -43,6 +44,14 @@ BLOCK_HOOKS = (
 """Hooks of a block that most architectures have; which of them a model has shows when it is loaded."""
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+_RESIDUAL = re.compile(r"blocks\.(\d+)\.hook_(resid_pre|resid_post|in|out|mlp_out)")
+
+
+class ResidualPlace(NamedTuple):
+    """Where the residual stream can be changed: before or after a block."""
+
+    block: int
+    before: bool
 
 
 def resolve_site(site: str | float, n_layers: int) -> str:
@@ -69,6 +78,20 @@ def resolve_site(site: str | float, n_layers: int) -> str:
         number = min(int(block[1]) if block else n_layers // 2, n_layers - 1)
         raise unknown(text, [*DEPTHS, *(f"blocks.{number}.{name}" for name in BLOCK_HOOKS)])
     return text
+
+
+def residual_block(hook: str) -> ResidualPlace | None:
+    """The block before or after which adding a vector is adding it at `hook`; None for hooks off the residual stream.
+
+    What is added to an MLP's output is added to the stream behind its block, parallel blocks included.
+    """
+    found = _RESIDUAL.fullmatch(hook)
+    return ResidualPlace(int(found[1]), found[2] in ("resid_pre", "in")) if found else None
+
+
+def can_be_steered(site: str) -> bool:
+    """Whether a site, as a config names it, is in the residual stream of any model."""
+    return site in DEPTHS or _number(site) is not None or residual_block(site) is not None
 
 
 def unknown(site: str, known: Iterable[str]) -> DiptychError:

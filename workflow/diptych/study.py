@@ -30,12 +30,14 @@ from diptych.schema import (
     Pairing,
     Plant,
     Report,
+    Steering,
 )
+from diptych.sites import can_be_steered
 from diptych.strict import ConfigError, Strict, first_line, nearest
 
 Job = dict[str, dict[str, Any]]
 """What a job reads, by alias, and its stage's settings."""
-SINGULAR = {"models": "model", "corpora": "corpus", "dictionaries": "dictionary"}
+SINGULAR = {"models": "model", "corpora": "corpus", "dictionaries": "dictionary", "pairs": "pair"}
 
 
 class Study(Strict):
@@ -71,6 +73,8 @@ class Study(Strict):
     """Pairing of features."""
     latents: Latents = Latents()
     """What each latent of a crosscoder is called."""
+    steering: Steering = Steering()
+    """Steering of what was found."""
     findings: Findings = Findings()
     """What counts as a finding."""
     report: Report = Report()
@@ -105,6 +109,8 @@ class Study(Strict):
             self._check_site(f"crosscoders.{alias}.site", crosscoder.site)
         for alias, dictionary in self.dictionaries.items():
             self._check_site(f"dictionaries.{alias}.site", dictionary.site)
+        for alias in self.steering.pairs or ():
+            self._check_steered(alias)
         listed = list(chain.from_iterable(self.sites.values()))
         for site in listed:
             if listed.count(site) > 1:
@@ -128,6 +134,8 @@ class Study(Strict):
             for side, dictionary_alias in (("a", pair.dictionary_a), ("b", pair.dictionary_b)):
                 if dictionary_alias:
                     yield f"pairs.{alias}.dictionary_{side}", "dictionaries", dictionary_alias
+        for index, name in enumerate(self.steering.pairs or ()):
+            yield f"steering.pairs[{index}]", "pairs", name
         for alias, crosscoder in self.crosscoders.items():
             yield f"crosscoders.{alias}.corpus", "corpora", crosscoder.corpus
             for index, name in enumerate(crosscoder.models):
@@ -144,6 +152,13 @@ class Study(Strict):
                 raise ConfigError(
                     f"pairs.{alias}.dictionary_{side}: {name!r} reads site {self.dictionaries[name].site!r}, "
                     f"which pairs.{alias}.sites does not list"
+                )
+
+    def _check_steered(self, alias: str) -> None:
+        for site in self.pairs[alias].sites:
+            if not can_be_steered(site):
+                raise ConfigError(
+                    f"steering.pairs: {alias!r} compares {site!r}, which is not in the residual stream; take it out"
                 )
 
     def _check_site(self, where: str, site: str) -> None:
@@ -191,6 +206,12 @@ class Study(Strict):
         """Whether both of a pair's dictionaries read `site`."""
         names = (self.pairs[pair].dictionary_a, self.pairs[pair].dictionary_b)
         return all(name is not None and self.dictionaries[name].site == site for name in names)
+
+    def is_steered(self, pair: str, site: str) -> bool:
+        """Whether the models of a pair are steered at `site`."""
+        if self.steering.pairs is not None:
+            return pair in self.steering.pairs
+        return self.role(pair) in ("compared", "planted") and can_be_steered(site)
 
     def is_derived(self, model: str) -> bool:
         """Whether the model is made from another one of the study."""
@@ -260,6 +281,16 @@ class Study(Strict):
     def pair_features(self, pair: str, site_a: str, site_b: str) -> Job:
         """The matches of a pair's features."""
         return _job(self._dictionaries(pair, site_a, site_b), **_dump(self.pairing))
+
+    def steer_features(self, pair: str, site_a: str, site_b: str) -> Job:
+        """What the models of a pair write when they are steered."""
+        chosen = self.pairs[pair]
+        reads = {
+            **self._dictionaries(pair, site_a, site_b),
+            "dtype_a": self.models[chosen.a].dtype,
+            "dtype_b": self.models[chosen.b].dtype,
+        }
+        return _job(reads, **_dump(self.steering, leave=("pairs",)))
 
     def train_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
         """One run of a crosscoder."""

@@ -72,12 +72,18 @@ class Tokenizer:
     @property
     def template(self) -> str:
         """The tokenizer's own chat template."""
-        if not isinstance(self._tokenizer.chat_template, str):
+        if not self.has_template:
             raise DiptychError(
                 f"{self._directory}: the tokenizer has no chat template; set `template` to one of "
                 f"{', '.join(templates.NAMED)} or to Jinja text"
             )
-        return self._tokenizer.chat_template
+        source: str = self._tokenizer.chat_template
+        return source
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the tokenizer has a chat template of its own."""
+        return isinstance(self._tokenizer.chat_template, str)
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Tokens of each text without inserted ones."""
@@ -103,6 +109,11 @@ class Tokenizer:
         anchor = self._tokenizer("a", add_special_tokens=False)["input_ids"]
         before = self._tokenizer.decode(anchor)
         return [self._tokenizer.decode([*anchor, int(i)]).removeprefix(before) for i in ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of a sequence of ids, special tokens included; NUL, which HDF5 cannot hold, as its picture."""
+        text: str = self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+        return text.replace("\0", "\u2400")
 
 
 def tokenizer_hash(directory: str | Path) -> str:

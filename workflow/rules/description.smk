@@ -37,6 +37,8 @@ def pair_files(name, site):
     }
     if STUDY.role(name) == "planted":
         files["truth"] = relative(RESULTS / "models" / pair.b / "truth.h5")
+    if STUDY.is_steered(name, site):
+        files["steering"] = relative(place / "steering.h5")
     if STUDY.has_features(name, site):
         files["correlation"] = relative(place / "correlation.h5")
         files["pairing"] = relative(place / "pairing.h5")

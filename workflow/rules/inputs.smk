@@ -105,6 +105,23 @@ def cross_features(wildcards):
     }
 
 
+def steered_pair(wildcards):
+    """The models of a pair and what was found between them."""
+    pair, site = STUDY.pairs[wildcards.pair], wildcards.site_a
+    place = RESULTS / "pairs" / wildcards.pair / f"{site}--{wildcards.site_b}"
+    inputs = {"linear_map": place / "linear_map.h5"}
+    for side, model in (("a", pair.a), ("b", pair.b)):
+        inputs[f"model_{side}"] = model_manifest(model)
+        inputs[f"gates_{side}"] = gates_of(pair.corpus, model, site)
+        inputs[f"tokens_{side}"] = tokens_of(pair.corpus, model)
+        if STUDY.has_features(wildcards.pair, site):
+            dictionary = getattr(pair, f"dictionary_{side}")
+            inputs["pairing"] = place / "pairing.h5"
+            inputs[f"dictionary_{side}"] = dictionary_manifest(dictionary)
+            inputs[f"features_{side}"] = features_of(pair.corpus, model, dictionary)
+    return inputs
+
+
 def crosscoder_rows(wildcards):
     """The rows of all models of a crosscoder."""
     crosscoder = STUDY.crosscoders[wildcards.crosscoder]

@@ -185,6 +185,12 @@ def figure_cell(value: float | None, digits: int = 3) -> Cell:
     return Cell(number(value, digits), order=None if value is None or math.isnan(value) else float(value))
 
 
+def visible(text: str) -> str:
+    """A token's text with line ends and tabs made visible and other control characters taken out."""
+    shown = text.replace("\n", "↵").replace("\t", "⇥")
+    return "".join(character if character.isprintable() else "�" for character in shown)
+
+
 def counted(n: int, singular: str, plural: str | None = None) -> str:
     """`1 finding`, `3 findings`."""
     return f"{n:,} {singular if n == 1 else plural or singular + 's'}"

@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from diptych import artifacts, evidence, findings
 from diptych.ranking import Method
-from diptych.report import blocks, crosscoders, features, linear_maps, provenance, setting, summary
+from diptych.report import blocks, crosscoders, features, linear_maps, provenance, setting, steering, summary
 from diptych.report.blocks import Banner, Figure, Section
 
 TEMPLATES = Path(__file__).parents[2] / "report"
@@ -33,7 +33,7 @@ def render(title: str, banner: Banner, answer: str, sections: Sequence[Section])
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"shown": blocks.number, "visible": visible}
+    environment.filters |= {"shown": blocks.number, "visible": blocks.visible}
     plots = {figure.id: figure.plot for figure in _figures(sections)}
     return environment.get_template("page.html.j2").render(
         title=title,
@@ -55,12 +55,6 @@ def script_json(value: Any) -> str:
         .replace("\u2028", "\\u2028")
         .replace("\u2029", "\\u2029")
     )
-
-
-def visible(text: str) -> str:
-    """A token's text with line ends and tabs made visible and other control characters taken out."""
-    shown = text.replace("\n", "↵").replace("\t", "⇥")
-    return "".join(character if character.isprintable() else "�" for character in shown)
 
 
 def _figures(sections: Sequence[Section]) -> list[Figure]:
@@ -138,6 +132,8 @@ def _pair_section(
         inner.append(linear_maps.section(pair, text, contexts, standing("linear_map")))
     if pair["files"].get("pairing"):
         inner.append(features.section(pair, texts, contexts, standing("pairing"), floors))
+    if pair["files"].get("steering"):
+        inner.append(steering.section(pair))
     if pair["files"].get("crosscoders"):
         inner.append(crosscoders.section(pair, text, contexts, standing("crosscoder")))
     title = f"{pair['name']}: {pair['a']} and {pair['b']} at {pair['site']}"

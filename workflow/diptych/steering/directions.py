@@ -1,0 +1,211 @@
+"""What is steered: a pair's found directions, its matched features, and what to hold them against.
+
+    plan = Plan.of(files, medians, top=2, matched=1, random=4, latents=4)
+    plan.items        # what was found: its name, the words on which it is strongest, its density
+    plan.runs["A"]    # directions to push model A along: own, transferred, matched, random, other latents
+
+Items come from the pair's own artifacts, in the order in which findings are written. `own` is an item's direction in
+its own model; `transfer` is that direction carried into the other model by the best map; `match` is what a matched
+feature of A is in B. Random directions are drawn from the covariance of the map's residual, so they point where the
+models differ anyway; random latents are live features of like density.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from diptych import artifacts, dictionaries, evidence, linear_map, ranking
+from diptych.pairing import is_stop_token
+from diptych.ranking import SIDES, SideName
+
+DoubleArray = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+Role = Literal["unsteered", "own", "transfer", "match", "random", "latent"]
+ItemMethod = Literal["linear_map", "pairing", "matched"]
+
+WORDS = 10
+"""Words by which an item is recognised in a text."""
+WORD_ROWS = 20
+"""Strongest token rows that the words are taken from."""
+MAP_OF: Mapping[SideName, linear_map.DirectionName] = {"A": "forward", "B": "backward"}
+"""The map that carries a side's directions into the other model."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something found that is steered.
+
+    Attributes:
+        method: what found it; "matched" for a matched pair of features.
+        id: as in the findings; for a matched pair A's and B's latent.
+        side: the model it is of.
+        direction: float64 [d_side], unit length, towards the end where it shows most.
+        words: lower-cased tokens on which it is strongest, stop tokens left out.
+        density: share of tokens on which it fires; NaN for a direction.
+        match: float64 [d_B], unit length, B's feature that a feature of A is matched with; None for what was found.
+    """
+
+    method: ItemMethod
+    id: str
+    side: SideName
+    direction: DoubleArray
+    words: tuple[str, ...]
+    density: float = float("nan")
+    match: DoubleArray | None = None
+
+
+class Run(NamedTuple):
+    """A direction to push one model along: its role, the item it belongs to (-1 for none), its name."""
+
+    role: Role
+    item: int
+    name: str
+    direction: FloatArray
+
+
+@dataclass
+class Plan:
+    """Items, and runs by model."""
+
+    items: list[Item]
+    runs: dict[SideName, list[Run]] = field(default_factory=lambda: {"A": [], "B": []})
+    carried: list[float] = field(default_factory=list)
+    """For each item ||d R|| / ||d|| under the map into the other model."""
+
+
+def make(files: Mapping[str, Any], *, top: int, matched: int, random: int, latents: int, seed: int) -> Plan:
+    """Choose items, directions and controls of a pair.
+
+    Args:
+        files: as for `findings.collect`: linear_map, tokens_a, tokens_b and, for pairs with features, pairing,
+            dictionary_a, dictionary_b, features_a, features_b.
+        top: items of each method.
+        matched: matched pairs of features.
+        random: random directions of each model.
+        latents: random live latents of each model with a dictionary.
+        seed: which latents.
+    """
+    with artifacts.read(files["linear_map"], "linear_map") as file:
+        items = _found_directions(file, files, top)
+        slopes = {side: linear_map.load(file, MAP_OF[side]).slope for side in SIDES}
+        drawn: dict[SideName, DoubleArray] = {"A": file["backward/random"][:], "B": file["forward/random"][:]}
+    if files.get("pairing"):
+        items += _found_features(files, top) + _matched_features(files, matched)
+    plan = Plan(items)
+    for number, item in enumerate(items):
+        other: SideName = "B" if item.side == "A" else "A"
+        mapped = item.direction @ slopes[item.side]
+        plan.carried.append(float(np.linalg.norm(mapped)))
+        _add(plan, item.side, "own", number, item.id, item.direction)
+        _add(plan, other, "transfer", number, item.id, mapped)
+        if item.match is not None:
+            _add(plan, other, "match", number, item.id, item.match)
+    for side in SIDES:
+        for number, direction in enumerate(drawn[side][:random]):
+            _add(plan, side, "random", -1, f"random {number + 1}", direction)
+        if files.get("pairing"):
+            for latent, direction in _random_latents(files, side, items, latents, seed):
+                _add(plan, side, "latent", -1, f"feature {latent}", direction)
+    return plan
+
+
+def _add(plan: Plan, side: SideName, role: Role, item: int, name: str, direction: DoubleArray) -> None:
+    """Add a run; a direction that is nothing (not carried by the map, a residual of zero) is left out."""
+    length = float(np.linalg.norm(direction))
+    if length > 0:
+        plan.runs[side].append(Run(role, item, name, (direction / length).astype(np.float32)))
+
+
+def _found_directions(file: h5py.File, files: Mapping[str, Any], top: int) -> list[Item]:
+    """The best directions of the linear map, turned towards the end with the larger scores."""
+    ends = {side: _ends(file, side) for side in SIDES}
+    items = []
+    for offer in _best(ranking.linear_map_offers(files), "linear_map", top):
+        sign, rows = ends[offer.side][offer.id]
+        words = _words(evidence.Text(files[f"tokens_{offer.side.lower()}"]), rows)
+        items.append(Item("linear_map", offer.id, offer.side, sign * _unit(offer.direction), words))
+    return items
+
+
+def _best(offers: Sequence[ranking.Offer], method: ranking.Method, top: int) -> list[ranking.Offer]:
+    """The best offers in the order of findings, none twice."""
+    ranked = ranking.rank(offers, ranking.Threshold(ranking.Q, ranking.MIN_EFFECT[method])).candidates
+    return [candidate.offer for candidate in ranked if not candidate.repeats and not candidate.offer.barred][:top]
+
+
+def _ends(file: h5py.File, side: SideName) -> dict[str, tuple[float, IntArray]]:
+    """For each direction of a side the sign of its stronger end, and the token rows there, strongest first."""
+    group = file["forward/directions" if side == "B" else "backward/directions"]
+    token_row = file["rows/token_row"][SIDES.index(side)].astype(np.int64)
+    kinds = [str(kind) for kind in group["kind"].attrs["kinds"]]
+    labels = ranking.numbered([kinds[int(code)] for code in group["kind"][:]])
+    scores, rows = np.abs(group["top_score"][:]), group["top_row"][:]
+    found = {}
+    for k, label in enumerate(labels):
+        end = int(np.argmax(scores[k].sum(axis=(0, 2))))
+        order = np.argsort(-scores[k, :, end].ravel(), kind="stable")
+        at = rows[k, :, end].ravel()[order]
+        found[label] = (1.0 - 2.0 * end, token_row[at[at >= 0]])
+    return found
+
+
+def _found_features(files: Mapping[str, Any], top: int) -> list[Item]:
+    items = []
+    for offer in _best(ranking.pairing_offers(files), "pairing", top):
+        side = offer.side.lower()
+        density = float(evidence.Codes(files[f"features_{side}"]).density[int(offer.id)])
+        words = _words(evidence.Text(files[f"tokens_{side}"]), offer.rows)
+        items.append(Item("pairing", offer.id, offer.side, _unit(offer.direction), words, density))
+    return items
+
+
+def _matched_features(files: Mapping[str, Any], count: int) -> list[Item]:
+    """The matched pairs of features that fire together best."""
+    with artifacts.read(files["pairing"], "pairing") as file:
+        pairs = artifacts.read_table(file, "pairs")
+        matched = artifacts.read_json(file, "statuses").index("matched")
+    kept = np.flatnonzero(pairs["outcome"] == matched)
+    kept = kept[np.argsort(-np.nan_to_num(pairs["rho_held_out"][kept]), kind="stable")][:count]
+    W_dec = {side: dictionaries.load(Path(files[f"dictionary_{side}"]).parent).W_dec for side in "ab"}
+    codes, text = evidence.Codes(files["features_a"]), evidence.Text(files["tokens_a"])
+    items = []
+    for i, j in zip(pairs["a"][kept].tolist(), pairs["b"][kept].tolist(), strict=True):
+        directions = _unit(W_dec["a"][i].astype(np.float64)), _unit(W_dec["b"][j].astype(np.float64))
+        words, density = _words(text, codes.top(i)[0]), float(codes.density[i])
+        items.append(Item("matched", f"{i}--{j}", "A", directions[0], words, density, match=directions[1]))
+    return items
+
+
+def _random_latents(
+    files: Mapping[str, Any], side: SideName, items: Sequence[Item], count: int, seed: int
+) -> list[tuple[int, DoubleArray]]:
+    """Live latents of a model's dictionary whose density is nearest to the items' own, in random order of ties.
+
+    The density aimed at is the median of the side's features among the items, else that of all live latents.
+    """
+    density = evidence.Codes(files[f"features_{side.lower()}"]).density
+    taken = {int(part) for item in items if item.method != "linear_map" for part in item.id.split("--")}
+    live = np.array([latent for latent in np.flatnonzero(density > 0) if latent not in taken], dtype=np.int64)
+    own = [item.density for item in items if item.side == side and np.isfinite(item.density)]
+    aimed = float(np.median(own)) if own else float(np.median(density[live])) if len(live) else 0.0
+    near = live[np.argsort(np.abs(np.log(density[live] / aimed)), kind="stable")][: 4 * count]
+    chosen = np.sort(np.random.default_rng(seed).permutation(near)[:count])
+    W_dec = dictionaries.load(Path(files[f"dictionary_{side.lower()}"]).parent).W_dec
+    return [(int(latent), W_dec[latent].astype(np.float64)) for latent in chosen]
+
+
+def _words(text: evidence.Text, rows: IntArray) -> tuple[str, ...]:
+    """The first different words, stripped and lower-cased, of token rows; stop tokens left out."""
+    bare = [word.strip().lower() for word in text.words(rows[:WORD_ROWS]) if not is_stop_token(word)]
+    return tuple(dict.fromkeys(bare))[:WORDS]
+
+
+def _unit(vector: DoubleArray) -> DoubleArray:
+    unit: DoubleArray = vector / max(float(np.linalg.norm(vector)), 1e-300)
+    return unit

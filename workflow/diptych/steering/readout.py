@@ -1,0 +1,94 @@
+"""What a direction says in words: the logit lens, and the model's own explanation of it.
+
+lens(model, directions, scale)                   # [n, V]: which next tokens a direction promotes or suppresses
+explain(model, tokenizer, directions, scales)    # the model's answer to "what does <direction> mean?"
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from diptych.hooked import find_blocks
+from diptych.sites import resolve_site
+from diptych.steering.intervention import Edit, IntArray, sample
+from diptych.tokenizer import Tokenizer
+
+FloatArray = npt.NDArray[np.float32]
+
+PLACEHOLDER = "X"
+QUESTION = f'What is the meaning of the word "{PLACEHOLDER}"?'
+ANSWER = f'The meaning of the word "{PLACEHOLDER}" is "'
+"""The question put to the model, and how its answer begins; the direction takes the placeholder's place in both."""
+EXPLAINED_AT = "first"
+"""Where the placeholder is replaced: behind the first block, before other tokens have read the placeholder itself."""
+
+
+@torch.inference_mode()
+def lens(model: Any, directions: FloatArray, scale: float) -> FloatArray:
+    """The logit lens: logits of the final norm and unembedding on each direction alone, float32 [n, V].
+
+    Args:
+        model: a transformers causal language model.
+        directions: unit rows [n, d] of the residual stream.
+        scale: length that they are given, a typical residual's; it matters to the norm's epsilon only.
+    """
+    head = model.get_output_embeddings()
+    norm = final_norm(model)
+    weight = next(model.parameters())
+    rows = (scale * torch.from_numpy(directions)).to(weight.device, weight.dtype)
+    zero = torch.zeros_like(rows[:1])
+    logits: FloatArray = (head(norm(rows)) - head(norm(zero))).float().cpu().numpy()
+    return logits
+
+
+def final_norm(model: Any) -> nn.Module:
+    """The norm before the unembedding: the last one that is a child of the model's trunk; identity if there is none."""
+    norms = [child for child in model.base_model.children() if "norm" in type(child).__name__.lower()]
+    return norms[-1] if norms else nn.Identity()
+
+
+def explain(
+    model: Any, tokenizer: Tokenizer, directions: FloatArray, scales: list[float], length: int
+) -> list[list[str]]:
+    """The model's own words for each direction at each scale, texts [directions][scales]; greedy.
+
+    Args:
+        model: a transformers causal language model with a chat template.
+        tokenizer: its own.
+        directions: unit rows [n, d].
+        scales: in units of the median residual norm at the place of the replacement, over the prompt.
+        length: tokens of the answer.
+    """
+    text = tokenizer.render(tokenizer.template, [{"role": "user", "content": QUESTION}], True) + ANSWER
+    encoded = tokenizer.encode([text])[0]
+    at = [place for place, span in enumerate(encoded.span.tolist()) if PLACEHOLDER in text[slice(*span)]]
+    prompt = np.array([*tokenizer.prefix, *encoded.token.tolist()], dtype=np.int64)
+    n_layers = int(model.config.get_text_config().num_hidden_layers)
+    size = _median_norm(model, prompt, n_layers)
+    sizes = torch.tensor(scales, dtype=torch.float32) * size
+    vectors = (sizes[None, :, None] * torch.from_numpy(directions)[:, None, :]).flatten(0, 1)
+    places = tuple(place + len(tokenizer.prefix) for place in at)
+    edit = Edit(vectors, first=0, replaces=True, only=places)
+    hook = resolve_site(EXPLAINED_AT, n_layers)
+    written = sample(model, prompt, None, length, hook, edit, rows=len(vectors))
+    texts = [tokenizer.decode(row.tolist()) for row in written]
+    return [texts[start : start + len(scales)] for start in range(0, len(texts), len(scales))]
+
+
+@torch.inference_mode()
+def _median_norm(model: Any, prompt: IntArray, n_layers: int) -> float:
+    """Median residual norm of a prompt's tokens behind the first block, its first token left out."""
+    caught: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        caught.append(output[0] if isinstance(output, tuple) else output)
+
+    handle = find_blocks(model, n_layers)[0].register_forward_hook(keep)
+    try:
+        model(input_ids=torch.from_numpy(prompt).to(next(model.parameters()).device)[None], use_cache=False)
+    finally:
+        handle.remove()
+    return float(caught[0][0, 1:].float().norm(dim=-1).median())

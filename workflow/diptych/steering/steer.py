@@ -1,0 +1,121 @@
+"""The steering stage: push both models of a pair along what was found, and read what they write.
+
+    steer(files, sides, "steering.h5", "steering.tsv", spec=spec, device="cpu", strengths=(0.5, 1.0))
+
+`directions` chooses what to push along, `writing` lets the models write, `record` makes tables of it, `readout` asks
+for words; `effects` reads what is written here.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diptych import artifacts
+from diptych.ranking import SIDES, SideName
+from diptych.steering import directions, readout, record, writing
+from diptych.steering.directions import Plan
+from diptych.steering.effects import to_tsv
+from diptych.steering.writing import Loaded, Settings, Side, Written
+
+
+def steer(
+    files: Mapping[str, Any],
+    sides: Mapping[SideName, Side],
+    out: str | Path,
+    table: str | Path,
+    *,
+    spec: Mapping[str, Any],
+    device: str = "cpu",
+    top: int = 2,
+    matched: int = 1,
+    random: int = 4,
+    latents: int = 4,
+    lens: int = 10,
+    explain_scales: Sequence[float] = (1.0, 2.0, 4.0),
+    explain_length: int = 16,
+    **how: Any,
+) -> None:
+    """Stage `steer_features`: write an artifact of kind "steering" and its trials as text.
+
+    Args:
+        files: the pair's artifacts, as for `directions.make`.
+        sides: its models.
+        out: path of the artifact.
+        table: path of the TSV.
+        spec: stored with it.
+        device: a torch device.
+        top: found items of each method.
+        matched: matched pairs of features.
+        random: random directions of each model.
+        latents: random live latents of each model.
+        lens: tokens shown at either end of the logit lens.
+        explain_scales: sizes of the direction in the self-explanation prompt, in median norms there; none: no prompt.
+        explain_length: tokens of an explanation.
+        how: fields of `Settings`.
+
+    Raises:
+        DiptychError: a site off the residual stream, an unknown position, or prompts longer than the context.
+    """
+    settings = Settings(**how)
+    plan = directions.make(files, top=top, matched=matched, random=random, latents=latents, seed=settings.seed)
+    written: dict[SideName, Written] = {}
+    lenses: list[dict[str, Any]] = []
+    explained: list[dict[str, Any]] = []
+    for name in SIDES:
+        model = Loaded(sides[name], device)
+        written[name] = writing.write(model, plan.runs[name], settings)
+        lenses += _lens(model, plan, name, lens)
+        explained += _explain(model, plan, name, explain_scales, explain_length)
+        del model
+    same_tokens = files["tokens_a"] == files["tokens_b"]
+    columns = record.trial_columns(plan, written)
+    with artifacts.create(out, "steering", spec) as writer:
+        writer.table(
+            "items", record.item_columns(plan, columns), nan="density: no feature; causal: no random direction"
+        )
+        writer.table("trials", columns, nan="share: the trial is of no item, or the item has no words")
+        writer.array("shares", record.shares(plan.items, written), nan="the item has no words")
+        writer.table("texts", record.text_columns(written, settings))
+        writer.table("agreement", record.agreement(plan, written, same_tokens), nan="no random direction, or no change")
+        writer.table("lens", record.columns(lenses, ("model", "item", "role", "promoted", "suppressed")))
+        writer.table("explanations", record.columns(explained, ("model", "item", "scale", "text")))
+        writer.strings("prompts", list(settings.prompts))
+        for name in SIDES:
+            writer.array(f"directions/{name}", np.array([run.direction for run in plan.runs[name]], dtype=np.float32))
+        writer.json("settings", {**vars(settings), "same_tokens": same_tokens})
+    artifacts.write_text(table, to_tsv(columns))
+
+
+def _lens(model: Loaded, plan: Plan, name: SideName, count: int) -> list[dict[str, Any]]:
+    """Tokens that each item's directions promote and suppress in one model."""
+    runs = [run for run in plan.runs[name] if run.item >= 0]
+    if not runs:
+        return []
+    logits = readout.lens(model.model, np.stack([run.direction for run in runs]), model.median)
+    order = np.argsort(-logits, axis=1, kind="stable")
+    return [
+        {
+            "model": name,
+            "item": run.item,
+            "role": run.role,
+            "promoted": artifacts.canonical_json(model.tokenizer.texts(row[:count].tolist())),
+            "suppressed": artifacts.canonical_json(model.tokenizer.texts(row[::-1][:count].tolist())),
+        }
+        for run, row in zip(runs, order, strict=True)
+    ]
+
+
+def _explain(model: Loaded, plan: Plan, name: SideName, scales: Sequence[float], length: int) -> list[dict[str, Any]]:
+    """The model's own words for each item's directions; none without a chat template."""
+    runs = [run for run in plan.runs[name] if run.item >= 0 and run.role in ("own", "transfer")]
+    if not runs or not scales or not model.tokenizer.has_template:
+        return []
+    rows = np.stack([run.direction for run in runs])
+    texts = readout.explain(model.model, model.tokenizer, rows, list(scales), length)
+    return [
+        {"model": name, "item": run.item, "scale": scale, "text": text}
+        for run, row in zip(runs, texts, strict=True)
+        for scale, text in zip(scales, row, strict=True)
+    ]

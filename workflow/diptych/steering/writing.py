@@ -1,0 +1,192 @@
+"""Texts that a model writes while it is pushed, trial by trial.
+
+    model = Loaded(Side("results/models/base", "gates.h5", "middle", "float32"), "cpu")
+    written = write(model, plan.runs["A"], settings)
+    written.texts[0]          # the first trial is the model left alone
+
+A trial is one direction at one strength c: c times the model's median residual norm is added along the direction.
+Every trial writes the same number of texts from the same prompts and the same random numbers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from diptych import DiptychError, artifacts, logs, models, templates
+from diptych.sites import resolve_site
+from diptych.steering.directions import Run
+from diptych.steering.intervention import Edit, Measured, measure, sample, shift
+from diptych.tokenizer import Tokenizer
+
+BoolArray = npt.NDArray[np.bool_]
+DoubleArray = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+UNSTEERED = "unsteered"
+
+
+class Side(NamedTuple):
+    """One model of the pair: its directory, its gates, the site, and the precision of its forward pass."""
+
+    directory: str | Path
+    gates: str | Path
+    site: str
+    dtype: models.Dtype
+
+
+class Trial(NamedTuple):
+    """A direction at a strength."""
+
+    run: Run
+    strength: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How texts are written (see `schema.Steering`)."""
+
+    strengths: Sequence[float]
+    prompts: Sequence[str]
+    chat: bool
+    positions: str
+    samples: int
+    length: int
+    batch: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """What one model wrote; T trials, the first unsteered, P prompts, S samples, L tokens.
+
+    Attributes:
+        trials: the T.
+        tokens: int64 [T, P, S, L].
+        counted: bool, same shape: up to and with the first end-of-text token.
+        measured: KL and surprise, same shape.
+        shifts: float64 [T, V], change of the first token's log-probabilities, mean over prompts.
+        words: text of each token id that was written.
+        texts: T x P x S decoded texts, in that order.
+    """
+
+    trials: list[Trial]
+    tokens: IntArray
+    counted: BoolArray
+    measured: Measured
+    shifts: DoubleArray
+    words: Mapping[int, str]
+    texts: list[str]
+
+
+class Loaded:
+    """A loaded model with its tokenizer, its site's hook and its median residual norm."""
+
+    def __init__(self, side: Side, device: str) -> None:
+        self.directory = side.directory
+        self.model = models.load(side.directory, dtype=side.dtype, device=device)
+        self.tokenizer = Tokenizer(side.directory)
+        self.hook = resolve_site(side.site, models.describe(side.directory)["n_layers"])
+        self.context = models.describe(side.directory)["context"]
+        with artifacts.read(side.gates, "gates") as file:
+            self.median = float(artifacts.read_json(file, "gates")[side.site]["median_norm"])
+
+    def ends(self) -> frozenset[int]:
+        """Ids that end a text."""
+        found = self.model.generation_config.eos_token_id
+        return frozenset() if found is None else frozenset([found] if isinstance(found, int) else found)
+
+
+def write(model: Loaded, runs: Sequence[Run], settings: Settings) -> Written:
+    """Let one model write with every trial: it left alone, then every run at every strength; none without runs."""
+    width = len(runs[0].direction) if runs else 1
+    nothing = Run("unsteered", -1, UNSTEERED, np.zeros(width, dtype=np.float32))
+    trials = [Trial(nothing, 0.0), *(Trial(run, c) for run in runs for c in settings.strengths)]
+    if not runs:
+        trials = []
+    vectors = np.array([model.median * c * run.direction for run, c in trials], dtype=np.float32)
+    shape = (len(trials), len(settings.prompts), settings.samples, settings.length)
+    tokens = np.zeros(shape, dtype=np.int64)
+    kl, surprise = np.zeros(shape), np.zeros(shape)
+    prompts = [_prompt(model, text, settings) for text in settings.prompts]
+    batches = [(p, rows) for p in range(len(prompts)) for rows in _batches(len(trials) * settings.samples, settings)]
+    for p, rows in logs.progress(batches, "steer", unit="batch"):
+        uniform = np.random.default_rng([settings.seed, p]).random((settings.samples, settings.length))
+        trial, draw = np.divmod(rows, settings.samples)
+        first, last = _range(model, prompts[p], settings)
+        edit = Edit(torch.from_numpy(vectors[trial]), first, last)
+        found = sample(model.model, prompts[p], uniform[draw], settings.length, model.hook, edit)
+        seen = measure(model.model, prompts[p], found, model.hook, edit)
+        tokens[trial, p, draw], kl[trial, p, draw], surprise[trial, p, draw] = found, seen.kl, seen.surprise
+    ids = np.unique(tokens)
+    counted = _counted(tokens, model.ends())
+    return Written(
+        trials=trials,
+        tokens=tokens,
+        counted=counted,
+        measured=Measured(kl, surprise),
+        shifts=_shifts(model, prompts, vectors, settings),
+        words=dict(zip(ids.tolist(), model.tokenizer.texts(ids.tolist()), strict=True)),
+        texts=[
+            model.tokenizer.decode(row[keep].tolist())
+            for row, keep in zip(tokens.reshape(-1, shape[-1]), counted.reshape(-1, shape[-1]), strict=True)
+        ],
+    )
+
+
+def _batches(n: int, settings: Settings) -> list[IntArray]:
+    return [np.arange(start, min(start + settings.batch, n)) for start in range(0, n, settings.batch)]
+
+
+def _shifts(model: Loaded, prompts: list[IntArray], vectors: FloatArray, settings: Settings) -> DoubleArray:
+    parts = []
+    for start in range(0, len(vectors), settings.batch):
+        rows = torch.from_numpy(vectors[start : start + settings.batch])
+        edits = [Edit(rows, *_range(model, prompt, settings)) for prompt in prompts]
+        parts.append(shift(model.model, prompts, model.hook, edits))
+    return np.concatenate(parts) if parts else np.zeros((0, 1))
+
+
+def _prompt(model: Loaded, text: str, settings: Settings) -> IntArray:
+    """Token ids of a prompt, as a text or as the user's turn of a conversation."""
+    tokenizer = model.tokenizer
+    if settings.chat:
+        text = tokenizer.render(tokenizer.template, [{"role": "user", "content": text}], True)
+    ids = np.array([*tokenizer.prefix, *tokenizer.encode([text])[0].token.tolist()], dtype=np.int64)
+    if not len(ids):
+        raise DiptychError(f"steering.prompts: {text!r} has no token in the tokenizer of {model.directory}")
+    if len(ids) + settings.length > model.context:
+        raise DiptychError(
+            f"steering.length: a prompt of {len(ids)} tokens and {settings.length} more exceed the context of "
+            f"{model.context} tokens of {model.directory}; lower it"
+        )
+    return ids
+
+
+def _range(model: Loaded, prompt: IntArray, settings: Settings) -> tuple[int, int | None]:
+    """First and last position that is changed; a position writes the token behind it."""
+    end = len(prompt) - 1
+    if settings.positions == "generated":
+        return end, None
+    if settings.positions == "last":
+        return end, end
+    named = templates.positions(model.tokenizer.template) if settings.chat else {}
+    if settings.positions not in named:
+        raise DiptychError(
+            f"steering.positions: {settings.positions!r} is none of {', '.join(['generated', 'last', *named])}"
+            + ("" if settings.chat else "; positions of the chat template need chat: true")
+        )
+    at = end + named[settings.positions].offset
+    return at, at
+
+
+def _counted(tokens: IntArray, ends: frozenset[int]) -> BoolArray:
+    """Tokens [..., L] up to and with the first that ends a text."""
+    is_end = np.isin(tokens, list(ends))
+    counted: BoolArray = np.cumsum(is_end, axis=-1) - is_end == 0
+    return counted

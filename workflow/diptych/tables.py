@@ -1,0 +1,30 @@
+"""Tables as text, for a spreadsheet or a plot of one's own, beside the HDF5 that holds the same numbers in full."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def tsv(columns: Mapping[str, Sequence[Any] | np.ndarray[Any, Any]]) -> str:
+    """Equally long columns as tab-separated text with a header.
+
+    Numbers to six digits, NaN as nothing, truth values as 0 and 1, no tab or line end inside a cell.
+
+    >>> print(tsv({"rung": ["identity"], "r2": [0.25]}), end="")
+    rung	r2
+    identity	0.25
+    """
+    rows = zip(*columns.values(), strict=True)
+    lines = ["\t".join(columns), *("\t".join(cell(value) for value in row) for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def cell(value: Any) -> str:
+    """One value as text."""
+    if isinstance(value, bool | np.bool_):
+        return str(int(value))
+    if isinstance(value, float | np.floating):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return " ".join(str(value).split())

@@ -1,0 +1,32 @@
+"""Rule steer_features: what two models write when they are pushed along what was found between them."""
+
+from pathlib import Path
+
+import torch
+
+from diptych import devices, logs
+from diptych.steering import steer
+
+logs.start(snakemake.log[0], __file__)
+spec = snakemake.params.spec
+torch.set_num_threads(snakemake.threads)
+given = snakemake.input
+sides = {
+    name.upper(): steer.Side(
+        Path(given[f"model_{name}"]).parent,
+        given[f"gates_{name}"],
+        spec["reads"][f"site_{name}"],
+        spec["reads"][f"dtype_{name}"],
+    )
+    for name in "ab"
+}
+with devices.take(snakemake.resources.device) as device:
+    steer.steer(
+        dict(given.items()),
+        sides,
+        snakemake.output.steering,
+        snakemake.output.table,
+        spec=spec,
+        device=device,
+        **spec["settings"],
+    )
