@@ -25,7 +25,7 @@ CHANGES = yaml.safe_load((ROOT / "tests" / "workflow" / "changes.yaml").read_tex
 
 
 # Keys that change which jobs there are, not what a job does; tried with Snakemake below.
-STRUCTURAL = {("Pair", "sites"), ("Crosscoder", "seeds"), ("Dictionary", "site")}
+STRUCTURAL = {("Pair", "sites"), ("Crosscoder", "seeds"), ("Dictionary", "site"), ("Steering", "pairs")}
 
 
 @pytest.fixture(scope="session")

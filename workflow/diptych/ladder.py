@@ -13,8 +13,10 @@ From the simplest claim about two models to the richest: they are the same (`ide
 B -> A is the same on `moments.reversed()`. Where the map fails is `residuals`' question.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -100,19 +102,28 @@ def squared_error(slope: DoubleArray, scatter: moments.Scatter) -> DoubleArray:
     Summed: tr(BB) - 2 tr(R^T AB) + tr(R^T AA R), METHODS 2's held-out error.
     """
     error: DoubleArray = (
-        np.diag(scatter.BB) - 2 * np.sum(slope * scatter.AB, axis=0) + np.sum(slope * (scatter.AA @ slope), axis=0)
+        np.diag(scatter.BB) - 2 * np.sum(slope * scatter.AB, axis=0) + np.sum(slope * _times(scatter.AA, slope), axis=0)
     )
     return error
 
 
-def procrustes(m: moments.Moments, tolerance: float = RESOLUTION) -> DoubleArray:
-    """Least-squares s Q, Q semi-orthogonal, as one slope [d_A, d_B] (METHODS 2).
+def _times(matrix: DoubleArray, slope: DoubleArray) -> DoubleArray:
+    """matrix @ slope, without the product where the slope is a multiple of the identity (0 included)."""
+    factor = float(slope[0, 0])
+    if np.count_nonzero(slope) == (len(slope) if factor else 0) and (np.diagonal(slope) == factor).all():
+        return factor * matrix if factor else np.zeros((len(matrix), slope.shape[1]))
+    product: DoubleArray = matrix @ slope
+    return product
+
+
+def procrustes(m: moments.Moments, tolerance: float = RESOLUTION, polar: DoubleArray | None = None) -> DoubleArray:
+    """Least-squares s Q, Q semi-orthogonal, as one slope [d_A, d_B] (METHODS 2); `polar` of C_AB where it is known.
 
     For d_A <= d_B the polar factor of C_AB is the answer. For d_A > d_B the error also depends on which d_B
     directions of A are kept; Q then follows Q <- polar(C_AB / s - C_AA Q + l_max(C_AA) Q), which never raises the
     error, with Nesterov's extrapolation and its restart, until a step improves R^2 by less than `tolerance`.
     """
-    q = _polar(m.C_AB)
+    q = polar_factor(m.C_AB) if polar is None else polar
     s = _procrustes_scale(q, m)
     if m.C_AB.shape[0] <= m.C_AB.shape[1] or s == 0.0:
         return s * q
@@ -133,7 +144,7 @@ def procrustes(m: moments.Moments, tolerance: float = RESOLUTION) -> DoubleArray
         next_momentum = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
         ahead = q + ((momentum - 1) / next_momentum) * (q - previous)
         gain, momentum = new_gain, next_momentum
-    return s * _polar(q)
+    return s * polar_factor(q)
 
 
 def _polar_of_full_rank(matrix: DoubleArray) -> DoubleArray:
@@ -146,7 +157,8 @@ def _polar_of_full_rank(matrix: DoubleArray) -> DoubleArray:
     return polar
 
 
-def _polar(matrix: DoubleArray) -> DoubleArray:
+def polar_factor(matrix: DoubleArray) -> DoubleArray:
+    """U V^T of the matrix's SVD; that of the transpose is its transpose."""
     left, _, right = np.linalg.svd(matrix, full_matrices=False)
     polar: DoubleArray = left @ right
     return polar
@@ -157,17 +169,37 @@ def _procrustes_scale(q: DoubleArray, m: moments.Moments) -> float:
     return float(np.sum(q * m.C_AB)) / energy if energy > 0 else 0.0
 
 
+class Rotated(NamedTuple):
+    """A held-out scatter in the eigenbasis V of the training moments: V^T AA, V^T AA V, V^T AB."""
+
+    half: DoubleArray
+    AA: DoubleArray
+    AB: DoubleArray
+
+
+def rotate(vectors: DoubleArray, held: moments.Scatter) -> Rotated:
+    """What every path with the same eigenvectors needs of a held-out scatter."""
+    half = vectors.T @ held.AA
+    return Rotated(half, half @ vectors, vectors.T @ held.AB)
+
+
 class RidgePath:
     """Ridge maps of every penalty from one eigendecomposition C_AA = V L V^T.
 
-    R(lambda) = R0 + V (L + lambda)^-1 G with G = V^T (C_AB - C_AA R0), lambda = alpha tr(C_AA) / d_A.
+    R(lambda) = R0 + V (L + lambda)^-1 G with G = V^T C_AB - L V^T R0, lambda = alpha tr(C_AA) / d_A.
     """
 
     def __init__(self, m: moments.Moments, eigen: Eigen, start: DoubleArray) -> None:
         self.start = start
         self.values, self.vectors = eigen
         self.unit = float(np.trace(m.C_AA)) / len(m.C_AA)
-        self.gradient = self.vectors.T @ (m.C_AB - m.C_AA @ start)
+        self.gradient = self.vectors.T @ m.C_AB - self.values[:, None] * _times(self.vectors.T, start)
+
+    @cached_property
+    def _gram(self) -> DoubleArray:
+        """G G^T [d_A, d_A]."""
+        gram: DoubleArray = self.gradient @ self.gradient.T
+        return gram
 
     def slope(self, alpha: float) -> DoubleArray:
         """R [d_A, d_B] of one penalty."""
@@ -175,14 +207,15 @@ class RidgePath:
         slope: DoubleArray = self.start + self.vectors @ (weight[:, None] * self.gradient)
         return slope
 
-    def errors(self, alphas: Sequence[float], held: moments.Scatter) -> DoubleArray:
-        """Held-out squared error of every penalty, float64 [len(alphas)].
+    def errors(self, alphas: Sequence[float], held: moments.Scatter, rotated: Rotated | None = None) -> DoubleArray:
+        """Held-out squared error of every penalty, float64 [len(alphas)]; `rotated` is of `held`, where it is known.
 
         With w = 1 / (L + lambda) it is quadratic in w, so that each penalty costs d_A^2 and no matrix product.
         """
         weight = 1 / (self.values + np.array(alphas)[:, None] * self.unit)
-        linear = np.sum(self.gradient * (self.vectors.T @ (held.AA @ self.start - held.AB)), axis=1)
-        quadratic = (self.vectors.T @ held.AA @ self.vectors) * (self.gradient @ self.gradient.T)
+        turned = rotate(self.vectors, held) if rotated is None else rotated
+        linear = np.sum(self.gradient * (_times(turned.half, self.start) - turned.AB), axis=1)
+        quadratic = turned.AA * self._gram
         base = squared_error(self.start, held).sum()
         errors: DoubleArray = base + 2 * weight @ linear + np.sum((weight @ quadratic) * weight, axis=1)
         return errors
@@ -229,6 +262,7 @@ class Ladder:
             "zero", the textbook form. `ridge_zero` is always reported beside, and never chosen.
         alphas: penalties, increasing.
         eigens: eigendecompositions of other moments with the same C_AA, to be shared.
+        polars: polar factors of C_AB, known from the other direction.
 
     Raises:
         DiptychError: too few folds, or activations that do not vary.
@@ -241,6 +275,7 @@ class Ladder:
         shrink_to: ShrinkTo = "simple",
         alphas: Sequence[float] = ALPHAS,
         eigens: dict[Held, Eigen] | None = None,
+        polars: Mapping[Held, DoubleArray] | None = None,
     ) -> None:
         if len(folds.ids) < 3 or TEST_FOLD not in folds.ids:
             raise DiptychError(f"linear map: rows in folds {folds.ids}; needs fold 0 and two others: add documents")
@@ -252,7 +287,11 @@ class Ladder:
         self.shrink_to = shrink_to
         self._eigens: dict[Held, Eigen] = {} if eigens is None else eigens
         self._procrustes: dict[Held, DoubleArray] = {}
+        self.polars: dict[Held, DoubleArray] = dict(polars or {})
+        """Polar factors of C_AB by the folds left out; their transposes serve the other direction."""
         self._errors: dict[tuple[bool, int], DoubleArray] = {}
+        self._rank_r2s: dict[int, DoubleArray] = {}
+        self._totals: dict[int, DoubleArray] = {}
         self._choices: dict[tuple[RungName, int], Choice] = {}
         self._latest: tuple[Held, moments.Moments] | None = None
         self.d_A, self.d_B = folds.total.C_AB.shape
@@ -278,17 +317,17 @@ class Ladder:
 
     def rung(self, name: RungName) -> Rung:
         """Cross-validate one rung."""
-        r2, error, total = [], np.zeros(self.d_B), np.zeros(self.d_B)
-        for outer in self.folds.ids:
-            choice = self.choose(name, outer)
-            held = self._held(outer, (outer,))
-            fold_error, fold_total = squared_error(self.slope(name, choice, (outer,)), held), np.diag(held.BB)
-            r2.append(1 - fold_error.sum() / fold_total.sum())
-            error, total = error + fold_error, total + fold_total
         choice = self.choose(name, TEST_FOLD)
         training = self._training(TEST_FOLD)
-        slope = self.slope(name, choice, (TEST_FOLD,))
-        in_sample = max(float(squared_error(slope, training.about(training)).sum()), 0.0)
+        tested = self.slope(name, choice, (TEST_FOLD,))
+        in_sample = max(float(squared_error(tested, training.about(training)).sum()), 0.0)
+        r2, error, total = [], np.zeros(self.d_B), np.zeros(self.d_B)
+        for outer in self.folds.ids:
+            held = self._held(outer, (outer,))
+            slope = tested if outer == TEST_FOLD else self.slope(name, self.choose(name, outer), (outer,))
+            fold_error, fold_total = squared_error(slope, held), np.diag(held.BB)
+            r2.append(1 - fold_error.sum() / fold_total.sum())
+            error, total = error + fold_error, total + fold_total
         varies = total > 0
         return Rung(
             name=name,
@@ -300,7 +339,7 @@ class Ladder:
             alpha_at_edge=self._at_edge(name, choice),
             in_sample_mse=in_sample / (training.n * self.d_B),
             in_sample_frobenius=float(np.sqrt(in_sample)),
-            slope_frobenius=float(np.linalg.norm(slope)),
+            slope_frobenius=float(np.linalg.norm(tested)),
         )
 
     def choose(self, name: RungName, outer: int) -> Choice:
@@ -309,7 +348,7 @@ class Ladder:
             return Choice(float("nan"), 0)
         if (name, outer) not in self._choices:
             alpha = self.alphas[int(np.argmin(self._alpha_errors(name, outer).sum(axis=0)))]
-            rank = 1 + simplest(self._rank_r2(outer, alpha)) if name == "reduced_rank" else 0
+            rank = 1 + simplest(self._rank_r2(outer)) if name == "reduced_rank" else 0
             self._choices[name, outer] = Choice(alpha, rank)
         return self._choices[name, outer]
 
@@ -327,7 +366,8 @@ class Ladder:
             return slope
         penalty = choice.alpha * float(np.trace(training.C_AA)) / self.d_A
         basis = rank_basis(slope, training.C_AA, penalty)[:, : choice.rank]
-        return slope @ basis @ basis.T
+        reduced: DoubleArray = slope @ basis @ basis.T
+        return reduced
 
     def map(self, name: RungName, choice: Choice, held_out: Held) -> LinearMap:
         """The affine map of one rung trained on all folds but `held_out`."""
@@ -361,23 +401,61 @@ class Ladder:
 
     def _alpha_errors(self, name: RungName, outer: int) -> DoubleArray:
         """Squared error of each fold inside `outer` at each penalty, [folds - 1, penalties]."""
-        key = (name == "ridge_zero", outer)
-        if key not in self._errors:
-            inner = self._inner(outer)
-            errors = [self._path(name, held).errors(self.alphas, self._held(j, held)) for j, held in inner]
-            self._errors[key] = np.stack(errors)
-        return self._errors[key]
+        if not self._errors:
+            self._try_penalties()
+        return self._errors[name == "ridge_zero" or self.shrink_to == "zero", outer]
 
-    def _rank_r2(self, outer: int, alpha: float) -> DoubleArray:
-        r2 = []
-        for j, held_out in self._inner(outer):
-            training, held = self._training(*held_out), self._held(j, held_out)
-            slope = self._path("ridge", held_out, training).slope(alpha)
-            basis = rank_basis(slope, training.C_AA, alpha * float(np.trace(training.C_AA)) / self.d_A)
-            r2.append(1 - rank_errors(slope, basis, held) / np.trace(held.BB))
-        return np.stack(r2, axis=1)
+    def _try_penalties(self) -> None:
+        """Errors of every penalty for every pair of folds left out: each is once the outer and once the inner fold.
+
+        Going through the pairs once means that each one's training moments, paths and rotations are made once.
+        """
+        kinds: tuple[RungName, ...] = ("ridge_zero",) if self.shrink_to == "zero" else ("ridge_zero", "ridge")
+        found: dict[tuple[bool, int], list[DoubleArray]] = {}
+        totals: dict[int, list[float]] = {}
+        for held_out in itertools.combinations(self.folds.ids, 2):
+            training = self._training(*held_out)
+            paths = {kind == "ridge_zero": self._path(kind, held_out, training) for kind in kinds}
+            for fold, outer in (held_out, held_out[::-1]):
+                held = self._held(fold, held_out)
+                rotated = rotate(self._eigen(held_out, training)[1], held)
+                totals.setdefault(outer, []).append(float(np.trace(held.BB)))
+                for kind, path in paths.items():
+                    found.setdefault((kind, outer), []).append(path.errors(self.alphas, held, rotated))
+        self._errors = {key: np.stack(errors) for key, errors in found.items()}
+        self._totals = {outer: np.array(total) for outer, total in totals.items()}
+
+    def _rank_r2(self, outer: int) -> DoubleArray:
+        """R^2 of each rank on each fold inside `outer`, [ranks, folds - 1], at the penalty chosen there."""
+        if not self._rank_r2s:
+            self._try_ranks()
+        return self._rank_r2s[outer]
+
+    def _try_ranks(self) -> None:
+        """R^2 of every rank for every pair of folds left out, as for the penalties."""
+        alphas = {outer: self.choose("ridge", outer).alpha for outer in self.folds.ids}
+        found: dict[int, list[DoubleArray]] = {outer: [] for outer in self.folds.ids}
+        for held_out in itertools.combinations(self.folds.ids, 2):
+            training = self._training(*held_out)
+            path = self._path("ridge", held_out, training)
+            reduced: dict[float, tuple[DoubleArray, DoubleArray]] = {}
+            for fold, outer in (held_out, held_out[::-1]):
+                alpha = alphas[outer]
+                if alpha not in reduced:
+                    slope = path.slope(alpha)
+                    reduced[alpha] = slope, rank_basis(slope, training.C_AA, alpha * path.unit)
+                held = self._held(fold, held_out)
+                found[outer].append(1 - rank_errors(*reduced[alpha], held) / np.trace(held.BB))
+        self._rank_r2s = {outer: np.stack(r2, axis=1) for outer, r2 in found.items()}
 
     def _inner_r2(self, name: RungName, choice: Choice) -> DoubleArray:
+        if name == "reduced_rank":
+            of_rank: DoubleArray = self._rank_r2(TEST_FOLD)[choice.rank - 1]
+            return of_rank
+        if name in ("ridge", "ridge_zero"):
+            errors = self._alpha_errors(name, TEST_FOLD)[:, self.alphas.index(choice.alpha)]
+            inner: DoubleArray = 1 - errors / self._totals[TEST_FOLD]
+            return inner
         r2 = []
         for j, held_out in self._inner(TEST_FOLD):
             held = self._held(j, held_out)
@@ -390,8 +468,9 @@ class Ladder:
         errors = self._alpha_errors(name, TEST_FOLD).sum(axis=0)
         at = self.alphas.index(choice.alpha)
         neighbour = 1 if at == 0 else at - 1
-        total = sum(float(np.trace(self._held(j, held).BB)) for j, held in self._inner(TEST_FOLD))
-        return len(self.alphas) > 1 and bool(errors[neighbour] - errors[at] > RESOLUTION * total)
+        return len(self.alphas) > 1 and bool(
+            errors[neighbour] - errors[at] > RESOLUTION * self._totals[TEST_FOLD].sum()
+        )
 
     def _path(self, name: RungName, held_out: Held, training: moments.Moments | None = None) -> RidgePath:
         m = self._training(*held_out) if training is None else training
@@ -411,5 +490,7 @@ class Ladder:
 
     def _procrustes_slope(self, held_out: Held, m: moments.Moments) -> DoubleArray:
         if held_out not in self._procrustes:
-            self._procrustes[held_out] = procrustes(m)
+            if held_out not in self.polars:
+                self.polars[held_out] = polar_factor(m.C_AB)
+            self._procrustes[held_out] = procrustes(m, polar=self.polars[held_out])
         return self._procrustes[held_out]

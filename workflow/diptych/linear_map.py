@@ -9,7 +9,7 @@ The maps are trained on folds 1..; fold 0 tests them and everything made with th
 all maps, `ladder` holds the mathematics of the maps, `residuals` reads the rows a second time for where they fail.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from diptych import artifacts, ladder, logs, moments, residuals, rows
+from diptych import artifacts, ladder, logs, moments, residuals, rows, tables
 
 DirectionName = Literal["forward", "backward"]
 DIRECTIONS: tuple[DirectionName, ...] = ("forward", "backward")
@@ -45,6 +45,7 @@ def fit(
     out: str | Path,
     *,
     spec: dict[str, Any],
+    table: str | Path | None = None,
     shrink_to: ladder.ShrinkTo = "simple",
     alphas: Sequence[float] = ladder.ALPHAS,
     directions: int = 10,
@@ -59,6 +60,7 @@ def fit(
         pair: rows of A and B, at least 3 folds, fold 0 among them.
         out: path of the artifact.
         spec: stored with it.
+        table: path of the ladder as TSV.
         shrink_to: where ridge goes as its penalty grows, "simple" or "zero" (METHODS 2).
         alphas: ridge penalties, increasing.
         directions: directions kept of each kind (principal, unexplained).
@@ -71,7 +73,12 @@ def fit(
         DiptychError: too few folds, rows that do not vary, non-finite rows.
     """
     folds = moments.accumulate(pair, block_rows=block_rows)
-    climbs = {name: climb(_oriented(folds, name), shrink_to, alphas) for name in DIRECTIONS}
+    forward = climb(folds, shrink_to, alphas)
+    polars = {held_out: polar.T for held_out, polar in forward.steps.polars.items()}
+    climbs: dict[DirectionName, Climb] = {
+        "forward": forward,
+        "backward": climb(folds.reversed(), shrink_to, alphas, polars),
+    }
     failures = {name: _failure(_exchanged(pair, name), climbs[name], directions, contexts, seed) for name in DIRECTIONS}
     for fold, block in _blocks(pair, folds.ids, block_rows):
         x_A, x_B = block.x
@@ -85,11 +92,18 @@ def fit(
             failures[name].finish()
             _write_maps(writer, name, climbs[name])
             _write_failure(writer, name, pair, failures[name], bootstrap=bootstrap, seed=seed)
+    if table is not None:
+        artifacts.write_text(table, ladder_tsv(climbs))
 
 
-def climb(folds: moments.FoldMoments, shrink_to: ladder.ShrinkTo, alphas: Sequence[float]) -> Climb:
-    """Cross-validate the ladder of one direction and choose its best rung."""
-    steps = ladder.Ladder(folds, shrink_to=shrink_to, alphas=alphas)
+def climb(
+    folds: moments.FoldMoments,
+    shrink_to: ladder.ShrinkTo,
+    alphas: Sequence[float],
+    polars: Mapping[ladder.Held, npt.NDArray[np.float64]] | None = None,
+) -> Climb:
+    """Cross-validate the ladder of one direction and choose its best rung; `polars` as for `ladder.Ladder`."""
+    steps = ladder.Ladder(folds, shrink_to=shrink_to, alphas=alphas, polars=polars)
     rungs = steps.climb()
     return Climb(steps, rungs, steps.best(rungs), steps.shuffled_r2())
 
@@ -149,10 +163,6 @@ def _alignment(result: Climb) -> npt.NDArray[np.float64] | None:
     return residuals.alignment(result.steps.folds.training(ladder.TEST_FOLD))
 
 
-def _oriented(folds: moments.FoldMoments, name: DirectionName) -> moments.FoldMoments:
-    return folds if name == "forward" else folds.reversed()
-
-
 def _exchanged(pair: rows.Rows, name: DirectionName) -> rows.Rows:
     return pair if name == "forward" else replace(pair, sides=pair.sides[::-1], token_row=pair.token_row[::-1])
 
@@ -190,29 +200,38 @@ def _write_maps(out: artifacts.Writer, name: DirectionName, result: Climb) -> No
         linear = result.steps.map(rung.name, rung.choice, (ladder.TEST_FOLD,))
         out.array(f"{name}/{which}/slope", linear.slope.astype(np.float32), rung=rung.name)
         out.array(f"{name}/{which}/intercept", linear.intercept)
+    out.table(f"{name}/ladder", _ladder_columns(result), nan="alpha: this rung has no penalty")
+    out.array(f"{name}/ladder_r2_by_fold", np.stack([rung.r2 for rung in result.rungs]))
+
+
+def ladder_tsv(climbs: Mapping[DirectionName, Climb]) -> str:
+    """The ladders of both directions as tab-separated text."""
+    columns = {name: _ladder_columns(result) for name, result in climbs.items()}
+    both: dict[str, Any] = {"direction": [name for name, made in columns.items() for _ in made["rung"]]}
+    for column in columns["forward"]:
+        both[column] = [value for made in columns.values() for value in made[column]]
+    return tables.tsv(both)
+
+
+def _ladder_columns(result: Climb) -> dict[str, list[Any]]:
     offered = [rung for rung in result.rungs if rung.name != "ridge_zero"]
     top = max(offered, key=lambda rung: float(rung.inner_r2.mean()))
     gaps = [top.inner_r2 - rung.inner_r2 for rung in result.rungs]
-    out.table(
-        f"{name}/ladder",
-        {
-            "rung": [rung.name for rung in result.rungs],
-            "r2": [rung.pooled for rung in result.rungs],
-            "r2_test_fold": [rung.r2[result.steps.folds.ids.index(ladder.TEST_FOLD)] for rung in result.rungs],
-            "r2_median_coordinate": [rung.median_coordinate for rung in result.rungs],
-            "below_top": [gap.mean() for gap in gaps],
-            "below_top_error": [gap.std(ddof=1) / np.sqrt(len(gap)) for gap in gaps],
-            "is_best": [rung.name == result.best.name for rung in result.rungs],
-            "alpha": [rung.choice.alpha for rung in result.rungs],
-            "rank": [rung.choice.rank for rung in result.rungs],
-            "alpha_at_edge": [rung.alpha_at_edge for rung in result.rungs],
-            "in_sample_mse": [rung.in_sample_mse for rung in result.rungs],
-            "in_sample_frobenius": [rung.in_sample_frobenius for rung in result.rungs],
-            "slope_frobenius": [rung.slope_frobenius for rung in result.rungs],
-        },
-        nan="alpha: this rung has no penalty",
-    )
-    out.array(f"{name}/ladder_r2_by_fold", np.stack([rung.r2 for rung in result.rungs]))
+    return {
+        "rung": [rung.name for rung in result.rungs],
+        "r2": [rung.pooled for rung in result.rungs],
+        "r2_test_fold": [rung.r2[result.steps.folds.ids.index(ladder.TEST_FOLD)] for rung in result.rungs],
+        "r2_median_coordinate": [rung.median_coordinate for rung in result.rungs],
+        "below_top": [gap.mean() for gap in gaps],
+        "below_top_error": [gap.std(ddof=1) / np.sqrt(len(gap)) for gap in gaps],
+        "is_best": [rung.name == result.best.name for rung in result.rungs],
+        "alpha": [rung.choice.alpha for rung in result.rungs],
+        "rank": [rung.choice.rank for rung in result.rungs],
+        "alpha_at_edge": [rung.alpha_at_edge for rung in result.rungs],
+        "in_sample_mse": [rung.in_sample_mse for rung in result.rungs],
+        "in_sample_frobenius": [rung.in_sample_frobenius for rung in result.rungs],
+        "slope_frobenius": [rung.slope_frobenius for rung in result.rungs],
+    }
 
 
 def _write_failure(

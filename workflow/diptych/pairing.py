@@ -21,7 +21,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from diptych import DiptychError, artifacts, correlation, counterparts, evidence, features, gains, linear_map
+from diptych import (
+    DiptychError,
+    artifacts,
+    correlation,
+    counterparts,
+    evidence,
+    features,
+    gains,
+    linear_map,
+    pairing_tables,
+)
 from diptych.correlation import Correlations, Table
 from diptych.counterparts import Candidates, Geometry, Rule, Rules, Score, Scorer, Way
 from diptych.features import Dictionary, Features
@@ -397,6 +407,8 @@ def pair(
     out: str | Path,
     *,
     spec: Mapping[str, Any],
+    matches: str | Path | None = None,
+    unmatched: str | Path | None = None,
     alignment: str | Path | None = None,
     features_a_on_b: Sequence[str | Path] = (),
     features_b_on_a: Sequence[str | Path] = (),
@@ -426,6 +438,8 @@ def pair(
         tokens_b: that of B's, the same for equal tokenizers.
         out: path of the artifact.
         spec: stored with it.
+        matches: path of the matched pairs as TSV.
+        unmatched: path of the ranked unmatched features as TSV.
         alignment: the aligned rows of two tokenizers.
         features_a_on_b: shards of A's dictionary on B, to test A's unmatched latents; none for unequal widths.
         features_b_on_a: shards of B's dictionary on A.
@@ -467,6 +481,22 @@ def pair(
         other, own = features.common_rows(features.read(features_b_on_a), on_b, aligned)
         tests["b"] = gains.activation_gain(own, other, pairing.b.unmatched(), bootstrap=bootstrap, seed=seed)
     write(pairing, tests, sides, out, spec)
+    if matches is not None:
+        kept = np.flatnonzero(pairing.pairs["outcome"] == MATCHED)
+        top = (sides[0].top_tokens, sides[1].top_tokens)
+        artifacts.write_text(matches, pairing_tables.matches(pairing.pairs, kept, top))
+    if unmatched is not None:
+        alone = {
+            name: _alone(verdicts, tests.get(name.lower()), side)
+            for name, verdicts, side in (("B", pairing.b, sides[1]), ("A", pairing.a, sides[0]))
+        }
+        artifacts.write_text(unmatched, pairing_tables.unmatched(alone))
+
+
+def _alone(verdicts: Verdicts, gain: gains.Gain | None, side: Side) -> pairing_tables.Alone:
+    latent = verdicts.unmatched()
+    nearest, score, q = verdicts.partner[latent], verdicts.score[latent], verdicts.q[latent]
+    return pairing_tables.Alone(latent, nearest, score, q, gain, side.top_tokens)
 
 
 def write(

@@ -6,7 +6,8 @@ rule fit_linear_map:
     input:
         unpack(pair_rows),
     output:
-        PAIR_FILES / "linear_map.h5",
+        linear_map=PAIR_FILES / "linear_map.h5",
+        ladder=PAIR_FILES / "ladder.tsv",
     log:
         log_of("fit_linear_map", "{pair}/{site_a}--{site_b}"),
     benchmark:
@@ -49,7 +50,9 @@ rule pair_features:
         correlation=PAIR_FILES / "correlation.h5",
         linear_map=PAIR_FILES / "linear_map.h5",
     output:
-        PAIR_FILES / "pairing.h5",
+        pairing=PAIR_FILES / "pairing.h5",
+        matches=PAIR_FILES / "matches.tsv",
+        unmatched=PAIR_FILES / "unmatched.tsv",
     log:
         log_of("pair_features", "{pair}/{site_a}--{site_b}"),
     benchmark:

@@ -12,4 +12,4 @@ pair = rows.stored(
     ],
     given.get("alignment") or None,
 )
-linear_map.fit(pair, snakemake.output[0], spec=spec, **spec["settings"])
+linear_map.fit(pair, snakemake.output.linear_map, table=snakemake.output.ladder, spec=spec, **spec["settings"])
