@@ -126,6 +126,48 @@ def _model(directory: Path, settings: dict[str, Any], reads: dict[str, Any]) -> 
         yield place
 
 
+def write_steering(path: Path) -> None:
+    """A steering artifact of one direction, with tokens that must never become markup."""
+    tokens = artifacts.canonical_json([" the", NASTY])
+    trials = {
+        "model": ["A", "A", "A", "B", "B", "B"],
+        "role": ["unsteered", "transfer", "random", "unsteered", "own", "random"],
+        "item": np.array([-1, 0, -1, -1, 0, -1]),
+        "method": ["", "linear_map", "", "", "linear_map", ""],
+        "name": ["unsteered", "unexplained 1", "random 1"] * 2,
+        "strength": np.array([0.0, 1.0, 1.0] * 2),
+        "kl": np.array([0.0, 0.6, 0.5, 0.0, 1.5, 0.5]),
+        "kl_error": np.array([0.0, 0.1, 0.1] * 2),
+        "perplexity": np.array([9.0, 12.0, 11.0] * 2),
+        "share": np.array([np.nan, 0.2, np.nan] * 2),
+        "share_unsteered": np.array([np.nan, 0.1, np.nan] * 2),
+        "tokens": np.array([8] * 6),
+    }  # fmt: skip
+    item = {
+        "method": ["linear_map"], "id": ["unexplained 1"], "side": ["B"], "words": [tokens], "density": [np.nan],
+        "carried": [0.9], "causal": [3.0],
+    }  # fmt: skip
+    texts = {"trial": np.arange(6), "prompt": np.zeros(6, int), "sample": np.zeros(6, int), "text": [NASTY + "\n"] * 6}
+    with artifacts.create(path, "steering", SPEC) as file:
+        file.table("items", item, nan="test")
+        file.table("trials", trials, nan="test")
+        file.table("texts", texts)
+        agreement = {
+            "item": [0],
+            "between": ["own in B, transfer in A"],
+            "strength": [1.0],
+            "cosine": [0.8],
+            "null": [0.1],
+        }
+        file.table("agreement", agreement)
+        lens = {"model": ["A", "B"], "item": [0, 0], "role": ["transfer", "own"], "promoted": [tokens] * 2,
+                "suppressed": [tokens] * 2}  # fmt: skip
+        file.table("lens", lens)
+        file.table("explanations", {"model": ["B"], "item": [0], "scale": [1.0], "text": [NASTY]})
+        file.strings("prompts", ["The"])
+        file.json("settings", {"strengths": [1.0], "samples": 1, "positions": "generated"})
+
+
 class Maker:
     """Writes the artifacts of one pair with the real stages."""
 
@@ -209,6 +251,8 @@ def make(root: Path) -> dict[str, Any]:
         maker.pair("control", "control", base),
         maker.pair("floor", "floor", base, seeds=(0, 1)),
     ]
+    write_steering(root / "steering.h5")
+    pairs[0]["files"]["steering"] = pairs[1]["files"]["steering"] = str(root / "steering.h5")
     write_models(root / "models", known.truths("B")[0])
     pairs[1]["files"]["truth"] = str(root / "models" / "planted" / "truth.h5")
     with artifacts.create_directory(root / "corpora" / "addresses", "corpus", SPEC) as place:

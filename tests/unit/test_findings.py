@@ -114,6 +114,18 @@ def test_columns_of_the_table(study):
     assert len(lines) == len(findings.read(study["findings"]).table["pair"])
 
 
+def test_what_was_steered_has_its_effect(study):
+    """`causal` is of the direction of that name, side and pair, and of nothing else."""
+    table = findings.read(study["findings"]).table
+    steered = [
+        (pair, method, side, name) in {(p, "linear_map", "B", "unexplained 1") for p in ("tuned", "planted")}
+        for pair, method, side, name in zip(table["pair"], table["method"], table["side"], table["id"], strict=True)
+    ]
+    assert any(steered)
+    np.testing.assert_array_equal(table["causal"][steered], 3.0)
+    assert np.isnan(table["causal"][~np.array(steered)]).all()
+
+
 def test_planted_direction_is_recovered_by_every_method(study):
     answers = {a["method"]: a for a in findings.read(study["findings"]).answers if a["pair"] == "planted"}
     assert set(answers) == set(findings.OFFERS)

@@ -174,6 +174,8 @@ class Text:
             self.sequence = file["sequence"][:].astype(np.int64)
             self.position = file["position"][:].astype(np.int64)
             self.counts = file["counts"][:].astype(np.bool_)
+            self.role = file["role"][:]
+            self.roles: list[str] = artifacts.read_json(file, "roles")
             self.start = file["sequences/start"][:].astype(np.int64)
             self.document = file["sequences/document"][:].astype(np.int64)
             self.document_id = artifacts.read_strings(file, "documents/id")

@@ -123,6 +123,7 @@ PAIR_COLUMNS = {
     "q": "decoys over matches at or above this score",
     "replicated": "1 if the other half of the documents makes the same match, 0 if not; -1 where no half is used",
     "cosine": "of decoder rows, A's mapped into B's space; NaN where the map does not carry A's",
+    "cosine_unrelated": "the same with the match of another pair: what features that are no match reach",
     "distance": "Euclidean, of the same rows",
     "encoder_cosine": "of encoder columns, A's mapped with the reverse map",
     "rho_selected": "correlation on the half that chose",
@@ -329,6 +330,7 @@ def _pair_columns(
         "decoy": way.pairs.decoy,
         "q": way.pairs.q,
         "cosine": np.einsum("pd,pd->p", geometry.unit[0][i], geometry.unit[1][j]),
+        "cosine_unrelated": np.einsum("pd,pd->p", geometry.unit[0][i], geometry.unit[1][np.roll(j, len(j) // 2)]),
         "distance": np.linalg.norm(geometry.rows[0][i] - geometry.rows[1][j], axis=1),
         "encoder_cosine": _cosines(mapped.T, encoder_B.T),
         "rho_selected": judge.rho(i, j, 0),
@@ -506,7 +508,7 @@ def write(
     with artifacts.create(path, "pairing", spec) as out:
         finite = dict(pairing.pairs)
         finite["decoy"] = np.maximum(finite["decoy"], np.finfo(np.float64).min)
-        out.table("pairs", finite, nan="cosine: the map does not carry A's row; encoder_cosine: a column of zeros")
+        out.table("pairs", finite, nan="cosines: the map does not carry A's row; encoder_cosine: a column of zeros")
         for name, verdicts, side in (("a", pairing.a, sides[0]), ("b", pairing.b, sides[1])):
             columns: dict[str, npt.NDArray[Any]] = {
                 "status": verdicts.status,

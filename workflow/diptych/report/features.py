@@ -10,7 +10,7 @@ import numpy.typing as npt
 from diptych import artifacts
 from diptych.evidence import Codes, Text
 from diptych.features import Reconstruction
-from diptych.report import figures
+from diptych.report import figures, matches
 from diptych.report.blocks import (
     Block,
     Cell,
@@ -189,6 +189,8 @@ def _coarser(counts: npt.NDArray[Any], edges: npt.NDArray[Any]) -> tuple[npt.NDA
 def _pairing(pair: Mapping[str, Any], floors: Floors) -> list[Block]:
     with artifacts.read(pair["files"]["pairing"], "pairing") as file:
         summary = artifacts.read_json(file, "summary")
+        pairs = artifacts.read_table(file, "pairs")
+        matched = artifacts.read_json(file, "statuses").index("matched")
     counts = {side: summary[f"status_{side}"] for side in ("a", "b")}
     rows: list[list[str | Cell]] = [
         [words, *(cell for side in ("a", "b") for cell in _share(counts[side], status))]
@@ -203,6 +205,7 @@ def _pairing(pair: Mapping[str, Any], floors: Floors) -> list[Block]:
         Table(columns, rows, caption="Eligible features fire often enough, in enough documents, to be judged."),
         _floor_note(pair, floors),
         _fits(summary),
+        *matches.blocks(pair, pairs, matched, summary["score"]),
     ]
     return blocks
 

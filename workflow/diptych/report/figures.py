@@ -61,8 +61,9 @@ def bars(
     y: str,
     logarithmic: bool = False,
     lines: Sequence[tuple[float, str]] = (),
+    overlaid: bool = False,
 ) -> Plot:
-    """A stacked histogram from counts.
+    """A histogram from counts, stacked.
 
     Args:
         edges: [bins + 1].
@@ -71,6 +72,7 @@ def bars(
         y: title of the axis.
         logarithmic: counts on a logarithmic axis.
         lines: (x, label) of dashed vertical lines.
+        overlaid: the series lie over each other instead of being stacked.
     """
     edge = np.asarray(edges, dtype=np.float64)
     data = [
@@ -81,6 +83,7 @@ def bars(
             "width": numbers(np.diff(edge)),
             "y": numbers(counts),
             "marker": {"color": colour, "line": {"width": 0}},
+            "opacity": 0.6 if overlaid else 1,
             "hovertemplate": "%{x:.3f}: %{y:,}<extra>" + name + "</extra>",
         }
         for name, (counts, colour) in series.items()
@@ -91,7 +94,7 @@ def bars(
         "layout": layout(
             x,
             y,
-            barmode="stack",
+            barmode="overlay" if overlaid else "stack",
             showlegend=len(data) > 1,
             margin={"t": 24 if lines else 10},
             yaxis={"type": "log", "dtick": 1} if logarithmic else {"rangemode": "tozero"},
@@ -151,6 +154,24 @@ def dots(
             annotations=[text for _, text in marks],
         ),
     }
+
+
+def scatter(series: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike, Sequence[str], str]], *, x: str, y: str) -> Plot:
+    """Points that say their name on hover; series: name -> (x, y, names, colour)."""
+    data = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": name,
+            "x": numbers(at),
+            "y": numbers(values),
+            "text": list(names),
+            "marker": {"color": colour, "size": 6, "opacity": 0.7},
+            "hovertemplate": "%{text}<br>%{x:.3f}, %{y:.3f}<extra></extra>",
+        }
+        for name, (at, values, names, colour) in series.items()
+    ]
+    return {"data": data, "layout": layout(x, y, showlegend=len(data) > 1)}
 
 
 COLOURS = ("var(--b)", "var(--a)", "var(--both)", "var(--pass)", "var(--warn)", "var(--fail)")

@@ -92,6 +92,7 @@ def _ladder(file: h5py.File, pair: Mapping[str, Any]) -> Section:
             height=120 + 38 * len(names),
         ),
         _ladder_table(names, tables, arrows, verdicts),
+        _in_sample(names, tables, arrows),
     ]
     return Section(f"{pair['id']}-ladder-section", "Map ladder", blocks)
 
@@ -131,14 +132,13 @@ def _ladder_table(
         edge = " at edge" if forward["alpha_at_edge"][i] else ""
         cells.append(Cell(number(float(forward["alpha"][i])) + edge, order=_order(forward["alpha"][i])))
         cells.append(figure_cell(int(forward["rank"][i]) or None))
-        cells.append(figure_cell(float(forward["in_sample_mse"][i])))
         rows.append(cells)
     shuffled: list[str | Cell] = [
         Cell("shuffled", hint="Rows of different documents: the level of knowing nothing of the token.")
     ]
     for direction in ("forward", "backward"):
         shuffled += [figure_cell(_nan(verdicts[direction]["shuffled_r2"]), 4), "–"]
-    rows.append([*shuffled, "–", "–", "–"])
+    rows.append([*shuffled, "–", "–"])
     return Table(
         [
             "map",
@@ -148,7 +148,6 @@ def _ladder_table(
             "median coord.",
             "penalty",
             "rank",
-            "in-sample MSE",
         ],
         rows,
         caption="Held-out R², pooled over folds; the chosen map of each direction is coloured.",
@@ -160,8 +159,31 @@ def _ladder_table(
             "",
             "Chosen by inner folds, in units of A's mean variance.",
             "",
-            "On the training rows, not held out.",
         ),
+    )
+
+
+def _in_sample(names: Sequence[str], tables: Mapping[str, Mapping[str, Any]], arrows: Mapping[str, str]) -> Table:
+    """The figures that the literature prints, labelled for what they are."""
+    rows: list[list[str | Cell]] = [
+        [
+            Cell(RUNGS[name][0], hint=RUNGS[name][1]),
+            *(
+                figure_cell(float(tables[direction][column][i]))
+                for direction in ("forward", "backward")
+                for column in ("in_sample_mse", "in_sample_frobenius", "slope_frobenius")
+            ),
+        ]
+        for i, name in enumerate(names)
+    ]
+    what = ("MSE, in-sample", "‖XR − Y‖, in-sample", "‖R‖")
+    columns = ["map", *(f"{label} {arrows[name]}" for name in ("forward", "backward") for label in what)]
+    return Table(
+        columns,
+        rows,
+        caption="In-sample: on the rows that the map was fitted to, as published comparisons print it. These flatter "
+        "the richer maps and decide nothing here; they are here to be compared with the literature. "
+        "MSE is per row and coordinate; norms are Frobenius.",
     )
 
 
@@ -172,7 +194,8 @@ def _fails(file: h5py.File, pair: Mapping[str, Any], text: Text, contexts: int, 
             "most, "
             "and the directions along which it misses them."
         ),
-        _by_source(file, text),
+        *_where(file, pair, text),
+        _spectrum(file, pair),
         _tokens(file, "forward", pair, text, contexts),
         _directions(file, "forward", pair["a"], pair["b"], "B", text, contexts, standing),
         _directions(file, "backward", pair["b"], pair["a"], "A", text, contexts, standing),
@@ -180,23 +203,65 @@ def _fails(file: h5py.File, pair: Mapping[str, Any], text: Text, contexts: int, 
     return Section(f"{pair['id']}-map-fails", "Where the map fails", blocks)
 
 
-def _by_source(file: h5py.File, text: Text) -> Table:
-    """Mean residual by source of the text, both directions."""
+def _where(file: h5py.File, pair: Mapping[str, Any], text: Text) -> list[Block]:
+    """Mean residual by source, role and position, both directions."""
+    arrows = (f"{pair['a']} → {pair['b']}", f"{pair['b']} → {pair['a']}")
     tables = [artifacts.read_table(file, f"{name}/energy_by_source") for name in ("forward", "backward")]
+    columns = (tables[0]["rows"], tables[0]["mean"], tables[1]["mean"])
+    energy = [file[f"{name}/energy"][:].astype(np.float64) for name in ("forward", "backward")]
+    role = text.role[file["rows/token_row"][0]]
+    present = [code for code in range(len(text.roles)) if (role == code).any()]
     rows: list[list[str | Cell]] = [
-        [
-            source,
-            figure_cell(int(tables[0]["rows"][i])),
-            figure_cell(float(tables[0]["mean"][i])),
-            figure_cell(float(tables[1]["mean"][i])),
-        ]
-        for i, source in enumerate(text.sources[: len(tables[0]["rows"])])
+        ["source of the text", name, *(figure_cell(column[i].item()) for column in columns)]
+        for i, name in enumerate(text.sources[: len(columns[0])])
     ]
-    return Table(
-        ["source of the text", "tokens", "residual, A → B", "residual, B → A"],
-        rows,
-        caption="Mean squared residual by source, in units of the activations' own variance: where the models differ "
-        "most.",
+    if len(present) > 1:
+        for code in present:
+            here = role == code
+            cells = [figure_cell(int(here.sum())), *(figure_cell(float(one[here].mean())) for one in energy)]
+            rows.append(["role in the template", text.roles[code], *cells])
+    return [
+        Table(
+            ["by", "", "tokens", f"residual, {arrows[0]}", f"residual, {arrows[1]}"],
+            rows,
+            caption="Mean squared residual, in units of the activations' own variance: where the models differ most.",
+        ),
+        _by_position(file, pair, arrows),
+    ]
+
+
+def _by_position(file: h5py.File, pair: Mapping[str, Any], arrows: tuple[str, str]) -> Figure:
+    tables = [artifacts.read_table(file, f"{name}/energy_by_position") for name in ("forward", "backward")]
+    at = np.flatnonzero(tables[0]["rows"] > 0)
+    series = {arrow: (at, table["mean"][at]) for arrow, table in zip(arrows, tables, strict=True)}
+    return Figure(
+        f"{pair['id']}-map-position",
+        "Residual by position in the sequence",
+        f"Mean squared residual at each position, in units of the activations' own variance; the last point is all "
+        f"from position {len(tables[0]['rows']) - 1} on.",
+        figures.lines(series, x="position", y="residual"),
+        height=220,
+    )
+
+
+def _spectrum(file: h5py.File, pair: Mapping[str, Any]) -> Figure:
+    """How many directions the residual has, and how much of each is unexplained."""
+    share = file["forward/spectrum/unexplained"][:]
+    variance = file["forward/spectrum/pca"][:]
+    rank = np.arange(1, len(share) + 1)
+    total = max(float(variance.sum()), 1e-300)
+    return Figure(
+        f"{pair['id']}-map-spectrum",
+        f"Spectrum of what {pair['a']} does not predict of {pair['b']}",
+        "Directions by rank. “Unexplained”: share of a direction's variance that the map misses; a feature that only "
+        f"{pair['b']} has stands out near 1. “Of the residual”: share of the whole residual that lies along a "
+        "principal direction.",
+        figures.lines(
+            {"unexplained share": (rank, share), "of the residual": (rank, variance / total)},
+            x="rank of the direction",
+            y="share",
+        ),
+        height=260,
     )
 
 
