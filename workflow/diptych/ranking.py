@@ -281,7 +281,7 @@ def crosscoder_offers(files: Mapping[str, Any]) -> list[Offer]:
     rows exchanged, their difference over their sum; negative for latents of A. Only the weights, which never saw the
     held-out documents, decide who is a candidate; latent scaling can only take one away.
     """
-    runs = files["crosscoders"]
+    runs = [run for run in files["crosscoders"] if has_sides(run)]
     names = list(dict.fromkeys(run["name"] for run in runs))
     offers: list[Offer] = []
     for name in names:
@@ -290,6 +290,12 @@ def crosscoder_offers(files: Mapping[str, Any]) -> list[Offer]:
         for side in SIDES:
             offers += _latents(first, side, f"{name} " if len(names) > 1 else "")
     return offers
+
+
+def has_sides(run: Mapping[str, Any]) -> bool:
+    """Whether a crosscoder's latents belong to models; those of a dictionary on x_B - x_A do not."""
+    with artifacts.read(run["latents"], "latents") as file:
+        return len(artifacts.read_json(file, "widths")) > 1
 
 
 @dataclass(frozen=True)

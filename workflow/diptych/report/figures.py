@@ -158,13 +158,13 @@ DASHES = ("solid", "dash", "dot")
 
 
 def lines(
-    series: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]], *, x: str, y: str, logarithmic: bool = False
+    series: Mapping[str, tuple[npt.ArrayLike, ...]], *, x: str, y: str, logarithmic: bool = False, markers: bool = False
 ) -> Plot:
-    """One line for each series, name -> (x, y)."""
+    """One line for each series, name -> (x, y), with its points marked if there are few."""
     data = [
         {
             "type": "scatter",
-            "mode": "lines",
+            "mode": "lines+markers" if markers else "lines",
             "name": name,
             "x": numbers(at),
             "y": numbers(values),
@@ -175,3 +175,27 @@ def lines(
     ]
     axis = {"type": "log", "dtick": 1} if logarithmic else {}
     return {"data": data, "layout": layout(x, y, yaxis=axis, showlegend=len(data) > 1, margin={"t": 24})}
+
+
+def scatter(
+    series: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike, str]], *, x: str, y: str, across: float, up: float
+) -> Plot:
+    """Points, name -> (x, y, colour), with dashed lines at x = `across` and y = `up`."""
+    data = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": name,
+            "x": numbers(first),
+            "y": numbers(second),
+            "marker": {"color": colour, "size": 7, "opacity": 0.7},
+            "hovertemplate": "%{x:.3f}, %{y:.3f}<extra>" + name + "</extra>",
+        }
+        for name, (first, second, colour) in series.items()
+    ]
+    dash = {"color": "var(--soft)", "width": 1.5, "dash": "dash"}
+    marks = [
+        {"type": "line", "x0": across, "x1": across, "y0": 0, "y1": 1, "yref": "paper", "line": dash},
+        {"type": "line", "x0": 0, "x1": 1, "xref": "paper", "y0": up, "y1": up, "line": dash},
+    ]
+    return {"data": data, "layout": layout(x, y, showlegend=len(data) > 1, margin={"t": 24}, shapes=marks)}
