@@ -28,7 +28,7 @@ def test_exported_weights_need_nothing_but_their_equation(tmp_path, objective):
         steps=20,
         learning_rate=1e-3,
     )
-    exchange.export(tmp_path / "w.h5", tmp_path / "out")
+    exchange.export(tmp_path / "w.h5", tmp_path / "out", spec={})
     config = json.loads((tmp_path / "out/config.json").read_text())
     t = load_file(tmp_path / "out/model.safetensors")
     x = [torch.from_numpy(part) for part in data.take(np.arange(200)).x]
@@ -90,4 +90,4 @@ def test_a_file_of_another_kind_is_one_clear_error(tmp_path):
     with artifacts.create(tmp_path / "w.h5", "features", {}):
         pass
     with pytest.raises(DiptychError, match="features"):
-        exchange.export(tmp_path / "w.h5", tmp_path / "out")
+        exchange.export(tmp_path / "w.h5", tmp_path / "out", spec={})

@@ -10,6 +10,7 @@ import pytest
 import small_study
 
 from diptych import artifacts, findings, linear_map, planted, ranking, rows, verdicts
+from diptych.crosscoder import seeds
 from diptych.ranking import Offer, Threshold
 
 
@@ -261,10 +262,10 @@ def test_latent_scaling_bars_what_the_other_model_has(study, tmp_path):
     assert not ranking.rank([barred], LIMITS).candidates[0].stands
 
 
-def test_seeds_count_the_runs_that_have_a_latent_too(study):
-    planted_runs = study["pairs"][1]["files"]["crosscoders"]
-    other_runs = study["pairs"][2]["files"]["crosscoders"]
-    again = ranking.crosscoder_offers({"crosscoders": [*planted_runs, *planted_runs]})
-    assert {offer.seeds for offer in again} == {"2/2"}
-    alone = ranking.crosscoder_offers({"crosscoders": [*planted_runs, *other_runs]})
-    assert {offer.seeds for offer in alone} == {"1/2"}
+def test_seeds_count_the_runs_that_have_a_latent_too(study, tmp_path):
+    run, other = (study["pairs"][place]["files"]["crosscoders"][0] for place in (1, 2))
+    for second, counted in ((run, "2/2"), (other, "1/2")):
+        path = tmp_path / f"{counted[0]}.h5"
+        seeds.compare([run["weights"], second["weights"]], path, spec={}, seeds=[0, 1], exclusive=0.1)
+        runs = [{**run, "seeds": str(path)}, {**second, "seed": 1, "seeds": str(path)}]
+        assert {offer.seeds for offer in ranking.crosscoder_offers({"crosscoders": runs})} == {counted}

@@ -25,7 +25,14 @@ CHANGES = yaml.safe_load((ROOT / "tests" / "workflow" / "changes.yaml").read_tex
 
 
 # Keys that change which jobs there are, not what a job does; tried with Snakemake below.
-STRUCTURAL = {("Pair", "sites"), ("Crosscoder", "seeds"), ("Dictionary", "site"), ("Steering", "pairs")}
+STRUCTURAL = {
+    ("Pair", "sites"),
+    ("Crosscoder", "seeds"),
+    ("Dictionary", "site"),
+    ("Crosscoder", "ceiling"),
+    ("Steering", "pairs"),
+}
+STRUCTURAL |= {("Sweep", name) for name in schema.Sweep.model_fields}
 
 
 @pytest.fixture(scope="session")
@@ -132,7 +139,7 @@ def test_a_moved_directory_does_nothing(done, tmp_path):
         ("linear_map/bootstrap", 77, "fit_linear_map", None),
         ("models/tuned/steps", 9, "derive_model", "tuned"),
         ("pairs/tuned", {"a": "tuned", "b": "base", "corpus": "both", "sites": ["last"]}, "fit_linear_map", "tuned"),
-        ("crosscoders/tuned/seeds", [0, 1], "train_crosscoder", "tuned"),
+        ("crosscoders/tuned/seeds", [0, 1, 2], "train_crosscoder", "tuned"),
         ("pairs/tuned/sites", ["last", "first"], "fit_linear_map", "first"),
         ("findings/q", 0.01, "collect_findings", None),
         ("report/contexts", 3, "build_report", None),

@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -26,13 +26,21 @@ WAIT_SECONDS = 1.0
 
 @contextmanager
 def take(device: str) -> Iterator[str]:
-    """Hold a device for a block.
+    """Hold one device for a block; see `take_several`."""
+    with take_several(device, 1) as devices:
+        yield devices[0]
+
+
+@contextmanager
+def take_several(device: str, count: int) -> Iterator[list[str]]:
+    """Hold `count` GPUs for a block, or the CPU, of which there is one for any count.
 
     Args:
         device: `auto` (CUDA if there, else the CPU), `cpu` or `cuda`.
+        count: GPUs wanted.
 
     Raises:
-        DiptychError: `cuda` is asked for and there is none.
+        DiptychError: `cuda` is asked for and there is none, or there are fewer than `count`.
     """
     if granted := os.environ.get("CUDA_VISIBLE_DEVICES"):
         logger.info("granted by the scheduler: CUDA_VISIBLE_DEVICES=%s", granted)
@@ -41,28 +49,42 @@ def take(device: str) -> Iterator[str]:
         raise DiptychError("device: cuda is asked for but torch sees no GPU; set device: auto or cpu")
     if device == "cpu" or not available:
         logger.info("device: cpu, %d threads", torch.get_num_threads())
-        yield "cpu"
-    elif "CUDA_VISIBLE_DEVICES" in os.environ or torch.cuda.device_count() == 1:
-        logger.info("device: %s", torch.cuda.get_device_name(0))
-        yield "cuda:0"
-    else:
-        index, lock = _lock_any(torch.cuda.device_count())
-        logger.info("device: GPU %d, %s", index, torch.cuda.get_device_name(index))
-        with lock:
-            yield f"cuda:{index}"
+        yield ["cpu"]
+        return
+    visible = torch.cuda.device_count()
+    if visible < count:
+        raise DiptychError(f"device: {count} GPUs are asked for and torch sees {visible}; lower `processes`")
+    granted_all = "CUDA_VISIBLE_DEVICES" in os.environ or visible == count
+    taken, locks = (list(range(count)), []) if granted_all else _lock(visible, count)
+    with ExitStack() as held:
+        for lock in locks:
+            held.enter_context(lock)
+        for index in taken:
+            logger.info("device: GPU %d, %s", index, torch.cuda.get_device_name(index))
+        yield [f"cuda:{index}" for index in taken]
 
 
-def _lock_any(count: int) -> tuple[int, IO[str]]:
-    """Wait for a GPU that no other job of this user holds; the lock ends with the process."""
+def _lock(visible: int, count: int) -> tuple[list[int], list[IO[str]]]:
+    """Wait for GPUs that no other job of this user holds; the locks end with the process.
+
+    All are taken at once or none, so that two jobs never wait for each other.
+    """
     place = Path(tempfile.gettempdir()) / f"diptych-gpu-{os.getuid()}"
     place.mkdir(mode=0o700, exist_ok=True)
     while True:
-        for index in range(count):
-            lock = (place / str(index)).open("w")
+        taken: list[int] = []
+        locks: list[IO[str]] = []
+        for index in range(visible):
+            lock: IO[str] = (place / str(index)).open("w")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.close()
-            else:
-                return index, lock
+                continue
+            taken.append(index)
+            locks.append(lock)
+            if len(taken) == count:
+                return taken, locks
+        for lock in locks:
+            lock.close()
         time.sleep(WAIT_SECONDS)

@@ -22,7 +22,10 @@ from typing import Any
 from diptych import artifacts
 
 LIBRARY = Path(__file__).parent
-OUTSIDE = {"diptych.study", "diptych.schema", "diptych.strict", "diptych.fingerprint", "diptych.logs"}
+OUTSIDE = {
+    "diptych.study", "diptych.schema", "diptych.strict", "diptych.sweeps", "diptych.fingerprint", "diptych.logs",
+    "diptych.crosscoder.tracking",
+}  # fmt: skip
 """Modules that decide no number; stages never import the first three (a test holds that)."""
 DISTRIBUTIONS = {"yaml": "PyYAML", "umap": "umap-learn", "sklearn": "scikit-learn"}
 """Import names that differ from the name of the distribution (underscores aside)."""

@@ -28,18 +28,27 @@ def start(log_file: str, script: str) -> logging.Logger:
     if library != tree:
         raise DiptychError(f"diptych is imported from {library}, not from {tree}: uninstall the other diptych")
     Path(log_file).parent.mkdir(parents=True, exist_ok=True)
+    _configure(logging.FileHandler(log_file, mode="w"))
+    sys.excepthook = _report
+    return logger
+
+
+def follow(log_file: str) -> None:
+    """Send log records of a process that a job started to that job's log and stderr."""
+    _configure(logging.FileHandler(log_file, mode="a"))
+
+
+def _configure(file: logging.Handler) -> None:
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%H:%M:%S",
-        handlers=[logging.FileHandler(log_file, mode="w"), logging.StreamHandler(sys.stderr)],
+        handlers=[file, logging.StreamHandler(sys.stderr)],
         force=True,
     )
     for chatty in ("httpx", "urllib3", "matplotlib", "filelock"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.captureWarnings(True)
-    sys.excepthook = _report
-    return logger
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -20,7 +20,6 @@ from typing import Any, Literal, NamedTuple
 import h5py
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize
 
 from diptych import artifacts, dictionaries, evidence, statistics
 
@@ -285,28 +284,40 @@ def crosscoder_offers(files: Mapping[str, Any]) -> list[Offer]:
     rows exchanged, their difference over their sum; negative for latents of A. Only the weights, which never saw the
     held-out documents, decide who is a candidate; latent scaling can only take one away.
     """
-    runs = files["crosscoders"]
+    runs = [run for run in files["crosscoders"] if has_sides(run)]
     names = list(dict.fromkeys(run["name"] for run in runs))
     offers: list[Offer] = []
     for name in names:
-        own = [_read_run(run) for run in runs if run["name"] == name]
+        own = [run for run in runs if run["name"] == name]
+        first = _read_run(own[0], len(own))
         for side in SIDES:
-            offers += _latents(own, side, f"{name} " if len(names) > 1 else "")
+            offers += _latents(first, side, f"{name} " if len(names) > 1 else "")
     return offers
+
+
+def has_sides(run: Mapping[str, Any]) -> bool:
+    """Whether a crosscoder's latents belong to models; those of a dictionary on x_B - x_A do not."""
+    with artifacts.read(run["latents"], "latents") as file:
+        return len(artifacts.read_json(file, "widths")) > 1
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What one run of a crosscoder says of its latents; columns [F], arrays with the models' axis first."""
+    """What one run of a crosscoder says of its latents; columns [F], arrays with the models' axis first.
+
+    `recovered` counts for each latent the runs, of `n_runs`, that have it.
+    """
 
     columns: Mapping[str, npt.NDArray[Any]]
     only: Mapping[SideName, IntArray]
     W_dec: Mapping[SideName, npt.NDArray[np.float32]]
     token_row: npt.NDArray[np.int64]
     nu: Mapping[str, npt.NDArray[np.float64]]
+    recovered: IntArray
+    n_runs: int
 
 
-def _read_run(run: Mapping[str, Any]) -> _Run:
+def _read_run(run: Mapping[str, Any], n_runs: int) -> _Run:
     with artifacts.read(run["latents"], "latents") as file:
         columns = artifacts.read_table(file, "latents")
         classes = artifacts.read_json(file, "classes")
@@ -315,17 +326,18 @@ def _read_run(run: Mapping[str, Any]) -> _Run:
         nu = {name: file[f"nu/{name}"][:] for name in ("err", "rec")}
     with artifacts.read(run["weights"], "crosscoder") as file:
         W_dec = {side: file[f"W_dec/{model}"][:] for model, side in enumerate(SIDES)}
-    return _Run(columns, only, W_dec, np.concatenate(tops, axis=2), nu)
+    recovered = np.ones(len(columns["class"]), dtype=np.int64)
+    if run.get("seeds"):
+        with artifacts.read(run["seeds"], "seeds") as file:
+            recovered = file[f"recovered/{run['seed']}"][:]
+    return _Run(columns, only, W_dec, np.concatenate(tops, axis=2), nu, recovered, n_runs)
 
 
-def _latents(runs: Sequence[_Run], side: SideName, prefix: str) -> list[Offer]:
-    """The candidates of one side in the first run, with the number of runs that have them too."""
-    first, model = runs[0], SIDES.index(side)
-    column = first.columns
-    seen = 1 + np.sum([_found_again(first, other, side) for other in runs[1:]], axis=0, dtype=np.int64)
-    again = np.broadcast_to(seen, first.only[side].shape)
+def _latents(first: _Run, side: SideName, prefix: str) -> list[Offer]:
+    """The candidates of one side in a run."""
+    model, column = SIDES.index(side), first.columns
     offers = []
-    for place, latent in enumerate(first.only[side]):
+    for latent in first.only[side]:
         nu_err, nu_rec = (float(first.nu[name][latent, model, 1 - model]) for name in ("err", "rec"))
         rows = first.token_row[model, latent]
         offers.append(
@@ -340,7 +352,7 @@ def _latents(runs: Sequence[_Run], side: SideName, prefix: str) -> list[Offer]:
                 p=float(column["p"][latent]) if column["density_held_out"][latent] > 0 else NAN,
                 direction=first.W_dec[side][latent].astype(np.float64),
                 rows=rows[rows >= 0],
-                seeds=f"{int(again[place])}/{len(runs)}",
+                seeds=f"{first.recovered[latent]}/{first.n_runs}",
                 nu_err=nu_err,
                 nu_rec=nu_rec,
                 barred=_refuted(nu_err, nu_rec),
@@ -355,18 +367,3 @@ def _refuted(nu_err: float, nu_rec: float) -> str:
         if abs(value) >= limit:
             return f"latent scaling: {name} {value:.2f}, the other model has it too"
     return ""
-
-
-def _found_again(first: _Run, other: _Run, side: SideName) -> IntArray:
-    """1 for each candidate of `first` that pairs one to one with a candidate of `other` at |cos| >= .7, else 0."""
-    x, y = (_unit(run.W_dec[side][run.only[side]].astype(np.float64)) for run in (first, other))
-    cosine = np.abs(x @ y.T)
-    i, j = optimize.linear_sum_assignment(np.where(cosine >= SAME_DIRECTION, cosine, 0.0), maximize=True)
-    found = np.zeros(len(x), dtype=np.int64)
-    found[i[cosine[i, j] >= SAME_DIRECTION]] = 1
-    return found
-
-
-def _unit(rows: DoubleArray) -> DoubleArray:
-    unit: DoubleArray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)
-    return unit

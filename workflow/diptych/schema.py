@@ -49,6 +49,10 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("Pair", "dictionary_b"): "correlate_features",
     ("Crosscoder", "*"): "train_crosscoder",
     ("Crosscoder", "checkpoint_every"): "",
+    ("Crosscoder", "processes"): "",
+    ("Crosscoder", "track"): "",
+    ("Crosscoder", "splice_tokens"): "evaluate_crosscoder",
+    ("Sweep", "*"): "train_crosscoder",
     ("Latents", "*"): "describe_latents",
     ("Steering", "*"): "steer_features",
     ("Findings", "*"): "collect_findings",
@@ -398,6 +402,27 @@ class Pairing(Strict):
     """Seed of the bootstrap."""
 
 
+class Sweep(Strict):
+    """Values to try, every combination one crosscoder; the report compares them at matched L0.
+
+    The crosscoder `tuned` becomes `tuned.0.0`, `tuned.0.1`, ...: the place of each value in its list, in the order of
+    the keys below. So a value added at the end of a list leaves the others' results as they are.
+    """
+
+    objective: tuple[Literal["batchtopk", "topk", "l1", "jumprelu", "diff"], ...] = ()
+    """Objectives."""
+    n_latents: tuple[Positive, ...] = ()
+    """Dictionary sizes."""
+    k: tuple[Positive, ...] = ()
+    """Mean active latents a row; objectives that have no k are trained for the first value only."""
+    penalty: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    """Penalties; objectives that have none are trained for the first value only."""
+    learning_rate: tuple[Rate, ...] = ()
+    """Peak learning rates."""
+    steps: tuple[Positive, ...] = ()
+    """Optimiser steps."""
+
+
 class Crosscoder(Strict):
     """A crosscoder over two or more models (METHODS 5). Defaults are those of a full-scale run."""
 
@@ -451,8 +476,28 @@ class Crosscoder(Strict):
     """Parts that a batch is computed in, to save memory; each part selects its own batchtopk entries."""
     buffer_rows: Positive = 400_000
     """Rows held in memory; training rows that are no more are read once."""
+    calibration_share: Annotated[float, Field(ge=0, le=0.2)] = 0.05
+    """Share of the training rows kept out of training, whole documents, on which the threshold is set so that k latents
+    are active on text never seen (batchtopk, diff); 0 sets it on rows that were trained on."""
+    compute: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the products of whole matrices in training; weights and optimiser stay float32."""
+    independent: bool = False
+    """Models of equal width start from different values, as models of unequal widths must."""
+    ceiling: bool = False
+    """Also train `<alias>.ceiling`, the first model with itself from independent initial values: the alignment that is
+    possible. Where widths differ, no verdict on alignment is given without it."""
+    sweep: Sweep = Sweep()
+    """Values to try."""
+    splice_tokens: Annotated[int, Field(ge=0)] = 16_384
+    """Held-out tokens on which each model's loss is measured with its activations replaced by their reconstruction; 0:
+    not measured."""
     checkpoint_every: Positive = 500
     """Steps between checkpoints, from which a killed run continues to the same weights; re-runs nothing."""
+    processes: Positive = 1
+    """Processes that share every batch: so many GPUs, or parts of the CPU; re-runs nothing."""
+    track: tuple[Literal["wandb", "tensorboard"], ...] = ()
+    """Where the training curve also goes: Weights & Biases (offline unless WANDB_MODE says otherwise), TensorBoard;
+    re-runs nothing."""
 
 
 class Latents(Strict):

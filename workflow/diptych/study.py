@@ -34,6 +34,7 @@ from diptych.schema import (
 )
 from diptych.sites import can_be_steered
 from diptych.strict import ConfigError, Strict, first_line, nearest
+from diptych.sweeps import CEILING, expand
 
 Job = dict[str, dict[str, Any]]
 """What a job reads, by alias, and its stage's settings."""
@@ -60,7 +61,7 @@ class Study(Strict):
     pairs: dict[Alias, Pair] = {}
     """Pairs of models by alias."""
     crosscoders: dict[Alias, Crosscoder] = {}
-    """Crosscoders by alias."""
+    """Crosscoders by alias; once loaded, every one that is trained (`sweeps`)."""
     activations: Activations = Activations()
     """Storing activations."""
     alignment: Alignment = Alignment()
@@ -94,7 +95,7 @@ class Study(Strict):
         except ValidationError as error:
             raise ConfigError(first_line(error, cls)) from None
         study._check_references()
-        return study
+        return study.model_copy(update={"crosscoders": expand(study.crosscoders)})
 
     def _check_references(self) -> None:
         for where, kind, alias in self._references():
@@ -295,12 +296,27 @@ class Study(Strict):
     def train_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
         """One run of a crosscoder."""
         made = self.crosscoders[crosscoder]
-        settings = _dump(made, leave=("models", "corpus", "site", "seeds", "checkpoint_every"))
-        return _job(self._crosscoder(crosscoder), seed=int(seed), **settings)
+        reads = ("models", "corpus", "site", "seeds", "splice_tokens")
+        how = ("checkpoint_every", "processes", "track", "ceiling", "sweep")
+        return _job(self._crosscoder(crosscoder), seed=int(seed), **_dump(made, leave=(*reads, *how)))
 
     def evaluate_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
         """A crosscoder on held-out rows."""
+        return _job(self._crosscoder(crosscoder), splice_tokens=self.crosscoders[crosscoder].splice_tokens)
+
+    def compare_seeds(self, crosscoder: str, site: str) -> Job:
+        """The runs of a crosscoder that differ in their seed."""
+        seeds = list(self.crosscoders[crosscoder].seeds)
+        return _job(self._crosscoder(crosscoder), seeds=seeds, exclusive=self.latents.exclusive)
+
+    def export_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
+        """A crosscoder for use outside Diptych."""
         return _job(self._crosscoder(crosscoder))
+
+    def ceiling(self, crosscoder: str) -> str | None:
+        """Alias of a crosscoder's ceiling, if it has one."""
+        alias = f"{crosscoder}.{CEILING}"
+        return alias if alias in self.crosscoders else None
 
     def describe_latents(self, crosscoder: str, site: str, seed: str) -> Job:
         """The latents of a crosscoder."""

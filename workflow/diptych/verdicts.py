@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych import artifacts
-from diptych.ranking import SAME_DIRECTION, Candidate, Method, Ranking, SideName, abs_cosine
+from diptych.ranking import SAME_DIRECTION, Candidate, Method, Ranking, SideName, abs_cosine, has_sides
 
 DoubleArray = npt.NDArray[np.float64]
 Status = Literal["found", "none", "unclear", "untested", "as_it_must", "broken", "recovered", "missed"]
@@ -114,9 +114,10 @@ def _pairing_clause(files: Mapping[str, Any]) -> Clause:
 
 def _crosscoder_clauses(files: Mapping[str, Any]) -> list[Clause]:
     names = ("every latent is in both models alike", "sharedness is 1", "alignment is 1")
-    if not files.get("crosscoders"):
+    runs = [run for run in files.get("crosscoders") or () if has_sides(run)]
+    if not runs:
         return [Clause(name, None, "no crosscoder was trained") for name in names]
-    return [clause for run in files["crosscoders"] for clause in _run_clauses(run["latents"], names)]
+    return [clause for run in runs for clause in _run_clauses(run["latents"], names)]
 
 
 def _run_clauses(latents: str, names: Sequence[str]) -> list[Clause]:

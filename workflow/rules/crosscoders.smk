@@ -13,17 +13,25 @@ rule train_crosscoder:
         CROSSCODER_FILES / "weights.h5",
     log:
         log_of("train_crosscoder", "{crosscoder}/{site}/seed-{seed}"),
+        throughput=RESULTS
+        / "benchmarks"
+        / "train_crosscoder"
+        / "{crosscoder}/{site}/seed-{seed}.throughput.json",
     benchmark:
         benchmark_of("train_crosscoder", "{crosscoder}/{site}/seed-{seed}")
     conda:
         GPU_ENV
-    threads: 8
+    threads: lambda wildcards: 8 * how_trained(wildcards).processes
     resources:
-        **gpu(32, 12),
+        **{
+            **gpu(32, 12),
+            "gpu": lambda wildcards: how_trained(wildcards).processes,
+            "mem": lambda wildcards, attempt: f"{32 * attempt * how_trained(wildcards).processes}GB",
+        },
         device=STUDY.device,
-        checkpoint_every=lambda wildcards: STUDY.crosscoders[
-            wildcards.crosscoder
-        ].checkpoint_every,
+        checkpoint_every=lambda wildcards: how_trained(wildcards).checkpoint_every,
+        processes=lambda wildcards: how_trained(wildcards).processes,
+        track=lambda wildcards: " ".join(how_trained(wildcards).track),
     params:
         spec=spec("train_crosscoder"),
     script:
@@ -33,6 +41,7 @@ rule train_crosscoder:
 rule evaluate_crosscoder:
     input:
         unpack(crosscoder_rows),
+        unpack(crosscoder_models),
         weights=CROSSCODER_FILES / "weights.h5",
     output:
         CROSSCODER_FILES / "evaluation.h5",
@@ -72,3 +81,49 @@ rule describe_latents:
         spec=spec("describe_latents"),
     script:
         "../scripts/describe_latents.py"
+
+
+rule compare_seeds:
+    input:
+        runs_of_seeds,
+    output:
+        RESULTS / "crosscoders" / "{crosscoder}" / "{site}" / "seeds.h5",
+    log:
+        log_of("compare_seeds", "{crosscoder}/{site}"),
+    benchmark:
+        benchmark_of("compare_seeds", "{crosscoder}/{site}")
+    conda:
+        CPU_ENV
+    threads: 8
+    resources:
+        **cpu(32),
+    params:
+        spec=spec("compare_seeds"),
+    script:
+        "../scripts/compare_seeds.py"
+
+
+rule export_crosscoder:
+    input:
+        CROSSCODER_FILES / "weights.h5",
+    output:
+        CROSSCODER_FILES / "export" / "manifest.json",
+        CROSSCODER_FILES / "export" / "model.safetensors",
+        CROSSCODER_FILES / "export" / "config.json",
+    log:
+        log_of("export_crosscoder", "{crosscoder}/{site}/seed-{seed}"),
+    benchmark:
+        benchmark_of("export_crosscoder", "{crosscoder}/{site}/seed-{seed}")
+    conda:
+        CPU_ENV
+    resources:
+        **cpu(16),
+    params:
+        spec=spec("export_crosscoder"),
+    script:
+        "../scripts/export_crosscoder.py"
+
+
+rule exports:
+    input:
+        all_exports(),

@@ -7,20 +7,27 @@ def relative(path):
 
 
 def crosscoder_runs(pair, site):
-    """Files of every run of every crosscoder of a pair's models at a site."""
+    """Files of every run of every crosscoder of a pair's models at a site, ceilings left out."""
     runs = []
     for name, made in STUDY.crosscoders.items():
         if (made.models, made.corpus, made.site) == (
             (pair.a, pair.b),
             pair.corpus,
             site,
-        ):
+        ) and not (made.independent and pair.a == pair.b):
             for seed in made.seeds:
                 place = RESULTS / "crosscoders" / name / site / f"seed-{seed}"
                 files = {
                     stage: relative(place / f"{stage}.h5")
                     for stage in ("weights", "evaluation", "latents")
                 }
+                if len(made.seeds) > 1:
+                    files["seeds"] = relative(place.parent / "seeds.h5")
+                if STUDY.ceiling(name):
+                    twin = RESULTS / "crosscoders" / STUDY.ceiling(name)
+                    files["ceiling"] = relative(
+                        twin / site / f"seed-{seed}" / "latents.h5"
+                    )
                 runs.append({"name": name, "seed": seed, **files})
     return runs
 

@@ -132,3 +132,32 @@ def crosscoder_rows(wildcards):
         "tokens": [tokens_of(crosscoder.corpus, model) for model in crosscoder.models],
         "alignment": alignment_of(crosscoder.corpus, *crosscoder.models[:2]),
     }
+
+
+def crosscoder_models(wildcards):
+    """The models of a crosscoder, where their loss is measured with its reconstructions in place."""
+    crosscoder = STUDY.crosscoders[wildcards.crosscoder]
+    if not crosscoder.splice_tokens:
+        return {}
+    return {"models": [model_manifest(model) for model in crosscoder.models]}
+
+
+def how_trained(wildcards):
+    """The config of a crosscoder, for what its rule may use."""
+    return STUDY.crosscoders[wildcards.crosscoder]
+
+
+def runs_of_seeds(wildcards):
+    """The weights of every run of a crosscoder."""
+    place = RESULTS / "crosscoders" / wildcards.crosscoder / wildcards.site
+    seeds = STUDY.crosscoders[wildcards.crosscoder].seeds
+    return [place / f"seed-{seed}" / "weights.h5" for seed in seeds]
+
+
+def all_exports():
+    """The exports of all runs of all crosscoders."""
+    return [
+        RESULTS / "crosscoders" / name / made.site / f"seed-{seed}/export/manifest.json"
+        for name, made in STUDY.crosscoders.items()
+        for seed in made.seeds
+    ]

@@ -1,4 +1,6 @@
-"""Rule evaluate_crosscoder: a crosscoder on rows that had no part in it."""
+"""Rule evaluate_crosscoder: a crosscoder on rows that had no part in it, and spliced into its models."""
+
+from pathlib import Path
 
 import torch
 
@@ -8,8 +10,14 @@ from diptych.crosscoder import evaluation
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 torch.set_num_threads(snakemake.threads)
-given = snakemake.input
-models = rows.models_of(given.shards, given.gates, given.tokens, spec["reads"]["site"])
+given, site = snakemake.input, spec["reads"]["site"]
+models = rows.models_of(given.shards, given.gates, given.tokens, site)
+splice = [
+    {"directory": Path(manifest).parent, "tokens": model.tokens, "shard": model.shards[0]}
+    for manifest, model in zip(given.get("models", []), models, strict=False)
+]
 with devices.take(snakemake.resources.device) as device:
     pair = rows.stored(models, given.get("alignment") or None)
-    evaluation.evaluate(given.weights, pair, snakemake.output[0], spec=spec, device=device, **spec["settings"])
+    evaluation.evaluate(
+        given.weights, pair, snakemake.output[0], spec=spec, splice=splice, site=site, device=device, **spec["settings"]
+    )

@@ -1,21 +1,23 @@
 """Rule train_crosscoder: one run of a crosscoder over the rows of its models."""
 
-import torch
-
-from diptych import devices, logs, rows
-from diptych.crosscoder import training
+from diptych import devices, logs
+from diptych.crosscoder import worker
 
 logs.start(snakemake.log[0], __file__)
-spec = snakemake.params.spec
-torch.set_num_threads(snakemake.threads)
-given = snakemake.input
-models = rows.models_of(given.shards, given.gates, given.tokens, spec["reads"]["site"])
-with devices.take(snakemake.resources.device) as device:
-    training.train(
-        rows.stored(models, given.get("alignment") or None),
-        snakemake.output[0],
-        spec=spec,
-        device=device,
-        checkpoint_every=snakemake.resources.checkpoint_every,
-        **spec["settings"],
-    )
+given, how = snakemake.input, snakemake.resources
+with devices.take_several(how.device, how.processes) as taken:
+    job = {
+        "shards": list(given.shards),
+        "gates": list(given.gates),
+        "tokens": list(given.tokens),
+        "alignment": given.get("alignment") or None,
+        "out": snakemake.output[0],
+        "spec": snakemake.params.spec,
+        "devices": taken,
+        "threads": max(1, snakemake.threads // how.processes),
+        "checkpoint_every": how.checkpoint_every,
+        "track": how.track.split(),
+        "throughput": snakemake.log.throughput,
+        "log": snakemake.log[0],
+    }
+    worker.start(job, how.processes)

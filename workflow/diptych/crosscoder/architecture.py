@@ -69,11 +69,13 @@ class Crosscoder(nn.Module):
     threshold: Tensor
     allowed: Tensor
 
-    def __init__(self, architecture: Architecture, *, seed: int = 0, decoder_norm: float = 1.0) -> None:
+    def __init__(
+        self, architecture: Architecture, *, seed: int = 0, decoder_norm: float = 1.0, independent: bool = False
+    ) -> None:
         super().__init__()
         self.architecture = architecture
         widths, n_latents = architecture.widths, architecture.n_latents
-        directions = initial_directions(widths, n_latents, seed) * decoder_norm
+        directions = initial_directions(widths, n_latents, seed, independent) * decoder_norm
         self.W_dec = nn.Parameter(directions.clone())
         self.W_enc = nn.Parameter(directions.clone())
         self.b_enc = nn.Parameter(torch.zeros(n_latents))
@@ -179,14 +181,18 @@ class Crosscoder(nn.Module):
         return folded
 
 
-def initial_directions(widths: Sequence[int], n_latents: int, seed: int) -> Tensor:
-    """Random decoder rows of norm 1 in each model, [F, D]; models of equal width start from the same rows."""
-    parts: dict[int, Tensor] = {}
-    for width in widths:
-        if width not in parts:
-            rows = np.random.default_rng([seed, width]).standard_normal((n_latents, width), dtype=np.float32)
-            parts[width] = nn.functional.normalize(torch.from_numpy(rows), dim=1)
-    return torch.cat([parts[width] for width in widths], dim=1)
+def initial_directions(widths: Sequence[int], n_latents: int, seed: int, independent: bool = False) -> Tensor:
+    """Random decoder rows of norm 1 in each model, [F, D].
+
+    Models of equal width start from the same rows, unless `independent`.
+    """
+    parts: dict[tuple[int, ...], Tensor] = {}
+    for model, width in enumerate(widths):
+        key = (width, model) if independent else (width,)
+        if key not in parts:
+            rows = np.random.default_rng([seed, *key]).standard_normal((n_latents, width), dtype=np.float32)
+            parts[key] = nn.functional.normalize(torch.from_numpy(rows), dim=1)
+    return torch.cat([parts[(width, model) if independent else (width,)] for model, width in enumerate(widths)], dim=1)
 
 
 def dedicated_mask(architecture: Architecture) -> Tensor:

@@ -6,7 +6,7 @@
 `encoded_blocks` is the one place where stored rows become codes and reconstructions; `latents` reads it too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -143,7 +143,17 @@ def _per_model(values: DoubleArray, widths: tuple[int, ...]) -> DoubleArray:
     return np.stack([part.sum(-1) for part in np.split(values, np.cumsum(widths)[:-1], axis=-1)], axis=-1)
 
 
-def evaluate(weights: str | Path, rows: Rows, out: str | Path, *, spec: dict[str, Any], device: str = "cpu") -> None:
+def evaluate(
+    weights: str | Path,
+    rows: Rows,
+    out: str | Path,
+    *,
+    spec: dict[str, Any],
+    splice: Sequence[Mapping[str, str | Path]] = (),
+    splice_tokens: int = 0,
+    site: str = "",
+    device: str = "cpu",
+) -> None:
     """Stage: score a crosscoder on fold 0 and write the artifact (kind "evaluation").
 
     Args:
@@ -151,6 +161,9 @@ def evaluate(weights: str | Path, rows: Rows, out: str | Path, *, spec: dict[str
         rows: the rows of its models.
         out: the artifact.
         spec: stored with it.
+        splice: for each model its `directory`, its `tokens` and one of its activation files, `shard`.
+        splice_tokens: held-out tokens on which the models' losses with reconstructions in place are measured.
+        site: the site that is replaced.
         device: a torch device.
     """
     crosscoder = architecture.load(weights)
@@ -160,6 +173,11 @@ def evaluate(weights: str | Path, rows: Rows, out: str | Path, *, spec: dict[str
     off = bool(k and abs(l0 / k - 1) > L0_TOLERANCE)
     if off:
         logs.logger.warning("crosscoder: held-out L0 is %.2f where k is %d; train on more tokens", l0, k)
+    losses = []
+    if splice and splice_tokens and not crosscoder.architecture.difference:
+        from diptych.crosscoder import splicing
+
+        losses = splicing.measure(crosscoder, rows, splice, site, n_tokens=splice_tokens)
     firing = scores.density[scores.density > 0]
     with artifacts.create(out, "evaluation", spec) as file:
         file.array("fvu", scores.fvu)
@@ -168,6 +186,7 @@ def evaluate(weights: str | Path, rows: Rows, out: str | Path, *, spec: dict[str
         file.array("density", scores.density)
         file.array("density_histogram/edges", DENSITY_EDGES)
         file.array("density_histogram/count", np.histogram(np.log10(firing), DENSITY_EDGES)[0])
+        file.json("splicing", losses)
         file.json(
             "summary",
             {

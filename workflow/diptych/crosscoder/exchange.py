@@ -12,6 +12,7 @@ The exported weights act on raw activations, with no means, scales or scores to 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,15 +23,13 @@ from diptych.crosscoder import architecture
 from diptych.crosscoder.architecture import Architecture, Crosscoder
 
 
-def export(weights: str | Path, out: str | Path) -> None:
+def export(weights: str | Path, out: str | Path, *, spec: dict[str, Any]) -> None:
     """Write a directory with `model.safetensors` and `config.json` from an artifact of kind "crosscoder".
 
     Tensors: W_enc.{m} [d_m, F], b_enc [F], W_dec.{m} [F, d_m], b_dec.{m} [d_m]; theta [F] for `jumprelu`,
-    score_weight [F] for `topk`.
+    score_weight [F] for `topk`. `spec` is stored beside them.
     """
     folded = architecture.load(weights).fold()
-    with artifacts.read(weights, "crosscoder") as file:
-        spec = json.loads(file.attrs["spec"])
     plan = folded.architecture
     tensors = {"b_enc": folded.b_enc.detach()}
     parts = (folded.per_model(values.detach()) for values in (folded.W_enc, folded.W_dec, folded.b_dec))

@@ -295,6 +295,7 @@ def describe(
             )
             _write_scaling(file, scaling)
             _write_spaces(file, crosscoder, table, codes["held_out"], alive)
+        file.json("widths", list(crosscoder.architecture.widths))
         file.json("classes", class_names(n_models))
         counts = np.bincount(table["class"], minlength=3 + n_models)
         file.json("counts", dict(zip(class_names(n_models), counts.tolist(), strict=True)))

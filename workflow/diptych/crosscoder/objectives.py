@@ -49,12 +49,14 @@ class Objective:
         shared_penalty: factor on the penalty of latents with a tied decoder (l1, jumprelu).
         prefixes: latents 0 .. n - 1 for each n must reconstruct on their own (matryoshka); ends with F.
         auxiliary: weight of the loss that revives dead latents.
+        bfloat16: the products of whole matrices are computed in bfloat16; weights, sums and losses stay float32.
     """
 
     name: Name
     shared_penalty: float = 1.0
     prefixes: tuple[int, ...] = ()
     auxiliary: float = 1 / 32
+    bfloat16: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def evaluate_terms(
     errors = [mse_loss(x_hat_BD, z_BD, reduction="sum") for x_hat_BD in code.x_hats]
     reconstruction = sum(errors, z_BD.new_zeros(())) / (len(errors) * len(z_BD))
     x_hat_BD = code.x_hats[-1].detach()
-    auxiliary = auxiliary_loss(crosscoder, z_BD, x_hat_BD, step.dead)
+    with _precision(objective, z_BD):
+        auxiliary = auxiliary_loss(crosscoder, z_BD, x_hat_BD, step.dead)
     return Terms(
         loss=reconstruction + code.sparsity + objective.auxiliary * auxiliary,
         reconstruction=reconstruction.detach(),
@@ -187,10 +190,26 @@ def row_top_k(pre_BF: Tensor, norm_F: Tensor, k: int) -> Selection:
     return Selection(row[positive], latent.view(-1)[positive], (pre_BF.shape[0], pre_BF.shape[1]))
 
 
+def product_memory(n_rows: int, n_latents: int, objective: Objective, device: torch.device) -> Tensor:
+    """Memory for `Step.product`."""
+    dtype = torch.bfloat16 if objective.bfloat16 else torch.float32
+    return torch.empty(n_rows, n_latents, dtype=dtype, device=device)
+
+
+def _encoder_product(crosscoder: Crosscoder, z_BD: Tensor, objective: Objective, out: Tensor | None) -> Tensor:
+    if objective.bfloat16:
+        return torch.mm(z_BD.bfloat16(), crosscoder.W_enc.T.bfloat16(), out=out)
+    return torch.mm(z_BD, crosscoder.W_enc.T, out=out)
+
+
+def _precision(objective: Objective, like: Tensor) -> torch.autocast:
+    return torch.autocast(like.device.type, torch.bfloat16, enabled=objective.bfloat16)
+
+
 def _k_sparse_code(crosscoder: Crosscoder, z_BD: Tensor, objective: Objective, step: Step, dense: bool) -> _Code:
     with torch.no_grad():
         norm_F = crosscoder.decoder_norms().sum(0)
-        product_BF = torch.mm(z_BD, crosscoder.W_enc.T, out=step.product)
+        product_BF = _encoder_product(crosscoder, z_BD, objective, step.product)
     if objective.name == "batchtopk":
         chosen, cut = batch_top_k(product_BF, crosscoder.b_enc, norm_F, step.k * len(z_BD), step.floor, step.cut)
     else:
@@ -212,7 +231,9 @@ def _k_sparse_code(crosscoder: Crosscoder, z_BD: Tensor, objective: Objective, s
 
 
 def _penalised_code(crosscoder: Crosscoder, z_BD: Tensor, objective: Objective, step: Step) -> _Code:
-    pre_BF = crosscoder.pre_activations(z_BD)
+    with _precision(objective, z_BD):
+        pre_BF = crosscoder.pre_activations(z_BD)
+    pre_BF = pre_BF.to(z_BD.dtype)
     norm_F = crosscoder.decoder_norms().sum(0)
     weight_F = torch.ones_like(norm_F)
     weight_F[: crosscoder.architecture.n_shared] = objective.shared_penalty
@@ -231,7 +252,9 @@ def _prefix_decodes(crosscoder: Crosscoder, f_BF: Tensor, objective: Objective) 
     x_hats: list[Tensor] = []
     total: Tensor = crosscoder.b_dec
     for first, last in _intervals(crosscoder, objective):
-        total = total + f_BF[:, first:last] @ crosscoder.W_dec[first:last]
+        with _precision(objective, f_BF):
+            part_BD = f_BF[:, first:last] @ crosscoder.W_dec[first:last]
+        total = total + part_BD
         x_hats.append(total)
     return x_hats
 

@@ -4,29 +4,71 @@ recovered = recovery([crosscoder_0, crosscoder_1, crosscoder_2])
 recovered[0]        # for each latent of the first run, in how many of the 3 runs it is found (itself included)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse as sp
 from scipy.optimize import linear_sum_assignment
 
-from diptych import DiptychError
+from diptych import DiptychError, artifacts
+from diptych.crosscoder import architecture
 from diptych.crosscoder.architecture import Crosscoder
 from diptych.crosscoder.latents import relative_norms
 from diptych.rows import IntArray
 
 DoubleArray = npt.NDArray[np.float64]
 
+BLOCK_ROWS = 2048
+"""Latents whose cosines are held together."""
 RECOVERED_COSINE = 0.7
 """A latent is recovered by one whose decoder rows have at least this cosine (METHODS 5)."""
 
 
 def match(first: DoubleArray, second: DoubleArray) -> tuple[IntArray, IntArray]:
-    """One-to-one pairing of rows [F, D] with the largest sum of cosines, keeping pairs above .7."""
-    cosine = _unit(first) @ _unit(second).T
-    i, j = linear_sum_assignment(-np.where(cosine > RECOVERED_COSINE, cosine, 0.0))
-    kept = cosine[i, j] > RECOVERED_COSINE
-    return i[kept], j[kept]
+    """One-to-one pairing of rows [F, D] with the largest sum of cosines above .7, best for each group of rows.
+
+    Rows compete only where a cosine is above .7, so that the pairs fall into small groups that are solved exactly;
+    the F x F matrix of cosines is never held.
+    """
+    near = _near(_unit(first), _unit(second))
+    upper = sp.hstack([sp.csr_array((len(first), len(first))), near])
+    lower = sp.csr_array((len(second), len(first) + len(second)))
+    n, found = sp.csgraph.connected_components(sp.vstack([upper, lower]), directed=False, return_labels=True)
+    label = found.astype(np.int64)
+    pairs = [_assign(near, i, j) for i, j in _groups(label[: len(first)], label[len(first) :], n)]
+    i, j = (np.concatenate([np.zeros(0, dtype=np.int64), *(pair[side] for pair in pairs)]) for side in (0, 1))
+    order = np.argsort(i)
+    return i[order], j[order]
+
+
+def _near(first: DoubleArray, second: DoubleArray) -> sp.csr_array:
+    """The cosines above .7, CSR [F, F']."""
+    blocks = []
+    for start in range(0, max(1, len(first)), BLOCK_ROWS):
+        cosine = first[start : start + BLOCK_ROWS] @ second.T
+        blocks.append(sp.csr_array(np.where(cosine > RECOVERED_COSINE, cosine, 0.0)))
+    return sp.csr_array(sp.vstack(blocks))
+
+
+def _groups(left: IntArray, right: IntArray, n: int) -> Iterator[tuple[IntArray, IntArray]]:
+    """Rows and partners of each connected group that has both."""
+    sides = []
+    for label in (left, right):
+        order = np.argsort(label, kind="stable")
+        sides.append(np.split(order, np.searchsorted(label[order], np.arange(1, n))))
+    for i, j in zip(*sides, strict=True):
+        if len(i) and len(j):
+            yield i, j
+
+
+def _assign(near: sp.csr_array, i: IntArray, j: IntArray) -> tuple[IntArray, IntArray]:
+    cosine = near[i][:, j].toarray()
+    row, column = linear_sum_assignment(cosine, maximize=True)
+    kept = cosine[row, column] > 0
+    return i[row[kept]], j[column[kept]]
 
 
 def recovery(crosscoders: Sequence[Crosscoder], *, exclusive: float = 0.1) -> list[IntArray]:
@@ -74,3 +116,26 @@ def _matches(first: Crosscoder, second: Crosscoder, exclusive: float) -> list[tu
 def _unit(rows: DoubleArray) -> DoubleArray:
     unit: DoubleArray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     return unit
+
+
+def compare(
+    weights: Sequence[str | Path], out: str | Path, *, spec: dict[str, Any], seeds: Sequence[int], exclusive: float
+) -> None:
+    """Stage: count for every latent of every run the runs that have it, and write the artifact (kind "seeds").
+
+    Args:
+        weights: artifacts of kind "crosscoder", one a seed.
+        out: the artifact; `recovered/{seed}` is int64 [F], and `summary` its counts by seed.
+        spec: stored with it.
+        seeds: the seed of each run.
+        exclusive: as for `latents.classify`.
+    """
+    found = recovery([architecture.load(path) for path in weights], exclusive=exclusive)
+    with artifacts.create(out, "seeds", spec) as file:
+        for seed, count in zip(seeds, found, strict=True):
+            file.array(f"recovered/{seed}", count)
+        counts = {
+            str(seed): np.bincount(count, minlength=len(seeds) + 1)[1:].tolist()
+            for seed, count in zip(seeds, found, strict=True)
+        }
+        file.json("summary", {"runs": len(seeds), "latents_by_runs": counts})

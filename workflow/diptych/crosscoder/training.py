@@ -4,18 +4,21 @@
 
 Every batch is a pure function of (seed, step), so a checkpoint needs no place in a stream: a run that was killed
 goes on from its last checkpoint and, on a CPU with the same number of threads, ends with the same bits. Rows of fold
-0 are never read.
+0 are never read. Started by torchrun, several processes share each batch (`parallel`).
 """
 
 import hashlib
 import math
+import resource
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -23,14 +26,17 @@ from tqdm import tqdm
 from diptych import DiptychError, artifacts, logs
 from diptych.crosscoder import architecture, objectives, sparse
 from diptych.crosscoder.architecture import Architecture, Crosscoder
+from diptych.crosscoder.parallel import ALONE, Group
+from diptych.crosscoder.settings import Training
+from diptych.crosscoder.tracking import Tracker
 from diptych.rows import FloatArray, IntArray, Rows
 
 CALIBRATION_ROWS = 100_000
-"""Training rows that set means, scales and the final threshold (METHODS 5); all of them if there are fewer."""
+"""Training rows that set means and scales, and rows that set the threshold; all of them if there are fewer."""
+CALIBRATION_DOCUMENTS = 8
+"""Least documents that set the threshold: measured on 19th-century addresses, their mean L0 is then within 3 %."""
 READ_ROWS = 1024
 """Rows read together: a shuffled buffer is filled with blocks of this many rows from all over the corpus."""
-PENALTY_WIDTH = 2304
-"""The width for which published penalties are quoted; they scale with the root of dbar over it."""
 THRESHOLD_MEMORY = 0.999
 """Decay of the running mean of the batch cut that is logged during training."""
 DIVERGED = 10.0
@@ -43,107 +49,6 @@ class DivergedError(DiptychError):
     """The loss left the region of numbers, or grew far above where it began."""
 
 
-@dataclass(frozen=True)
-class Training:
-    """Settings of one run; every one is a config key.
-
-    Attributes:
-        objective: batchtopk | topk | l1 | jumprelu | diff (batchtopk on x_B - x_A, equal widths).
-        n_latents: F.
-        k: mean active latents a row (batchtopk, topk, diff).
-        penalty: lambda of l1 (quoted for width 2,304) and jumprelu.
-        steps: optimiser steps.
-        batch: rows a step.
-        learning_rate: Adam's; None is 5e-5 for l1 and 1e-4 otherwise.
-        warmup_share: share of the run in which learning rate and penalty rise from 0.
-        decay_share: share of the run at its end in which the learning rate falls to 0.
-        clip: largest norm of the gradient.
-        decoder_norm: norm of a decoder row in each model at the start; None is .08 for l1 and 1 otherwise.
-        auxiliary: weight of the loss that revives dead latents.
-        dead_share: a latent is dead after this share of the run's rows without firing.
-        shared: share of latents with one decoder row for all models (equal widths).
-        shared_penalty: factor on the penalty of those (l1, jumprelu).
-        dedicated: for each model the share of latents that read and write it alone.
-        matryoshka: shares of the latents, each a prefix that must reconstruct on its own.
-        k_initial: k at the start, falling to k over `anneal_share` of the run; 0 is no annealing.
-        anneal_share: see k_initial.
-        accumulate: parts that a batch is computed in, to save memory; each part selects its own batchtopk entries.
-        buffer_rows: rows held in memory; if the training rows are no more, they are read once.
-        seed: of initialisation and order.
-    """
-
-    objective: Literal["batchtopk", "topk", "l1", "jumprelu", "diff"] = "batchtopk"
-    n_latents: int = 16384
-    k: int = 100
-    penalty: float = 2.0
-    steps: int = 24_000
-    batch: int = 4096
-    learning_rate: float | None = None
-    warmup_share: float = 0.05
-    decay_share: float = 0.2
-    clip: float = 1.0
-    decoder_norm: float | None = None
-    auxiliary: float = 1 / 32
-    dead_share: float = 0.05
-    shared: float = 0.0
-    shared_penalty: float = 0.1
-    dedicated: tuple[float, ...] = ()
-    matryoshka: tuple[float, ...] = ()
-    k_initial: int = 0
-    anneal_share: float = 0.25
-    accumulate: int = 1
-    buffer_rows: int = 400_000
-    seed: int = 0
-
-    @property
-    def rate(self) -> float:
-        """The peak learning rate."""
-        return self.learning_rate or (5e-5 if self.objective == "l1" else 1e-4)
-
-    def rate_at(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, constant, linear decay to 0."""
-        warm = (step + 1) / max(1.0, self.warmup_share * self.steps)
-        cool = (self.steps - step) / max(1.0, self.decay_share * self.steps)
-        return self.rate * min(1.0, warm, cool)
-
-    def penalty_at(self, step: int, mean_width: float) -> float:
-        """lambda of a step, warmed from 0."""
-        warm = min(1.0, step / max(1.0, self.warmup_share * self.steps))
-        return self.penalty * warm * math.sqrt(mean_width / PENALTY_WIDTH)
-
-    def k_at(self, step: int) -> int:
-        """k of a step, annealed."""
-        if not self.k_initial:
-            return self.k
-        done = min(1.0, step / max(1.0, self.anneal_share * self.steps))
-        return round(self.k_initial + done * (self.k - self.k_initial))
-
-    def architecture(self, widths: tuple[int, ...]) -> Architecture:
-        """The crosscoder that these settings train on models of these widths."""
-        if (self.objective == "diff" or self.shared) and len(set(widths)) > 1:
-            raise DiptychError(f"crosscoder: `diff` and `shared` need models of equal width, these have {widths}")
-        if self.dedicated and len(self.dedicated) != len(widths):
-            raise DiptychError(f"crosscoder: `dedicated` has {len(self.dedicated)} shares for {len(widths)} models")
-        activation: dict[str, architecture.Activation] = {"l1": "relu", "topk": "topk", "jumprelu": "jumprelu"}
-        return Architecture(
-            widths=widths[:1] if self.objective == "diff" else widths,
-            n_latents=self.n_latents,
-            activation=activation.get(self.objective, "threshold"),
-            k=self.k if self.objective in ("batchtopk", "topk", "diff") else 0,
-            difference=self.objective == "diff",
-            n_shared=round(self.shared * self.n_latents),
-            n_dedicated=tuple(round(share * self.n_latents) for share in self.dedicated),
-        )
-
-    def losses(self) -> objectives.Objective:
-        """The objective that these settings minimise."""
-        prefixes = tuple(sorted({*(max(1, round(share * self.n_latents)) for share in self.matryoshka)}))
-        if prefixes and prefixes[-1] != self.n_latents:
-            prefixes = (*prefixes, self.n_latents)
-        name = "batchtopk" if self.objective == "diff" else self.objective
-        return objectives.Objective(name, self.shared_penalty, prefixes, self.auxiliary)
-
-
 class Feed:
     """Normalised training batches, each a function of (seed, step).
 
@@ -151,9 +56,11 @@ class Feed:
     `buffer_rows`, whose rows are shuffled and used once. If one buffer holds all training rows it is read once.
     """
 
-    def __init__(self, rows: Rows, crosscoder: Crosscoder, settings: Training) -> None:
-        self.rows, self.crosscoder, self.settings = rows, crosscoder, settings
-        self.index = np.flatnonzero(rows.fold != 0)
+    def __init__(self, rows: Rows, crosscoder: Crosscoder, settings: Training, group: Group = ALONE) -> None:
+        self.rows, self.crosscoder, self.settings, self.group = rows, crosscoder, settings, group
+        aside = kept_aside(rows, settings)
+        self.index = np.flatnonzero((rows.fold != 0) & ~aside)
+        self.aside = np.flatnonzero(aside)
         self.seen = np.zeros(len(rows), dtype=np.bool_)
         self._all: FloatArray | None = None
         if len(self.index) < settings.batch or settings.buffer_rows < 2 * settings.batch:
@@ -161,17 +68,23 @@ class Feed:
                 f"crosscoder: `batch` {settings.batch} needs as many training rows (there are {len(self.index)}) "
                 f"and half of `buffer_rows` ({settings.buffer_rows}); lower `batch`"
             )
+        if settings.batch % (settings.accumulate * group.size):
+            raise DiptychError(
+                f"crosscoder: `batch` {settings.batch} cannot be cut into {settings.accumulate} parts (`accumulate`) "
+                f"for each of {group.size} processes; choose a multiple of {settings.accumulate * group.size}"
+            )
 
-    def calibration(self) -> IntArray:
-        """Training rows for means, scales and the threshold: all, or blocks spread evenly."""
-        if len(self.index) <= CALIBRATION_ROWS:
-            return self.index
-        blocks = np.array_split(self.index, -(-len(self.index) // READ_ROWS))
+    def calibration(self, *, aside: bool = False) -> IntArray:
+        """Rows for means and scales, or (`aside`) for the threshold: all, or blocks spread evenly."""
+        index = self.aside if aside and len(self.aside) else self.index
+        if len(index) <= CALIBRATION_ROWS:
+            return index
+        blocks = np.array_split(index, -(-len(index) // READ_ROWS))
         wanted = -(-CALIBRATION_ROWS // min(map(len, blocks)))
         return np.concatenate([blocks[i] for i in np.linspace(0, len(blocks) - 1, wanted).astype(int)])
 
     def batches(self, first: int) -> Iterator[Tensor]:
-        """Batches [batch, D] of steps first, first + 1, ..., without end."""
+        """Batches of steps first, first + 1, ..., without end: of each this process's rows [batch / processes, D]."""
         step, batch = 0, self.settings.batch
         for epoch in count():
             for number, part in enumerate(self._fills(epoch)):
@@ -182,8 +95,13 @@ class Feed:
                     for start in range(batch * max(0, first - step), batch * n_steps, batch):
                         chosen = order[start : start + batch]
                         self.seen[part[chosen]] = True
-                        yield torch.from_numpy(values[chosen])
+                        yield torch.from_numpy(values[self._own(chosen)])
                 step += n_steps
+
+    def _own(self, chosen: IntArray) -> IntArray:
+        """Rows of a batch that are this process's: of each part (`accumulate`) as many as any other's."""
+        own: IntArray = chosen.reshape(self.settings.accumulate, self.group.size, -1)[:, self.group.rank].ravel()
+        return own
 
     def _fills(self, epoch: int) -> list[IntArray]:
         n_fills = -(-len(self.index) // self.settings.buffer_rows)
@@ -213,9 +131,28 @@ class Feed:
         return normalised
 
 
+def kept_aside(rows: Rows, settings: Training) -> npt.NDArray[np.bool_]:
+    """Rows [n] of the training documents that only set the threshold.
+
+    Documents in random order until they hold `calibration_share` of the training rows or `CALIBRATION_ROWS`, but at
+    least `CALIBRATION_DOCUMENTS` of them, and never more than a fifth of all.
+    """
+    train = rows.fold != 0
+    activation = settings.architecture(rows.widths).activation
+    documents, count = np.unique(rows.document[train], return_counts=True)
+    if activation != "threshold" or not settings.calibration_share or len(documents) < 2:
+        return np.zeros(len(rows), dtype=np.bool_)
+    order = np.random.default_rng([settings.seed, 2]).permutation(len(documents))
+    enough = min(settings.calibration_share * train.sum(), CALIBRATION_ROWS)
+    n = int(np.searchsorted(np.cumsum(count[order]), enough)) + 1
+    n = max(1, min(max(n, CALIBRATION_DOCUMENTS), len(documents) // 5))
+    aside: npt.NDArray[np.bool_] = train & np.isin(rows.document, documents[order[:n]])
+    return aside
+
+
 @dataclass
 class Run:
-    """What a run carries from step to step, and what its checkpoint holds."""
+    """What a run carries from step to step; `state` is what its checkpoint holds."""
 
     crosscoder: Crosscoder
     optimizer: torch.optim.Adam
@@ -225,6 +162,10 @@ class Run:
     running_cut: float = 0.0
     floor: float = 0.0
     series: dict[str, list[Any]] = field(default_factory=dict)
+    group: Group = ALONE
+    tracker: Tracker | None = None
+    seconds: float = 0.0
+    first_step: int = 0
 
     def state(self, key: str, seen: np.ndarray[Any, Any]) -> dict[str, Any]:
         """Everything that the next step depends on, stamped with `key`."""
@@ -257,23 +198,44 @@ def optimise(
     checkpoint: Path | None = None,
     key: str = "",
     checkpoint_every: int = 500,
+    group: Group = ALONE,
+    tracker: Tracker | None = None,
 ) -> tuple[Crosscoder, Run, Feed]:
     """Train on the rows outside fold 0; the threshold is left for `calibrate`.
 
     Raises:
         DivergedError: the loss is not finite, or 10 times the first one.
     """
-    norm = settings.decoder_norm or (0.08 if settings.objective == "l1" else 1.0)
-    crosscoder = Crosscoder(settings.architecture(rows.widths), seed=settings.seed, decoder_norm=norm)
-    feed = Feed(rows, crosscoder, settings)
-    set_normalisation(crosscoder, rows, feed.calibration())
+    crosscoder = Crosscoder(
+        settings.architecture(rows.widths),
+        seed=settings.seed,
+        decoder_norm=settings.start_norm,
+        independent=settings.independent,
+    )
+    feed = Feed(rows, crosscoder, settings, group)
+    if group.leads:
+        set_normalisation(crosscoder, rows, feed.calibration())
     crosscoder.to(device)
-    run = Run(crosscoder, torch.optim.Adam(crosscoder.parameters(), lr=settings.rate, fused=True))
+    for values in (crosscoder.mean, crosscoder.scale):
+        group.share_(values)
+    optimizer = torch.optim.Adam(crosscoder.parameters(), lr=settings.rate, fused=True)
+    run = Run(crosscoder, optimizer, group=group, tracker=tracker)
     run.silent_rows = torch.zeros(settings.n_latents, device=device)
     if checkpoint is not None:
         _resume(run, feed, checkpoint, key, device)
+    started = time.perf_counter()
+    for step in _steps(run, feed, settings, device):
+        if checkpoint is not None and group.leads and step % checkpoint_every == 0 and step < settings.steps:
+            _save(run.state(key, feed.seen), checkpoint)
+    run.seconds = time.perf_counter() - started
+    return crosscoder, run, feed
+
+
+def _steps(run: Run, feed: Feed, settings: Training, device: str) -> Iterator[int]:
+    """Take the steps that are left, showing rows/s, loss and time left; yields how many are done."""
     objective = settings.losses()
-    product = torch.empty(settings.batch // settings.accumulate, settings.n_latents, device=device)
+    part = settings.batch // settings.accumulate // run.group.size
+    product = objectives.product_memory(part, settings.n_latents, objective, torch.device(device))
     bar = tqdm(
         total=settings.steps * settings.batch,
         initial=run.step * settings.batch,
@@ -281,6 +243,7 @@ def optimise(
         unit="tok",
         unit_scale=True,
         mininterval=10.0,
+        disable=not run.group.leads,
     )
     with bar:
         for z_BD in feed.batches(run.step):
@@ -290,15 +253,13 @@ def optimise(
             run.step += 1
             bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
             bar.update(settings.batch)
-            if checkpoint is not None and run.step % checkpoint_every == 0 and run.step < settings.steps:
-                _save(run.state(key, feed.seen), checkpoint)
-    return crosscoder, run, feed
+            yield run.step
 
 
 def take_step(
     run: Run, z_BD: Tensor, objective: objectives.Objective, settings: Training, product: Tensor | None = None
 ) -> float:
-    """One optimiser step on normalised rows; returns the loss."""
+    """One optimiser step on this process's normalised rows; returns the loss of the whole batch."""
     crosscoder = run.crosscoder
     dead = (run.silent_rows >= settings.dead_share * settings.steps * settings.batch).nonzero()[:, 0]
     run.optimizer.zero_grad(set_to_none=True)
@@ -309,21 +270,23 @@ def take_step(
             penalty=settings.penalty_at(run.step, crosscoder.architecture.mean_width),
             dead=dead,
             floor=run.floor,
+            cut=run.group.cut,
             product=product if product is not None and len(product) == len(part_BD) else None,
         )
         terms = objectives.evaluate_terms(crosscoder, part_BD, objective, step)
         torch.autograd.backward(terms.loss * (len(part_BD) / len(z_BD)))
         run.floor = objectives.FLOOR_MARGIN * terms.cut
         parts.append(terms)
-    loss = sum(float(terms.loss.detach()) for terms in parts) / len(parts)
+    loss = float(run.group.sum_(torch.stack([terms.loss.detach() for terms in parts]).mean())) / run.group.size
     _check(loss, run, settings)
+    run.group.average_gradients(crosscoder.parameters())
     _apply(run, settings)
-    firings = torch.stack([terms.firings for terms in parts]).sum(0)
-    run.silent_rows.add_(len(z_BD)).mul_(firings == 0)
+    firings = run.group.sum_(torch.stack([terms.firings for terms in parts]).sum(0))
+    run.silent_rows.add_(len(z_BD) * run.group.size).mul_(firings == 0)
     run.running_cut += (1 - THRESHOLD_MEMORY) * (parts[-1].cut - run.running_cut)
     if run.step % max(1, settings.steps // SERIES_POINTS) == 0 or run.step == settings.steps - 1:
         x_hat_BD = torch.cat([terms.x_hat_BD for terms in parts])
-        _log(run, settings, loss, z_BD, x_hat_BD, float(firings.sum()) / len(z_BD), len(dead))
+        _log(run, settings, loss, z_BD, x_hat_BD, float(firings.sum()) / (len(z_BD) * run.group.size), len(dead))
     return loss
 
 
@@ -357,19 +320,30 @@ def tie_shared(crosscoder: Crosscoder) -> None:
 
 
 def _log(run: Run, settings: Training, loss: float, z_BD: Tensor, x_hat_BD: Tensor, l0: float, n_dead: int) -> None:
-    parts = zip(run.crosscoder.per_model(z_BD), run.crosscoder.per_model(x_hat_BD), strict=True)
-    fvu = [float((x - x_hat).square().sum() / (x - x.mean(0)).square().sum()) for x, x_hat in parts]
     point = {
         "step": run.step,
         "loss": loss,
         "l0": l0,
-        "fvu": fvu,
+        "fvu": _batch_fvu(run, z_BD, x_hat_BD),
         "dead_share": n_dead / settings.n_latents,
         "learning_rate": settings.rate_at(run.step),
         "running_threshold": run.running_cut / (1 - THRESHOLD_MEMORY ** (run.step + 1)),
     }
     for name, value in point.items():
         run.series.setdefault(name, []).append(value)
+    if run.tracker is not None:
+        run.tracker.log(point)
+
+
+def _batch_fvu(run: Run, z_BD: Tensor, x_hat_BD: Tensor) -> list[float]:
+    """FVU of each model on the whole batch."""
+    group, fvu = run.group, []
+    parts = zip(run.crosscoder.per_model(z_BD), run.crosscoder.per_model(x_hat_BD), strict=True)
+    for x, x_hat in parts:
+        mean = group.sum_(x.mean(0)) / group.size
+        sums = group.sum_(torch.stack([(x - x_hat).square().sum(), (x - mean).square().sum()]))
+        fvu.append(float(sums[0] / sums[1]))
+    return fvu
 
 
 def set_normalisation(crosscoder: Crosscoder, rows: Rows, index: IntArray) -> None:
@@ -398,10 +372,10 @@ def _inputs(rows: Rows, index: IntArray, plan: Architecture) -> list[FloatArray]
 
 @torch.no_grad()
 def calibrate(crosscoder: Crosscoder, feed: Feed) -> None:
-    """Set the threshold so that the mean L0 over the calibration rows is k, with the weights as they are now."""
+    """Set the threshold so that the mean L0 over the rows kept aside is k, with the weights as they are now."""
     if crosscoder.architecture.activation != "threshold":
         return
-    index, k = feed.calibration(), crosscoder.architecture.k
+    index, k = feed.calibration(aside=True), crosscoder.architecture.k
     norm_F = crosscoder.decoder_norms().sum(0)
     kept = torch.zeros(0, device=norm_F.device)
     lowest = 0.0
@@ -422,6 +396,9 @@ def train(
     spec: dict[str, Any],
     device: str = "cpu",
     checkpoint_every: int = 500,
+    group: Group = ALONE,
+    tracker: Tracker | None = None,
+    throughput: str | Path | None = None,
     **settings: Any,
 ) -> None:
     """Stage: train a crosscoder and write its weights (kind "crosscoder").
@@ -434,6 +411,9 @@ def train(
         spec: everything the result depends on.
         device: a torch device, cpu or cuda:0.
         checkpoint_every: steps between checkpoints.
+        group: the processes that share the batches; the first one writes.
+        tracker: gets the points of the series as they come.
+        throughput: where rows a second and peak memory go, as JSON.
         settings: the fields of `Training`.
     """
     out = Path(out)
@@ -442,9 +422,24 @@ def train(
     checkpoint = out.with_name(f".{out.name}.checkpoint")
     chosen = Training(**settings)
     crosscoder, run, feed = optimise(
-        rows, chosen, device=device, checkpoint=checkpoint, key=key, checkpoint_every=checkpoint_every
+        rows,
+        chosen,
+        device=device,
+        checkpoint=checkpoint,
+        key=key,
+        checkpoint_every=checkpoint_every,
+        group=group,
+        tracker=tracker,
     )
+    if not group.leads:
+        return
     calibrate(crosscoder, feed)
+    _write(out, spec, crosscoder, run, feed)
+    _report_throughput(run, chosen, device, throughput)
+    checkpoint.unlink(missing_ok=True)
+
+
+def _write(out: Path, spec: dict[str, Any], crosscoder: Crosscoder, run: Run, feed: Feed) -> None:
     with artifacts.create(out, "crosscoder", spec) as file:
         architecture.write(file, crosscoder)
         for name, values in run.series.items():
@@ -455,13 +450,28 @@ def train(
                 "steps": run.step,
                 "rows_train": len(feed.index),
                 "rows_seen": int(feed.seen.sum()),
-                "rows_calibration": len(feed.calibration()),
+                "rows_calibration": len(feed.calibration(aside=True)),
                 "loss": run.series["loss"][-1],
                 "threshold": float(crosscoder.threshold),
                 "running_threshold": run.series["running_threshold"][-1],
             },
         )
-    checkpoint.unlink(missing_ok=True)
+
+
+def _report_throughput(run: Run, settings: Training, device: str, path: str | Path | None) -> None:
+    """Log rows a second and peak memory of this process, and write them as JSON."""
+    rows = (run.step - run.first_step) * settings.batch
+    megabytes = {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    if device.startswith("cuda"):
+        megabytes["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+    rate = rows / max(run.seconds, 1e-9)
+    said = ", ".join(
+        f"{name.removesuffix('_mb').replace('_', ' ')} {value:,.0f} MB" for name, value in megabytes.items()
+    )
+    logs.logger.info("%s rows in %.1f s: %s rows/s, %s", f"{rows:,}", run.seconds, f"{rate:,.0f}", said)
+    if path is not None:
+        numbers = {"rows": rows, "seconds": run.seconds, "rows_per_second": rate, "processes": run.group.size}
+        artifacts.write_text(path, artifacts.canonical_json(numbers | megabytes) + "\n")
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
@@ -478,5 +488,6 @@ def _resume(run: Run, feed: Feed, path: Path, key: str, device: str) -> None:
         logs.logger.info("%s is of another spec; starting afresh", path)
         return
     run.restore(state)
+    run.first_step = run.step
     feed.seen[:] = state["seen"].cpu().numpy()
     logs.logger.info("going on from step %d of %s", run.step, path)

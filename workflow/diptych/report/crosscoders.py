@@ -3,36 +3,28 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import h5py
 import numpy as np
-import numpy.typing as npt
 
 from diptych import artifacts
-from diptych.evidence import Shade, Text
-from diptych.report import figures
+from diptych.evidence import Text
+from diptych.report import figures, latents
 from diptych.report.blocks import (
     Block,
     Cell,
     Figure,
-    Item,
-    Items,
     Note,
     Prose,
-    Reading,
     Section,
-    SideName,
     Table,
     figure_cell,
     number,
-    p_value,
     percent,
 )
 
-Columns = Mapping[str, npt.NDArray[Any]]
-R_EDGES = np.linspace(0.0, 1.0, 51)
-COLOURS = {"A-only": "var(--a)", "B-only": "var(--b)", "shared": "var(--both)", "other": "var(--warn)"}
-ITEMS = 4
-"""Latents of each side shown with contexts."""
+MATCHED = 0.1
+"""A curve reaches so far beyond the L0 of its runs (METHODS 5: held-out L0 may be 10 % off)."""
+OWN = ("seed", "k", "penalty")
+"""Settings in which the runs of one curve differ."""
 
 
 def section(pair: Mapping[str, Any], text: Text, contexts: int, standing: Collection[str]) -> Section:
@@ -44,14 +36,9 @@ def section(pair: Mapping[str, Any], text: Text, contexts: int, standing: Collec
         f"of its own. A latent that writes to {pair['b']} alone is a candidate for something that only {pair['b']} has."
     )
     parts = [
-        Section(f"{pair['id']}-reconstruction", "How well it reconstructs", _reconstruction(pair, runs, text.sources))
+        Section(f"{pair['id']}-reconstruction", "How well it reconstructs", _reconstruction(pair, runs, text.sources)),
+        *latents.sections(pair, runs[0], text, contexts, standing),
     ]
-    with artifacts.read(runs[0]["latents"], "latents") as file:
-        columns = artifacts.read_table(file, "latents")
-        classes = artifacts.read_json(file, "classes")
-        parts.append(Section(f"{pair['id']}-norms", "Whose latents", _norms(pair, file, columns, classes)))
-        blocks = [_one_sided(pair, file, columns, side, text, contexts, standing) for side in ("B", "A")]
-        parts.append(Section(f"{pair['id']}-latents", "The most one-sided latents", blocks))
     return Section(f"{pair['id']}-crosscoder", "Crosscoder", [intro], parts)
 
 
@@ -77,7 +64,14 @@ def _reconstruction(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], 
         rows,
         caption="Share of variance unexplained (FVU) on held-out documents, for each model and for both together.",
     )
-    return [table, *warnings, _by_source(pair, runs[0], sources), _loss(pair, runs)]
+    return [
+        table,
+        *warnings,
+        *_splicing(pair, runs),
+        *_matched(pair, runs),
+        _by_source(pair, runs[0], sources),
+        _loss(pair, runs),
+    ]
 
 
 def _run_row(run: Mapping[str, Any], numbers: Mapping[str, Any], training: Mapping[str, Any]) -> list[str | Cell]:
@@ -92,6 +86,107 @@ def _run_row(run: Mapping[str, Any], numbers: Mapping[str, Any], training: Mappi
         figure_cell(numbers["fvu_total"]),
         Cell(percent(numbers["dead_share"]), order=numbers["dead_share"]),
     ]
+
+
+def _splicing(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """What the models' predictions lose with the reconstruction in place of their activations."""
+    rows: list[list[str | Cell]] = []
+    for run in runs:
+        with artifacts.read(run["evaluation"], "evaluation") as file:
+            losses = artifacts.read_json(file, "splicing")
+        for model, found in zip((pair["a"], pair["b"]), losses, strict=False):
+            names = ("clean", "spliced", "mean", "zero", "recovered_mean", "recovered_zero", "kl")
+            rows.append([f"{run['name']}, seed {run['seed']}", model, *(figure_cell(found[name]) for name in names),
+                         figure_cell(int(found["n"]))])  # fmt: skip
+    if not rows:
+        return []
+    columns = ["run", "model", "loss", "spliced", "set to mean", "set to 0", "recovered (mean)", "recovered (0)", "KL",
+               "predictions"]  # fmt: skip
+    hints = ("", "", "Cross-entropy of the model as it is, nats a token.", "With reconstructions in place.", "", "",
+             "1: nothing is lost; 0: no better than the mean.", "1: nothing is lost; 0: no better than nothing.",
+             "KL(clean || spliced), nats a token.", "")  # fmt: skip
+    caption = (
+        "The loss of each model on held-out text when its activations are replaced by the crosscoder's reconstruction, "
+        "by their mean, or by 0. Small models can be hurt by little unexplained variance: this is what it costs."
+    )
+    return [Table(columns, rows, caption=caption, hints=hints)]
+
+
+def _matched(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """Variants at the same L0: what else is better must not be paid for with more active latents."""
+    curves = _curves(runs)
+    if sum(len(points) for points in curves.values()) < 2 or len({run["name"] for run in runs}) < 2:
+        return []
+    at = matched_l0(curves)
+    rows: list[list[str | Cell]] = []
+    for name, points in curves.items():
+        active = [point[0] for point in points]
+        spread = number(active[0]) if len(points) == 1 else f"{number(active[0])} to {number(active[-1])}"
+        rows.append([name, figure_cell(len(points)), spread, figure_cell(unexplained_at(points, at))])
+    plot = figures.lines(
+        {name: tuple(zip(*points, strict=True)) for name, points in curves.items()}, x="active latents (L0)",
+        y="unexplained", markers=True,
+    )  # fmt: skip
+    caption = (
+        f"Unexplained share of held-out variance (FVU, both models) read off each curve at L0 = {number(at)}, linear "
+        "in log L0; none for a curve that does not reach it. Runs that differ in k, penalty or seed make one curve."
+    )
+    return [
+        Table(["variant", "points", "L0", f"unexplained at L0 {number(at)}"], rows, caption=caption),
+        Figure(
+            f"{pair['id']}-matched",
+            "Variants at matched L0",
+            "Each point is one setting of k or penalty (mean over seeds): further down is better at the same number of "
+            "active latents.",
+            plot,
+            height=280,
+        ),
+    ]
+
+
+Point = tuple[float, float]
+"""L0 and unexplained share."""
+
+
+def _curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
+    """For each variant its runs, by rising L0; runs that differ in nothing but the seed are averaged."""
+    made: dict[str, dict[str, list[Point]]] = {}
+    settings = {}
+    for run in runs:
+        with artifacts.read(run["weights"], "crosscoder") as file:
+            settings[run["weights"]] = artifacts.read_json(file, "spec")["settings"]
+    differing = sorted(
+        key for key in next(iter(settings.values()))
+        if key not in OWN and len({artifacts.canonical_json(given.get(key)) for given in settings.values()}) > 1
+    )  # fmt: skip
+    for run in runs:
+        given = settings[run["weights"]]
+        name = ", ".join(f"{key} {given[key]}" for key in differing) or "all"
+        with artifacts.read(run["evaluation"], "evaluation") as file:
+            numbers = artifacts.read_json(file, "summary")
+        point = (float(numbers["l0_mean"]), float(numbers["fvu_total"]))
+        made.setdefault(name, {}).setdefault(run["name"], []).append(point)
+    return {
+        name: sorted((float(np.mean([p[0] for p in points])), float(np.mean([p[1] for p in points])))
+                     for points in members.values())
+        for name, members in made.items()
+    }  # fmt: skip
+
+
+def matched_l0(curves: Mapping[str, Sequence[Point]]) -> float:
+    """The L0, of those that were reached, that most curves cover; the middle one of several."""
+    reached = sorted(point[0] for points in curves.values() for point in points if point[0] > 0)
+    covered = [sum(not np.isnan(unexplained_at(points, l0)) for points in curves.values()) for l0 in reached]
+    best = [l0 for l0, count in zip(reached, covered, strict=True) if count == max(covered)]
+    return best[len(best) // 2]
+
+
+def unexplained_at(points: Sequence[Point], l0: float) -> float:
+    """A curve's unexplained share at an L0, linear in log L0; NaN more than 10 % beyond its ends."""
+    active, unexplained = (np.array(part) for part in zip(*points, strict=True))
+    if not active[0] * (1 - MATCHED) <= l0 <= active[-1] * (1 + MATCHED):
+        return float("nan")
+    return float(np.interp(np.log(l0), np.log(np.maximum(active, 1e-9)), unexplained))
 
 
 def _by_source(pair: Mapping[str, Any], run: Mapping[str, Any], sources: Sequence[str]) -> Table:
@@ -117,105 +212,3 @@ def _loss(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Figure:
         figures.lines(lines, x="step", y="loss", logarithmic=True),
         height=220,
     )
-
-
-# --- relative norms -----------------------------------------------------------------------------------------------
-
-
-def _norms(pair: Mapping[str, Any], file: h5py.File, columns: Columns, classes: Sequence[str]) -> list[Block]:
-    code, r = columns["class"], columns["r"]
-    series = {
-        _class_words(name, pair): (np.histogram(r[code == classes.index(name)], R_EDGES)[0], colour)
-        for name, colour in COLOURS.items()
-    }
-    counts = artifacts.read_json(file, "counts")
-    shared = artifacts.read_json(file, "sharedness")
-    aligned = artifacts.read_json(file, "alignment")["0-1"]
-    twins = len(file["twins/0-1/a"]) if "twins/0-1/a" in file else 0
-    rows: list[list[str | Cell]] = [
-        [_class_words(name, pair), figure_cell(counts[name])] for name in (*COLOURS, "dead")
-    ]
-    return [
-        Figure(
-            f"{pair['id']}-relative-norms",
-            "Relative decoder norm of the latents",
-            f"Each live latent by the share of its decoder norm that is in {pair['b']}: 0 is only in {pair['a']}, 1 "
-            "only "
-            f"in {pair['b']}, .5 equally in both. Counts are logarithmic.",
-            figures.bars(R_EDGES, series, x="relative norm r", y="latents", logarithmic=True),
-            height=280,
-        ),
-        Table(["class", "latents"], rows),
-        Prose(
-            f"Sharedness {number(shared['activation'])} (1: every latent is equally in both; weighted by activation), "
-            f"{number(shared['unweighted'])} unweighted. {_alignment_words(aligned)} {_twin_words(twins)}"
-        ),
-    ]
-
-
-def _class_words(name: str, pair: Mapping[str, Any]) -> str:
-    return {"A-only": f"only {pair['a']} (A)", "B-only": f"only {pair['b']} (B)", "other": "in between"}.get(name, name)
-
-
-def _alignment_words(aligned: Mapping[str, float | None]) -> str:
-    """Alignment beside what unrelated rows give."""
-    if aligned["value"] is None:
-        return f"Alignment of the two decoders is not given: too few latents are live ({aligned['n_live']:,.0f})."
-    value, null = number(aligned["value"]), number(aligned["null"])
-    return f"Alignment of the two decoders {value}; unrelated rows would give {null}."
-
-
-def _twin_words(twins: int) -> str:
-    if not twins:
-        return ""
-    return f"{twins} pairs of one-sided latents are twins: one concept split in two, one latent for each model."
-
-
-# --- the most one-sided latents -----------------------------------------------------------------------------------
-
-
-def _one_sided(
-    pair: Mapping[str, Any], file: h5py.File, columns: Columns, side: SideName, text: Text, contexts: int,
-    standing: Collection[str],
-) -> Block:  # fmt: skip
-    r = columns["r"]
-    live = np.flatnonzero((columns["density_selection"] > 0) & np.isfinite(r))
-    model = pair["b"] if side == "B" else pair["a"]
-    towards = r[live] if side == "B" else 1 - r[live]
-    order = live[np.argsort(-towards, kind="stable")][:ITEMS]
-    if not len(order) or float(towards.max()) <= 0.5:
-        return Prose(f"No latent leans towards {model}.")
-    items = [_latent(pair, file, columns, int(latent), side, text, contexts, standing) for latent in order]
-    return Items(
-        f"Latents that lean most towards {model}. Effect compares how much a latent fires with the models as they are "
-        "and with their rows exchanged; nu is how much of the latent the other model has after all, in the "
-        "crosscoder's "
-        "error and in its reconstruction (0: none, 1: as much). The code is read from both models at once, so its "
-        "contexts are those of both.",
-        items,
-    )
-
-
-def _latent(
-    pair: Mapping[str, Any], file: h5py.File, columns: Columns, latent: int, side: SideName, text: Text, contexts: int,
-    standing: Collection[str],
-) -> Item:  # fmt: skip
-    own = 1 if side == "B" else 0
-    facts = [
-        ("r", number(float(columns["r"][latent]))),
-        ("cosine of its two rows", number(float(columns["cosine_0_1"][latent]))),
-        ("fires on", percent(float(columns["density_held_out"][latent]))),
-        ("nu error", number(float(file["nu/err"][latent, own, 1 - own]))),
-        ("nu reconstruction", number(float(file["nu/rec"][latent, own, 1 - own]))),
-    ]
-    if "p" in columns:
-        facts.insert(1, ("effect", number(float(columns["effect_held_out"][latent]))))
-        facts.insert(2, ("p", p_value(float(columns["p"][latent]))))
-    readings = []
-    for name, title in (("held_out", "held-out documents"), ("selection", "documents it was trained on")):
-        rows, values = file[f"top/{name}/token_row"][0, latent], file[f"top/{name}/value"][latent]
-        order = np.argsort(rows, kind="stable")
-        shade = Shade(rows[order], values[order], scale=float(columns[f"max_{name}"][latent]))
-        readings.append(Reading(title, text.contexts(rows, values, shade, count=max(2, contexts // 2)), side))
-    tag = "finding" if f"{side} {latent}" in standing else ""
-    return Item(f"latent {latent}", facts, readings, side, tag)

@@ -156,8 +156,23 @@ def dots(
     }
 
 
-def scatter(series: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike, Sequence[str], str]], *, x: str, y: str) -> Plot:
-    """Points that say their name on hover; series: name -> (x, y, names, colour)."""
+def scatter(
+    series: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike, Sequence[str], str]],
+    *,
+    x: str,
+    y: str,
+    across: float | None = None,
+    up: float | None = None,
+) -> Plot:
+    """Points that say their name on hover, with dashed lines at x = `across` and y = `up`.
+
+    Args:
+        series: name -> (x, y, names of the points, colour).
+        x: title of the axis.
+        y: title of the axis.
+        across: where a vertical line stands.
+        up: where a horizontal line stands.
+    """
     data = [
         {
             "type": "scatter",
@@ -166,12 +181,18 @@ def scatter(series: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike, Sequence[st
             "x": numbers(at),
             "y": numbers(values),
             "text": list(names),
-            "marker": {"color": colour, "size": 6, "opacity": 0.7},
+            "marker": {"color": colour, "size": 7, "opacity": 0.7},
             "hovertemplate": "%{text}<br>%{x:.3f}, %{y:.3f}<extra></extra>",
         }
         for name, (at, values, names, colour) in series.items()
     ]
-    return {"data": data, "layout": layout(x, y, showlegend=len(data) > 1)}
+    dash = {"color": "var(--soft)", "width": 1.5, "dash": "dash"}
+    marks = []
+    if across is not None:
+        marks.append({"type": "line", "x0": across, "x1": across, "y0": 0, "y1": 1, "yref": "paper", "line": dash})
+    if up is not None:
+        marks.append({"type": "line", "x0": 0, "x1": 1, "xref": "paper", "y0": up, "y1": up, "line": dash})
+    return {"data": data, "layout": layout(x, y, showlegend=len(data) > 1, margin={"t": 24}, shapes=marks)}
 
 
 COLOURS = ("var(--b)", "var(--a)", "var(--both)", "var(--pass)", "var(--warn)", "var(--fail)")
@@ -179,13 +200,13 @@ DASHES = ("solid", "dash", "dot")
 
 
 def lines(
-    series: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]], *, x: str, y: str, logarithmic: bool = False
+    series: Mapping[str, tuple[npt.ArrayLike, ...]], *, x: str, y: str, logarithmic: bool = False, markers: bool = False
 ) -> Plot:
-    """One line for each series, name -> (x, y)."""
+    """One line for each series, name -> (x, y), with its points marked if there are few."""
     data = [
         {
             "type": "scatter",
-            "mode": "lines",
+            "mode": "lines+markers" if markers else "lines",
             "name": name,
             "x": numbers(at),
             "y": numbers(values),

@@ -1,0 +1,101 @@
+"""A crosscoder trained by two processes that share each batch is the one that a single process trains."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diptych import DiptychError, artifacts, fingerprint, planted
+from diptych.crosscoder import architecture, parallel, training
+
+WORKER = """
+import json, sys
+import torch
+from diptych import planted
+from diptych.crosscoder import parallel, training
+
+torch.set_num_threads(1)
+parallel.end_with_parent()
+group = parallel.join("cpu")
+for name, settings in json.loads(sys.argv[1]).items():
+    data = planted.make_pair(n_documents=20, labels={"only_B": 3}).rows()
+    training.train(data, f"{sys.argv[2]}/{name}.h5", spec={}, group=group, **settings)
+parallel.leave(group)
+"""
+SMALL = {"n_latents": 48, "k": 4, "batch": 64, "steps": 25, "learning_rate": 1e-2}
+RUNS = {
+    "batchtopk": {**SMALL, "dead_share": 0.02},
+    "accumulated": {**SMALL, "accumulate": 2},
+    "l1": {**SMALL, "objective": "l1", "decoder_norm": 0.5},
+}
+
+
+def torchrun(tmp_path, processes, *arguments):
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    environment = {"PYTHONPATH": str(fingerprint.LIBRARY.parent), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    subprocess.run(
+        [sys.executable, *command, str(script), *arguments], check=True, env=environment, capture_output=True
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Directories with the same runs by one process and by two."""
+    place = tmp_path_factory.mktemp("parallel")
+    data = planted.make_pair(n_documents=20, labels={"only_B": 3}).rows()
+    (place / "two").mkdir()
+    torchrun(place, 2, json.dumps(RUNS), str(place / "two"))
+    torch.set_num_threads(1)
+    for name, settings in RUNS.items():
+        training.train(data, place / "one" / f"{name}.h5", spec={}, **settings)
+    return place
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_give_the_loss_of_one(trained, name):
+    series = {}
+    for which in ("one", "two"):
+        with artifacts.read(trained / which / f"{name}.h5", "crosscoder") as file:
+            series[which] = {key: file[f"series/{key}"][:] for key in ("loss", "l0", "fvu", "dead_share")}
+            summary = artifacts.read_json(file, "summary")
+            assert summary["rows_seen"] > 0.9 * summary["rows_train"]
+    for key in ("loss", "fvu", "l0", "dead_share"):
+        np.testing.assert_allclose(series["two"][key], series["one"][key], rtol=2e-3, atol=1e-6, err_msg=key)
+    assert series["one"]["loss"][-1] < 0.7 * series["one"]["loss"][0]
+    one, two = (architecture.load(trained / which / f"{name}.h5") for which in ("one", "two"))
+    torch.testing.assert_close(two.W_dec, one.W_dec, rtol=1e-2, atol=2e-3)
+    torch.testing.assert_close(two.scale, one.scale)
+    assert float(two.threshold) == pytest.approx(float(one.threshold), rel=1e-2)
+
+
+def test_a_batch_that_cannot_be_shared_is_one_clear_line():
+    data = planted.make_pair(n_documents=20).rows()
+    crosscoder = architecture.Crosscoder(training.Training(**SMALL).architecture(data.widths))
+    with pytest.raises(DiptychError, match="multiple of 3"):
+        training.Feed(data, crosscoder, training.Training(**SMALL), parallel.Group(0, 3))
+
+
+def test_processes_take_disjoint_rows_of_the_same_batch():
+    data = planted.make_pair(n_documents=20).rows()
+    settings = training.Training(**{**SMALL, "accumulate": 2})
+    crosscoder = architecture.Crosscoder(settings.architecture(data.widths))
+    whole = next(training.Feed(data, crosscoder, settings).batches(3))
+    parts = [next(training.Feed(data, crosscoder, settings, parallel.Group(rank, 2)).batches(3)) for rank in (0, 1)]
+    first, second = (torch.cat([parts[0][half], parts[1][half]]) for half in (slice(0, 16), slice(16, 32)))
+    assert torch.equal(torch.cat([first, second]), whole)
+
+
+def test_a_worker_that_stops_gives_its_line(tmp_path):
+    job = {"devices": ["cpu"], "shards": [str(tmp_path / "none.h5")], "gates": [str(tmp_path / "none.h5")]}
+    job |= {"tokens": [str(tmp_path / "none.h5")], "alignment": None, "threads": 1, "track": [], "out": str(tmp_path)}
+    job |= {"spec": {"reads": {"site": "middle"}, "settings": {}, "job": {}}, "log": str(tmp_path / "log"),
+            "checkpoint_every": 5, "throughput": None}  # fmt: skip
+    with pytest.raises(DiptychError, match=r"none\.h5"):
+        parallel.launch("diptych.crosscoder.worker", job, 2)
+    assert Path(job["log"]).is_file()

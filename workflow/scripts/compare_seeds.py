@@ -1,0 +1,11 @@
+"""Rule compare_seeds: which latents of a crosscoder come back from another seed."""
+
+import torch
+
+from diptych import logs
+from diptych.crosscoder import seeds
+
+logs.start(snakemake.log[0], __file__)
+spec = snakemake.params.spec
+torch.set_num_threads(snakemake.threads)
+seeds.compare(list(snakemake.input), snakemake.output[0], spec=spec, **spec["settings"])
