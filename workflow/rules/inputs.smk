@@ -37,6 +37,14 @@ def derive_inputs(wildcards):
     return inputs
 
 
+def dictionary_files(wildcards):
+    """The files of a dictionary on disk, so that a changed one is fetched again."""
+    path = getattr(STUDY.dictionaries[wildcards.dictionary], "path", None)
+    return (
+        sorted(file for file in Path(path).glob("*") if file.is_file()) if path else []
+    )
+
+
 def dictionary_rows(wildcards):
     """The rows that a dictionary is trained on."""
     dictionary = STUDY.dictionaries[wildcards.dictionary]
@@ -82,12 +90,21 @@ def pair_rows(wildcards):
     }
 
 
+def cell_dictionaries(wildcards):
+    """The two dictionaries of a cell of a pair."""
+    return (
+        STUDY.dictionary(wildcards.pair, "a", wildcards.site_a),
+        STUDY.dictionary(wildcards.pair, "b", wildcards.site_b),
+    )
+
+
 def own_features(wildcards):
     """The codes of each model's own dictionary on its own rows."""
     pair = STUDY.pairs[wildcards.pair]
+    dictionary_a, dictionary_b = cell_dictionaries(wildcards)
     return {
-        "features_a": features_of(pair.corpus, pair.a, pair.dictionary_a),
-        "features_b": features_of(pair.corpus, pair.b, pair.dictionary_b),
+        "features_a": features_of(pair.corpus, pair.a, dictionary_a),
+        "features_b": features_of(pair.corpus, pair.b, dictionary_b),
         "alignment": alignment_of(pair.corpus, pair.a, pair.b),
     }
 
@@ -95,14 +112,33 @@ def own_features(wildcards):
 def cross_features(wildcards):
     """The codes of each dictionary on the other model's rows."""
     pair = STUDY.pairs[wildcards.pair]
+    dictionary_a, dictionary_b = cell_dictionaries(wildcards)
     return {
-        "features_a_on_b": features_of(pair.corpus, pair.b, pair.dictionary_a),
-        "features_b_on_a": features_of(pair.corpus, pair.a, pair.dictionary_b),
-        "dictionary_a": dictionary_manifest(pair.dictionary_a),
-        "dictionary_b": dictionary_manifest(pair.dictionary_b),
+        "features_a_on_b": features_of(pair.corpus, pair.b, dictionary_a),
+        "features_b_on_a": features_of(pair.corpus, pair.a, dictionary_b),
+        "dictionary_a": dictionary_manifest(dictionary_a),
+        "dictionary_b": dictionary_manifest(dictionary_b),
         "tokens_a": tokens_of(pair.corpus, pair.a),
         "tokens_b": tokens_of(pair.corpus, pair.b),
     }
+
+
+def cell_geometry(wildcards):
+    """The dictionaries of a cell, and what tells which of their codes judged the pairs."""
+    dictionary_a, dictionary_b = cell_dictionaries(wildcards)
+    place = (
+        RESULTS / "pairs" / wildcards.pair / f"{wildcards.site_a}--{wildcards.site_b}"
+    )
+    return {
+        "dictionary_a": dictionary_manifest(dictionary_a),
+        "dictionary_b": dictionary_manifest(dictionary_b),
+        "correlation": place / "correlation.h5",
+    }
+
+
+def word_lists():
+    """The files of the semantic subspaces."""
+    return [wordlists.path_of(name) for name in STUDY.similarity.word_lists]
 
 
 def crosscoder_rows(wildcards):
