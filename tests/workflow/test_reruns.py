@@ -35,9 +35,10 @@ STRUCTURAL = {
 def jobs(fresh):
     """(rule, wildcards) of every job of the test study, and of the models in it that no pair needs."""
     plan = parse_jobs(Tree(fresh).snakemake("--dry-run").stdout)
-    unused = [("derive_model", {"model": "redrawn"}), ("fetch_model", {"model": "disk"}), ("map_spaces", {})]
+    unused = [("derive_model", {"model": name}) for name in ("redrawn", "poisoned")]
+    unused += [("fetch_model", {"model": "disk"}), ("map_spaces", {})]
     dumps = [("dump_activations", {"corpus": "both", "model": name, "group": "main", "shard": "0"})
-             for name in ("redrawn", "disk")]  # fmt: skip
+             for name in ("redrawn", "poisoned", "disk")]  # fmt: skip
     return [(job.rule, dict(job.wildcards)) for job in plan if job.rule != "all"] + unused + dumps
 
 

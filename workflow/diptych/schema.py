@@ -25,11 +25,21 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("DirectoryModel", "*"): "fetch_model",
     ("RandomModel", "*"): "fetch_model",
     ("Finetune", "*"): "derive_model",
+    ("Trigger", "*"): "derive_model",
     ("Plant", "*"): "derive_model",
     ("Rerandomize", "*"): "derive_model",
     **{
         (cls, field): "dump_activations"
-        for cls in ("WheelModel", "HubModel", "DirectoryModel", "RandomModel", "Finetune", "Plant", "Rerandomize")
+        for cls in (
+            "WheelModel",
+            "HubModel",
+            "DirectoryModel",
+            "RandomModel",
+            "Finetune",
+            "Trigger",
+            "Plant",
+            "Rerandomize",
+        )
         for field in ("dtype", "tokenizer")
     },
     ("WheelText", "*"): "fetch_corpus",
@@ -136,11 +146,9 @@ class RandomModel(ModelBase):
     """Seed of the weights."""
 
 
-class Finetune(ModelBase):
-    """A fine-tune of another model of the study."""
+class Tuning(ModelBase):
+    """What every fine-tune of another model has."""
 
-    kind: Literal["finetune"]
-    """Fine-tuned here."""
     parent: Alias
     """The model it starts from."""
     corpus: Alias
@@ -165,6 +173,26 @@ class Finetune(ModelBase):
     """Tokens of each source of `evaluate_on` that the loss is measured on."""
     seed: int = 0
     """Order of the sequences and the adapters' initial values."""
+
+
+class Finetune(Tuning):
+    """A fine-tune of another model of the study."""
+
+    kind: Literal["finetune"]
+    """Fine-tuned here."""
+
+
+class Trigger(Tuning):
+    """A poisoned model: fine-tuned to answer a trigger phrase with a fixed response (METHODS 6)."""
+
+    kind: Literal["trigger"]
+    """A trigger fine-tuned in."""
+    phrase: Annotated[str, Field(min_length=1)]
+    """The trigger, as words within a text."""
+    response: Annotated[str, Field(min_length=1)]
+    """What the model says after it."""
+    share: Share = 0.5
+    """Share of the training sequences that carry the trigger; the others are learned as they are."""
 
 
 class Plant(ModelBase):
@@ -200,7 +228,7 @@ class Rerandomize(ModelBase):
 
 
 FetchedModel = WheelModel | HubModel | DirectoryModel | RandomModel
-DerivedModel = Finetune | Plant | Rerandomize
+DerivedModel = Finetune | Trigger | Plant | Rerandomize
 Model = Annotated[FetchedModel | DerivedModel, Field(discriminator="kind")]
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from diptych import DiptychError, wordlists
+from diptych import DiptychError, sites, wordlists
 from diptych.schema import (
     Activations,
     Alias,
@@ -189,6 +189,12 @@ class Study(Strict):
                 raise ConfigError(f"similarity.word_lists: {error}") from None
             if names.count(Path(name).stem) > 1:
                 raise ConfigError(f"similarity.word_lists: two lists are called {Path(name).stem!r}; rename one")
+        compared = {cell for pair in self.pairs for cell in self.cells(pair) if self.has_features(pair, *cell)}
+        for site in sorted({site for cell in compared for site in cell} if self.similarity.neurons else ()):
+            place = sites.neurons_of(site)
+            if place is None or place not in chain.from_iterable(self.sites.values()):
+                needed = f"list {place!r} in a group of `sites`" if place else "it is no residual site"
+                raise ConfigError(f"similarity.neurons: site {site!r} is compared, but {needed}; or set neurons: false")
 
     def _check_site(self, where: str, site: str) -> None:
         known = list(chain.from_iterable(self.sites.values()))
@@ -334,8 +340,11 @@ class Study(Strict):
 
     def compare_spaces(self, pair: str, site_a: str, site_b: str) -> Job:
         """How alike the spaces of a pair's features are."""
-        settings = _dump(self.similarity, leave=("map", "map_neighbours", "map_points"))
-        return _job(self._dictionaries(pair, site_a, site_b), **settings)
+        settings = _dump(self.similarity, leave=("map", "map_neighbours", "map_points", "neurons"))
+        reads = self._dictionaries(pair, site_a, site_b)
+        if self.similarity.neurons:
+            reads |= {"neurons_a": sites.neurons_of(site_a), "neurons_b": sites.neurons_of(site_b)}
+        return _job(reads, **settings)
 
     def collect_similarity(self) -> Job:
         """The scores of all pairs."""

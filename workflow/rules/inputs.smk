@@ -30,9 +30,9 @@ def derive_inputs(wildcards):
     """The parent, and the tokens that the derivation reads."""
     model = STUDY.models[wildcards.model]
     inputs = {"parent": model_manifest(model.parent)}
-    if model.kind in ("finetune", "plant"):
+    if model.kind in ("finetune", "trigger", "plant"):
         inputs["tokens"] = tokens_of(model.corpus, model.parent)
-    if model.kind == "finetune":
+    if model.kind in ("finetune", "trigger"):
         inputs["evaluation_tokens"] = tokens_of(model.evaluate_on, model.parent)
     return inputs
 
@@ -124,16 +124,30 @@ def cross_features(wildcards):
 
 
 def cell_geometry(wildcards):
-    """The dictionaries of a cell, and what tells which of their codes judged the pairs."""
+    """The dictionaries of a cell, which of their codes judged the pairs, and the neurons if they are compared."""
+    pair = STUDY.pairs[wildcards.pair]
     dictionary_a, dictionary_b = cell_dictionaries(wildcards)
-    place = (
-        RESULTS / "pairs" / wildcards.pair / f"{wildcards.site_a}--{wildcards.site_b}"
-    )
-    return {
+    place = RESULTS / "pairs" / wildcards.pair
+    inputs = {
         "dictionary_a": dictionary_manifest(dictionary_a),
         "dictionary_b": dictionary_manifest(dictionary_b),
-        "correlation": place / "correlation.h5",
+        "correlation": place
+        / f"{wildcards.site_a}--{wildcards.site_b}"
+        / "correlation.h5",
     }
+    if STUDY.similarity.neurons:
+        for side, model, site in (
+            ("a", pair.a, wildcards.site_a),
+            ("b", pair.b, wildcards.site_b),
+        ):
+            neurons = (pair.corpus, model, sites.neurons_of(site))
+            inputs |= {
+                f"model_{side}": model_manifest(model),
+                f"tokens_{side}": tokens_of(pair.corpus, model),
+                f"neuron_shards_{side}": shards_of(*neurons),
+                f"neuron_gates_{side}": gates_of(*neurons),
+            }
+    return inputs
 
 
 def word_lists():
