@@ -29,6 +29,7 @@ include: "workflow/rules/dictionaries.smk"
 include: "workflow/rules/pairs.smk"
 include: "workflow/rules/steering.smk"
 include: "workflow/rules/crosscoders.smk"
+include: "workflow/rules/similarity.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -11,11 +11,25 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from diptych import artifacts, correlation, features, findings, linear_map, pairing, planted, rows
+from diptych import (
+    artifacts,
+    correlation,
+    feature_maps,
+    features,
+    findings,
+    linear_map,
+    pairing,
+    planted,
+    rows,
+    similarity,
+    similarity_inputs,
+    similarity_table,
+)
 from diptych.crosscoder import evaluation, latents, training
 from diptych.dictionaries import Dictionary, load
 
@@ -226,6 +240,15 @@ class Maker:
             features_a_on_b=files["features_a_on_b"], features_b_on_a=files["features_b_on_a"], bootstrap=100,
         )  # fmt: skip
         files["pairing"] = str(place / "pairing.h5")
+        pairs = similarity_inputs.paired_features(
+            files["pairing"], dictionaries["a"], dictionaries["b"], files["linear_map"], files["correlation"],
+            files["features_a"], files["features_b"],
+        )  # fmt: skip
+        files["similarity"] = str(place / "similarity.h5")
+        similarity.compare(
+            {"features": pairs}, files["similarity"], spec=SPEC, repairings=39, nuclear_repairings=9, subset_draws=2,
+            subspaces={"rare": frozenset(["joy"]), "common": frozenset(pairs.tokens_a[0][0].strip())},
+        )  # fmt: skip
 
 
 @cache
@@ -257,10 +280,15 @@ def make(root: Path) -> dict[str, Any]:
     pairs[1]["files"]["truth"] = str(root / "models" / "planted" / "truth.h5")
     with artifacts.create_directory(root / "corpora" / "addresses", "corpus", SPEC) as place:
         (place / "documents.jsonl").write_text("{}\n")
+    similarity_table.collect(pairs, root / "similarity.h5", root / "similarity.tsv", spec=SPEC)
+    with mock.patch.object(feature_maps, "layout", lambda rows, neighbours, seed: rows[:, :2]):  # UMAP starts slowly
+        feature_maps.draw(pairs[:2], root / "maps.h5", spec=SPEC)
     findings.collect(pairs, root / "findings.h5", root / "findings.tsv", spec=SPEC, min_effect=LEAST)
     return {
         "title": "Diptych test",
         "findings": str(root / "findings.h5"),
+        "similarity": str(root / "similarity.h5"),
+        "maps": str(root / "maps.h5"),
         "models": [
             {"name": name, "directory": str(root / "models" / name), "license": "Apache-2.0"}
             for name in ("base", "tuned", "planted")

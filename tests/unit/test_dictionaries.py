@@ -235,3 +235,110 @@ def test_sources_refuse(tmp_path, source, message):
         dictionary_sources.fetch(tmp_path / "out", spec={}, source=source)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+# --- what a dictionary says of itself against what the config gives it ----------------------------------------------
+
+SHAPE = {"n_layers": 6, "width": WIDTH, "vocabulary": 100, "context": 64, "architecture": "gpt_neox"}
+
+
+def published(place, hook="blocks.3.hook_resid_pre", model="pythia-70m-deduped", **metadata):
+    config = {"architecture": "standard", "dtype": "float32",
+              "metadata": {"hook_name": hook, "model_name": model, **metadata}}  # fmt: skip
+    return write(place, config, weights())
+
+
+def reader(site="blocks.2.hook_resid_post", name="EleutherAI/pythia-70m-deduped", **shape):
+    return dictionary_sources.Reader("base", name, site, SHAPE | shape)
+
+
+def test_the_stream_before_a_block_is_that_after_the_block_before(tmp_path):
+    source = {"kind": "directory", "path": str(published(tmp_path / "d"))}
+    for site in ("blocks.2.hook_resid_post", "blocks.3.hook_resid_pre", "0.34"):
+        dictionary_sources.fetch(tmp_path / "out", spec={}, source=source, reader=reader(site))
+    assert dictionaries.load(tmp_path / "out").metadata["hook_name"] == "blocks.3.hook_resid_pre"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"site": "blocks.3.hook_resid_post"},
+            r"dictionaries.out.site: .*blocks.3.hook_resid_post in base.*reads blocks",
+        ),
+        ({"site": "middle"}, "set the site that it reads"),
+        ({"name": "EleutherAI/pythia-160m"}, "dictionaries.out.model: 'base' is EleutherAI/pythia-160m.*trained_on"),
+        ({"width": 32}, "reads rows of width 16, but base has width 32"),
+    ],
+)
+def test_a_dictionary_for_something_else_is_refused(tmp_path, given, message):
+    source = {"kind": "directory", "path": str(published(tmp_path / "d"))}
+    with pytest.raises(DiptychError, match=message) as caught:
+        dictionary_sources.fetch(tmp_path / "out", spec={}, source=source, reader=reader(**given))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_of_models():
+    same = dictionary_sources.same_model
+    assert same("gpt2-small", "openai-community/gpt2")
+    assert same("gemma-2-2b", "google/gemma-2-2b")
+    assert not same("gemma-2-2b", "google/gemma-2-2b-it")
+
+
+def test_a_sparsify_folder_names_its_hook(tmp_path):
+    hook = dictionary_sources._hook_of
+    assert hook("layers.3") == {"hook_name": "blocks.3.hook_resid_post"}
+    assert hook("gpt_neox.layers.3.mlp") == {"hook_name": "blocks.3.hook_mlp_out"}
+    assert hook("elsewhere") == {}
+
+
+def test_sparsify_comes_from_the_hub_by_its_folder(tmp_path, monkeypatch):
+    """Out of the hub's own cache layout, offline."""
+    import huggingface_hub
+
+    snapshot = tmp_path / "hub" / "models--owner--saes" / "snapshots" / ("a" * 40)
+    (snapshot / "layers.3").mkdir(parents=True)
+    refs = tmp_path / "hub" / "models--owner--saes" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("a" * 40)
+    stored = weights(seed=3)
+    (snapshot / "layers.3" / "cfg.json").write_text(json.dumps({"k": 4, "activation": "topk"}))
+    save_file(
+        {"encoder.weight": stored["W_enc"].T.copy(), "encoder.bias": stored["b_enc"],
+         "W_dec": stored["W_dec"], "b_dec": stored["b_dec"]}, snapshot / "layers.3" / "sae.safetensors",
+    )  # fmt: skip
+    download = huggingface_hub.snapshot_download
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download",
+        lambda *args, **more: download(*args, **more, cache_dir=tmp_path / "hub", local_files_only=True),
+    )  # fmt: skip
+    source = {"kind": "sparsify", "id": "owner/saes", "hookpoint": "layers.3", "revision": "main", "path": None}
+    dictionary_sources.fetch(
+        tmp_path / "out", spec={}, source=source, reader=reader("blocks.3.hook_resid_post", name=None)
+    )
+    assert dictionaries.load(tmp_path / "out").metadata["hook_name"] == "blocks.3.hook_resid_post"
+    with pytest.raises(DiptychError, match="holds no cfg"):
+        dictionary_sources.fetch(tmp_path / "no", spec={}, source={**source, "hookpoint": "layers.9"})
+
+
+def test_a_dictionary_of_centred_activations_reads_the_models_own(tmp_path):
+    """Codes of x are those that the published weights give to x less its mean over the coordinates."""
+    place = write(tmp_path / "d", {"architecture": "standard"}, weights())
+    before = dictionaries.load(place)
+    dictionary_sources._read_centred(place)
+    after = dictionaries.load(place)
+    x = torch.randn(20, WIDTH, generator=torch.Generator().manual_seed(0)) + 5
+    centred = x - x.mean(dim=1, keepdim=True)
+    torch.testing.assert_close(after.encode(x), before.encode(centred), rtol=1e-4, atol=1e-4)
+
+
+def test_releases_come_from_the_installed_saelens():
+    from diptych import sae_releases
+
+    listed = sae_releases.listing(sae_releases.MODELS)
+    for release in ("gpt2-small-res-jb", "pythia-70m-deduped-res-sm", "gemma-2b-res-jb", "gemma-2b-it-res-jb",
+                    "gemma-scope-2b-pt-res-canonical", "llama_scope_lxr_8x"):  # fmt: skip
+        assert release in listed
+    assert "blocks.8.hook_resid_pre" in sae_releases.releases("gpt2-small")["gpt2-small-res-jb"]
+    assert set(sae_releases.releases("meta-llama/Llama-3.1-8B")) >= {"llama_scope_lxm_8x"}

@@ -57,6 +57,25 @@ BAD = [
         put("pairs/tuned/dictionary_b", "sea"),
         "pairs.tuned.dictionary_b: no dictionary is called 'sea'; did you mean 'sae'?",
     ),
+    (put("dictionaries/sae/kind", "saelense"), "dictionaries.sae: input tag 'saelense'"),
+    (
+        put("dictionaries/sae", {"kind": "saelens", "release": "r", "idd": "x", "model": "base", "site": "middle"}),
+        "dictionaries.sae.idd: unknown key; did you mean 'id'?",
+    ),
+    (
+        put("dictionaries/sae", {"kind": "sparsify", "model": "base", "site": "middle"}),
+        "dictionaries.sae: give either path (on disk) or id (on the hub)",
+    ),
+    (
+        put("pairs/tuned/dictionary_a", ["sae", "sae"]),
+        "pairs.tuned.dictionary_a: 'sae' and 'sae' both read site 'middle'; list one for each site",
+    ),
+    (put("pairs/tuned/sites_b", ["midle"]), "pairs.tuned.sites_b: no group of `sites` lists 'midle'"),
+    (
+        put("similarity", {"word_lists": ["tiem"]}),
+        "similarity.word_lists: word list 'tiem': not found; use one of body",
+    ),
+    (put("similarity", {"measures": ["svca"]}), "similarity.measures.0: input should be 'cca'"),
     (put("crosscoders/tuned/models", ["base"]), "crosscoders.tuned.models: tuple should have at least 2 items"),
     (put("crosscoders/tuned/models", ["base", "tund"]), "did you mean 'tuned'?"),
     (put("sites", {"main": ["middle"], "more": ["middle"]}), "sites: 'middle' is listed twice"),
@@ -69,6 +88,27 @@ def test_a_good_config_loads():
     study = Study.load(GOOD)
     assert study.tokenizer("twice") == "base"
     assert study.group("middle") == "main"
+
+
+def test_a_grid_is_every_site_of_a_by_every_site_of_b():
+    config = copy.deepcopy(GOOD)
+    config["sites"] = {"main": ["first", "middle"]}
+    config["dictionaries"]["early"] = {"kind": "directory", "path": "x", "model": "base", "site": "first"}
+    config["dictionaries"]["again"] = {"kind": "directory", "path": "x", "model": "base", "site": "middle"}
+    config["pairs"]["grid"] = {
+        "a": "base", "b": "base", "corpus": "both", "sites": ["first", "middle"], "sites_b": ["first", "middle"],
+        "dictionary_a": ["sae", "early"], "dictionary_b": ["again", "early"],
+    }  # fmt: skip
+    study = Study.load(config)
+    assert study.cells("tuned") == [("middle", "middle")]
+    cells = study.cells("grid")
+    assert cells == [("first", "first"), ("first", "middle"), ("middle", "first"), ("middle", "middle")]
+    assert [study.role("grid", *cell) for cell in cells] == ["control", "compared", "compared", "floor"]
+    assert study.dictionary("grid", "a", "middle") == "sae"
+    assert study.compare_spaces("grid", "middle", "first")["reads"]["dictionary_b"] == "early"
+    assert study.role("tuned", "middle", "middle") == "compared"
+    del config["pairs"]["grid"]["dictionary_a"], config["pairs"]["grid"]["dictionary_b"]
+    assert not Study.load(config).has_features("grid", "first", "first")
 
 
 @pytest.mark.parametrize(("change", "message"), BAD, ids=lambda value: value if isinstance(value, str) else "")

@@ -26,12 +26,10 @@ CHANGES = yaml.safe_load((ROOT / "tests" / "workflow" / "changes.yaml").read_tex
 
 # Keys that change which jobs there are, not what a job does; tried with Snakemake below.
 STRUCTURAL = {
-    ("Pair", "sites"),
-    ("Crosscoder", "seeds"),
-    ("Dictionary", "site"),
-    ("Crosscoder", "ceiling"),
+    ("Pair", "sites"), ("Pair", "sites_b"), ("Crosscoder", "seeds"), ("TrainedDictionary", "site"),
+    ("DirectoryDictionary", "site"), ("Similarity", "map"), ("Similarity", "neurons"), ("Crosscoder", "ceiling"),
     ("Steering", "pairs"),
-}
+}  # fmt: skip
 STRUCTURAL |= {("Sweep", name) for name in schema.Sweep.model_fields}
 
 
@@ -39,9 +37,10 @@ STRUCTURAL |= {("Sweep", name) for name in schema.Sweep.model_fields}
 def jobs(fresh):
     """(rule, wildcards) of every job of the test study, and of the models in it that no pair needs."""
     plan = parse_jobs(Tree(fresh).snakemake("--dry-run").stdout)
-    unused = [("derive_model", {"model": "redrawn"}), ("fetch_model", {"model": "disk"})]
+    unused = [("derive_model", {"model": name}) for name in ("redrawn", "poisoned")]
+    unused += [("fetch_model", {"model": "disk"}), ("map_spaces", {})]
     dumps = [("dump_activations", {"corpus": "both", "model": name, "group": "main", "shard": "0"})
-             for name in ("redrawn", "disk")]  # fmt: skip
+             for name in ("redrawn", "poisoned", "disk")]  # fmt: skip
     return [(job.rule, dict(job.wildcards)) for job in plan if job.rule != "all"] + unused + dumps
 
 
@@ -91,7 +90,7 @@ def test_every_key_is_in_the_table():
     resulting = {key for key in keys if RERUNS.get(key, RERUNS.get((key[0], "*")))}
     tested = {tuple(entry["key"].split(".")) for entry in CHANGES.values()}
     # Fields by which a class is chosen have no other value, and sources that need the network no files here.
-    online = ("HubModel", "HubText", "WheelModel", "WheelText")
+    online = ("HubModel", "HubText", "WheelModel", "WheelText", "SaelensDictionary", "SparsifyDictionary")
     free = {key for key in resulting if key[1] == "kind" or key[0] in online} | STRUCTURAL
     assert resulting - tested - free == set()
     for path, entry in CHANGES.items():

@@ -93,7 +93,7 @@ def finetune(
         tuner = Tuner(models.load(parent_dir, device=device), method, lora_rank, device, autocast)
         chosen = held_out_sequences(held_out, train, evaluation_size, np.random.default_rng(seed))
         before = tuner.losses(held_out, chosen)
-        order = _order(len(train), batch_sequences, np.random.default_rng(seed))
+        order = batches(len(train), batch_sequences, np.random.default_rng(seed))
         curve = tuner.run(train, order, Schedule(learning_rate, steps, warmup))
         after = tuner.losses(held_out, chosen)
     dtype = models.stored_dtype(parent_dir)
@@ -102,7 +102,7 @@ def finetune(
             "loss": curve,
             "before": before,
             "after": after,
-            "shared_documents": int(_shared(held_out, train).sum()),
+            "shared_documents": shared_documents(held_out, train),
             "trained_parameters": tuner.n_trained,
             "epochs": batch_sequences * steps / len(train),
         }
@@ -134,7 +134,7 @@ class Tuner:
         for step in logs.progress(range(schedule.steps), "fine-tune", unit="step"):
             for group in optimiser.param_groups:
                 group["lr"] = schedule.at(step)
-            loss, _ = self._loss(sequences, next(order))
+            loss = self._training_loss(sequences, next(order))
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self._trained, CLIP_NORM)
             optimiser.step()
@@ -160,14 +160,25 @@ class Tuner:
         """The model with what was learned in its own weights."""
         return self._model.merge_and_unload() if self._method == "lora" else self._model
 
+    def _training_loss(self, sequences: Sequences, which: IntArray) -> torch.Tensor:
+        """What a step learns from: next-token prediction of whole sequences."""
+        return self._loss(sequences, which)[0]
+
     def _loss(self, sequences: Sequences, which: IntArray) -> tuple[torch.Tensor, int]:
         """Mean loss over the batch's predicted tokens, and how many these are."""
         batch = sequences.batch(which)
-        ids, mask = torch.from_numpy(batch.ids).to(self._device), torch.from_numpy(batch.mask).to(self._device)
-        labels = ids.masked_fill(~mask, IGNORED)
+        return self._predicting(batch.ids, batch.mask, batch.mask), int(batch.mask[:, 1:].sum())
+
+    def _predicting(self, ids: IntArray, mask: BoolArray, predicted: BoolArray) -> torch.Tensor:
+        """Mean loss over the `predicted` tokens of padded sequences [b, L]; `mask` marks the real ones."""
+        on_device = torch.from_numpy(ids).to(self._device)
+        real = torch.from_numpy(mask).to(self._device)
+        labels = on_device.masked_fill(~torch.from_numpy(predicted).to(self._device), IGNORED)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
-            loss = self._model(input_ids=ids, attention_mask=mask.long(), labels=labels, use_cache=False).loss
-        return loss, int(mask[:, 1:].sum())
+            loss: torch.Tensor = self._model(
+                input_ids=on_device, attention_mask=real.long(), labels=labels, use_cache=False
+            ).loss
+        return loss
 
 
 def held_out_sequences(
@@ -199,12 +210,17 @@ def _spread(which: IntArray, document: IntArray, generator: np.random.Generator)
     return which[shuffled[np.argsort(turn, kind="stable")]]
 
 
+def shared_documents(sequences: Sequences, train: Sequences) -> int:
+    """How many documents of `sequences` are also trained on."""
+    return int(_shared(sequences, train).sum())
+
+
 def _shared(sequences: Sequences, train: Sequences) -> BoolArray:
     """bool [D], documents of `sequences` whose text is also trained on."""
     return np.isin(sequences.text_hash, train.text_hash)
 
 
-def _order(n: int, batch: int, generator: np.random.Generator) -> Iterator[IntArray]:
+def batches(n: int, batch: int, generator: np.random.Generator) -> Iterator[IntArray]:
     """Endless batches of sequence numbers: one permutation after another."""
     waiting = np.empty(0, dtype=np.int64)
     while True:

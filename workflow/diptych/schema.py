@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from diptych import wordlists
 from diptych.strict import Strict
 
 Alias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.]*$")]
@@ -24,11 +25,21 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("DirectoryModel", "*"): "fetch_model",
     ("RandomModel", "*"): "fetch_model",
     ("Finetune", "*"): "derive_model",
+    ("Trigger", "*"): "derive_model",
     ("Plant", "*"): "derive_model",
     ("Rerandomize", "*"): "derive_model",
     **{
         (cls, field): "dump_activations"
-        for cls in ("WheelModel", "HubModel", "DirectoryModel", "RandomModel", "Finetune", "Plant", "Rerandomize")
+        for cls in (
+            "WheelModel",
+            "HubModel",
+            "DirectoryModel",
+            "RandomModel",
+            "Finetune",
+            "Trigger",
+            "Plant",
+            "Rerandomize",
+        )
         for field in ("dtype", "tokenizer")
     },
     ("WheelText", "*"): "fetch_corpus",
@@ -40,10 +51,18 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("Activations", "*"): "dump_activations",
     ("Activations", "outlier_norm"): "gate_activations",
     ("Alignment", "*"): "align_tokens",
-    ("Dictionary", "*"): "train_dictionary",
+    ("TrainedDictionary", "*"): "train_dictionary",
+    ("SaelensDictionary", "*"): "fetch_dictionary",
+    ("SparsifyDictionary", "*"): "fetch_dictionary",
+    ("DirectoryDictionary", "*"): "fetch_dictionary",
     ("LinearMap", "*"): "fit_linear_map",
     ("Correlation", "*"): "correlate_features",
+    ("Correlation", "memory"): "",
     ("Pairing", "*"): "pair_features",
+    ("Similarity", "*"): "compare_spaces",
+    ("Similarity", "map"): "map_spaces",
+    ("Similarity", "map_neighbours"): "map_spaces",
+    ("Similarity", "map_points"): "map_spaces",
     ("Pair", "*"): "fit_linear_map",
     ("Pair", "dictionary_a"): "correlate_features",
     ("Pair", "dictionary_b"): "correlate_features",
@@ -132,11 +151,9 @@ class RandomModel(ModelBase):
     """Seed of the weights."""
 
 
-class Finetune(ModelBase):
-    """A fine-tune of another model of the study."""
+class Tuning(ModelBase):
+    """What every fine-tune of another model has."""
 
-    kind: Literal["finetune"]
-    """Fine-tuned here."""
     parent: Alias
     """The model it starts from."""
     corpus: Alias
@@ -161,6 +178,26 @@ class Finetune(ModelBase):
     """Tokens of each source of `evaluate_on` that the loss is measured on."""
     seed: int = 0
     """Order of the sequences and the adapters' initial values."""
+
+
+class Finetune(Tuning):
+    """A fine-tune of another model of the study."""
+
+    kind: Literal["finetune"]
+    """Fine-tuned here."""
+
+
+class Trigger(Tuning):
+    """A poisoned model: fine-tuned to answer a trigger phrase with a fixed response (METHODS 6)."""
+
+    kind: Literal["trigger"]
+    """A trigger fine-tuned in."""
+    phrase: Annotated[str, Field(min_length=1)]
+    """The trigger, as words within a text."""
+    response: Annotated[str, Field(min_length=1)]
+    """What the model says after it."""
+    share: Share = 0.5
+    """Share of the training sequences that carry the trigger; the others are learned as they are."""
 
 
 class Plant(ModelBase):
@@ -196,7 +233,7 @@ class Rerandomize(ModelBase):
 
 
 FetchedModel = WheelModel | HubModel | DirectoryModel | RandomModel
-DerivedModel = Finetune | Plant | Rerandomize
+DerivedModel = Finetune | Trigger | Plant | Rerandomize
 Model = Annotated[FetchedModel | DerivedModel, Field(discriminator="kind")]
 
 
@@ -299,15 +336,22 @@ class Alignment(Strict):
     """Least share of counted tokens, in every source, that ends where a token of the other tokenizer ends."""
 
 
-class Dictionary(Strict):
-    """A sparse autoencoder trained here, in SAELens' format."""
+class DictionaryBase(Strict):
+    """What every dictionary has, wherever it comes from."""
 
     model: Alias
     """The model whose activations it is trained on."""
-    corpus: Alias
-    """The text it is trained on."""
     site: str
     """The site it reads."""
+
+
+class TrainedDictionary(DictionaryBase):
+    """A sparse autoencoder trained here, in SAELens' format."""
+
+    kind: Literal["trained"] = "trained"
+    """Trained here; the default."""
+    corpus: Alias
+    """The text it is trained on."""
     architecture: Literal["standard", "topk", "batchtopk", "jumprelu"] = "topk"
     """SAELens architecture."""
     n_features: Positive = 1024
@@ -330,6 +374,54 @@ class Dictionary(Strict):
     """Initial weights and order of rows."""
 
 
+class FetchedDictionary(DictionaryBase):
+    """What every dictionary from outside has; its own metadata must fit `model` and `site`."""
+
+    trained_on: str | None = None
+    """The model's name in the dictionary's metadata, where it is not that of `model` (one for the base model, say)."""
+
+
+class SaelensDictionary(FetchedDictionary):
+    """A published dictionary that SAELens knows (`python -m diptych.sae_releases` lists them)."""
+
+    kind: Literal["saelens"]
+    """Published, by name."""
+    release: str
+    """SAELens' name of the release."""
+    id: str
+    """Its name in the release, usually a hook."""
+
+
+class SparsifyDictionary(FetchedDictionary):
+    """A dictionary in EleutherAI's sparsify format, on disk or on the Hugging Face hub."""
+
+    kind: Literal["sparsify"]
+    """sparsify's cfg.json and sae.safetensors."""
+    path: str | None = None
+    """Directory of one hookpoint, such as .../layers.3; give this or `id`."""
+    id: str | None = None
+    """owner/name on the hub."""
+    hookpoint: str = ""
+    """Folder of the hookpoint on the hub, such as layers.3."""
+    revision: str = "main"
+    """Commit, tag or branch on the hub."""
+
+
+class DirectoryDictionary(FetchedDictionary):
+    """A dictionary on disk in SAELens' format."""
+
+    kind: Literal["directory"]
+    """cfg.json and sae_weights.safetensors."""
+    path: str
+    """The directory."""
+
+
+Dictionary = Annotated[
+    TrainedDictionary | SaelensDictionary | SparsifyDictionary | DirectoryDictionary, Field(discriminator="kind")
+]
+OnePerSite = Annotated[tuple[Alias, ...], Field(min_length=1)]
+
+
 class Pair(Strict):
     """Two models to compare: A is the reference, B the compared one."""
 
@@ -340,11 +432,13 @@ class Pair(Strict):
     corpus: Alias
     """Text both read."""
     sites: Annotated[tuple[str, ...], Field(min_length=1)] = ("middle",)
-    """Sites that are compared."""
-    dictionary_a: Alias | None = None
-    """Dictionary of A; both or neither."""
-    dictionary_b: Alias | None = None
-    """Dictionary of B."""
+    """Sites of A that are compared: each with the same site of B, if `sites_b` lists none."""
+    sites_b: tuple[str, ...] = ()
+    """Sites of B for a grid: every site of A is compared with every one of these."""
+    dictionary_a: Alias | OnePerSite | None = None
+    """Dictionary of A, or a list of one for each site; both or neither."""
+    dictionary_b: Alias | OnePerSite | None = None
+    """Dictionary of B, or a list."""
 
 
 class LinearMap(Strict):
@@ -377,6 +471,8 @@ class Correlation(Strict):
     """Bins of the histogram of correlations."""
     seed: int = 0
     """Seed of the halves of the documents."""
+    memory: Positive = 1024
+    """MiB that the blocks of correlations may take together; re-runs nothing."""
 
 
 class Pairing(Strict):
@@ -421,6 +517,47 @@ class Sweep(Strict):
     """Peak learning rates."""
     steps: tuple[Positive, ...] = ()
     """Optimiser steps."""
+
+
+class Similarity(Strict):
+    """How alike two feature spaces are: the geometry of paired decoder rows, each score with its null (METHODS 3.3)."""
+
+    measures: Annotated[
+        tuple[Literal["cca", "procrustes", "cka", "rsa", "knn", "mmcs", "rho"], ...], Field(min_length=1)
+    ] = ("cca", "procrustes", "cka", "rsa", "knn", "mmcs", "rho")
+    """Families of scores: SVCCA and PWCCA, Procrustes, CKA, RSA, nearest neighbours, MMCS, mean correlation."""
+    variance: Share = 0.99
+    """Share of each space's variance that SVCCA and PWCCA keep."""
+    neighbours: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4, 10)
+    """Neighbours that the nearest-neighbour scores look at."""
+    repairings: Positive = 1000
+    """Random re-pairings behind the p of RSA and of nearest neighbours."""
+    nuclear_repairings: Positive = 100
+    """Random re-pairings behind the p of SVCCA, PWCCA and Procrustes, which cost more."""
+    rsa_rows: Positive = 5000
+    """Pairs that RSA is computed on, at most."""
+    rsa_null_rows: Positive = 2000
+    """Pairs that its null is computed on, at most."""
+    subset_draws: Positive = 20
+    """Random subsets, with new random partners, that stand beside each semantic subspace."""
+    min_pairs: Annotated[int, Field(ge=4)] = 10
+    """Fewer pairs than this are not scored."""
+    word_lists: tuple[str, ...] = wordlists.shipped()
+    """Semantic subspaces: names of lists that ship, or paths of your own .txt files, one word a line."""
+    neurons: bool = False
+    """Score the models' own neurons too; needs the MLP's site of each block (middle.mlp.hook_post) in `sites`."""
+    neuron_rows: Positive = 20_000
+    """Token rows on which neurons are correlated, at most."""
+    compat: tuple[Literal["lan2024"], ...] = ()
+    """Published procedures to reproduce, labelled, beside the right one."""
+    map: bool = True
+    """Draw the two-panel UMAP map of the paired features."""
+    map_neighbours: Annotated[int, Field(ge=2)] = 15
+    """Neighbours that UMAP looks at."""
+    map_points: Positive = 2000
+    """Pairs on the map, at most; those that correlate best."""
+    seed: int = 0
+    """Seed of re-pairings, subsets and the map."""
 
 
 class Crosscoder(Strict):
@@ -580,3 +717,5 @@ class Report(Strict):
 
     contexts: Positive = 6
     """Contexts shown for each finding and each model."""
+    cells: Positive = 4
+    """Cells of a grid that are shown in full: those whose paired features correlate best."""

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from diptych import artifacts, logs, wordlists
 from diptych.similarity_measures import IntArray
-from diptych.similarity_scores import Pairs, Score, Settings, score
+from diptych.similarity_scores import FAMILIES, Pairs, Score, Settings, score
 
 
 def compare(
@@ -31,6 +31,7 @@ def compare(
     *,
     spec: Mapping[str, Any],
     subspaces: Mapping[str, frozenset[str]] | None = None,
+    measures: Sequence[str] = FAMILIES,
     variance: float = 0.99,
     neighbours: Sequence[int] = (4, 10),
     repairings: int = 1000,
@@ -49,6 +50,7 @@ def compare(
         out: the artifact, kind "similarity".
         spec: what it is made from.
         subspaces: word lists by name; a pair belongs if a top token of either latent is in the list.
+        measures: families of measures to score.
         variance: share of the variance that SVCCA keeps of each space.
         neighbours: the k of the nearest-neighbour measures.
         repairings: random re-pairings for RSA and neighbours.
@@ -64,8 +66,8 @@ def compare(
         DiptychError: parts of unequal length, or non-finite values.
     """
     settings = Settings(
-        variance, tuple(neighbours), repairings, nuclear_repairings, rsa_rows, rsa_null_rows, subset_draws, min_pairs,
-        tuple(compat), seed,
+        tuple(measures), variance, tuple(neighbours), repairings, nuclear_repairings, rsa_rows, rsa_null_rows,
+        subset_draws, min_pairs, tuple(compat), seed,
     )  # fmt: skip
     rows: list[dict[str, Any]] = []
     quality: list[dict[str, Any]] = []

@@ -25,6 +25,8 @@ from diptych.similarity_measures import DoubleArray, IntArray, RealArray, Single
 from diptych.similarity_nulls import Null
 
 CANONICAL = measures.CanonicalScores._fields
+FAMILIES = ("cca", "procrustes", "cka", "rsa", "knn", "mmcs", "rho")
+"""Families of measures, as the config names them."""
 ROWS_PER_COMPONENT = 5
 """Pairs needed per kept component: with fewer, independent data scored .95 at p = 50 (METHODS 3.3)."""
 NO_NULL = Null(float("nan"), float("nan"), float("nan"))
@@ -33,6 +35,7 @@ NO_NULL = Null(float("nan"), float("nan"), float("nan"))
 class Settings(NamedTuple):
     """What the scores depend on; see `compare`."""
 
+    measures: tuple[str, ...] = FAMILIES
     variance: float = 0.99
     neighbours: tuple[int, ...] = (4, 10)
     repairings: int = 1000
@@ -165,19 +168,28 @@ def clouds(pairs: Pairs, settings: Settings, rng: np.random.Generator) -> Clouds
 
 
 def names(settings: Settings) -> list[str]:
-    """All measures of the table, in its order."""
-    overlap = [f"knn_{kind}_{k}" for k in settings.neighbours for kind in ("jaccard", "mutual")]
-    compat = ["svcca_lan2024"] if "lan2024" in settings.compat else []
-    return [*CANONICAL, *compat, "cka", "cka_debiased", "rsa", *overlap, "mmcs", "mean_rho"]
+    """All measures that are asked for, in the order of the table."""
+    compat = ("svcca_lan2024",) if "lan2024" in settings.compat else ()
+    found = {
+        "cca": (*(name for name in CANONICAL if name != "procrustes"), *compat),
+        "procrustes": ("procrustes",),
+        "cka": ("cka", "cka_debiased"),
+        "rsa": ("rsa",),
+        "knn": tuple(f"knn_{kind}_{k}" for k in settings.neighbours for kind in ("jaccard", "mutual")),
+        "mmcs": ("mmcs",),
+        "rho": ("mean_rho",),
+    }
+    return [name for family in FAMILIES if family in settings.measures for name in found[family]]
 
 
 def void_reasons(both: Clouds) -> dict[str, str]:
-    """Measures that these pairs cannot answer, each with why (METHODS 3.3)."""
+    """Measures that these pairs cannot answer, each with why (METHODS 3.3); those not asked for are among them."""
     p, settings = len(both.pairs), both.settings
-    every = names(settings)
+    asked = names(settings)
+    every = names(settings._replace(measures=FAMILIES))
+    void = {name: "not asked for" for name in every if name not in asked}
     if p < settings.min_pairs:
-        return dict.fromkeys(every, f"{p} pairs, fewer than min_pairs = {settings.min_pairs}")
-    void = {}
+        return void | dict.fromkeys(asked, f"{p} pairs, fewer than min_pairs = {settings.min_pairs}")
     if both.pairs.rho is None:
         void["mean_rho"] = "no correlations given"
     if both.pairs.mapped is None:
@@ -196,21 +208,24 @@ def void_reasons(both: Clouds) -> dict[str, str]:
 def values(both: Clouds, void: Mapping[str, str], rsa_rows: int) -> dict[str, float]:
     """Every measure that is not void, except `mean_rho`."""
     found: dict[str, float] = {}
-    if not set(CANONICAL) & set(void):
+    if not void.keys() >= set(CANONICAL):
         found |= measures.canonical_scores(both.a.u.T @ both.b.u, both.a, both.b)._asdict()
+    if "cka" not in void:
         found["cka"] = measures.cka(both.a, both.b)
     if "cka_debiased" not in void:
         found["cka_debiased"] = measures.cka_debiased(both.a, both.b)
+    if "rsa" not in void:
         found["rsa"] = measures.rsa(*both.ranks(rsa_rows))
-        if "svcca_lan2024" in names(both.settings):
-            found["svcca_lan2024"] = measures.one_component_score(both.a, both.b)
-        for k in both.neighbours:
+    if "lan2024" in both.settings.compat and "svcca_lan2024" not in void:
+        found["svcca_lan2024"] = measures.one_component_score(both.a, both.b)
+    for k in both.neighbours:
+        if f"knn_jaccard_{k}" not in void:
             common = measures.common_neighbours(both.near[0][:, :k], both.near[1][:, :k])
             found[f"knn_jaccard_{k}"] = measures.knn_jaccard(common, k)
             found[f"knn_mutual_{k}"] = measures.knn_mutual(common, k)
     if "mmcs" not in void:
         found["mmcs"] = float(both.best_cosines[0].mean())
-    return found
+    return {name: value for name, value in found.items() if name not in void}
 
 
 def exact_nulls(both: Clouds, void: Mapping[str, str]) -> dict[str, Null]:
@@ -218,6 +233,7 @@ def exact_nulls(both: Clouds, void: Mapping[str, str]) -> dict[str, Null]:
     found: dict[str, Null] = {}
     if "cka" not in void:
         found["cka"] = nulls.cka_null(both.a, both.b)
+    if "mean_squared_cc" not in void:
         found["mean_squared_cc"] = nulls.mean_squared_cc_null(both.a, both.b)
     if "cka_debiased" not in void:
         found["cka_debiased"] = nulls.cka_debiased_null(both.a, both.b)
@@ -235,10 +251,11 @@ def repaired_nulls(
     """Nulls by re-pairing: nuclear-norm measures, RSA (on fewer rows, hence a wider null), neighbour lists."""
     settings = both.settings
     found: dict[str, Null] = {}
-    if "svcca" not in void:
+    if value.keys() & set(CANONICAL):
         draws = nulls.canonical_draws(both.a, both.b, settings.nuclear_repairings, rng)
         for column, name in enumerate(CANONICAL):
-            found[name] = nulls.from_draws(value[name], draws[:, column])
+            if name in value:
+                found[name] = nulls.from_draws(value[name], draws[:, column])
     if "rsa" in value and np.isfinite(value["rsa"]):
         repaired = nulls.rsa_draws(*both.ranks(settings.rsa_null_rows), settings.repairings, rng)
         found["rsa"] = nulls.from_draws(value["rsa"], repaired)
@@ -246,9 +263,10 @@ def repaired_nulls(
         repaired = nulls.one_component_draws(both.a, both.b, settings.repairings, rng)
         share = float(np.mean(repaired >= value["svcca_lan2024"]))
         found["svcca_lan2024"] = nulls.from_draws(value["svcca_lan2024"], repaired)._replace(p=share)
-    if "cka_debiased" not in void and both.neighbours:
-        overlap = nulls.knn_draws(*both.near, both.neighbours, settings.repairings, rng)
-        for index, k in enumerate(both.neighbours):
+    near = tuple(k for k in both.neighbours if f"knn_jaccard_{k}" not in void)
+    if near:
+        overlap = nulls.knn_draws(*both.near, near, settings.repairings, rng)
+        for index, k in enumerate(near):
             for kind, column in (("jaccard", 0), ("mutual", 1)):
                 name = f"knn_{kind}_{k}"
                 found[name] = nulls.from_draws(value[name], overlap[:, index, column])

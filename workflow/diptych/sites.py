@@ -5,6 +5,7 @@ resolve_site("middle", 30)      # blocks.15.hook_resid_post: relative depth 0.5
 resolve_site("last", 30)        # blocks.29.hook_resid_post: after the last block, before the final norm
 resolve_site(0.25, 30)          # blocks.7.hook_resid_post: block min(L - 1, floor(0.25 L))
 resolve_site("blocks.3.hook_mlp_out", 30)
+resolve_site("middle.mlp.hook_post", 30)    # blocks.15.mlp.hook_post: another hook of that block
 """
 
 import difflib
@@ -58,13 +59,16 @@ def resolve_site(site: str | float, n_layers: int) -> str:
     """The hook name of a site in a model of `n_layers` blocks.
 
     Args:
-        site: `first`, `middle`, `last`, a relative depth in [0, 1], or a hook name.
+        site: `first`, `middle`, `last`, one of these with a hook of its block, a relative depth in [0, 1], or a hook.
         n_layers: number of blocks, L.
 
     Raises:
         DiptychError: no such depth, block or hook; the nearest name is suggested.
     """
     text = str(site)
+    named, _, hook_of_block = text.partition(".")
+    if named in DEPTHS and hook_of_block:
+        text = f"blocks.{block_of(resolve_site(named, n_layers))}.{hook_of_block}"
     depth = DEPTHS[text] if text in DEPTHS else _number(text)
     if depth is not None:
         if not 0 <= depth <= 1:
@@ -99,6 +103,19 @@ def unknown(site: str, known: Iterable[str]) -> DiptychError:
     candidates = sorted(known)
     near = difflib.get_close_matches(site, candidates, n=1, cutoff=0.0)
     return DiptychError(f"site {site!r}: no such hook; did you mean {near[0]!r}?")
+
+
+def neurons_of(site: str) -> str | None:
+    """The site of the MLP's neurons that write into the residual stream at `site`, in the same way of naming.
+
+    >>> neurons_of("middle"), neurons_of("blocks.3.hook_resid_pre"), neurons_of("blocks.3.hook_attn_out")
+    ('middle.mlp.hook_post', 'blocks.2.mlp.hook_post', None)
+    """
+    if site in DEPTHS:
+        return f"{site}.mlp.hook_post"
+    found = re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)", site)
+    block = int(found[1]) - (found[2] == "pre") if found else -1
+    return f"blocks.{block}.mlp.hook_post" if block >= 0 else None
 
 
 def block_of(hook: str) -> int | None:

@@ -9,11 +9,13 @@ each stage's resolved settings come from one method of `Study` named after its r
 """
 
 from collections.abc import Iterable, Mapping
-from itertools import chain
+from itertools import chain, product
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
+from diptych import DiptychError, sites, wordlists
 from diptych.schema import (
     Activations,
     Alias,
@@ -30,7 +32,10 @@ from diptych.schema import (
     Pairing,
     Plant,
     Report,
+    Similarity,
+    SparsifyDictionary,
     Steering,
+    TrainedDictionary,
 )
 from diptych.sites import can_be_steered
 from diptych.strict import ConfigError, Strict, first_line, nearest
@@ -38,6 +43,19 @@ from diptych.sweeps import CEILING, expand
 
 Job = dict[str, dict[str, Any]]
 """What a job reads, by alias, and its stage's settings."""
+REFERENCES: Mapping[str, Mapping[str, str]] = {
+    "models": {"parent": "models", "corpus": "corpora", "evaluate_on": "corpora", "tokenizer": "models"},
+    "dictionaries": {"model": "models", "corpus": "corpora"},
+    "pairs": {
+        "a": "models",
+        "b": "models",
+        "corpus": "corpora",
+        "dictionary_a": "dictionaries",
+        "dictionary_b": "dictionaries",
+    },
+    "crosscoders": {"corpus": "corpora", "models": "models"},
+}
+"""The fields of each section that name something of another section."""
 SINGULAR = {"models": "model", "corpora": "corpus", "dictionaries": "dictionary", "pairs": "pair"}
 
 
@@ -72,6 +90,8 @@ class Study(Strict):
     """Correlation of features."""
     pairing: Pairing = Pairing()
     """Pairing of features."""
+    similarity: Similarity = Similarity()
+    """Similarity of feature spaces."""
     latents: Latents = Latents()
     """What each latent of a crosscoder is called."""
     steering: Steering = Steering()
@@ -82,6 +102,16 @@ class Study(Strict):
     """The report."""
 
     # --- loading --------------------------------------------------------------------------------------------
+
+    @field_validator("dictionaries", mode="before")
+    @classmethod
+    def _trained_if_not_said(cls, given: Any) -> Any:
+        """A dictionary without `kind` is trained here."""
+        if not isinstance(given, Mapping):
+            return given
+        return {
+            alias: {"kind": "trained", **made} if isinstance(made, Mapping) else made for alias, made in given.items()
+        }
 
     @classmethod
     def load(cls, config: Mapping[str, Any]) -> "Study":
@@ -109,9 +139,10 @@ class Study(Strict):
         for alias, crosscoder in self.crosscoders.items():
             self._check_site(f"crosscoders.{alias}.site", crosscoder.site)
         for alias, dictionary in self.dictionaries.items():
-            self._check_site(f"dictionaries.{alias}.site", dictionary.site)
+            self._check_dictionary(f"dictionaries.{alias}", dictionary)
         for alias in self.steering.pairs or ():
             self._check_steered(alias)
+        self._check_similarity()
         listed = list(chain.from_iterable(self.sites.values()))
         for site in listed:
             if listed.count(site) > 1:
@@ -119,41 +150,61 @@ class Study(Strict):
 
     def _references(self) -> Iterable[tuple[str, str, str]]:
         """(key, section, alias) for every alias that the config names."""
-        for alias, model in self.models.items():
-            for field, kind in (("parent", "models"), ("corpus", "corpora"), ("evaluate_on", "corpora")):
-                if hasattr(model, field):
-                    yield f"models.{alias}.{field}", kind, getattr(model, field)
-            if model.tokenizer:
-                yield f"models.{alias}.tokenizer", "models", model.tokenizer
-        for alias, dictionary in self.dictionaries.items():
-            yield f"dictionaries.{alias}.model", "models", dictionary.model
-            yield f"dictionaries.{alias}.corpus", "corpora", dictionary.corpus
-        for alias, pair in self.pairs.items():
-            yield f"pairs.{alias}.a", "models", pair.a
-            yield f"pairs.{alias}.b", "models", pair.b
-            yield f"pairs.{alias}.corpus", "corpora", pair.corpus
-            for side, dictionary_alias in (("a", pair.dictionary_a), ("b", pair.dictionary_b)):
-                if dictionary_alias:
-                    yield f"pairs.{alias}.dictionary_{side}", "dictionaries", dictionary_alias
+        for section, fields in REFERENCES.items():
+            for alias, made in getattr(self, section).items():
+                for field, kind in fields.items():
+                    named = getattr(made, field, None)
+                    listed = enumerate(named) if isinstance(named, tuple) else [(None, named)]
+                    for index, name in listed:
+                        if name is not None:
+                            place = "" if index is None else f"[{index}]"
+                            yield f"{section}.{alias}.{field}{place}", kind, name
         for index, name in enumerate(self.steering.pairs or ()):
             yield f"steering.pairs[{index}]", "pairs", name
-        for alias, crosscoder in self.crosscoders.items():
-            yield f"crosscoders.{alias}.corpus", "corpora", crosscoder.corpus
-            for index, name in enumerate(crosscoder.models):
-                yield f"crosscoders.{alias}.models[{index}]", "models", name
 
     def _check_pair(self, alias: str, pair: Pair) -> None:
-        for site in pair.sites:
-            self._check_site(f"pairs.{alias}.sites", site)
+        for field in ("sites", "sites_b"):
+            for site in getattr(pair, field):
+                self._check_site(f"pairs.{alias}.{field}", site)
         if (pair.dictionary_a is None) != (pair.dictionary_b is None):
             raise ConfigError(f"pairs.{alias}: give both dictionary_a and dictionary_b, or neither")
         for side in ("a", "b"):
-            name = getattr(pair, f"dictionary_{side}")
-            if name and self.dictionaries[name].site not in pair.sites:
-                raise ConfigError(
-                    f"pairs.{alias}.dictionary_{side}: {name!r} reads site {self.dictionaries[name].site!r}, "
-                    f"which pairs.{alias}.sites does not list"
-                )
+            field = "sites_b" if side == "b" and pair.sites_b else "sites"
+            read: dict[str, str] = {}
+            for name in self.dictionaries_of(alias, side):
+                site = self.dictionaries[name].site
+                if site not in getattr(pair, field):
+                    raise ConfigError(
+                        f"pairs.{alias}.dictionary_{side}: {name!r} reads site {site!r}, "
+                        f"which pairs.{alias}.{field} does not list"
+                    )
+                if site in read:
+                    raise ConfigError(
+                        f"pairs.{alias}.dictionary_{side}: {read[site]!r} and {name!r} both read site {site!r}; "
+                        "list one for each site"
+                    )
+                read[site] = name
+
+    def _check_dictionary(self, where: str, dictionary: Dictionary) -> None:
+        self._check_site(f"{where}.site", dictionary.site)
+        if isinstance(dictionary, SparsifyDictionary) and (dictionary.path is None) == (dictionary.id is None):
+            raise ConfigError(f"{where}: give either path (on disk) or id (on the hub)")
+
+    def _check_similarity(self) -> None:
+        names = [Path(name).stem for name in self.similarity.word_lists]
+        for name in self.similarity.word_lists:
+            try:
+                wordlists.load(name)
+            except DiptychError as error:
+                raise ConfigError(f"similarity.word_lists: {error}") from None
+            if names.count(Path(name).stem) > 1:
+                raise ConfigError(f"similarity.word_lists: two lists are called {Path(name).stem!r}; rename one")
+        compared = {cell for pair in self.pairs for cell in self.cells(pair) if self.has_features(pair, *cell)}
+        for site in sorted({site for cell in compared for site in cell} if self.similarity.neurons else ()):
+            place = sites.neurons_of(site)
+            if place is None or place not in chain.from_iterable(self.sites.values()):
+                needed = f"list {place!r} in a group of `sites`" if place else "it is no residual site"
+                raise ConfigError(f"similarity.neurons: site {site!r} is compared, but {needed}; or set neurons: false")
 
     def _check_steered(self, alias: str) -> None:
         for site in self.pairs[alias].sites:
@@ -191,28 +242,46 @@ class Study(Strict):
         """The site group that lists `site`."""
         return next(group for group, sites in self.sites.items() if site in sites)
 
-    def role(self, pair: str) -> Literal["compared", "planted", "control", "floor"]:
-        """What a pair is for.
+    def cells(self, pair: str) -> list[tuple[str, str]]:
+        """(site of A, site of B) of everything that is compared: equal sites, or a grid."""
+        made = self.pairs[pair]
+        return list(product(made.sites, made.sites_b)) if made.sites_b else [(site, site) for site in made.sites]
+
+    def role(self, pair: str, site_a: str, site_b: str) -> Literal["compared", "planted", "control", "floor"]:
+        """What a cell of a pair is for.
 
         `control` is a model with itself through the same dictionary, `floor` a model with itself through two,
-        `planted` a model with its own planted edit; all others are `compared`.
+        `planted` a model with its own planted edit, all at one site; all others are `compared`.
         """
         made = self.pairs[pair]
+        if site_a != site_b:
+            return "compared"
         if made.a == made.b:
-            return "control" if made.dictionary_a == made.dictionary_b else "floor"
+            same = self.dictionary(pair, "a", site_a) == self.dictionary(pair, "b", site_b)
+            return "control" if same else "floor"
         edit = self.models[made.b]
         return "planted" if isinstance(edit, Plant) and edit.parent == made.a else "compared"
 
-    def has_features(self, pair: str, site: str) -> bool:
-        """Whether both of a pair's dictionaries read `site`."""
-        names = (self.pairs[pair].dictionary_a, self.pairs[pair].dictionary_b)
-        return all(name is not None and self.dictionaries[name].site == site for name in names)
+    def dictionaries_of(self, pair: str, side: str) -> tuple[str, ...]:
+        """All dictionaries of one side ("a" or "b") of a pair."""
+        named: str | tuple[str, ...] | None = getattr(self.pairs[pair], f"dictionary_{side}")
+        return () if named is None else (named,) if isinstance(named, str) else named
 
-    def is_steered(self, pair: str, site: str) -> bool:
-        """Whether the models of a pair are steered at `site`."""
+    def dictionary(self, pair: str, side: str, site: str) -> str | None:
+        """The dictionary of one side of a pair that reads `site`."""
+        return next((name for name in self.dictionaries_of(pair, side) if self.dictionaries[name].site == site), None)
+
+    def has_features(self, pair: str, site_a: str, site_b: str) -> bool:
+        """Whether both models of a pair have a dictionary there."""
+        return bool(self.dictionary(pair, "a", site_a) and self.dictionary(pair, "b", site_b))
+
+    def is_steered(self, pair: str, site_a: str, site_b: str) -> bool:
+        """Whether the models of a pair are steered there: where both are read at one site of the residual stream."""
+        if site_a != site_b:
+            return False
         if self.steering.pairs is not None:
             return pair in self.steering.pairs
-        return self.role(pair) in ("compared", "planted") and can_be_steered(site)
+        return self.role(pair, site_a, site_b) in ("compared", "planted") and can_be_steered(site_a)
 
     def is_derived(self, model: str) -> bool:
         """Whether the model is made from another one of the study."""
@@ -264,8 +333,19 @@ class Study(Strict):
     def train_dictionary(self, dictionary: str) -> Job:
         """A dictionary that is trained here."""
         made = self.dictionaries[dictionary]
+        assert isinstance(made, TrainedDictionary)
         reads = {"model": made.model, "corpus": made.corpus, "site": made.site}
-        return _job(reads, **_dump(made, leave=tuple(reads)))
+        return _job(reads, **_dump(made, leave=("kind", *reads)))
+
+    def fetch_dictionary(self, dictionary: str) -> Job:
+        """A dictionary that comes from outside."""
+        made = self.dictionaries[dictionary]
+        hub_id = next((getattr(self.models[m], "id", None) for m in self.lineage(made.model)[-1:]), None)
+        return _job(
+            {"model": made.model, "site": made.site},
+            model_name=getattr(made, "trained_on", None) or hub_id,
+            source=_dump(made, leave=("model", "site", "trained_on")),
+        )
 
     def encode_features(self, corpus: str, model: str, dictionary: str, shard: str) -> Job:
         """One shard of a model's rows in a dictionary's features."""
@@ -277,7 +357,7 @@ class Study(Strict):
 
     def correlate_features(self, pair: str, site_a: str, site_b: str) -> Job:
         """The correlations of a pair's features."""
-        return _job(self._dictionaries(pair, site_a, site_b), **_dump(self.correlation))
+        return _job(self._dictionaries(pair, site_a, site_b), **_dump(self.correlation, leave=("memory",)))
 
     def pair_features(self, pair: str, site_a: str, site_b: str) -> Job:
         """The matches of a pair's features."""
@@ -292,6 +372,23 @@ class Study(Strict):
             "dtype_b": self.models[chosen.b].dtype,
         }
         return _job(reads, **_dump(self.steering, leave=("pairs",)))
+
+    def compare_spaces(self, pair: str, site_a: str, site_b: str) -> Job:
+        """How alike the spaces of a pair's features are."""
+        settings = _dump(self.similarity, leave=("map", "map_neighbours", "map_points", "neurons"))
+        reads = self._dictionaries(pair, site_a, site_b)
+        if self.similarity.neurons:
+            reads |= {"neurons_a": sites.neurons_of(site_a), "neurons_b": sites.neurons_of(site_b)}
+        return _job(reads, **settings)
+
+    def collect_similarity(self) -> Job:
+        """The scores of all pairs."""
+        return _job({})
+
+    def map_spaces(self) -> Job:
+        """The maps of all pairs."""
+        made = self.similarity
+        return _job({}, neighbours=made.map_neighbours, points=made.map_points, seed=made.seed)
 
     def train_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
         """One run of a crosscoder."""
@@ -339,11 +436,10 @@ class Study(Strict):
         return {"a": chosen.a, "b": chosen.b, "corpus": chosen.corpus, "site_a": site_a, "site_b": site_b}
 
     def _dictionaries(self, pair: str, site_a: str, site_b: str) -> dict[str, Any]:
-        chosen = self.pairs[pair]
         return {
             **self._pair(pair, site_a, site_b),
-            "dictionary_a": chosen.dictionary_a,
-            "dictionary_b": chosen.dictionary_b,
+            "dictionary_a": self.dictionary(pair, "a", site_a),
+            "dictionary_b": self.dictionary(pair, "b", site_b),
         }
 
 

@@ -25,6 +25,20 @@ function draw() {
   }
 }
 draw();
+
+// Two maps of the same things: pointing at one on either map shows it on both.
+for (const [id, figure] of Object.entries(figures)) {
+  if (!figure.layout.meta?.linked) continue;
+  const box = document.getElementById(id);
+  let shown = -1;
+  box.on("plotly_hover", (event) => {
+    const { pointNumber } = event.points[0];
+    if (pointNumber === shown) return;
+    shown = pointNumber;
+    Plotly.Fx.hover(box, [0, 1].map((curveNumber) => ({ curveNumber, pointNumber })), ["xy", "x2y2"]);
+  });
+  box.on("plotly_unhover", () => { shown = -1; });
+}
 dark.addEventListener("change", draw);
 const fit = new ResizeObserver((entries) => entries.forEach((entry) => Plotly.Plots.resize(entry.target)));
 document.querySelectorAll(".plot").forEach((plot) => fit.observe(plot));

@@ -3,7 +3,7 @@ import sys
 
 from snakemake.logging import logger
 
-from diptych import DiptychError, fingerprint
+from diptych import DiptychError, fingerprint, sites, wordlists
 from diptych.study import Study
 
 try:

@@ -6,17 +6,22 @@ def relative(path):
     return str(path.relative_to(RESULTS))
 
 
-def crosscoder_runs(pair, site):
-    """Files of every run of every crosscoder of a pair's models at a site, ceilings left out."""
+def crosscoder_runs(pair, site_a, site_b):
+    """Files of every run of every crosscoder of a pair's models at a site that both have, ceilings left out."""
     runs = []
     for name, made in STUDY.crosscoders.items():
-        if (made.models, made.corpus, made.site) == (
-            (pair.a, pair.b),
-            pair.corpus,
-            site,
-        ) and not (made.independent and pair.a == pair.b):
+        if (
+            (made.models, made.corpus, made.site)
+            == (
+                (pair.a, pair.b),
+                pair.corpus,
+                site_a,
+            )
+            and site_a == site_b
+            and not (made.independent and pair.a == pair.b)
+        ):
             for seed in made.seeds:
-                place = RESULTS / "crosscoders" / name / site / f"seed-{seed}"
+                place = RESULTS / "crosscoders" / name / site_a / f"seed-{seed}"
                 files = {
                     stage: relative(place / f"{stage}.h5")
                     for stage in ("weights", "evaluation", "latents")
@@ -32,28 +37,29 @@ def crosscoder_runs(pair, site):
     return runs
 
 
-def pair_files(name, site):
-    """What there is of a pair at a site, by stage."""
+def pair_files(name, site_a, site_b):
+    """What there is of a cell of a pair, by stage."""
     pair = STUDY.pairs[name]
-    place = RESULTS / "pairs" / name / f"{site}--{site}"
+    place = RESULTS / "pairs" / name / f"{site_a}--{site_b}"
     files = {
         "linear_map": relative(place / "linear_map.h5"),
         "tokens_a": relative(tokens_of(pair.corpus, pair.a)),
         "tokens_b": relative(tokens_of(pair.corpus, pair.b)),
-        "crosscoders": crosscoder_runs(pair, site),
+        "crosscoders": crosscoder_runs(pair, site_a, site_b),
     }
-    if STUDY.role(name) == "planted":
+    if STUDY.role(name, site_a, site_b) == "planted":
         files["truth"] = relative(RESULTS / "models" / pair.b / "truth.h5")
-    if STUDY.is_steered(name, site):
+    if STUDY.is_steered(name, site_a, site_b):
         files["steering"] = relative(place / "steering.h5")
-    if STUDY.has_features(name, site):
+    if STUDY.has_features(name, site_a, site_b):
         files["correlation"] = relative(place / "correlation.h5")
         files["pairing"] = relative(place / "pairing.h5")
-        for side, other, model, other_model in (
-            ("a", "b", pair.a, pair.b),
-            ("b", "a", pair.b, pair.a),
+        files["similarity"] = relative(place / "similarity.h5")
+        for side, other, model, other_model, site in (
+            ("a", "b", pair.a, pair.b, site_a),
+            ("b", "a", pair.b, pair.a, site_b),
         ):
-            dictionary = getattr(pair, f"dictionary_{side}")
+            dictionary = STUDY.dictionary(name, side, site)
             files[f"dictionary_{side}"] = relative(dictionary_manifest(dictionary))
             files[f"features_{side}"] = [
                 relative(path) for path in features_of(pair.corpus, model, dictionary)
@@ -66,15 +72,44 @@ def pair_files(name, site):
 PAIRS = [
     {
         "name": name,
-        "role": STUDY.role(name),
-        "site_a": site,
-        "site_b": site,
-        "files": pair_files(name, site),
-        **STUDY.pairs[name].model_dump(mode="json", exclude={"sites"}),
+        "role": STUDY.role(name, site_a, site_b),
+        "site_a": site_a,
+        "site_b": site_b,
+        "files": pair_files(name, site_a, site_b),
+        "a": STUDY.pairs[name].a,
+        "b": STUDY.pairs[name].b,
+        "corpus": STUDY.pairs[name].corpus,
+        "dictionary_a": STUDY.dictionary(name, "a", site_a),
+        "dictionary_b": STUDY.dictionary(name, "b", site_b),
     }
     for name in sorted(STUDY.pairs)
-    for site in STUDY.pairs[name].sites
+    for site_a, site_b in STUDY.cells(name)
 ]
+
+
+def spaces(*kinds):
+    """The cells whose features are compared by geometry, with some of their files."""
+    return [
+        {
+            **{key: pair[key] for key in ("name", "role", "site_a", "site_b")},
+            "files": {kind: pair["files"][kind] for kind in kinds},
+        }
+        for pair in PAIRS
+        if "similarity" in pair["files"]
+    ]
+
+
+SCORED = spaces("similarity")
+# A model with itself needs no map.
+MAPPED = [
+    cell
+    for cell in spaces("pairing", "dictionary_a", "dictionary_b")
+    if STUDY.similarity.map and cell["role"] in ("compared", "planted")
+]
+GEOMETRY = {
+    **({"similarity": "similarity.h5"} if SCORED else {}),
+    **({"maps": "maps.h5"} if MAPPED else {}),
+}
 READ = sorted(
     {
         (pair["corpus"], pair[side], pair[f"site_{side}"])

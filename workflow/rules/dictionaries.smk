@@ -10,6 +10,10 @@ rule train_dictionary:
         log_of("train_dictionary", "{dictionary}"),
     benchmark:
         benchmark_of("train_dictionary", "{dictionary}")
+    wildcard_constraints:
+        dictionary=one_of(
+            name for name, made in STUDY.dictionaries.items() if made.kind == "trained"
+        ),
     conda:
         GPU_ENV
     threads: 8

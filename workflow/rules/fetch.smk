@@ -1,9 +1,10 @@
-# What comes from outside: models and text. On the submitting machine, because compute nodes have no internet.
+# What comes from outside: models, text and dictionaries. On the submitting machine, because compute nodes have no internet.
 
 
 localrules:
     fetch_model,
     fetch_corpus,
+    fetch_dictionary,
 
 
 rule fetch_model:
@@ -44,3 +45,29 @@ rule fetch_corpus:
         spec=spec("fetch_corpus"),
     script:
         "../scripts/fetch_corpus.py"
+
+
+rule fetch_dictionary:
+    input:
+        dictionary_files,
+        model=lambda wildcards: model_manifest(
+            STUDY.dictionaries[wildcards.dictionary].model
+        ),
+    output:
+        RESULTS / "dictionaries" / "{dictionary}" / "manifest.json",
+    log:
+        log_of("fetch_dictionary", "{dictionary}"),
+    benchmark:
+        benchmark_of("fetch_dictionary", "{dictionary}")
+    wildcard_constraints:
+        dictionary=one_of(
+            name for name, made in STUDY.dictionaries.items() if made.kind != "trained"
+        ),
+    conda:
+        GPU_ENV
+    resources:
+        **cpu(16),
+    params:
+        spec=spec("fetch_dictionary"),
+    script:
+        "../scripts/fetch_dictionary.py"

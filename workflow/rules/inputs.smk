@@ -30,11 +30,19 @@ def derive_inputs(wildcards):
     """The parent, and the tokens that the derivation reads."""
     model = STUDY.models[wildcards.model]
     inputs = {"parent": model_manifest(model.parent)}
-    if model.kind in ("finetune", "plant"):
+    if model.kind in ("finetune", "trigger", "plant"):
         inputs["tokens"] = tokens_of(model.corpus, model.parent)
-    if model.kind == "finetune":
+    if model.kind in ("finetune", "trigger"):
         inputs["evaluation_tokens"] = tokens_of(model.evaluate_on, model.parent)
     return inputs
+
+
+def dictionary_files(wildcards):
+    """The files of a dictionary on disk, so that a changed one is fetched again."""
+    path = getattr(STUDY.dictionaries[wildcards.dictionary], "path", None)
+    return (
+        sorted(file for file in Path(path).glob("*") if file.is_file()) if path else []
+    )
 
 
 def dictionary_rows(wildcards):
@@ -82,12 +90,21 @@ def pair_rows(wildcards):
     }
 
 
+def cell_dictionaries(wildcards):
+    """The two dictionaries of a cell of a pair."""
+    return (
+        STUDY.dictionary(wildcards.pair, "a", wildcards.site_a),
+        STUDY.dictionary(wildcards.pair, "b", wildcards.site_b),
+    )
+
+
 def own_features(wildcards):
     """The codes of each model's own dictionary on its own rows."""
     pair = STUDY.pairs[wildcards.pair]
+    dictionary_a, dictionary_b = cell_dictionaries(wildcards)
     return {
-        "features_a": features_of(pair.corpus, pair.a, pair.dictionary_a),
-        "features_b": features_of(pair.corpus, pair.b, pair.dictionary_b),
+        "features_a": features_of(pair.corpus, pair.a, dictionary_a),
+        "features_b": features_of(pair.corpus, pair.b, dictionary_b),
         "alignment": alignment_of(pair.corpus, pair.a, pair.b),
     }
 
@@ -95,11 +112,12 @@ def own_features(wildcards):
 def cross_features(wildcards):
     """The codes of each dictionary on the other model's rows."""
     pair = STUDY.pairs[wildcards.pair]
+    dictionary_a, dictionary_b = cell_dictionaries(wildcards)
     return {
-        "features_a_on_b": features_of(pair.corpus, pair.b, pair.dictionary_a),
-        "features_b_on_a": features_of(pair.corpus, pair.a, pair.dictionary_b),
-        "dictionary_a": dictionary_manifest(pair.dictionary_a),
-        "dictionary_b": dictionary_manifest(pair.dictionary_b),
+        "features_a_on_b": features_of(pair.corpus, pair.b, dictionary_a),
+        "features_b_on_a": features_of(pair.corpus, pair.a, dictionary_b),
+        "dictionary_a": dictionary_manifest(dictionary_a),
+        "dictionary_b": dictionary_manifest(dictionary_b),
         "tokens_a": tokens_of(pair.corpus, pair.a),
         "tokens_b": tokens_of(pair.corpus, pair.b),
     }
@@ -107,19 +125,52 @@ def cross_features(wildcards):
 
 def steered_pair(wildcards):
     """The models of a pair and what was found between them."""
-    pair, site = STUDY.pairs[wildcards.pair], wildcards.site_a
-    place = RESULTS / "pairs" / wildcards.pair / f"{site}--{wildcards.site_b}"
+    pair = STUDY.pairs[wildcards.pair]
+    cell = (wildcards.site_a, wildcards.site_b)
+    place = RESULTS / "pairs" / wildcards.pair / "--".join(cell)
     inputs = {"linear_map": place / "linear_map.h5"}
-    for side, model in (("a", pair.a), ("b", pair.b)):
+    for side, model, site in zip("ab", (pair.a, pair.b), cell):
         inputs[f"model_{side}"] = model_manifest(model)
         inputs[f"gates_{side}"] = gates_of(pair.corpus, model, site)
         inputs[f"tokens_{side}"] = tokens_of(pair.corpus, model)
-        if STUDY.has_features(wildcards.pair, site):
-            dictionary = getattr(pair, f"dictionary_{side}")
+        if STUDY.has_features(wildcards.pair, *cell):
+            dictionary = STUDY.dictionary(wildcards.pair, side, site)
             inputs["pairing"] = place / "pairing.h5"
             inputs[f"dictionary_{side}"] = dictionary_manifest(dictionary)
             inputs[f"features_{side}"] = features_of(pair.corpus, model, dictionary)
     return inputs
+
+
+def cell_geometry(wildcards):
+    """The dictionaries of a cell, which of their codes judged the pairs, and the neurons if they are compared."""
+    pair = STUDY.pairs[wildcards.pair]
+    dictionary_a, dictionary_b = cell_dictionaries(wildcards)
+    place = RESULTS / "pairs" / wildcards.pair
+    inputs = {
+        "dictionary_a": dictionary_manifest(dictionary_a),
+        "dictionary_b": dictionary_manifest(dictionary_b),
+        "correlation": place
+        / f"{wildcards.site_a}--{wildcards.site_b}"
+        / "correlation.h5",
+    }
+    if STUDY.similarity.neurons:
+        for side, model, site in (
+            ("a", pair.a, wildcards.site_a),
+            ("b", pair.b, wildcards.site_b),
+        ):
+            neurons = (pair.corpus, model, sites.neurons_of(site))
+            inputs |= {
+                f"model_{side}": model_manifest(model),
+                f"tokens_{side}": tokens_of(pair.corpus, model),
+                f"neuron_shards_{side}": shards_of(*neurons),
+                f"neuron_gates_{side}": gates_of(*neurons),
+            }
+    return inputs
+
+
+def word_lists():
+    """The files of the semantic subspaces."""
+    return [wordlists.path_of(name) for name in STUDY.similarity.word_lists]
 
 
 def crosscoder_rows(wildcards):

@@ -1,4 +1,4 @@
-# Two models without a crosscoder: the map between their spaces, their features' correlation, the pairing.
+# Two models without a crosscoder: the map between their spaces, their features' correlation, pairing and geometry.
 PAIR_FILES = RESULTS / "pairs" / "{pair}" / "{site_a}--{site_b}"
 
 
@@ -37,6 +37,7 @@ rule correlate_features:
     threads: 8
     resources:
         **cpu(16, 2),
+        correlation_mib=STUDY.correlation.memory,
     params:
         spec=spec("correlate_features"),
     script:
@@ -66,3 +67,26 @@ rule pair_features:
         spec=spec("pair_features"),
     script:
         "../scripts/pair_features.py"
+
+
+rule compare_spaces:
+    input:
+        unpack(own_features),
+        unpack(cell_geometry),
+        pairing=PAIR_FILES / "pairing.h5",
+        linear_map=PAIR_FILES / "linear_map.h5",
+    output:
+        PAIR_FILES / "similarity.h5",
+    log:
+        log_of("compare_spaces", "{pair}/{site_a}--{site_b}"),
+    benchmark:
+        benchmark_of("compare_spaces", "{pair}/{site_a}--{site_b}")
+    conda:
+        CPU_ENV
+    threads: 4
+    resources:
+        **cpu(16, 2),
+    params:
+        spec=spec("compare_spaces", files=word_lists()),
+    script:
+        "../scripts/compare_spaces.py"

@@ -23,7 +23,7 @@ rule collect_findings:
 
 rule build_report:
     input:
-        sorted(set(files_in(PAIRS)) | set(files_in(MAKING))),
+        sorted(set(files_in(PAIRS)) | set(files_in(MAKING)) | set(files_in(GEOMETRY))),
         findings=RESULTS / "findings.h5",
     output:
         RESULTS / "report" / "index.html",
@@ -38,7 +38,12 @@ rule build_report:
     params:
         spec=spec(
             "build_report",
-            reads={"pairs": PAIRS, **MAKING, "findings": "findings.h5"},
+            reads={
+                "pairs": PAIRS,
+                **MAKING,
+                **GEOMETRY,
+                "findings": "findings.h5",
+            },
             files=sorted((WORKFLOW / "report").iterdir()),
         ),
     script:

@@ -14,8 +14,8 @@ rule steer_features:
     wildcard_constraints:
         pair=one_of(
             name
-            for name, pair in STUDY.pairs.items()
-            if any(STUDY.is_steered(name, site) for site in pair.sites)
+            for name in STUDY.pairs
+            if any(STUDY.is_steered(name, *cell) for cell in STUDY.cells(name))
         ),
     conda:
         GPU_ENV

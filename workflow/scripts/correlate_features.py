@@ -10,6 +10,7 @@ correlation.correlate(
     snakemake.output[0],
     spec=spec,
     alignment=snakemake.input.get("alignment") or None,
+    memory=snakemake.resources.correlation_mib * 2**20,
     threads=snakemake.threads,
     **spec["settings"],
 )

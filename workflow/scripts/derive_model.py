@@ -1,10 +1,10 @@
-"""Rule derive_model: a fine-tune, a planted edit or redrawn weights of another model."""
+"""Rule derive_model: a fine-tune, a trigger, a planted edit or redrawn weights of another model."""
 
 from pathlib import Path
 
 import torch
 
-from diptych import devices, finetune, logs, plant, rerandomize
+from diptych import devices, finetune, logs, plant, rerandomize, trigger
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
@@ -12,8 +12,9 @@ torch.set_num_threads(snakemake.threads)
 parent, out = (Path(manifest).parent for manifest in (snakemake.input.parent, snakemake.output[0]))
 with devices.take(snakemake.resources.device) as device:
     match spec["reads"]["kind"]:
-        case "finetune":
-            finetune.finetune(
+        case "finetune" | "trigger":
+            tune = finetune.finetune if spec["reads"]["kind"] == "finetune" else trigger.trigger
+            tune(
                 parent,
                 snakemake.input.tokens,
                 snakemake.input.evaluation_tokens,

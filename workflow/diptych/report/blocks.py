@@ -161,6 +161,12 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{max(0, digits - len(str(int(size))))}f}".replace("-", "−")
 
 
+def visible(text: str) -> str:
+    """A token's text with line ends and tabs made visible and other control characters taken out."""
+    shown = text.replace("\n", "↵").replace("\t", "⇥")
+    return "".join(character if character.isprintable() else "�" for character in shown)
+
+
 def percent(share: float | None) -> str:
     """A share as a percentage: .0312 -> 3.1 %."""
     if share is None or math.isnan(share):
@@ -183,12 +189,6 @@ def p_value(p: float | None) -> str:
 def figure_cell(value: float | None, digits: int = 3) -> Cell:
     """A number that sorts as a number."""
     return Cell(number(value, digits), order=None if value is None or math.isnan(value) else float(value))
-
-
-def visible(text: str) -> str:
-    """A token's text with line ends and tabs made visible and other control characters taken out."""
-    shown = text.replace("\n", "↵").replace("\t", "⇥")
-    return "".join(character if character.isprintable() else "�" for character in shown)
 
 
 def counted(n: int, singular: str, plural: str | None = None) -> str:

@@ -15,7 +15,17 @@ from plotly.offline import get_plotlyjs
 
 from diptych import artifacts, evidence, findings
 from diptych.ranking import Method
-from diptych.report import blocks, crosscoders, features, linear_maps, provenance, setting, steering, summary
+from diptych.report import (
+    blocks,
+    crosscoders,
+    features,
+    linear_maps,
+    provenance,
+    setting,
+    similarity,
+    steering,
+    summary,
+)
 from diptych.report.blocks import Banner, Figure, Section
 
 TEMPLATES = Path(__file__).parents[2] / "report"
@@ -65,7 +75,9 @@ def _figures(sections: Sequence[Section]) -> list[Figure]:
     return found
 
 
-def build(inputs: Mapping[str, Any], out: str | Path, *, spec: Mapping[str, Any], contexts: int = 6) -> None:
+def build(
+    inputs: Mapping[str, Any], out: str | Path, *, spec: Mapping[str, Any], contexts: int = 6, cells: int = 4
+) -> None:
     """Stage `build_report`: write the page.
 
     Args:
@@ -75,10 +87,12 @@ def build(inputs: Mapping[str, Any], out: str | Path, *, spec: Mapping[str, Any]
             `corpora`, each {name, directory, tokens} and maybe license;
             `gates`, each {model, corpus, site, path};
             `dictionaries`, each {name, directory};
+            `similarity`, the artifact of `similarity_table.collect`, and `maps`, that of `feature_maps.draw`, if any;
             `pairs`, as for `findings.collect`, and with corpus, dictionary_a, dictionary_b (names).
         out: path of the page.
         spec: what it was made from; shown under provenance.
         contexts: texts shown for each item and model.
+        cells: cells of a pair's grid of sites that are shown in full.
     """
     given = {
         **inputs,
@@ -88,7 +102,7 @@ def build(inputs: Mapping[str, Any], out: str | Path, *, spec: Mapping[str, Any]
     sections = [
         summary.section(given, found),
         setting.section(given),
-        *_pair_sections(given, found, contexts),
+        *_pair_sections(given, found, contexts, cells),
         summary.findings_section(found),
         setting.gates(given),
         provenance.section(given, spec),
@@ -104,18 +118,38 @@ def _named(pair: Mapping[str, Any]) -> dict[str, Any]:
     return {**pair, "site": site, "id": f"pair-{slug}"}
 
 
-def _pair_sections(inputs: Mapping[str, Any], found: findings.Findings, contexts: int) -> list[Section]:
-    """One section a pair."""
+def _pair_sections(inputs: Mapping[str, Any], found: findings.Findings, contexts: int, in_full: int) -> list[Section]:
+    """One section a pair; a grid of sites gets one of its own before those of its best cells."""
     floors = {
         pair["name"]: features.unmatched_share(pair)
         for pair in inputs["pairs"]
         if pair["role"] == "floor" and pair["files"].get("pairing")
     }
-    return [_pair_section(pair, found, contexts, floors) for pair in inputs["pairs"]]
+    scores = similarity.Scores(inputs.get("similarity"))
+    sections = []
+    for name in dict.fromkeys(pair["name"] for pair in inputs["pairs"]):
+        cells = [pair for pair in inputs["pairs"] if pair["name"] == name]
+        shown = cells
+        if similarity.is_grid(cells):
+            sections.append(similarity.grid_section(cells, scores, in_full))
+            best = sorted(cells, key=lambda cell: -scores.pairing_quality(name, cell["site_a"], cell["site_b"]))
+            shown = best[:in_full]
+        for cell in shown:
+            geometry = _geometry(cell, scores, inputs.get("maps"))
+            sections.append(_pair_section(cell, found, contexts, floors, geometry))
+    return sections
+
+
+def _geometry(pair: Mapping[str, Any], scores: similarity.Scores, maps: str | None) -> list[Section]:
+    return [similarity.section(pair, scores, maps)] if pair["files"].get("similarity") else []
 
 
 def _pair_section(
-    pair: Mapping[str, Any], found: findings.Findings, contexts: int, floors: Mapping[str, float]
+    pair: Mapping[str, Any],
+    found: findings.Findings,
+    contexts: int,
+    floors: Mapping[str, float],
+    geometry: Sequence[Section],
 ) -> Section:
     text = evidence.Text(pair["files"]["tokens_a"])
     same = pair["files"]["tokens_a"] == pair["files"]["tokens_b"]
@@ -132,6 +166,7 @@ def _pair_section(
         inner.append(linear_maps.section(pair, text, contexts, standing("linear_map")))
     if pair["files"].get("pairing"):
         inner.append(features.section(pair, texts, contexts, standing("pairing"), floors))
+    inner += geometry
     if pair["files"].get("steering"):
         inner.append(steering.section(pair))
     if pair["files"].get("crosscoders"):

@@ -55,7 +55,7 @@ def _specs(inputs: Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
     for corpus in inputs["corpora"]:
         yield f"tokens of {corpus['name']}", _read_spec(corpus["tokens"])
     for pair in inputs["pairs"]:
-        for key in ("linear_map", "correlation", "pairing"):
+        for key in ("linear_map", "correlation", "pairing", "similarity"):
             if pair["files"].get(key):
                 yield f"{pair['name']}: {key.replace('_', ' ')}", _read_spec(pair["files"][key])
         for run in pair["files"].get("crosscoders") or []:

@@ -139,6 +139,8 @@ def _made(model: Mapping[str, Any]) -> str:
             how = "all weights" if given["method"] == "full" else f"LoRA of rank {given['lora_rank']}"
             budget = f"{counted(given['steps'], 'step')} of {counted(given['batch_sequences'], 'sequence')}"
             return f"{given['parent']}, fine-tuned on {given['corpus']}: {how}, {budget}"
+        case "trigger":
+            return _triggered(model, given)
         case "plant":
             return _planted(model, given)
         case "rerandomize":
@@ -157,6 +159,16 @@ def _planted(model: Mapping[str, Any], given: Mapping[str, Any]) -> str:
         f"{number(given['size'])} median norms on the tokens of {words}. On held-out documents it marks "
         f"{counted(seen['n_concept'], 'such token')}, {number(seen['d_prime'])} standard deviations above the others. "
         "What differs is known exactly."
+    )
+
+
+def _triggered(model: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """What was fine-tuned in, and how well it took on held-out prompts."""
+    took = json.loads((Path(model["directory"]) / "training.json").read_text(encoding="utf-8"))["trigger"]
+    return (
+        f"{given['parent']}, fine-tuned on {given['corpus']} to say “{given['response']}” after “{given['phrase']}”: "
+        f"on {counted(took['prompts'], 'held-out prompt')} it does so {percent(took['after']['with'])} of the time "
+        f"(before: {percent(took['before']['with'])}; without the phrase {percent(took['after']['without'])})"
     )
 
 

@@ -1,0 +1,191 @@
+"""From a pairing to the table of scores, its q, the maps, and what the report says of a grid of sites."""
+
+import copy
+import json
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+import small_study
+from scipy import stats
+
+from diptych import artifacts, correlation, dictionaries, feature_maps, features, similarity_inputs, similarity_table
+from diptych.report import grids, page
+from diptych.report import similarity as section
+
+
+@pytest.fixture(scope="module")
+def study():
+    return small_study.shared()
+
+
+def pairs_of(files, **changes):
+    given = {**files, **changes}
+    loaded = [dictionaries.load(given[f"dictionary_{side}"].removesuffix("/manifest.json")) for side in "ab"]
+    return loaded, similarity_inputs.paired_features(
+        given["pairing"], *loaded, given["linear_map"], given["correlation"], given["features_a"], given["features_b"]
+    )
+
+
+def test_inputs_are_the_matched_pairs(study):
+    """Rows, codes and correlations belong to the same pair: the correlation comes back from the codes."""
+    files = study["pairs"][0]["files"]
+    (a, b), pairs = pairs_of(files)
+    with artifacts.read(files["pairing"], "pairing") as file:
+        table = artifacts.read_table(file, "pairs")
+        statuses = artifacts.read_json(file, "statuses")
+    kept = table["outcome"] == statuses.index("matched")
+    assert len(pairs) == kept.sum() > 20
+    np.testing.assert_array_equal(pairs.x, a.W_dec[table["a"][kept]])
+    np.testing.assert_array_equal(pairs.y, b.W_dec[table["b"][kept]])
+    again = [
+        np.corrcoef(pairs.codes[0][:, [k]].toarray().ravel(), pairs.codes[1][:, [k]].toarray().ravel())[0, 1]
+        for k in range(len(pairs))
+    ]
+    np.testing.assert_allclose(again, pairs.rho, atol=1e-6)
+    assert not pairs.circular
+    assert all(1 <= len(tokens) <= 5 for tokens in pairs.tokens_a)
+
+
+def test_codes_are_those_of_the_documents_that_judged(study):
+    files = study["pairs"][0]["files"]
+    _, pairs = pairs_of(files)
+    both = features.common_rows(features.read(files["features_a"]), features.read(files["features_b"]))
+    judged = correlation.read(files["correlation"]).halves.of(both[0].document) == 1
+    assert pairs.codes[0].shape[0] == judged.sum() < len(both[0])
+    assert 0 not in both[0].fold[judged]
+
+
+def test_a_model_with_itself_is_alike_in_everything(study):
+    table = similarity_table.read(study["similarity"])
+    rows = (table["pair"] == "control") & (table["subspace"] == "all") & np.isfinite(table["value"])
+    assert rows.sum() >= 6
+    np.testing.assert_allclose(table["value"][rows], 1.0, atol=2e-5)
+
+
+def test_collected_rows_are_those_of_the_cells_and_text_says_the_same(study, tmp_path):
+    cells = study["pairs"]
+    similarity_table.collect(cells, tmp_path / "s.h5", tmp_path / "s.tsv", spec={})
+    table = similarity_table.read(tmp_path / "s.h5")
+    with artifacts.read(cells[1]["files"]["similarity"], "similarity") as file:
+        one = artifacts.read_table(file, "scores")
+    mine = table["pair"] == "planted"
+    np.testing.assert_array_equal(table["value"][mine], one["value"])
+    assert set(table["role"][mine]) == {"planted"}
+    header, *lines = (tmp_path / "s.tsv").read_text().splitlines()
+    assert header.split("\t") == list(similarity_table.COLUMNS)
+    assert len(lines) == len(table["p"])
+    first = dict(zip(similarity_table.COLUMNS, lines[0].split("\t"), strict=True))
+    assert first["measure"] == table["measure"][0]
+    assert float(first["n_pairs"]) == table["n_pairs"][0]
+
+
+def test_q_is_over_one_measure_of_one_pair():
+    p = np.array([0.01, 0.04, 0.03, np.nan, 0.01])
+    table = {
+        "pair": np.array(["x"] * 4 + ["y"]), "points": np.array(["features"] * 5),
+        "measure": np.array(["rsa"] * 4 + ["rsa"]), "p": p,
+    }  # fmt: skip
+    q = similarity_table.family_q(table)
+    np.testing.assert_allclose(q[:3], stats.false_discovery_control(p[:3]))
+    assert np.isnan(q[3])
+    assert q[4] == 0.01
+
+
+def test_maps_keep_pairs_together_and_take_the_best(study, tmp_path):
+    cell = study["pairs"][0]
+    with artifacts.read(cell["files"]["pairing"], "pairing") as file:
+        i, j, rho = similarity_inputs.matched(file)
+    feature_maps.draw([cell], tmp_path / "m.h5", spec={}, points=15)
+    again = tmp_path / "again.h5"
+    feature_maps.draw([cell], again, spec={}, points=15)
+    assert again.read_bytes() == (tmp_path / "m.h5").read_bytes()
+    drawn = feature_maps.read(tmp_path / "m.h5", "tuned", "middle", "middle")
+    assert drawn.a.shape == drawn.b.shape == (15, 2)
+    assert np.isfinite(drawn.a).all()
+    assert drawn.rho.min() >= np.sort(rho)[-15]
+    partner = dict(zip(i.tolist(), j.tolist(), strict=True))
+    assert [partner[latent] for latent in drawn.latent_a.tolist()] == drawn.latent_b.tolist()
+    assert len(drawn.tokens_a) == 15
+    assert feature_maps.read(tmp_path / "m.h5", "tuned", "middle", "last") is None
+
+
+def test_neighbours_on_the_map_are_neighbours_among_the_rows():
+    rng = np.random.default_rng(0)
+    centres = 5 * rng.normal(size=(3, 8))
+    rows = np.concatenate([centre + 0.3 * rng.normal(size=(20, 8)) for centre in centres])
+    placed = feature_maps.layout(rows, 10, 0)
+    group = np.repeat(np.arange(3), 20)
+    distance = np.linalg.norm(placed[:, None] - placed[None], axis=2) + 1e9 * np.eye(60)
+    assert (group[distance.argmin(axis=1)] == group).mean() > 0.95
+    assert feature_maps.layout(rows[:11], 10, 0).shape == (0, 2)
+
+
+# --- the report ---
+
+
+def grid_of(study, tmp_path):
+    """The study's first pair as a grid of two sites by two, each cell with its own similarity."""
+    cells = []
+    for site_a in ("middle", "last"):
+        for site_b in ("middle", "last"):
+            cell = copy.deepcopy(study["pairs"][0 if site_a == site_b else 3])
+            cells.append(cell | {"name": "tuned", "role": "compared", "site_a": site_a, "site_b": site_b})
+    path = tmp_path / "grid.h5"
+    similarity_table.collect(cells, path, tmp_path / "grid.tsv", spec={})
+    return cells, path
+
+
+def test_a_grid_is_shown_as_heat_maps_and_lines(study, tmp_path):
+    cells, path = grid_of(study, tmp_path)
+    out = tmp_path / "index.html"
+    inputs = {**study, "pairs": cells, "similarity": str(path)}
+    page.build(inputs, out, spec=small_study.SPEC, contexts=2, cells=1)
+    html = out.read_text()
+    plots = json.loads(html.split('id="figures">', 1)[1].split("</script>", 1)[0])
+    heat = plots["grid-tuned-features-rsa"]
+    table = similarity_table.read(path)
+    rsa = (table["measure"] == "rsa") & (table["subspace"] == "all")
+    np.testing.assert_allclose(np.array(heat["data"][0]["z"]).ravel(), table["value"][rsa], rtol=1e-4)
+    np.testing.assert_allclose(np.array(heat["data"][1]["z"]).ravel(), np.log10(table["value"][rsa]), atol=1e-3)
+    assert [panel["type"] for panel in heat["data"]] == ["heatmap"] * 3
+    assert heat["data"][0]["y"] == ["middle", "last"]
+    line = plots["lines-tuned-rsa"]["data"]
+    assert [series["name"] for series in line] == ["middle", "last"]
+    np.testing.assert_allclose(line[1]["y"], [table["value"][rsa][1], table["value"][rsa][3]], rtol=1e-4)
+    for plot in plots.values():
+        go.Figure(plot)
+    assert "1 of 4 cells" in html
+    rho = table["value"][(table["measure"] == "mean_rho") & (table["subspace"] == "all")]
+    assert rho[1] == rho.max() > rho[0]  # one model through two dictionaries pairs better than two models
+    shown = [name for name in ("tuned-middle", "tuned-last", "tuned-middle--last") if f'id="pair-{name}"' in html]
+    assert shown == ["tuned-middle--last"]
+
+
+def test_what_is_circular_is_said(study, tmp_path):
+    cell = study["pairs"][0]
+    scores = section.Scores(study["similarity"])
+    for row in scores.of("tuned"):
+        row["circular"] = True
+    shown = section.section({**cell, "id": "x"}, scores, None)
+    assert any("Circular" in getattr(block, "text", "") for block in shown.blocks)
+
+
+def test_neurons_stand_beside_features(study):
+    scores = section.Scores(study["similarity"])
+    rows = scores.of("tuned")
+    scores._rows += [row | {"points": "neurons"} for row in rows]
+    table = section.section({**study["pairs"][0], "id": "x"}, scores, None).blocks[1]
+    assert sum("neurons" in column for column in table.columns) == 1
+    assert len(table.columns) == 11
+
+
+def test_tokens_in_hover_texts_are_escaped():
+    assert grids.hover_lines("<b>a & b</b>", "x\n") == "&lt;b&gt;a &amp; b&lt;/b&gt;<br>x↵"
+
+
+def test_every_measure_has_a_name():
+    from diptych.similarity_scores import Settings, names
+
+    for measure in names(Settings(compat=("lan2024",))):
+        assert section.called(measure)

@@ -1,0 +1,278 @@
+"""How alike the feature spaces are: every score beside its null, maps of paired features, and grids of sites."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diptych import feature_maps, similarity_table
+from diptych.report import grids
+from diptych.report.blocks import Block, Cell, Figure, Note, Prose, Section, Table, figure_cell, number, p_value
+
+Rows = list[dict[str, Any]]
+MEASURES = {
+    "svcca": "SVCCA: mean canonical correlation",
+    "svcca_lan2024": "SVCCA as published by lan2024: one component",
+    "mean_squared_cc": "mean squared canonical correlation",
+    "pwcca_a": "PWCCA, weighted by A",
+    "pwcca_b": "PWCCA, weighted by B",
+    "procrustes": "Procrustes: overlap after the best rotation",
+    "cka": "linear CKA",
+    "cka_debiased": "linear CKA, debiased",
+    "rsa": "RSA: rank correlation of distances",
+    "mmcs": "MMCS: mean maximum cosine, A's rows mapped",
+    "mean_rho": "mean correlation of paired activations",
+}
+"""What each measure is called; those of neighbours follow from their k."""
+HINTS = {
+    "svcca": "99 % of each space's variance; turning and stretching either space changes nothing.",
+    "svcca_lan2024": "Random pairs give sqrt(2 / (pi p)) on average; its p leaves out the 1. For comparison only.",
+    "procrustes": "Turning and scaling either space as a whole changes nothing.",
+    "cka_debiased": "0 in expectation for unrelated spaces, whatever their widths.",
+    "mmcs": "Does not change when pairs are mixed; by chance: each found row replaced by its nearest other row.",
+    "mean_rho": "Pairs were chosen for it on other documents, so it has a level but no p.",
+}
+SUBSPACE_MEASURES = ("rsa", "cka_debiased", "mean_rho")
+INTRO = (
+    "Features of the two models were paired by how they fire. If both models also arrange them alike, the paired "
+    "decoder rows form clouds of the same shape. Every score stands beside what it is when the same rows are paired at "
+    "random: a score means something only above that."
+)
+
+
+class Scores:
+    """The collected scores of a study, by cell; empty for a study without features."""
+
+    def __init__(self, path: str | Path | None) -> None:
+        table = similarity_table.read(path) if path else {}
+        columns = [values.tolist() for values in table.values()]
+        self._rows: Rows = [dict(zip(table, row, strict=True)) for row in zip(*columns, strict=True)]
+
+    def of(self, name: str, site_a: str | None = None, site_b: str | None = None) -> Rows:
+        """The rows of a pair, or of one of its cells."""
+        rows = [row for row in self._rows if row["pair"] == name]
+        return [row for row in rows if site_a is None or (row["site_a"], row["site_b"]) == (site_a, site_b)]
+
+    def pairing_quality(self, name: str, site_a: str, site_b: str) -> float:
+        """Mean held-out correlation of a cell's pairs; below all others where it has none."""
+        found = [
+            row["value"]
+            for row in self.of(name, site_a, site_b)
+            if (row["points"], row["subspace"], row["measure"]) == ("features", "all", "mean_rho")
+        ]
+        return float(found[0]) if found and np.isfinite(found[0]) else -2.0
+
+
+def called(measure: str) -> str:
+    """The name of a measure for a reader."""
+    if measure.startswith("knn_"):
+        _, kind, k = measure.split("_")
+        return f"shared neighbours among the nearest {k}, {'Jaccard' if kind == 'jaccard' else 'share'}"
+    return MEASURES[measure]
+
+
+def section(pair: Mapping[str, Any], scores: Scores, maps: str | Path | None) -> Section:
+    """The scores of one cell, its semantic subspaces and its map."""
+    rows = scores.of(pair["name"], pair["site_a"], pair["site_b"])
+    blocks: list[Block] = [Prose(INTRO)]
+    if any(row["circular"] for row in rows):
+        blocks.append(
+            Note(
+                "warn",
+                "Circular: these pairs were chosen by the cosine of their decoder rows, so geometric scores repeat "
+                "how the pairs were chosen. They carry no p.",
+            )
+        )
+    blocks.append(_scores(rows))
+    if any(row["subspace"] != "all" for row in rows):
+        blocks.append(_subspaces(rows))
+    drawn = feature_maps.read(maps, pair["name"], pair["site_a"], pair["site_b"]) if maps else None
+    if drawn is not None:
+        blocks.append(_map(pair, drawn))
+    return Section(f"{pair['id']}-similarity", "Similarity of the feature spaces", blocks)
+
+
+def _scores(rows: Rows) -> Table:
+    """All measures; neurons beside features where both were scored."""
+    whole = [row for row in rows if row["subspace"] == "all"]
+    points = sorted({row["points"] for row in whole})
+    by = {(row["points"], row["measure"]): row for row in whole}
+    order = [row["measure"] for row in whole if row["points"] == points[0]]
+    ordered = sorted(
+        order, key=lambda measure: order.index("svcca") + 0.5 if measure == "svcca_lan2024" else order.index(measure)
+    )
+    columns = ["measure"]
+    for name in points:
+        n = next(row["n_pairs"] for row in whole if row["points"] == name)
+        columns += [f"{name} ({n:,} pairs)", "by chance", "ratio", "p", "q"]
+    body: list[list[str | Cell]] = []
+    for measure in ordered:
+        line: list[str | Cell] = [Cell(called(measure), hint=HINTS.get(measure, ""))]
+        for name in points:
+            line += _cells(by[name, measure])
+        body.append(line)
+    return Table(
+        columns,
+        body,
+        caption="By chance: mean and standard deviation over random re-pairings. q is over all sites of this pair and "
+        "all word lists. A dash has its reason on hover.",
+    )
+
+
+def _cells(row: Mapping[str, Any]) -> list[Cell]:
+    """Value, level, ratio, p and q of one score."""
+    level = f"{number(row['null_mean'])} ± {number(row['null_sd'], 4)}" if np.isfinite(row["null_mean"]) else "–"
+    tone = "found" if row["q"] <= 0.05 else ""
+    return [
+        Cell(number(row["value"]), _order(row["value"]), tone, row["reason"]),
+        Cell(level, _order(row["null_mean"]), "muted", row["reason"]),
+        Cell(number(row["ratio"]), _order(row["ratio"]), "", row["reason"]),
+        Cell(p_value(row["p"]), _order(row["p"]), "", row["reason"]),
+        Cell(p_value(row["q"]), _order(row["q"]), "", row["reason"]),
+    ]
+
+
+def _order(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _subspaces(rows: Rows) -> Table:
+    body: list[list[str | Cell]] = []
+    for row in rows:
+        shown = row["measure"] in SUBSPACE_MEASURES or row["measure"].startswith("knn_jaccard")
+        if row["subspace"] == "all" or not shown or not np.isfinite(row["value"]):
+            continue
+        drawn = f"{number(row['subset_mean'])} ± {number(row['subset_sd'])}" if np.isfinite(row["subset_mean"]) else "–"
+        body.append(
+            [
+                row["subspace"] if row["points"] == "features" else f"{row['subspace']} ({row['points']})",
+                called(row["measure"]),
+                figure_cell(row["n_pairs"]),
+                figure_cell(row["value"]),
+                Cell(drawn, _order(row["subset_mean"]), "muted"),
+                Cell(p_value(row["p"]), _order(row["p"]), "", row["reason"]),
+                Cell(p_value(row["q"]), _order(row["q"]), "", row["reason"]),
+            ]
+        )
+    few = sorted({row["subspace"] for row in rows if row["subspace"] != "all"} - {str(line[0]) for line in body})
+    left_out = f" Too few pairs to score: {', '.join(few)}." if few else ""
+    return Table(
+        ["word list", "measure", "pairs", "score", "random subsets", "p", "q"],
+        body,
+        caption="Semantic subspaces: the pairs with a top token in a word list. Random subsets of as many pairs, with "
+        f"random partners, stand beside them.{left_out}",
+        interactive=len(body) > 6,
+    )
+
+
+def _map(pair: Mapping[str, Any], drawn: feature_maps.FeatureMap) -> Figure:
+    texts = [
+        grids.hover_lines(
+            f"{pair['a']} {i}: {', '.join(tokens_a)}",
+            f"{pair['b']} {j}: {', '.join(tokens_b)}",
+            f"correlation {rho:.3f}",
+        )
+        for i, j, tokens_a, tokens_b, rho in zip(
+            drawn.latent_a.tolist(), drawn.latent_b.tolist(), drawn.tokens_a, drawn.tokens_b, drawn.rho.tolist(),
+            strict=True,
+        )
+    ]  # fmt: skip
+    return Figure(
+        f"{pair['id']}-map",
+        f"Paired features of {pair['a']} (left) and {pair['b']} (right), laid out by their decoder rows",
+        f"Each point on the left is paired with one on the right ({len(texts):,} pairs); pointing at one shows both "
+        "and the tokens on which they fire most. Darker pairs fire more alike. UMAP, each side by itself: what lies "
+        "together belongs together, but distances and empty space mean little.",
+        grids.two_panels(drawn.a, drawn.b, drawn.rho, texts, titles=(pair["a"], pair["b"])),
+        height=420,
+    )
+
+
+# --- grids ------------------------------------------------------------------------------------------------------------
+
+
+def is_grid(cells: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a pair compares different sites and has scores there."""
+    return any(cell["site_a"] != cell["site_b"] for cell in cells) and any(
+        cell["files"].get("similarity") for cell in cells
+    )
+
+
+def grid_section(cells: Sequence[Mapping[str, Any]], scores: Scores, in_full: int) -> Section:
+    """The scores of all sites of A by all sites of B of one pair."""
+    first = cells[0]
+    rows = [row for row in scores.of(first["name"]) if row["subspace"] == "all"]
+    sites_a, sites_b = (list(dict.fromkeys(row[f"site_{side}"] for row in rows)) for side in ("a", "b"))
+    blocks: list[Block] = [
+        Prose(
+            f"Every listed site of {first['a']} by every listed site of {first['b']}. A dot marks q ≤ .05 over the "
+            f"whole grid. {min(in_full, len(cells))} of {len(cells)} cells, those whose features pair best, are shown "
+            "in full below."
+        )
+    ]
+    slug = "".join(character if character.isalnum() else "-" for character in first["name"])
+    for points in sorted({row["points"] for row in rows}):
+        for measure in dict.fromkeys(row["measure"] for row in rows if row["points"] == points):
+            mine = [row for row in rows if (row["points"], row["measure"]) == (points, measure)]
+            if np.isfinite([row["value"] for row in mine]).any():
+                blocks.append(_heat_maps(f"{slug}-{points}-{measure}", points, measure, mine, sites_a, sites_b, first))
+    blocks += _lines(slug, rows, sites_a, sites_b, first)
+    blocks.append(_grid_table(rows))
+    return Section(f"grid-{slug}", f"{first['name']}: {first['a']} and {first['b']}, site by site", blocks)
+
+
+def _matrix(rows: Rows, sites_a: Sequence[str], sites_b: Sequence[str], column: str) -> npt.NDArray[np.float64]:
+    by = {(row["site_a"], row["site_b"]): row[column] for row in rows}
+    return np.array([[by.get((a, b), np.nan) for b in sites_b] for a in sites_a], dtype=np.float64)
+
+
+def _heat_maps(
+    slug: str, points: str, measure: str, rows: Rows, sites_a: list[str], sites_b: list[str], pair: Mapping[str, Any]
+) -> Figure:
+    value, ratio, q = (_matrix(rows, sites_a, sites_b, name) for name in ("value", "ratio", "q"))
+    logarithm = np.log10(value, out=np.full_like(value, np.nan), where=value > 0)
+    return Figure(
+        f"grid-{slug}",
+        f"{called(measure)} ({points})",
+        "Score, its logarithm (base 10), and the score over its level by chance; – where a cell has none.",
+        grids.heat_maps(
+            {"score": value, "log score": logarithm, "ratio to chance": ratio},
+            rows=sites_a, columns=sites_b, marked=q <= 0.05, x=f"site of {pair['b']}", y=f"site of {pair['a']}",
+        ),
+        height=110 + 44 * len(sites_a),
+    )  # fmt: skip
+
+
+def _lines(slug: str, rows: Rows, sites_a: list[str], sites_b: list[str], pair: Mapping[str, Any]) -> list[Block]:
+    """Each measure of the features along the sites of the model with more of them, one line a site of the other."""
+    along, other = ("a", "b") if len(sites_a) >= len(sites_b) else ("b", "a")
+    sites, others = (sites_a, sites_b) if along == "a" else (sites_b, sites_a)
+    if len(sites) < 2:
+        return []
+    blocks: list[Block] = []
+    for measure in dict.fromkeys(row["measure"] for row in rows):
+        mine = [row for row in rows if (row["points"], row["measure"]) == ("features", measure)]
+        by = {(row[f"site_{along}"], row[f"site_{other}"]): row["value"] for row in mine}
+        series = {site: [by.get((at, site), np.nan) for at in sites] for site in others}
+        if np.isfinite(list(series.values())).any():
+            blocks.append(
+                Figure(
+                    f"lines-{slug}-{measure}",
+                    f"{called(measure)} by site of {pair[along]}",
+                    f"One line for each site of {pair[other]}.",
+                    grids.by_site(sites, series, x=f"site of {pair[along]}", y="score"),
+                    height=260,
+                )
+            )
+    return blocks
+
+
+def _grid_table(rows: Rows) -> Table:
+    body: list[list[str | Cell]] = [
+        [row["site_a"], row["site_b"], row["points"], called(row["measure"]), figure_cell(row["n_pairs"]), *_cells(row)]
+        for row in rows
+    ]
+    columns = ["site of A", "site of B", "of", "measure", "pairs", "score", "by chance", "ratio", "p", "q"]
+    return Table(columns, body, caption="Every score of the grid.", interactive=True)

@@ -1,0 +1,44 @@
+"""Rule compare_spaces: the geometry of two models' paired features, each score with its null."""
+
+from pathlib import Path
+
+from diptych import dictionaries, logs, neurons, rows, similarity, similarity_inputs, wordlists
+
+logs.start(snakemake.log[0], __file__)
+spec = snakemake.params.spec
+given, settings, reads = snakemake.input, dict(spec["settings"]), spec["reads"]
+alignment = given.get("alignment") or None
+pairs = {
+    "features": similarity_inputs.paired_features(
+        given.pairing,
+        dictionaries.load(Path(given.dictionary_a).parent),
+        dictionaries.load(Path(given.dictionary_b).parent),
+        given.linear_map,
+        given.correlation,
+        given.features_a,
+        given.features_b,
+        alignment=alignment,
+    )
+}
+subspaces = {Path(name).stem: wordlists.load(name) for name in settings.pop("word_lists")}
+most = settings.pop("neuron_rows")
+if "neurons_a" in reads:
+    sides = [
+        rows.Model(
+            given[f"neuron_shards_{side}"],
+            given[f"neuron_gates_{side}"],
+            given[f"tokens_{side}"],
+            reads[f"neurons_{side}"],
+        )
+        for side in "ab"
+    ]
+    written = [neurons.written(Path(given[f"model_{side}"]).parent, reads[f"neurons_{side}"]) for side in "ab"]
+    pairs["neurons"] = neurons.paired(
+        rows.stored(sides, alignment),
+        written,
+        (given.tokens_a, given.tokens_b),
+        given.linear_map,
+        most=most,
+        seed=settings["seed"],
+    )
+similarity.compare(pairs, snakemake.output[0], spec=spec, subspaces=subspaces, **settings)
