@@ -116,9 +116,10 @@ def fitted_slopes(truth: planted.PlantedPair) -> Slopes:
 def changed() -> Case:
     """A pair with every kind of change, its slopes learned from the activations."""
     labels: dict[str, planted.Label] = {
-        "only_A": 4, "only_B": 5, "rotated": (6, (0.2, 0.9)), "rescaled": (6, (0.4, 3.0)),
+        "only_A": 4, "only_B": 5, "rotated": (8, (0.2, 1.2)), "rescaled": (6, (0.4, 3.0)),
     }  # fmt: skip
-    truth = planted.make_pair(4, n_documents=200, n_features=60, d_A=64, d_B=72, d_0=60, labels=labels, noise=0.1)
+    # Five features a dimension: with fewer, a linear map can turn each one as it likes and no angle is left to see.
+    truth = planted.make_pair(4, n_documents=200, n_features=200, d_A=40, d_B=44, d_0=40, labels=labels, noise=0.05)
     case = Case(truth)
     case.slopes = fitted_slopes(truth)
     return case
@@ -149,7 +150,7 @@ def test_average_precision_of_the_unmatched_ranking(changed: Case, rule: str, re
     """Unmatched features by the p of their gain, against the planted ones, with features that are in no truth."""
     truth, rng = changed.truth, np.random.default_rng(0)
     n_junk = 10
-    junk_rows = rng.normal(size=(2, n_junk, 72)).astype(np.float32)
+    junk_rows = rng.normal(size=(2, n_junk, 44)).astype(np.float32)
     junk = np.where(rng.random((2, len(truth.document), n_junk)) < 0.1, 1.0, 0.0)
     # Both models show B's junk, so its gain is nothing but chance.
     codes_b = np.concatenate([truth.codes_B[:, changed.of_b], junk[0]], axis=1)
