@@ -24,13 +24,13 @@ from diptych import ladder, moments, rows
 
 
 def best_of(repeats, *functions):
-    """Least seconds of each function; the functions take turns, so that a busy machine slows them alike."""
+    """Least processor seconds of each function; they take turns. Other work on the machine does not count."""
     seconds = np.full(len(functions), np.inf)
     for _ in range(repeats):
         for i, function in enumerate(functions):
-            start = time.perf_counter()
+            start = time.process_time()
             function()
-            seconds[i] = min(seconds[i], time.perf_counter() - start)
+            seconds[i] = min(seconds[i], time.process_time() - start)
     return seconds
 
 
