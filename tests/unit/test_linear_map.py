@@ -266,6 +266,20 @@ def test_a_planted_direction_is_found_and_significant(failed, direction, side):
     assert other >= 0.5
 
 
+def test_random_directions_have_the_residuals_covariance():
+    """Drawn with the variances of the residual along its principal directions, unit length, the same for one seed."""
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(400, 400)))[0]
+    variance = np.zeros(400)
+    variance[:20] = 1.0
+    drawn = residuals._drawn(variance, basis, 0)
+    np.testing.assert_allclose(np.linalg.norm(drawn, axis=1), 1.0)
+    np.testing.assert_allclose(drawn @ basis[:, 20:], 0.0, atol=1e-9)
+    assert np.linalg.matrix_rank(drawn) == 20
+    np.testing.assert_array_equal(drawn, residuals._drawn(variance, basis, 0))
+    assert (residuals._drawn(np.zeros(400), basis, 0) == 0).all()
+
+
 def test_top_rows_are_where_the_feature_fires(failed):
     pair, _, failure, _ = fail(failed)
     cosine = failure.found.patterns @ failed.truths("B")[0]
@@ -286,7 +300,7 @@ def test_excess_changes_sign_when_labels_are_swapped(failed):
     d, q = 5, np.linalg.qr(rng.normal(size=(5, 5)))[0]
     linear = ladder.LinearMap(rng.normal(size=(d, d)), np.zeros(d), np.zeros(d))
     h = rng.normal(size=(3, d))
-    found = residuals.Directions(np.zeros(3, np.int8), h, h, np.zeros(d), np.zeros(d))
+    found = residuals.Directions(np.zeros(3, np.int8), h, h, np.zeros(d), np.zeros(d), np.zeros((0, d)))
     reader = residuals._Reader(linear, found, 1.7 * q)
     x_A, x_B = (rng.normal(size=(40, d)).astype(np.float32) for _ in range(2))
     straight = reader.read(x_A, x_B).parts
@@ -368,6 +382,18 @@ def test_few_rows_are_flagged():
     assert "160 training rows are fewer than 10 for each of 32" in verdict["words"][0]
     many = linear_map.climb(moments.accumulate(planted.make_pair(0).rows()), "simple", ladder.ALPHAS)
     assert not linear_map.verdicts(many)["underdetermined"]
+
+
+def test_fewer_rows_than_dimensions_are_flagged_and_still_answered():
+    """n < d: A's covariance has no full rank, which is said; the best map is one that such few rows can bear."""
+    pair = planted.make_pair(0, n_documents=10, tokens_per_document=3, same_map=True, noise=0.1)
+    result = linear_map.climb(moments.accumulate(pair.rows()), "simple", ladder.ALPHAS)
+    verdict = linear_map.verdicts(result)
+    assert verdict["n_train"] == 24 < result.steps.d_A == 32
+    assert verdict["underdetermined"]
+    assert verdict["numerical_rank"] < 24
+    assert all(np.isfinite(rung.r2).all() for rung in result.rungs)
+    assert result.best.name in ("identity", "scale")
 
 
 def test_identity_beating_the_textbook_map_is_said():

@@ -1,11 +1,24 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy import sparse
 
-from diptych import DiptychError, artifacts, correlation, counterparts, features, gains, linear_map, pairing, planted
+from diptych import (
+    DiptychError,
+    artifacts,
+    correlation,
+    counterparts,
+    features,
+    gains,
+    ladder,
+    linear_map,
+    moments,
+    pairing,
+    planted,
+)
 from diptych.features import Features
 from diptych.pairing import FILTERED_RHO, FILTERED_TOKEN, MATCHED, UNMATCHED, Side, Slopes
 
@@ -87,6 +100,78 @@ def test_a_known_permutation_and_what_only_one_has_come_back(differing: Case, ru
     assert found.a.unmatched().tolist() == differing.truth.features("only_A").tolist()
     absent = np.isin(differing.of_b, differing.truth.features("only_A"))
     assert {pairing.STATUSES[code] for code in found.b.status[absent]} == {"dead"}
+
+
+def fitted_slopes(truth: planted.PlantedPair) -> Slopes:
+    """The best maps between the two spaces, as the stage learns them."""
+    folds = moments.accumulate(truth.rows())
+    found = []
+    for direction in (folds, folds.reversed()):
+        climbed = linear_map.climb(direction, "simple", ladder.ALPHAS)
+        found.append(climbed.steps.slope(climbed.best.name, climbed.best.choice, (0,)))
+    return Slopes(found[0], found[1])
+
+
+@pytest.fixture(scope="module")
+def changed() -> Case:
+    """A pair with every kind of change, its slopes learned from the activations."""
+    labels: dict[str, planted.Label] = {
+        "only_A": 4, "only_B": 5, "rotated": (8, (0.2, 1.2)), "rescaled": (6, (0.4, 3.0)),
+    }  # fmt: skip
+    # Five features a dimension: with fewer, a linear map can turn each one as it likes and no angle is left to see.
+    truth = planted.make_pair(4, n_documents=200, n_features=200, d_A=40, d_B=44, d_0=40, labels=labels, noise=0.05)
+    case = Case(truth)
+    case.slopes = fitted_slopes(truth)
+    return case
+
+
+def test_changed_features_get_their_labels(changed: Case) -> None:
+    """Turned features have other directions by their angle, rescaled ones other sizes by their factor."""
+    found = changed.pair(rule="hungarian", score="rho")
+    rows_a, rows_b = found.kept()
+    np.testing.assert_array_equal(changed.of_b[rows_b], rows_a)
+    n, truth = len(changed.truth.label), changed.truth
+    turned, size = np.full(n, np.nan), np.full(n, np.nan)
+    matched = found.pairs["outcome"] == MATCHED
+    turned[rows_a] = 1 - found.pairs["cosine"][matched] ** 2
+    size[rows_a] = found.pairs["size_ratio"][matched]
+    for label, estimate in (("rotated", turned), ("rescaled", size)):
+        correlation_with_truth, coverage = planted.amount_correlation(truth, label, estimate)
+        assert coverage == 1.0
+        assert correlation_with_truth >= 0.9
+    unchanged = truth.features("shared")
+    assert np.nanmax(turned[unchanged]) < 0.2 < np.nanmax(turned[truth.features("rotated")])
+    np.testing.assert_allclose(size[unchanged], 1.0, atol=0.02)
+    np.testing.assert_allclose(size[truth.features("rescaled")], truth.amount[truth.features("rescaled")], rtol=0.02)
+
+
+@pytest.mark.parametrize("rule", ["one_to_one", "mutual", "hungarian"])
+def test_average_precision_of_the_unmatched_ranking(changed: Case, rule: str, record_property: Any) -> None:
+    """Unmatched features by the p of their gain, against the planted ones, with features that are in no truth."""
+    truth, rng = changed.truth, np.random.default_rng(0)
+    n_junk = 10
+    junk_rows = rng.normal(size=(2, n_junk, 44)).astype(np.float32)
+    junk = np.where(rng.random((2, len(truth.document), n_junk)) < 0.1, 1.0, 0.0)
+    # Both models show B's junk, so its gain is nothing but chance.
+    codes_b = np.concatenate([truth.codes_B[:, changed.of_b], junk[0]], axis=1)
+    codes_b_on_a = np.concatenate([truth.codes_A[:, changed.of_b], junk[1]], axis=1)
+    W_dec = np.concatenate([changed.b.W_dec, junk_rows[0] / np.linalg.norm(junk_rows[0], axis=1, keepdims=True)])
+    tokens = [*changed.b.top_tokens, *([f"junk{k}"] for k in range(n_junk))]
+    b = Side(as_features(codes_b, truth.document), W_dec.T.copy(), W_dec, tokens)
+    table = correlation.correlate_features(changed.a.codes, b.codes)
+    found = pairing.pair_latents(changed.a, b, table, changed.slopes, rule=rule, score="rho")  # type: ignore[arg-type]
+    of_b = gains.activation_gain(b.codes, as_features(codes_b_on_a, truth.document), found.b.unmatched())
+    of_a = gains.activation_gain(changed.a.codes, as_features(truth.codes_B, truth.document), found.a.unmatched())
+    assert len(of_b.latent) >= 5 + n_junk - 2
+    ranked = sorted(
+        [(p, -gain, "B", W_dec[k]) for p, gain, k in zip(of_b.p, of_b.held_out, of_b.latent, strict=True)]
+        + [(p, -gain, "A", changed.a.W_dec[k]) for p, gain, k in zip(of_a.p, of_a.held_out, of_a.latent, strict=True)],
+        key=lambda entry: entry[:2],
+    )
+    precision = planted.average_precision([entry[3] for entry in ranked], [entry[2] for entry in ranked], truth)
+    record_property("average_precision", precision)
+    print(f"average precision of the unmatched ranking, {rule}: {precision:.3f}")
+    assert precision >= 0.95
 
 
 def test_columns_belong_to_their_own_latent(differing: Case) -> None:
@@ -319,6 +404,8 @@ def write_tokens(path: Path, pair: planted.PlantedPair) -> None:
         out.array("sequence", pair.document.astype(np.int32))
         out.array("position", (np.arange(n) % 40).astype(np.int32))
         out.array("counts", np.ones(n, dtype=bool))
+        out.array("role", np.zeros(n, dtype=np.int8))
+        out.json("roles", ["text"])
         out.array("sequences/start", np.arange(documents + 1) * (n // documents))
         out.array("sequences/document", np.arange(documents, dtype=np.int32))
         out.strings("documents/id", [str(d) for d in range(documents)])
@@ -342,6 +429,7 @@ def test_stage_end_to_end(tmp_path: Path) -> None:
             tmp_path / "correlation.h5", [tmp_path / "a.h5"], [tmp_path / "b.h5"], Weights(case.a), Weights(case.b),  # type: ignore[arg-type]
             tmp_path / "map.h5", tmp_path / "tokens.h5", tmp_path / "tokens.h5", tmp_path / name, spec={},
             features_b_on_a=[tmp_path / "b_on_a.h5"], rule="hungarian", score="mean",
+            matches=tmp_path / "matches.tsv", unmatched=tmp_path / "unmatched.tsv",
         )  # fmt: skip
     assert (tmp_path / "pairing.h5").read_bytes() == (tmp_path / "again.h5").read_bytes()
     with artifacts.read(tmp_path / "pairing.h5", "pairing") as file:
@@ -356,4 +444,12 @@ def test_stage_end_to_end(tmp_path: Path) -> None:
     np.testing.assert_allclose(gain["held_out"], 1.0)
     np.testing.assert_allclose(gain["p"], 2.0 ** (1 - gain["documents"]), rtol=0.05)
     assert summary["proof"]["gap"] == pytest.approx(0, abs=1e-9)
+    lines = [line.split("\t") for line in (tmp_path / "matches.tsv").read_text().splitlines()]
+    assert len(lines) == 1 + matched.sum()
+    at = lines[0].index("unexplained")
+    cosines = np.array([float(line[lines[0].index("cosine")]) for line in lines[1:]])
+    np.testing.assert_allclose([float(line[at]) for line in lines[1:]], 1 - cosines**2, atol=1e-5)
+    alone = [line.split("\t") for line in (tmp_path / "unmatched.tsv").read_text().splitlines()]
+    assert {int(line[2]) for line in alone[1:] if line[1] == "B"} == set(only_B.tolist())
+    assert [int(line[0]) for line in alone[1:] if line[1] == "B"] == [1, 2, 3]
     assert latents_b["top_tokens"][pairs["b"][matched][0]].split("\t")[0].strip().startswith("w")

@@ -273,23 +273,29 @@ class _Sums:
 
     def moments(self, pilot: FloatArray) -> Moments:
         d_A = self.widths[0]
-        upper = np.triu(self.products)
-        centred = upper + np.triu(upper, 1).T - np.outer(self.sum, self.sum) / self.n
-        mean = self.sum / self.n + pilot
-        return Moments(
-            self.n,
-            mean[:d_A],
-            mean[d_A:],
-            np.ascontiguousarray(centred[:d_A, :d_A]),
-            np.ascontiguousarray(centred[:d_A, d_A:]),
-            np.ascontiguousarray(centred[d_A:, d_A:]),
+        mean = self.sum / self.n
+        products = self.products
+        C_AB = products[:d_A, d_A:] - np.outer(self.sum[:d_A], mean[d_A:])
+        C_AA, C_BB = (
+            _whole(products[part, part]) - np.outer(self.sum[part], mean[part])
+            for part in (slice(d_A), slice(d_A, None))
         )
+        mean = mean + pilot
+        return Moments(self.n, mean[:d_A], mean[d_A:], C_AA, np.ascontiguousarray(C_AB), C_BB)
 
     def shuffled(self) -> DoubleArray:
         """C_AB with the partners: they are a permutation of the fold's rows, so B's sum is the same."""
         d_A = self.widths[0]
         cross: DoubleArray = np.asarray(self.cross) - np.outer(self.sum[:d_A], self.sum[d_A:]) / self.n
         return cross
+
+
+def _whole(upper: DoubleArray) -> DoubleArray:
+    """The symmetric matrix of which only the upper triangle is filled."""
+    whole: DoubleArray = upper.T.copy()
+    above = np.triu_indices(len(whole), 1)
+    whole[above] = upper[above]
+    return whole
 
 
 def _pilot_mean(pair: rows.Rows) -> FloatArray:

@@ -131,6 +131,7 @@ PAIR_COLUMNS = {
     "density_a": "share of the pair's rows on which A's latent fires",
     "density_b": "likewise for B",
     "density_ratio": "density_b / density_a",
+    "size_ratio": "mean activation where it fires, B's latent over A's",
     "retention": "||d R|| / ||d|| of A's decoder row over the median of all",
     "norm_a": "||w_enc|| of A's latent over the largest of A",
     "norm_b": "likewise for B",
@@ -227,6 +228,7 @@ def pair_latents(
     pairs = _pair_columns(a, b, slopes, geometry, way, judge)
     pairs |= {"outcome": outcome, "replicated": _replicated(ways, cut)}
     pairs |= _densities(table, way.pairs.edges.i, way.pairs.edges.j)
+    pairs["size_ratio"] = _sizes(b.codes, way.pairs.edges.j) / _sizes(a.codes, way.pairs.edges.i)
     verdicts_a = _verdicts(table.a, _stands_for(table.a, latents[0], way.stands_for[0]), way.of_a, judge, 0)
     verdicts_b = _verdicts(table.b, _stands_for(table.b, latents[1], way.stands_for[1]), way.of_b, judge, 1)
     ordered = {name: pairs[name] for name in PAIR_COLUMNS}
@@ -346,6 +348,14 @@ def _pair_columns(
 def _densities(table: Table, i: IntArray, j: IntArray) -> dict[str, DoubleArray]:
     density_a, density_b = table.a.density[i], table.b.density[j]
     return {"density_a": density_a, "density_b": density_b, "density_ratio": density_b / density_a}
+
+
+def _sizes(codes: Features, latents: IntArray) -> DoubleArray:
+    """Mean activation of each latent over the rows on which it fires; candidates fire on some."""
+    firing = np.bincount(codes.csr.indices, minlength=codes.n_features)
+    total = np.bincount(codes.csr.indices, weights=codes.csr.data, minlength=codes.n_features)
+    sizes: DoubleArray = total[latents] / firing[latents]
+    return sizes
 
 
 def _relative_norms(rows: npt.NDArray[Any]) -> DoubleArray:

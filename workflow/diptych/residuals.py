@@ -54,17 +54,17 @@ class Directions:
         kind: int8 [K], index into `KINDS`; each kind's list is best first.
         filters: float64 [K, d_B]; e . filter is a row's score. pca: unit length; unexplained: unit variance of x_B.
         patterns: float64 [K, d_B], unit length: the direction to show, steer and compare.
-        random: float64 [RANDOM, d_B], unit directions drawn from the residual covariance; 0 where that is 0.
         pca_spectrum: float64 [d_B], residual variance per row along each principal direction, falling.
         unexplained_spectrum: float64 [d_B], mu of each unexplained direction, falling.
+        random: float64 [RANDOM, d_B], unit directions drawn from the residual covariance; 0 where that is 0.
     """
 
     kind: npt.NDArray[np.int8]
     filters: DoubleArray
     patterns: DoubleArray
-    random: DoubleArray
     pca_spectrum: DoubleArray
     unexplained_spectrum: DoubleArray
+    random: DoubleArray
 
 
 def fold_maps(steps: ladder.Ladder, best: ladder.Rung) -> dict[int, ladder.LinearMap]:
@@ -102,9 +102,9 @@ def directions(
         kind=np.repeat(np.arange(2, dtype=np.int8), len(principal)),
         filters=sign * np.vstack([principal, readout]),
         patterns=sign * np.vstack([principal, pattern]),
-        random=_drawn(variance, components, seed),
         pca_spectrum=np.maximum(variance[::-1], 0.0) / n,
         unexplained_spectrum=np.clip(share[::-1], 0.0, None),
+        random=_drawn(variance, components, seed),
     )
 
 

@@ -681,7 +681,7 @@ class Steering(Strict):
     length: Positive = 24
     """Tokens of a text."""
     batch: Positive = 64
-    """Texts written at a time."""
+    """Texts written at a time; their distributions are held, 4 bytes for each token of text and of the vocabulary."""
     lens: Positive = 10
     """Tokens shown at either end of the logit lens."""
     explain_scales: tuple[Rate, ...] = (1.0, 2.0, 4.0)

@@ -26,12 +26,14 @@ from diptych.steering.effects import Steering
 
 WAYS = {
     "unsteered": "left alone",
-    "own": "along its own direction",
-    "transfer": "along the direction carried over by the map",
-    "match": "along the other model's own match",
-    "random": "along a random direction",
-    "latent": "along a random feature",
+    "own": "own",
+    "transfer": "carried over",
+    "match": "own match",
+    "random": "random direction",
+    "latent": "random feature",
 }
+"""Own: the direction in the model it is of. Carried over: mapped into the other model. Own match: the feature of the
+other model that it is matched with."""
 METHODS = {"linear_map": "direction", "pairing": "feature", "matched": "matched features"}
 SHOWN_TEXTS = 2
 """Texts shown of each trial, from different prompts."""
@@ -106,13 +108,11 @@ def _curve(done: Steering, name: str, side: str, names: Mapping[str, str]) -> Fi
         for role in ("own", "transfer", "match"):
             at = mine & (trials["item"] == item) & (trials["role"] == role)
             if at.any():
-                series[f"{_item_name(done, item, names)}, {WAYS[role].removeprefix('along ')}"] = _mean_by_strength(
-                    trials, at
-                )
+                series[f"{_item_name(done, item, names)}, {WAYS[role]}"] = _mean_by_strength(trials, at)
     for role in CONTROLS:
         at = mine & (trials["role"] == role)
         if at.any():
-            series[f"{WAYS[role].removeprefix('along a ')}s, mean"] = _mean_by_strength(trials, at)
+            series[f"{WAYS[role]}s, mean"] = _mean_by_strength(trials, at)
     return Figure(
         name,
         f"How far {names[side]} moves",
@@ -132,15 +132,15 @@ def _table(done: Steering, names: Mapping[str, str]) -> Table:
     trials = done.trials
     rows: list[list[str | Cell]] = []
     for t in range(len(trials["role"])):
-        role, item = str(trials["role"][t]), int(trials["item"][t])
+        role, item, strength = str(trials["role"][t]), int(trials["item"][t]), float(trials["strength"][t])
         rows.append(
             [
                 names[trials["model"][t]],
                 WAYS[role],
                 _item_name(done, item, names) if item >= 0 else str(trials["name"][t]) if role in CONTROLS else "–",
-                figure_cell(float(trials["strength"][t])),
+                figure_cell(strength),
                 Cell(
-                    f"{number(float(trials['kl'][t]))} ± {number(float(trials['kl_error'][t]))}",
+                    f"{number(float(trials['kl'][t]))} ± {number(float(trials['kl_error'][t]))}" if strength else "0",
                     order=float(trials["kl"][t]),
                 ),
                 figure_cell(float(trials["perplexity"][t])),
@@ -151,7 +151,8 @@ def _table(done: Steering, names: Mapping[str, str]) -> Table:
     return Table(
         ["model", "pushed", "what", "length", "KL ± error", "perplexity", "own words", "unsteered"],
         rows,
-        caption="Every trial. Click a heading to sort.",
+        caption="Every trial: a found direction in its own model, carried over by the map into the other, the other "
+        "model's own match, and what the pushes are held against. Click a heading to sort.",
         interactive=True,
         hints=(
             "", "", "", "In median norms of the model's activations.",
@@ -225,7 +226,7 @@ def _words(done: Steering, names: Mapping[str, str]) -> list[Block]:
         [
             _item_name(done, int(item), names),
             names[done.lens["model"][k]],
-            WAYS[str(done.lens["role"][k])].removeprefix("along "),
+            WAYS[str(done.lens["role"][k])],
             Cell(_tokens(done.lens["promoted"][k]), tone="quoted"),
             Cell(_tokens(done.lens["suppressed"][k]), tone="quoted"),
         ]

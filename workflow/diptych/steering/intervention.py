@@ -1,14 +1,15 @@
 """A model that is pushed: vectors added to its residual stream at one site while it writes.
 
     edit = Edit(vectors, first=prompt_length - 1)          # one vector a row, from the last prompt token on
-    tokens = sample(model, prompt, uniform, hook, edit)    # [b, length], with a cache of keys and values
-    seen = measure(model, prompt, tokens, hook, edit)      # KL to the unpushed model and its surprise, token by token
+    sampled = sample(model, prompt, uniform, length, hook, edit)    # tokens [b, length], with a cache
+    seen = measure(model, prompt, sampled)      # KL to the model left alone and its surprise, token by token
 
 Every row of a batch has its own vector, so directions, strengths and samples run side by side. Randomness comes in as
 uniform numbers: rows with the same numbers write the same text until their vectors make a difference, and a vector of
 zeros changes nothing, to the bit.
 """
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ DoubleArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 LOGIT_BYTES = 2**29
-"""Memory for the logits of one forward pass when texts are measured."""
+"""Memory for the logits of one forward pass when texts are read again."""
 
 
 class Edit(NamedTuple):
@@ -111,48 +112,68 @@ def _config(model: nn.Module) -> Any:
     return config.get_text_config()
 
 
+class Sampled(NamedTuple):
+    """Tokens int64 [b, length], and the log-probabilities float32 [b, length, V] that each was drawn from."""
+
+    tokens: IntArray
+    log_p: Tensor
+
+
 @torch.inference_mode()
-def sample(
-    model: Any, prompt: IntArray, uniform: DoubleArray | None, length: int, hook: str, edit: Edit | None, rows: int = 1
-) -> IntArray:
+def sample(model: Any, prompt: IntArray, uniform: DoubleArray, length: int, hook: str, edit: Edit | None) -> Sampled:
     """Let a model go on from a prompt.
 
     Args:
         model: a transformers causal language model.
         prompt: int64 [p].
-        uniform: float64 [b, length] in [0, 1), from which tokens are drawn by inverting the cumulative distribution;
-            None takes the likeliest token each time.
+        uniform: float64 [b, length] in [0, 1), from which tokens are drawn by inverting the cumulative distribution.
         length: tokens written.
         hook: where the edit happens, a residual-stream hook name.
         edit: what happens; None leaves the model alone.
-        rows: of the batch, if `uniform` is None.
-
-    Returns:
-        int64 [b, length].
     """
-    rows = rows if uniform is None else len(uniform)
-    device = next(model.parameters()).device
-    draws = None if uniform is None else torch.from_numpy(uniform).to(device)
-    ids = torch.from_numpy(prompt).to(device).expand(rows, -1)
-    written = []
-    with Intervention(model, hook, edit):
-        out = model(input_ids=ids, use_cache=True, logits_to_keep=1)
-        for step in range(length):
-            token = _drawn(out.logits[:, -1], None if draws is None else draws[:, step])
-            written.append(token)
-            if step + 1 < length:
-                out = model(input_ids=token[:, None], past_key_values=out.past_key_values, use_cache=True)
-    tokens: IntArray = torch.stack(written, dim=1).cpu().numpy()
+    draws = torch.from_numpy(uniform).to(next(model.parameters()).device)
+    steps = _steps(model, prompt, len(uniform), length, hook, edit, lambda log_p, step: _drawn(log_p, draws[:, step]))
+    tokens: IntArray = torch.stack([token for token, _ in steps], dim=1).cpu().numpy()
+    return Sampled(tokens, torch.stack([log_p for _, log_p in steps], dim=1))
+
+
+@torch.inference_mode()
+def likeliest(model: Any, prompt: IntArray, length: int, hook: str, edit: Edit) -> IntArray:
+    """The likeliest token each time, int64 [b, length], b rows of the edit's vectors; arguments as for `sample`."""
+    rows = len(edit.vectors)
+    steps = _steps(model, prompt, rows, length, hook, edit, lambda log_p, step: log_p.argmax(dim=-1))
+    tokens: IntArray = torch.stack([token for token, _ in steps], dim=1).cpu().numpy()
     return tokens
 
 
-def _drawn(logits: Tensor, uniform: Tensor | None) -> Tensor:
-    """One token a row from logits [b, V]."""
-    if uniform is None:
-        return logits.argmax(dim=-1)
-    cumulative = torch.softmax(logits.double(), dim=-1).cumsum(dim=-1)
+def _steps(
+    model: Any,
+    prompt: IntArray,
+    rows: int,
+    length: int,
+    hook: str,
+    edit: Edit | None,
+    choose: Callable[[Tensor, int], Tensor],
+) -> list[tuple[Tensor, Tensor]]:
+    """The tokens [b] chosen one after another, with the log-probabilities [b, V] they were chosen from."""
+    ids = torch.from_numpy(prompt).to(next(model.parameters()).device).expand(rows, -1)
+    steps = []
+    with Intervention(model, hook, edit):
+        out = model(input_ids=ids, use_cache=True, logits_to_keep=1)
+        for step in range(length):
+            log_p = _log_softmax(out.logits[:, -1])
+            token = choose(log_p, step)
+            steps.append((token, log_p))
+            if step + 1 < length:
+                out = model(input_ids=token[:, None], past_key_values=out.past_key_values, use_cache=True)
+    return steps
+
+
+def _drawn(log_p: Tensor, uniform: Tensor) -> Tensor:
+    """One token a row from log-probabilities [b, V] and uniform numbers [b]."""
+    cumulative = log_p.exp().cumsum(dim=-1, dtype=torch.float64)
     at = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)
-    return at[:, 0].clamp_(max=logits.shape[-1] - 1)
+    return at[:, 0].clamp_(max=log_p.shape[-1] - 1)
 
 
 class Measured(NamedTuple):
@@ -169,52 +190,26 @@ class Measured(NamedTuple):
 
 
 @torch.inference_mode()
-def measure(model: Any, prompt: IntArray, tokens: IntArray, hook: str, edit: Edit) -> Measured:
-    """Read texts once with the edit and once without.
+def measure(model: Any, prompt: IntArray, sampled: Sampled) -> Measured:
+    """Read texts with the model left alone, and compare.
 
     Args:
         model: as for `sample`.
         prompt: int64 [p].
-        tokens: int64 [b, length], what was written behind it.
-        hook: where the edit happens.
-        edit: what happened while it was written.
+        sampled: what was written behind it, with its distributions.
     """
     device = next(model.parameters()).device
-    length = tokens.shape[1]
-    size = max(1, LOGIT_BYTES // (16 * length * int(_config(model).vocab_size)))
+    length = sampled.tokens.shape[1]
+    size = max(1, LOGIT_BYTES // (16 * length * sampled.log_p.shape[2]))
     kl, surprise = [], []
-    for start in range(0, len(tokens), size):
-        part = torch.from_numpy(tokens[start : start + size]).to(device)
+    for start in range(0, len(sampled.tokens), size):
+        part = torch.from_numpy(sampled.tokens[start : start + size]).to(device)
         ids = torch.cat([torch.from_numpy(prompt).to(device).expand(len(part), -1), part], dim=1)[:, :-1]
-        with Intervention(model, hook, edit._replace(vectors=edit.vectors[start : start + size])):
-            steered = _log_softmax(model(input_ids=ids, use_cache=False, logits_to_keep=length).logits)
-        left_alone = _log_softmax(model(input_ids=ids, use_cache=False, logits_to_keep=length).logits)
-        surprise.append(-left_alone.gather(2, part[:, :, None])[:, :, 0].double().cpu().numpy())
-        kl.append((steered.exp() * (steered - left_alone)).sum(dim=-1).double().cpu().numpy())
+        steered = sampled.log_p[start : start + size]
+        alone = _log_softmax(model(input_ids=ids, use_cache=False, logits_to_keep=length).logits)
+        surprise.append(-alone.gather(2, part[:, :, None])[:, :, 0].double().cpu().numpy())
+        kl.append((steered.exp() * (steered - alone)).sum(dim=-1).double().cpu().numpy())
     return Measured(np.concatenate(kl), np.concatenate(surprise))
-
-
-@torch.inference_mode()
-def shift(model: Any, prompts: list[IntArray], hook: str, edits: list[Edit]) -> DoubleArray:
-    """How an edit changes the next token's log-probabilities, mean over prompts: float64 [b, V].
-
-    Args:
-        model: as for `sample`.
-        prompts: each int64 [p].
-        hook: where the edits happen.
-        edits: one for each prompt, on the same vectors.
-    """
-    total: Any = 0.0
-    device = next(model.parameters()).device
-    for prompt, edit in zip(prompts, edits, strict=True):
-        ids = torch.from_numpy(prompt).to(device)[None]
-        before = _log_softmax(model(input_ids=ids, use_cache=False, logits_to_keep=1).logits)[:, -1]
-        with Intervention(model, hook, edit):
-            rows = ids.expand(len(edit.vectors), -1)
-            after = _log_softmax(model(input_ids=rows, use_cache=False, logits_to_keep=1).logits)[:, -1]
-        total = total + (after - before).double()
-    changed: DoubleArray = (total / len(prompts)).cpu().numpy()
-    return changed
 
 
 def _log_softmax(logits: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from diptych.hooked import find_blocks
 from diptych.sites import resolve_site
-from diptych.steering.intervention import Edit, IntArray, sample
+from diptych.steering.intervention import Edit, IntArray, likeliest
 from diptych.tokenizer import Tokenizer
 
 FloatArray = npt.NDArray[np.float32]
@@ -73,7 +73,7 @@ def explain(
     places = tuple(place + len(tokenizer.prefix) for place in at)
     edit = Edit(vectors, first=0, replaces=True, only=places)
     hook = resolve_site(EXPLAINED_AT, n_layers)
-    written = sample(model, prompt, None, length, hook, edit, rows=len(vectors))
+    written = likeliest(model, prompt, length, hook, edit)
     texts = [tokenizer.decode(row.tolist()) for row in written]
     return [texts[start : start + len(scales)] for start in range(0, len(texts), len(scales))]
 

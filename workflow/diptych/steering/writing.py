@@ -20,7 +20,7 @@ import torch
 from diptych import DiptychError, artifacts, logs, models, templates
 from diptych.sites import resolve_site
 from diptych.steering.directions import Run
-from diptych.steering.intervention import Edit, Measured, measure, sample, shift
+from diptych.steering.intervention import Edit, Measured, measure, sample
 from diptych.tokenizer import Tokenizer
 
 BoolArray = npt.NDArray[np.bool_]
@@ -113,6 +113,7 @@ def write(model: Loaded, runs: Sequence[Run], settings: Settings) -> Written:
     shape = (len(trials), len(settings.prompts), settings.samples, settings.length)
     tokens = np.zeros(shape, dtype=np.int64)
     kl, surprise = np.zeros(shape), np.zeros(shape)
+    starts = np.zeros((len(trials), int(model.model.config.get_text_config().vocab_size)))
     prompts = [_prompt(model, text, settings) for text in settings.prompts]
     batches = [(p, rows) for p in range(len(prompts)) for rows in _batches(len(trials) * settings.samples, settings)]
     for p, rows in logs.progress(batches, "steer", unit="batch"):
@@ -121,8 +122,9 @@ def write(model: Loaded, runs: Sequence[Run], settings: Settings) -> Written:
         first, last = _range(model, prompts[p], settings)
         edit = Edit(torch.from_numpy(vectors[trial]), first, last)
         found = sample(model.model, prompts[p], uniform[draw], settings.length, model.hook, edit)
-        seen = measure(model.model, prompts[p], found, model.hook, edit)
-        tokens[trial, p, draw], kl[trial, p, draw], surprise[trial, p, draw] = found, seen.kl, seen.surprise
+        seen = measure(model.model, prompts[p], found)
+        tokens[trial, p, draw], kl[trial, p, draw], surprise[trial, p, draw] = found.tokens, seen.kl, seen.surprise
+        starts[trial[draw == 0]] += found.log_p[draw == 0, 0].double().cpu().numpy() / len(prompts)
     ids = np.unique(tokens)
     counted = _counted(tokens, model.ends())
     return Written(
@@ -130,7 +132,7 @@ def write(model: Loaded, runs: Sequence[Run], settings: Settings) -> Written:
         tokens=tokens,
         counted=counted,
         measured=Measured(kl, surprise),
-        shifts=_shifts(model, prompts, vectors, settings),
+        shifts=starts - starts[:1],
         words=dict(zip(ids.tolist(), model.tokenizer.texts(ids.tolist()), strict=True)),
         texts=[
             model.tokenizer.decode(row[keep].tolist())
@@ -141,15 +143,6 @@ def write(model: Loaded, runs: Sequence[Run], settings: Settings) -> Written:
 
 def _batches(n: int, settings: Settings) -> list[IntArray]:
     return [np.arange(start, min(start + settings.batch, n)) for start in range(0, n, settings.batch)]
-
-
-def _shifts(model: Loaded, prompts: list[IntArray], vectors: FloatArray, settings: Settings) -> DoubleArray:
-    parts = []
-    for start in range(0, len(vectors), settings.batch):
-        rows = torch.from_numpy(vectors[start : start + settings.batch])
-        edits = [Edit(rows, *_range(model, prompt, settings)) for prompt in prompts]
-        parts.append(shift(model.model, prompts, model.hook, edits))
-    return np.concatenate(parts) if parts else np.zeros((0, 1))
 
 
 def _prompt(model: Loaded, text: str, settings: Settings) -> IntArray:
