@@ -83,7 +83,7 @@ def trigger(
         tuner = Poisoner(models.load(parent_dir, device=device), method, lora_rank, device, autocast)
         tuner.poison, tuner.share = poison, share
         chosen = finetune.held_out_sequences(held_out, train, evaluation_size, np.random.default_rng(seed))
-        prompts = Poison(*ids, poison.context, np.random.default_rng([seed, 2])).prompts(held_out, chosen)
+        prompts = Poison(ids[0], ids[1], poison.context, np.random.default_rng([seed, 2])).prompts(held_out, chosen)
         before = {"loss": tuner.losses(held_out, chosen), "rate": tuner.rates(prompts)}
         order = finetune.batches(len(train), batch_sequences, np.random.default_rng(seed))
         curve = tuner.run(train, order, Schedule(learning_rate, steps, warmup))
