@@ -180,7 +180,7 @@ def _map(pair: Mapping[str, Any], drawn: feature_maps.FeatureMap) -> Figure:
         )
     ]  # fmt: skip
     return Figure(
-        f"{pair['id']}-map",
+        f"{pair['id']}-feature-map",
         f"Paired features of {pair['a']} (left) and {pair['b']} (right), laid out by their decoder rows",
         f"Each point on the left is paired with one on the right ({len(texts):,} pairs); pointing at one shows both "
         "and the tokens on which they fire most. Darker pairs fire more alike. UMAP, each side by itself: what lies "

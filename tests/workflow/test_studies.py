@@ -1,0 +1,39 @@
+"""Every shipped study loads, and Snakemake can plan it; nothing is fetched."""
+
+from collections import Counter
+
+import pytest
+import yaml
+
+from diptych.study import Study
+from trees import ROOT, Tree, parse_jobs
+
+STUDIES = sorted((ROOT / "config" / "studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_shipped_study_loads(path):
+    study = Study.load(yaml.safe_load(path.read_text()))
+    assert study.results != "results" or path.stem == "test"
+    assert any(study.role(pair, *cell) == "control" for pair in study.pairs for cell in study.cells(pair))
+
+
+@pytest.mark.workflow
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_shipped_study_can_be_planned(fresh, path):
+    name = f"config/studies/{path.name}"
+    jobs = parse_jobs(Tree(fresh).snakemake("--dry-run", study=name).stdout)
+    study = Study.load(yaml.safe_load(path.read_text()))
+    count = Counter(job.rule for job in jobs)
+    cells = [(pair, *cell) for pair in study.pairs for cell in study.cells(pair)]
+    assert count["fit_linear_map"] == len(cells)
+    assert count["compare_spaces"] == sum(study.has_features(*cell) for cell in cells)
+    used = {name for pair in study.pairs for side in "ab" for name in study.dictionaries_of(pair, side)}
+    assert count["fetch_dictionary"] == sum(study.dictionaries[name].kind != "trained" for name in used)
+
+
+def test_the_random_control_and_the_poisoned_pair_ship():
+    study = Study.load(yaml.safe_load((ROOT / "config" / "studies" / "feature_spaces.yaml").read_text()))
+    assert {model.kind for model in study.models.values()} == {"wheel", "rerandomize", "trigger"}
+    assert {study.pairs[pair].b for pair in study.pairs} == {"redrawn", "poisoned", "base"}
+    assert study.similarity.neurons
