@@ -28,6 +28,7 @@ include: "workflow/rules/activations.smk"
 include: "workflow/rules/dictionaries.smk"
 include: "workflow/rules/pairs.smk"
 include: "workflow/rules/crosscoders.smk"
+include: "workflow/rules/template_diffs.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -36,3 +37,4 @@ rule all:
     input:
         RESULTS / "report" / "index.html",
         RESULTS / "findings.tsv",
+        PICTURES,

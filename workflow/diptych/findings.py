@@ -22,14 +22,15 @@ import numpy.typing as npt
 from diptych import artifacts, evidence, logs, ranking, verdicts
 from diptych.ranking import Candidate, Method, Offer, Ranking, Threshold
 
-METHODS: tuple[Method, ...] = ("linear_map", "pairing", "crosscoder")
+METHODS: tuple[Method, ...] = ("linear_map", "pairing", "crosscoder", "template")
 OFFERS: Mapping[Method, tuple[str, Callable[[Mapping[str, Any]], list[Offer]]]] = {
     "linear_map": ("linear_map", ranking.linear_map_offers),
     "pairing": ("pairing", ranking.pairing_offers),
     "crosscoder": ("crosscoders", ranking.crosscoder_offers),
+    "template": ("template_diffs", ranking.template_offers),
 }
 """Each method's key among a pair's files, and its reader."""
-MIN_EFFECT: Mapping[Method, float] = {"linear_map": 0.1, "pairing": 0.5, "crosscoder": 0.2}
+MIN_EFFECT: Mapping[Method, float] = {"linear_map": 0.1, "pairing": 0.5, "crosscoder": 0.2, "template": 0.5}
 COLUMNS = (
     "pair", "site", "method", "kind", "id", "side", "effect", "lo", "hi", "p", "q", "null", "held_out", "seeds",
     "nu_err", "nu_rec", "causal", "contexts",
@@ -93,7 +94,8 @@ def collect(
         pairs: each {name, a, b, role: compared | control | planted | floor, site_a, site_b, files}. `files` maps
             linear_map, correlation, pairing, tokens_a, tokens_b, dictionary_a, dictionary_b (their manifest.json) and,
             for a planted pair, truth to paths; features_a, features_b to lists of shards; and crosscoders to a list
-            of {name, seed, weights, evaluation, latents}. A method without its file was not run.
+            of {name, seed, weights, evaluation, latents}; and template_diffs to a list of {name, diff, dictionary
+            (manifest.json), tokens}. A method without its file was not run.
         out: the artifact.
         table: the same findings as text.
         spec: stored with the artifact.
@@ -104,7 +106,11 @@ def collect(
     yardsticks = list(_yardsticks(pairs, rankings))
     answers, controls = [], []
     for pair, found in zip(pairs, rankings, strict=True):
-        answers += [_answer(pair, method, found[method], _nearest(pair, method, yardsticks)) for method in found]
+        for method in found:
+            own = method == "template"
+            limits = Threshold(q, min_effect[method])
+            yardstick = _inside(pair, limits) if own else _nearest(pair, method, yardsticks)
+            answers.append(_answer(pair, method, found[method], yardstick))
         if pair["role"] == "control":
             controls.append(_control(pair, found))
     standing = sorted(_standing(pairs, rankings), key=lambda entry: -entry[2].weakest)
@@ -162,7 +168,18 @@ def _yardsticks(
         if pair["role"] == "planted":
             truth = verdicts.read_truth(pair["files"]["truth"])
             for method, ranked in found.items():
-                yield method, pair, verdicts.recovery(ranked, truth)
+                if method != "template":
+                    yield method, pair, verdicts.recovery(ranked, truth)
+
+
+def _inside(pair: Mapping[str, Any], threshold: Threshold) -> verdicts.Yardstick | None:
+    """What a pair's template diffs made of the changes that they planted themselves; the worst of them speaks."""
+    seen = [verdicts.template_recovery(run, threshold) for run in pair["files"]["template_diffs"]]
+    known = [one for one in seen if one is not None]
+    if not known:
+        return None
+    worst = min(known, key=lambda one: (one.written, -one.rank))
+    return verdicts.Yardstick(f"a copy of {pair['a']}'s activations", worst, [])
 
 
 def _nearest(
@@ -259,7 +276,7 @@ def _table(
     rows = np.full((len(standing), ROWS), -1, dtype=np.int64)
     texts: dict[str, evidence.Text] = {}
     for i, (pair, method, candidate) in enumerate(standing):
-        tokens = str(pair["files"][f"tokens_{candidate.offer.side.lower()}"])
+        tokens = candidate.offer.tokens or str(pair["files"][f"tokens_{candidate.offer.side.lower()}"])
         texts[tokens] = texts.get(tokens) or evidence.Text(tokens)
         shown = candidate.offer.rows[:ROWS]
         rows[i, : len(shown)] = shown

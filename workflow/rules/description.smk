@@ -25,6 +25,32 @@ def crosscoder_runs(pair, site):
     return runs
 
 
+def template_runs(name, site):
+    """Files of every template diff of a pair at a site."""
+    return [
+        {
+            "name": alias,
+            "diff": relative(template_files(alias) / "template_diff.h5"),
+            "dictionary": relative(dictionary_manifest(made.dictionary)),
+            "tokens": relative(tokens_of(made.corpus, STUDY.pairs[name].a)),
+            "features_a": [
+                relative(path)
+                for path in features_of(
+                    made.corpus, STUDY.pairs[name].a, made.dictionary
+                )
+            ],
+            "features_b": [
+                relative(path)
+                for path in features_of(
+                    made.corpus, STUDY.pairs[name].b, made.dictionary
+                )
+            ],
+        }
+        for alias, made in sorted(STUDY.template_diffs.items())
+        if (made.pair, STUDY.dictionaries[made.dictionary].site) == (name, site)
+    ]
+
+
 def pair_files(name, site):
     """What there is of a pair at a site, by stage."""
     pair = STUDY.pairs[name]
@@ -34,6 +60,7 @@ def pair_files(name, site):
         "tokens_a": relative(tokens_of(pair.corpus, pair.a)),
         "tokens_b": relative(tokens_of(pair.corpus, pair.b)),
         "crosscoders": crosscoder_runs(pair, site),
+        "template_diffs": template_runs(name, site),
     }
     if STUDY.role(name) == "planted":
         files["truth"] = relative(RESULTS / "models" / pair.b / "truth.h5")
@@ -72,6 +99,15 @@ READ = sorted(
         for pair in PAIRS
         for side in "ab"
     }
+    | {
+        (
+            diff.corpus,
+            model,
+            STUDY.dictionaries[diff.dictionary].site,
+        )
+        for diff in STUDY.template_diffs.values()
+        for model in (STUDY.pairs[diff.pair].a, STUDY.pairs[diff.pair].b)
+    }
 )
 MAKING = {
     "models": [
@@ -105,6 +141,7 @@ MAKING = {
         {"name": name, "directory": relative(dictionary_manifest(name).parent)}
         for name in sorted(
             {pair[f"dictionary_{side}"] for pair in PAIRS for side in "ab"} - {None}
+            | {diff.dictionary for diff in STUDY.template_diffs.values()}
         )
     ],
 }

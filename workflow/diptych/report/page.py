@@ -15,7 +15,16 @@ from plotly.offline import get_plotlyjs
 
 from diptych import artifacts, evidence, findings
 from diptych.ranking import Method
-from diptych.report import blocks, crosscoders, features, linear_maps, provenance, setting, summary
+from diptych.report import (
+    blocks,
+    crosscoders,
+    features,
+    linear_maps,
+    provenance,
+    setting,
+    summary,
+    template_diffs,
+)
 from diptych.report.blocks import Banner, Figure, Section
 
 TEMPLATES = Path(__file__).parents[2] / "report"
@@ -140,5 +149,7 @@ def _pair_section(
         inner.append(features.section(pair, texts, contexts, standing("pairing"), floors))
     if pair["files"].get("crosscoders"):
         inner.append(crosscoders.section(pair, text, contexts, standing("crosscoder")))
+    if pair["files"].get("template_diffs"):
+        inner.append(template_diffs.section(pair, contexts, standing("template")))
     title = f"{pair['name']}: {pair['a']} and {pair['b']} at {pair['site']}"
     return Section(pair["id"], title, [], inner)
