@@ -9,8 +9,8 @@ A document gives prompts by one of three rules:
     prompts = list(draw(documents, rule="first_turn", number=1000, seed=0))
 
 The draw takes one prompt from every document before it takes a second one from any, and depends on the texts and the
-seed alone, not on their order: the `number` least hashes are kept, so that a stream of any length costs the memory of
-the prompts that are drawn. Equal prompts are one.
+seed, not on the order of the documents: the `number` least hashes are kept, so that a stream of any length costs little
+more than the prompts that are drawn. Equal prompts are one, and count for the first document that has them.
 """
 
 import hashlib
@@ -66,11 +66,10 @@ def draw(
     kept: list[tuple[int, int, str, str]] = []
     seen: set[int] = set()
     for name, content in documents:
-        texts = sorted({_hash(seed, text): text for text in _texts(name, content, rule, ask)}.items())
-        for turn, (order, text) in enumerate(texts):
-            if order in seen:
-                continue
-            seen.add(order)
+        found = {_hash(seed, text): text for text in _texts(name, content, rule, ask)}
+        fresh = sorted(item for item in found.items() if item[0] not in seen)
+        seen.update(order for order, _ in fresh)
+        for turn, (order, text) in enumerate(fresh):
             # The heap's first entry is the one to give up: the latest turn, the largest hash.
             entry = (-turn, -order, f"{name}#{turn}" if rule == "sentence" else name, text)
             if len(kept) < number:
