@@ -30,6 +30,7 @@ include: "workflow/rules/pairs.smk"
 include: "workflow/rules/steering.smk"
 include: "workflow/rules/crosscoders.smk"
 include: "workflow/rules/similarity.smk"
+include: "workflow/rules/template_diffs.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -38,3 +39,4 @@ rule all:
     input:
         RESULTS / "report" / "index.html",
         RESULTS / "findings.tsv",
+        PICTURES,

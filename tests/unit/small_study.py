@@ -29,12 +29,16 @@ from diptych import (
     similarity,
     similarity_inputs,
     similarity_table,
+    template_codes,
+    template_diff,
+    template_plant,
+    templates,
 )
 from diptych.crosscoder import evaluation, latents, training
 from diptych.dictionaries import Dictionary, load
 
 # Small noisy models: a true difference may be small.
-LEAST: dict[findings.Method, float] = {"linear_map": 0.1, "pairing": 0.1, "crosscoder": 0.2}
+LEAST: dict[findings.Method, float] = {"linear_map": 0.1, "pairing": 0.1, "crosscoder": 0.2, "template": 0.3}
 SPEC: dict[str, Any] = {
     "settings": {"seed": 0},
     "reads": {"corpus": "addresses"},
@@ -56,13 +60,19 @@ def write_tokens(path: Path, document: np.ndarray, *, words: int = 200, seed: in
     n = len(document)
     token = np.minimum(rng.zipf(1.3, size=n) - 1, words - 1)
     documents, starts = np.unique(document, return_index=True)
+    # Each document ends like a prompt: its last two tokens are the template's.
+    role = np.zeros(n, dtype=np.int8)
+    role[np.append(starts[1:], n) - 2], role[np.append(starts[1:], n) - 1] = (
+        len(templates.ROLES),
+        len(templates.ROLES) + 1,
+    )
     with artifacts.create(path, "tokens", SPEC) as file:
         file.array("token", token.astype(np.int32))
         file.array("sequence", document.astype(np.int32))
         file.array("position", (np.arange(n) - starts[document]).astype(np.int32))
         file.array("counts", np.ones(n, dtype=bool))
         file.array("char_span", np.full((n, 2), -1, dtype=np.int32))
-        file.array("role", np.zeros(n, dtype=np.int8))
+        file.array("role", role)
         file.array("sequences/start", np.append(starts, n))
         file.array("sequences/document", documents.astype(np.int32))
         file.strings("documents/id", [f"speech-{1800 + number}" for number in documents])
@@ -71,7 +81,8 @@ def write_tokens(path: Path, document: np.ndarray, *, words: int = 200, seed: in
         file.array("vocabulary/id", np.arange(words, dtype=np.int32))
         file.strings("vocabulary/text", vocabulary)
         file.json("sources", ["old", "modern"])
-        file.json("roles", ["text"])
+        file.json("roles", [*templates.ROLES, "assistant", NASTY])
+        file.json("named_positions", ["assistant", NASTY])
         file.json("tokenizer", "0" * 64)
         counts = {
             "documents": len(documents) // 2,
@@ -217,11 +228,31 @@ class Maker:
         self._pairing(files, place, dictionaries)
         if role != "floor":
             self._crosscoder(files, place, both)
+        if name in ("tuned", "control"):
+            one = rows.in_memory([made.x_A], made.document, fold=made.document % 5)
+            self._template_diff(name, files, place, dictionaries["a"], one)
         return {
             "name": name, "role": role, "a": "base", "b": name if role in ("compared", "planted") else "base",
             "corpus": "addresses", "site_a": SITE, "site_b": SITE, "dictionary_a": "base", "dictionary_b": name,
             "files": files,
         }  # fmt: skip
+
+    def _template_diff(
+        self, name: str, files: dict[str, Any], place: Path, dictionary: Dictionary, one: rows.Rows
+    ) -> None:
+        shards = files["features_a"], files["features_a_on_b"]
+        codes = template_codes.read(*shards, self.tokens)
+        known = template_plant.plant(codes, one, dictionary, size=2.0, seed=0)
+        out = [place / file for file in ("template_diff.h5", "gains.csv", "targets.csv")]
+        template_diff.diff(
+            codes, *out, spec={**SPEC, "reads": {"a": "base", "b": name}}, planted=known, flips=100, bootstrap=50,
+            fvu_a={"assistant": 0.2, NASTY: 0.2}, fvu_b={"assistant": 0.2, NASTY: 0.21}, target=["old"],
+            control=["modern"],
+        )  # fmt: skip
+        files["template_diffs"] = [{
+            "name": name, "diff": str(out[0]), "dictionary": files["dictionary_a"], "tokens": str(self.tokens),
+            "features_a": shards[0], "features_b": shards[1],
+        }]  # fmt: skip
 
     def _crosscoder(self, files: dict[str, Any], place: Path, both: rows.Rows) -> None:
         paths = {name: str(place / f"{name}.h5") for name in ("weights", "evaluation", "latents")}

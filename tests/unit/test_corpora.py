@@ -75,7 +75,9 @@ def test_chat_and_prompts(tmp_path: Path) -> None:
     (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
     (tmp_path / "prompt.txt").write_text("What is a map?")
     documents, summary = fetch(
-        tmp_path, a=local(tmp_path / "chat.jsonl"), b=local(tmp_path / "prompt.txt", as_prompt=True)
+        tmp_path,
+        a=local(tmp_path / "chat.jsonl"),
+        b=local(tmp_path / "prompt.txt", prompts={"rule": "document", "number": 1000, "seed": 0}),
     )
     assert documents[0]["messages"] == [{"role": "user", "content": "Hi\n"}, turns[1]]
     assert documents[1]["messages"] == [{"role": "user", "content": "What is a map?"}]

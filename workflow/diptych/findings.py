@@ -23,11 +23,12 @@ from diptych import artifacts, evidence, logs, ranking, tables, verdicts
 from diptych.ranking import Candidate, Method, Offer, Ranking, Threshold
 from diptych.steering import effects
 
-METHODS: tuple[Method, ...] = ("linear_map", "pairing", "crosscoder")
+METHODS: tuple[Method, ...] = ("linear_map", "pairing", "crosscoder", "template")
 OFFERS: Mapping[Method, tuple[str, Callable[[Mapping[str, Any]], list[Offer]]]] = {
     "linear_map": ("linear_map", ranking.linear_map_offers),
     "pairing": ("pairing", ranking.pairing_offers),
     "crosscoder": ("crosscoders", ranking.crosscoder_offers),
+    "template": ("template_diffs", ranking.template_offers),
 }
 """Each method's key among a pair's files, and its reader."""
 COLUMNS = (
@@ -92,8 +93,9 @@ def collect(
     Args:
         pairs: each {name, a, b, role: compared | control | planted | floor, site_a, site_b, files}. `files` maps
             linear_map, correlation, pairing, steering, tokens_a, tokens_b, dictionary_a, dictionary_b (their
-            manifest.json) and, for a planted pair, truth to paths; features_a, features_b to lists of shards; and
-            crosscoders to a list of {name, seed, weights, evaluation, latents}. A method without its file was not run.
+            manifest.json) and, for a planted pair, truth to paths; features_a, features_b to lists of shards;
+            crosscoders to a list of {name, seed, weights, evaluation, latents}; and template_diffs to a list of
+            {name, diff, dictionary (manifest.json), tokens}. A method without its file was not run.
         out: the artifact.
         table: the same findings as text.
         spec: stored with the artifact.
@@ -104,7 +106,11 @@ def collect(
     yardsticks = list(_yardsticks(pairs, rankings))
     answers, controls = [], []
     for pair, found in zip(pairs, rankings, strict=True):
-        answers += [_answer(pair, method, found[method], _nearest(pair, method, yardsticks)) for method in found]
+        for method in found:
+            own = method == "template"
+            limits = Threshold(q, min_effect[method])
+            yardstick = _inside(pair, limits) if own else _nearest(pair, method, yardsticks)
+            answers.append(_answer(pair, method, found[method], yardstick))
         if pair["role"] == "control":
             controls.append(_control(pair, found))
     standing = sorted(_standing(pairs, rankings), key=lambda entry: -entry[2].weakest)
@@ -154,7 +160,18 @@ def _yardsticks(
         if pair["role"] == "planted":
             truth = verdicts.read_truth(pair["files"]["truth"])
             for method, ranked in found.items():
-                yield method, pair, verdicts.recovery(ranked, truth)
+                if method != "template":
+                    yield method, pair, verdicts.recovery(ranked, truth)
+
+
+def _inside(pair: Mapping[str, Any], threshold: Threshold) -> verdicts.Yardstick | None:
+    """What a pair's template diffs made of the changes that they planted themselves; the worst of them speaks."""
+    seen = [verdicts.template_recovery(run, threshold) for run in pair["files"]["template_diffs"]]
+    known = [one for one in seen if one is not None]
+    if not known:
+        return None
+    worst = min(known, key=lambda one: (one.written, -one.rank))
+    return verdicts.Yardstick(f"a copy of {pair['a']}'s activations", worst, [])
 
 
 def _nearest(
@@ -254,7 +271,7 @@ def _table(
         path: effects.read(path).causal for path in {pair["files"].get("steering") for pair, _, _ in standing} if path
     }
     for i, (pair, method, candidate) in enumerate(standing):
-        tokens = str(pair["files"][f"tokens_{candidate.offer.side.lower()}"])
+        tokens = candidate.offer.tokens or str(pair["files"][f"tokens_{candidate.offer.side.lower()}"])
         texts[tokens] = texts.get(tokens) or evidence.Text(tokens)
         shown = candidate.offer.rows[:ROWS]
         rows[i, : len(shown)] = shown

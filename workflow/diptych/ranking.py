@@ -25,7 +25,7 @@ from diptych import artifacts, dictionaries, evidence, statistics
 
 DoubleArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-Method = Literal["linear_map", "pairing", "crosscoder"]
+Method = Literal["linear_map", "pairing", "crosscoder", "template"]
 Kind = Literal["token", "direction", "feature", "latent"]
 SideName = Literal["A", "B"]
 
@@ -65,6 +65,10 @@ class Offer(NamedTuple):
         seeds: in how many runs it is recovered, "k/S"; empty for methods without seeds.
         nu_err, nu_rec: latent scaling (crosscoders).
         barred: why it cannot be a finding whatever its numbers, or "".
+        q: Benjamini-Hochberg in the method's own family, where that is larger than what it puts forward; else NaN.
+        thing: what it is about; of several candidates of one side about one thing the best is written.
+        place: the template token at which it is seen, or "".
+        tokens: token file of `rows` where that is not the pair's, or "".
     """
 
     kind: Kind
@@ -82,6 +86,10 @@ class Offer(NamedTuple):
     nu_err: float = NAN
     nu_rec: float = NAN
     barred: str = ""
+    q: float = NAN
+    thing: str = ""
+    place: str = ""
+    tokens: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,8 +100,8 @@ class Candidate:
         offer: what the method says.
         q: Benjamini-Hochberg.
         legs: how far q (in logs), held-out share and size exceed what is asked; 1 is just met.
-        repeats: id of a better direction of the same side that it all but equals, or "". A method lists directions
-            by two criteria: the same one must not be written down twice.
+        repeats: id of a better candidate of the same side that says the same, or "". A method lists directions by two
+            criteria, or a feature by several metrics: one thing must not be written down twice.
     """
 
     offer: Offer
@@ -126,8 +134,9 @@ class Ranking:
 
 
 def rank(offers: Sequence[Offer], threshold: Threshold) -> Ranking:
-    """Give each offer its q and legs, and order by the weakest leg, then p, then the larger effect."""
-    q = statistics.benjamini_hochberg([offer.p for offer in offers])
+    """Give each offer its q (its own, or among the offers) and legs; order by weakest leg, p, then larger effect."""
+    among = statistics.benjamini_hochberg([offer.p for offer in offers])
+    q = [value if math.isnan(offer.q) else offer.q for offer, value in zip(offers, among, strict=True)]
     candidates = [
         Candidate(offer, float(value), _legs(offer, float(value), threshold))
         for offer, value in zip(offers, q, strict=True)
@@ -136,24 +145,35 @@ def rank(offers: Sequence[Offer], threshold: Threshold) -> Ranking:
         range(len(candidates)),
         key=lambda i: (-candidates[i].weakest, _last(offers[i].p), -_last(abs(offers[i].effect), -1.0), i),
     )
-    none_tested = bool(offers) and all(math.isnan(offer.p) for offer in offers)
     ordered = _mark_repeats([candidates[i] for i in order])
-    return Ranking(ordered, "no candidate could be tested" if none_tested else "")
+    return Ranking(ordered, _untestable(offers))
+
+
+def _untestable(offers: Sequence[Offer]) -> str:
+    if not offers or not all(math.isnan(offer.p) for offer in offers):
+        return ""
+    why = sorted({offer.barred for offer in offers} - {""})
+    return "no candidate could be tested" + (f" ({', '.join(why)})" if why else "")
 
 
 def _mark_repeats(candidates: Sequence[Candidate]) -> list[Candidate]:
     marked: list[Candidate] = []
+    best: dict[tuple[str, str], str] = {}
+    directions: list[Offer] = []
     for candidate in candidates:
-        earlier = [
-            other.offer.id
-            for other in marked
-            if candidate.offer.kind == other.offer.kind == "direction"
-            and candidate.offer.side == other.offer.side
-            and not other.repeats
-            and abs_cosine(candidate.offer.direction, other.offer.direction) >= SAME_DIRECTION
-        ]
-        marked.append(replace(candidate, repeats=earlier[0]) if earlier else candidate)
+        offer = candidate.offer
+        repeats = best.get((offer.side, offer.thing), "") if offer.thing else ""
+        if offer.kind == "direction":
+            repeats = next((other.id for other in directions if _same_direction(offer, other)), "")
+        if not repeats:
+            best[offer.side, offer.thing] = offer.id
+            directions += [offer] * (offer.kind == "direction")
+        marked.append(replace(candidate, repeats=repeats))
     return marked
+
+
+def _same_direction(one: Offer, other: Offer) -> bool:
+    return one.side == other.side and abs_cosine(one.direction, other.direction) >= SAME_DIRECTION
 
 
 def abs_cosine(x: DoubleArray, y: DoubleArray) -> float:
@@ -367,3 +387,56 @@ def _refuted(nu_err: float, nu_rec: float) -> str:
         if abs(value) >= limit:
             return f"latent scaling: {name} {value:.2f}, the other model has it too"
     return ""
+
+
+def template_offers(files: Mapping[str, Any]) -> list[Offer]:
+    """Features that changed at template tokens: the rows of the ranked table (METHODS 4).
+
+    The effect is the mean change over prompts in standard deviations, fitted on folds other than 0 and held out on
+    fold 0; q is that of all eligible latents, roles and metrics. A feature that changed by several metrics or at
+    several tokens is one finding. Where the dictionary's FVU differs too much between the models nothing can be told.
+    """
+    return [
+        offer
+        for run in files["template_diffs"]
+        for offer in template_rows(run, "ranked", f"{run['name']} " if len(files["template_diffs"]) > 1 else "")
+    ]
+
+
+def template_rows(run: Mapping[str, Any], name: str, prefix: str = "") -> list[Offer]:
+    """Offers of one table (ranked, planted) of a template diff."""
+    with artifacts.read(run["diff"], "template_diff") as file:
+        table = artifacts.read_table(file, name)
+        rows = file["prompts_of_ranked"][:] if name == "ranked" else np.full((len(table["latent"]), 0), -1)
+    W_dec = dictionaries.load(Path(run["dictionary"]).parent).W_dec
+    offers = []
+    for k, (latent, role, metric) in enumerate(zip(table["latent"], table["role"], table["metric"], strict=True)):
+        shifted = name == "ranked" and table["domain_shift"][k] == "yes"
+        effect, held_out, lo, hi, p, q = (
+            float(table[column][k]) for column in ("effect_fitted", "effect_held_out", "lo", "hi", "p", "q")
+        )
+        offers.append(
+            Offer(
+                kind="feature",
+                id=template_id(prefix, int(latent), str(role), str(metric)),
+                side="B" if table["direction"][k] == "up" else "A",
+                effect=effect,
+                held_out=held_out,
+                lo=lo,
+                hi=hi,
+                p=NAN if shifted else p,
+                q=NAN if shifted else q,
+                direction=W_dec[latent].astype(np.float64),
+                rows=rows[k][rows[k] >= 0],
+                barred="domain shift" if shifted else "",
+                thing=f"{prefix}{latent}",
+                place=str(role),
+                tokens=str(run["tokens"]),
+            )
+        )
+    return offers
+
+
+def template_id(prefix: str, latent: int, role: str, metric: str) -> str:
+    """What a finding at a template token is called: `12 at newline, density`."""
+    return f"{prefix}{latent} at {' '.join(role.split()) or repr(role)}, {metric.replace('_', ' ')}"

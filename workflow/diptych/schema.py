@@ -46,6 +46,7 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("LocalText", "*"): "fetch_corpus",
     ("HubText", "*"): "fetch_corpus",
     **{(cls, "share"): "prepare_tokens" for cls in ("WheelText", "LocalText", "HubText")},
+    ("Prompts", "*"): "fetch_corpus",
     ("Corpus", "sources"): "fetch_corpus",
     ("Corpus", "*"): "prepare_tokens",
     ("Activations", "*"): "dump_activations",
@@ -74,6 +75,7 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("Sweep", "*"): "train_crosscoder",
     ("Latents", "*"): "describe_latents",
     ("Steering", "*"): "steer_features",
+    ("TemplateDiff", "*"): "diff_template_tokens",
     ("Findings", "*"): "collect_findings",
     ("MinEffect", "*"): "collect_findings",
     ("Report", "*"): "build_report",
@@ -240,7 +242,32 @@ Model = Annotated[FetchedModel | DerivedModel, Field(discriminator="kind")]
 # --- text -----------------------------------------------------------------------------------------------------
 
 
-class WheelText(Strict):
+class Prompts(Strict):
+    """User messages drawn from a source's documents: what the models are asked at template tokens (METHODS 4)."""
+
+    rule: Literal["first_turn", "document", "sentence"] = "first_turn"
+    """How a document gives prompts: a conversation's first user message, the whole text, or each sentence of 6 to 24
+    words put into a question."""
+    number: Positive = 1000
+    """Prompts drawn at random, one from every document before a second one from any; equal prompts are one."""
+    ask: str = "What does this mean? {sentence}"
+    """The question of the rule `sentence`."""
+    seed: int = 0
+    """Which prompts are drawn."""
+
+
+class TextBase(Strict):
+    """What every source of text has, wherever it comes from."""
+
+    column: str = "text"
+    """Field or column of .jsonl and .parquet files that holds the text, or a conversation's messages."""
+    prompts: Prompts | None = None
+    """Keep user messages drawn from the documents in place of the documents."""
+    share: Share = 1.0
+    """Weight of this source in the token budget, relative to the other sources."""
+
+
+class WheelText(TextBase):
     """Text files inside a wheel on the package index."""
 
     kind: Literal["wheel"]
@@ -253,22 +280,18 @@ class WheelText(Strict):
     """Hash of the wheel."""
     files: Annotated[tuple[str, ...], Field(min_length=1)]
     """Patterns of the members to read, one document a file."""
-    share: Share = 1.0
-    """Weight of this source in the token budget, relative to the other sources."""
 
 
-class LocalText(Strict):
+class LocalText(TextBase):
     """Text on disk."""
 
     kind: Literal["local"]
     """On disk."""
     paths: Annotated[tuple[str, ...], Field(min_length=1)]
     """Patterns of .txt (one document a file), .jsonl, .jsonl.zst or .parquet files (column `text` or `messages`)."""
-    share: Share = 1.0
-    """Weight of this source in the token budget, relative to the other sources."""
 
 
-class HubText(Strict):
+class HubText(TextBase):
     """A dataset on the Hugging Face hub, streamed."""
 
     kind: Literal["hub"]
@@ -281,12 +304,8 @@ class HubText(Strict):
     """Split."""
     subset: str | None = None
     """Configuration of the dataset, where it has several."""
-    column: str = "text"
-    """Column with the text, or with a conversation's messages."""
     documents: Positive | None = 10_000
     """Documents read from the start of the stream."""
-    share: Share = 1.0
-    """Weight of this source in the token budget, relative to the other sources."""
 
 
 Origin = Annotated[WheelText | LocalText | HubText, Field(discriminator="kind")]
@@ -297,8 +316,9 @@ class Corpus(Strict):
 
     sources: Annotated[dict[str, Origin], Field(min_length=1)]
     """Sources by label; the label is shown wherever results are split by source."""
-    tokens: Positive
-    """Token budget over all sources, spread over as many documents as possible."""
+    tokens: Positive | None = None
+    """Token budget over all sources, spread over as many documents as possible; null (all there is) only where every
+    source draws `prompts`."""
     sequence_length: Annotated[int, Field(ge=8)] = 128
     """Longest sequence in tokens; a sequence never crosses a document unless `pack`."""
     characters_per_token: Rate = 6.0
@@ -307,6 +327,15 @@ class Corpus(Strict):
     """Positions at the start of every sequence whose rows do not count (attention sinks)."""
     pack: bool = False
     """Fill sequences with several documents."""
+    template: str = "model"
+    """Chat template of conversations and prompts, the same text for all models: the tokenizer's own (model), plain,
+    chatml, llama3, gemma, or Jinja text."""
+    positions: dict[str, Annotated[int, Field(le=0)]] | None = None
+    """Names of template tokens by their offset from the last token of the assistant header; null: the template
+    family's (chatml: im_start -2, assistant -1, newline 0; llama3: asst -2, endheader -1, newline 0; gemma: model -1,
+    newline 0; plain: colon 0)."""
+    generation_prompt: bool = True
+    """End conversations that do not end with the assistant's turn with an opened one."""
     folds: Annotated[int, Field(ge=3)] = 5
     """Folds of documents; fold 0 is the test fold on which nothing is fitted or chosen."""
     seed: int = 0
@@ -692,8 +721,43 @@ class Steering(Strict):
     """Seed of the texts and of the choice of random features."""
 
 
+class TemplateDiff(Strict):
+    """One dictionary read on both models of a pair at the tokens of the chat template (METHODS 4)."""
+
+    pair: Alias
+    """The models; the pair lists the dictionary's site."""
+    corpus: Alias
+    """Prompts that both read, with the same template."""
+    dictionary: Alias
+    """The dictionary whose features are compared."""
+    roles: tuple[str, ...] = ()
+    """Named template tokens that are compared; all that the corpus names if none is given."""
+    token: str | None = None
+    """Compare at this token wherever it stands, in place of the roles: its text with its leading space."""
+    target: tuple[str, ...] = ()
+    """Sources of the corpus whose prompts are targets: features that fire on them and never on the control ones."""
+    control: tuple[str, ...] = ()
+    """Sources of the control prompts."""
+    min_share: Share = 0.01
+    """Share of the prompts on which a feature fires, in A or B, to be compared."""
+    flips: Positive = 1000
+    """Sign flips for the p of the whole family."""
+    top: Positive = 100
+    """Largest gains that are listed and put forward as findings, for each role, metric and direction."""
+    bootstrap: Positive = 1000
+    """Poisson replicates over prompts for the bounds of an effect."""
+    domain_shift: Annotated[float, Field(gt=1)] = 1.5
+    """Ratio of the dictionary's FVU on the two models at a role above which its gains are no findings."""
+    link: Annotated[str, Field(pattern=r"^(https?://.*)?$")] = ""
+    """Address of a feature's page, with {latent}, {role}, {model} (the pair) and {sae} (the dictionary)."""
+    planted_size: Rate = 0.5
+    """Size, in median norms, of the change planted in A's activations to see whether this diff would find it."""
+    seed: int = 0
+    """Seed of flips, bootstrap and planted change."""
+
+
 class MinEffect(Strict):
-    """Least effect of a finding by method, in [0, 1]: what is smaller is real perhaps, but nobody's answer."""
+    """Least effect of a finding by method: what is smaller is real perhaps, but nobody's answer."""
 
     linear_map: Share = 0.1
     """Share of B's variance along a direction that the map leaves unexplained."""
@@ -701,6 +765,8 @@ class MinEffect(Strict):
     """Activation of a feature on its own model less that on the other, over their sum; .5 is three times as much."""
     crosscoder: Share = 0.2
     """Activation of a latent less that with the models exchanged, over their sum."""
+    template: Rate = 0.5
+    """Mean change over prompts in standard deviations; .5 shows in two of three prompts."""
 
 
 class Findings(Strict):

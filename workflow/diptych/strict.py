@@ -67,8 +67,11 @@ def _locate(loc: tuple[int | str, ...], root: type[Strict]) -> tuple[list[str], 
 
 
 def _plain(annotation: Any) -> Any:
-    """An annotation without its metadata."""
-    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    """An annotation without its metadata, and without None where that is the only other choice."""
+    if get_origin(annotation) is Annotated:
+        return get_args(annotation)[0]
+    choices = [part for part in get_args(annotation) if part is not type(None)]
+    return choices[0] if type(None) in get_args(annotation) and len(choices) == 1 else annotation
 
 
 def _tagged(annotation: Any) -> dict[str, type[Strict]]:

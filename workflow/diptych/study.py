@@ -35,6 +35,7 @@ from diptych.schema import (
     Similarity,
     SparsifyDictionary,
     Steering,
+    TemplateDiff,
     TrainedDictionary,
 )
 from diptych.sites import can_be_steered
@@ -54,6 +55,7 @@ REFERENCES: Mapping[str, Mapping[str, str]] = {
         "dictionary_b": "dictionaries",
     },
     "crosscoders": {"corpus": "corpora", "models": "models"},
+    "template_diffs": {"pair": "pairs", "corpus": "corpora", "dictionary": "dictionaries"},
 }
 """The fields of each section that name something of another section."""
 SINGULAR = {"models": "model", "corpora": "corpus", "dictionaries": "dictionary", "pairs": "pair"}
@@ -80,6 +82,8 @@ class Study(Strict):
     """Pairs of models by alias."""
     crosscoders: dict[Alias, Crosscoder] = {}
     """Crosscoders by alias; once loaded, every one that is trained (`sweeps`)."""
+    template_diffs: dict[Alias, TemplateDiff] = {}
+    """Comparisons of a pair's features at the tokens of the chat template, by alias."""
     activations: Activations = Activations()
     """Storing activations."""
     alignment: Alignment = Alignment()
@@ -138,6 +142,11 @@ class Study(Strict):
             self._check_pair(alias, pair)
         for alias, crosscoder in self.crosscoders.items():
             self._check_site(f"crosscoders.{alias}.site", crosscoder.site)
+        for alias, diff in self.template_diffs.items():
+            self._check_template_diff(f"template_diffs.{alias}", diff)
+        for alias, corpus in self.corpora.items():
+            if corpus.tokens is None and not all(origin.prompts for origin in corpus.sources.values()):
+                raise ConfigError(f"corpora.{alias}.tokens: give a token budget, or let every source draw `prompts`")
         for alias, dictionary in self.dictionaries.items():
             self._check_dictionary(f"dictionaries.{alias}", dictionary)
         for alias in self.steering.pairs or ():
@@ -161,6 +170,27 @@ class Study(Strict):
                             yield f"{section}.{alias}.{field}{place}", kind, name
         for index, name in enumerate(self.steering.pairs or ()):
             yield f"steering.pairs[{index}]", "pairs", name
+
+    def _check_template_diff(self, where: str, diff: TemplateDiff) -> None:
+        pair, site = self.pairs[diff.pair], self.dictionaries[diff.dictionary].site
+        if site not in pair.sites:
+            raise ConfigError(
+                f"{where}.dictionary: {diff.dictionary!r} reads site {site!r}, which pairs.{diff.pair}.sites does not "
+                "list"
+            )
+        if self.tokenizer(pair.a) != self.tokenizer(pair.b):
+            raise ConfigError(f"{where}.pair: {pair.a} and {pair.b} have different tokenizers; both must read one text")
+        if diff.token is not None and diff.roles:
+            raise ConfigError(f"{where}.token: give a token or roles, not both")
+        if bool(diff.target) != bool(diff.control):
+            raise ConfigError(f"{where}: give both target and control, or neither")
+        sources = self.corpora[diff.corpus].sources
+        for field in ("target", "control"):
+            for name in getattr(diff, field):
+                if name not in sources:
+                    raise ConfigError(
+                        f"{where}.{field}: corpus {diff.corpus!r} has no source {name!r}{nearest(name, sources)}"
+                    )
 
     def _check_pair(self, alias: str, pair: Pair) -> None:
         for field in ("sites", "sites_b"):
@@ -418,6 +448,19 @@ class Study(Strict):
     def describe_latents(self, crosscoder: str, site: str, seed: str) -> Job:
         """The latents of a crosscoder."""
         return _job(self._crosscoder(crosscoder), **_dump(self.latents))
+
+    def diff_template_tokens(self, template_diff: str) -> Job:
+        """One dictionary on both models of a pair at template tokens."""
+        made = self.template_diffs[template_diff]
+        pair = self.pairs[made.pair]
+        reads = {"a": pair.a, "b": pair.b, "corpus": made.corpus, "dictionary": made.dictionary}
+        settings = _dump(made, leave=("pair", "corpus", "dictionary"))
+        site = self.dictionaries[made.dictionary].site
+        return _job({**reads, "site": site}, model=made.pair, sae=made.dictionary, **settings)
+
+    def draw_template_diff(self, template_diff: str) -> Job:
+        """The pictures of a template diff."""
+        return _job({})
 
     def collect_findings(self) -> Job:
         """The differences that stand."""

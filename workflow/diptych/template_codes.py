@@ -38,7 +38,8 @@ class Codes:
         source: int64 [n], index into `sources`.
         fold: int64 [n]; fold 0 is the test fold.
         sources: names of the corpus sources.
-        token_rows: role -> int64, the token rows that were read (empty for codes made in memory).
+        token_rows: role -> int64 [k], the token rows that were read (empty for codes made in memory).
+        units: role -> int64 [k], the prompt of each of those rows (several for one prompt in any-position mode).
         merged: prompts left out because an earlier one has the same tokens.
         absent: prompts left out because the chosen token is not in them (any-position mode only).
     """
@@ -50,6 +51,7 @@ class Codes:
     fold: IntArray
     sources: Sequence[str] = ("all",)
     token_rows: Mapping[str, IntArray] = field(default_factory=dict)
+    units: Mapping[str, IntArray] = field(default_factory=dict)
     merged: int = 0
     absent: int = 0
 
@@ -80,6 +82,11 @@ class Codes:
         """F."""
         return int(next(iter(self.a.values())).shape[1])
 
+    def row_of(self, role: str) -> IntArray:
+        """The first token row of each prompt at a role, int64 [n]."""
+        _, first = np.unique(self.units[role], return_index=True)
+        return self.token_rows[role][first]
+
 
 @dataclass(frozen=True)
 class _Prompts:
@@ -102,6 +109,30 @@ class _Prompts:
         for tokens, start in zip(np.split(self.token, starts[1:]), starts, strict=True):
             first.setdefault(tokens.tobytes(), int(self.document[start]))
         return np.array(sorted(first.values()), dtype=np.int64)
+
+
+def read(
+    features_a: Sequence[str | Path],
+    features_b: Sequence[str | Path],
+    tokens: str | Path,
+    roles: Sequence[str] = (),
+    token: str | None = None,
+) -> Codes:
+    """`at_token` if a token is given, else `at_roles`; without roles at all positions that the template names.
+
+    Raises:
+        DiptychError: as these two, or the corpus names no template token.
+    """
+    if token is not None:
+        return at_token(features_a, features_b, tokens, token)
+    with artifacts.read(tokens, "tokens") as file:
+        named = [str(name) for name in artifacts.read_json(file, "named_positions")]
+    if not roles and not named:
+        raise DiptychError(
+            f"{tokens}: no template token has a name; let the corpus draw `prompts`, and give its `positions` if the "
+            "template is of no known family"
+        )
+    return at_roles(features_a, features_b, tokens, roles or named)
 
 
 def at_roles(
@@ -127,7 +158,8 @@ def at_roles(
     for shards in (features_a, features_b):
         codes = _select(shards, wanted, prompts)
         both.append({role: codes[np.searchsorted(wanted, rows[role])] for role in roles})
-    return _codes(both[0], both[1], prompts, kept, rows)
+    units = {role: np.arange(len(kept)) for role in roles}
+    return _codes(both[0], both[1], prompts, kept, rows, units)
 
 
 def at_token(
@@ -156,10 +188,10 @@ def at_token(
     kept = np.unique(prompts.document[wanted])
     unit = np.searchsorted(kept, prompts.document[wanted])
     a, b = (
-        {token: _maximum_by_unit(_select(shards, wanted, prompts), unit, len(kept))}
+        {token: maximum_by_unit(_select(shards, wanted, prompts), unit, len(kept))}
         for shards in (features_a, features_b)
     )
-    return _codes(a, b, prompts, kept, {token: wanted}, absent=len(distinct) - len(kept))
+    return _codes(a, b, prompts, kept, {token: wanted}, {token: unit}, absent=len(distinct) - len(kept))
 
 
 def fvu(codes: Codes, rows: Rows, dictionary: features.Dictionary, *, device: str = "cpu") -> dict[str, float]:
@@ -193,6 +225,7 @@ def _codes(
     prompts: _Prompts,
     kept: IntArray,
     token_rows: Mapping[str, IntArray],
+    units: Mapping[str, IntArray],
     absent: int = 0,
 ) -> Codes:
     return Codes(
@@ -203,6 +236,7 @@ def _codes(
         fold=prompts.fold[kept],
         sources=prompts.sources,
         token_rows=token_rows,
+        units=units,
         merged=len(np.unique(prompts.document)) - len(prompts.distinct()),
         absent=absent,
     )
@@ -227,7 +261,9 @@ def _rows_of_role(prompts: _Prompts, role: str, kept: IntArray) -> IntArray:
     """The one token row of `role` in each kept document."""
     if role not in prompts.roles:
         raise DiptychError(f"{prompts.path}: no role {role!r}; the template has {', '.join(prompts.roles)}")
-    rows = np.flatnonzero((prompts.role == prompts.roles.index(role)) & np.isin(prompts.document, kept))
+    # Named positions come last: `assistant` is ChatML's token before it is what the assistant says.
+    code = len(prompts.roles) - 1 - prompts.roles[::-1].index(role)
+    rows = np.flatnonzero((prompts.role == code) & np.isin(prompts.document, kept))
     times = np.bincount(prompts.document[rows], minlength=len(prompts.ids))[kept]
     if (times != 1).any():
         worst = int(np.flatnonzero(times != 1)[0])
@@ -268,7 +304,7 @@ def _read_run(file: h5py.File, run: IntArray) -> sparse.csr_array:
     return sparse.csr_array(codes[run - run[0]])
 
 
-def _maximum_by_unit(codes: sparse.csr_array, unit: IntArray, n_units: int) -> sparse.csr_array:
+def maximum_by_unit(codes: sparse.csr_array, unit: IntArray, n_units: int) -> sparse.csr_array:
     """Elementwise maximum of the rows that belong to each unit, CSR [n_units, F]."""
     entries = codes.tocoo()
     row, column = unit[entries.row], entries.col

@@ -4,7 +4,7 @@ One dictionary is read on two models at the same named tokens of the same prompt
 is compared (`template_changes`). This module makes the tables that are read, and writes the stage's files:
 
     codes = template_codes.at_roles(shards_a, shards_b, tokens, ["assistant", "newline"])
-    diff(codes, "template_diff.h5", "gains.csv", spec={}, fvu_a={"assistant": .21, "newline": .2},
+    diff(codes, "template_diff.h5", "gains.csv", "targets.csv", spec={}, fvu_a={"assistant": .21, "newline": .2},
          fvu_b={"assistant": .24, "newline": .5}, model="base--chat", sae="mine", link="https://host/{sae}/{latent}")
 
 A gain can also mean that the dictionary no longer describes one of the models: rows of a role where its FVU differs
@@ -16,14 +16,16 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse, stats
+from scipy import sparse
 
-from diptych import DiptychError, artifacts, logs, statistics
-from diptych.template_changes import METRICS, Changes, Comparison, compare, describe
+from diptych import DiptychError, artifacts, logs, statistics, template_sets
+from diptych.template_changes import METRICS, Changes, Comparison, compare
 from diptych.template_codes import Codes
+from diptych.template_plant import Planted
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -36,10 +38,8 @@ CSV_COLUMNS = (
 )  # fmt: skip
 """Columns of the ranked table. lo, hi bound `effect`; gain_lo, gain_hi bound `gain`; ratio = b / a, empty for a = 0;
 effect_held_out is the effect on the prompts of fold 0 alone, effect_fitted on all others."""
-TARGET_COLUMNS = (
-    "rank", "side", "role", "latent", "n_target", "n_control", "mean_target",
-    "n_target_other", "n_control_other", "p", "q", "domain_shift", "link", "model", "sae",
-)  # fmt: skip
+PROMPTS = 6
+"""Prompts kept for each row of the ranked table, from which a reader shows contexts."""
 INTERVAL_BLOCK = 64
 """Latents whose intervals are computed together: 8 sums x 64 x 10,000 prompts is 41 MB."""
 UNDEFINED = (
@@ -155,110 +155,50 @@ def _effects_and_gains(sums: FloatArray, n: int) -> FloatArray:
     return np.stack(parts, axis=-2)
 
 
-def exclusive(codes: Codes, target: BoolArray, control: BoolArray, *, min_share: float = 0.01) -> dict[str, Any]:
-    """Latents active on target prompts and never on control prompts, per model and role.
-
-    p is Fisher's exact test, one-sided, of "all k prompts on which the latent fires are targets":
-    C(n_target, k) / C(n_target + n_control, k). Its family for q are the latents that fire in that model on at least
-    `min_share` of targets and controls together, over roles and both models.
-
-    Args:
-        codes: both models at every role.
-        target: bool [n].
-        control: bool [n], disjoint from `target`.
-        min_share: of the prompts of either set.
-
-    Returns:
-        Columns side ("a" | "b"), role, latent, n_target, n_control (0), mean_target (over all targets),
-        n_target_other and n_control_other (the other model's counts), p, q, rank; most targets first, then higher mean.
-    """
-    names = [(model, role) for model in ("a", "b") for role in codes.roles]
-    counts = {name: _set_counts(_side(codes, name), target, control) for name in names}
-    parts, family = [], []
-    for model, role in names:
-        n_target, n_control, mean = counts[model, role]
-        tested = n_target + n_control >= max(1.0, np.ceil(min_share * (target.sum() + control.sum()) - 1e-9))
-        p = _fisher(n_target[tested], n_control[tested], int(target.sum()), int(control.sum()))
-        family.append(p)
-        latent = np.flatnonzero(tested)
-        other = counts["b" if model == "a" else "a", role]
-        parts.append({
-            "side": np.full(len(latent), model, dtype=object), "role": np.full(len(latent), role, dtype=object),
-            "latent": latent, "n_target": n_target[latent], "n_control": n_control[latent],
-            "mean_target": mean[latent], "n_target_other": other[0][latent], "n_control_other": other[1][latent],
-        })  # fmt: skip
-    columns: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    columns["p"] = np.concatenate(family)
-    columns["q"] = statistics.benjamini_hochberg(columns["p"])
-    order = np.lexsort((columns["latent"], -columns["mean_target"], -columns["n_target"]))
-    order = order[columns["n_control"][order] == 0]
-    return {name: values[order] for name, values in columns.items()} | {"rank": np.arange(1, len(order) + 1)}
-
-
-def _side(codes: Codes, name: tuple[str, str]) -> sparse.csr_array:
-    return (codes.a if name[0] == "a" else codes.b)[name[1]]
-
-
-def _set_counts(
-    codes: sparse.csr_array, target: BoolArray, control: BoolArray
-) -> tuple[IntArray, IntArray, FloatArray]:
-    """Prompts on which each latent fires among targets and among controls, and its mean over targets, [F] each."""
-    on_target, on_control = describe(codes[target]), describe(codes[control])
-    return (
-        on_target["num_active"].astype(np.int64),
-        on_control["num_active"].astype(np.int64),
-        on_target["all_mean"],
-    )
-
-
-def _fisher(n_target: IntArray, n_control: IntArray, targets: int, controls: int) -> FloatArray:
-    """P(at least n_target of the n_target + n_control firing prompts are targets), hypergeometric."""
-    p = stats.hypergeom.sf(n_target - 1, targets + controls, targets, n_target + n_control)
-    return np.clip(np.asarray(p, dtype=np.float64), statistics.SMALLEST_P, 1.0)
-
-
 def diff(
     codes: Codes,
     out_h5: str | Path,
-    out_csv: str | Path,
+    out_gains: str | Path,
+    out_targets: str | Path,
     *,
     spec: Mapping[str, Any],
+    planted: Planted | None = None,
+    fvu_a: Mapping[str, float] | None = None,
+    fvu_b: Mapping[str, float] | None = None,
     min_share: float = 0.01,
     flips: int = 1000,
     top: int = 100,
     bootstrap: int = 1000,
     seed: int = 0,
-    fvu_a: Mapping[str, float] | None = None,
-    fvu_b: Mapping[str, float] | None = None,
-    domain_shift_ratio: float = 1.5,
+    domain_shift: float = 1.5,
     model: str = "",
     sae: str = "",
     link: str = "",
-    target_sources: Sequence[str] = (),
-    control_sources: Sequence[str] = (),
-    out_targets_csv: str | Path | None = None,
+    target: Sequence[str] = (),
+    control: Sequence[str] = (),
 ) -> None:
     """Stage `diff_template_tokens`: everything of METHODS 4 but the pictures, as HDF5 and CSV.
 
     Args:
-        codes: both models at every role (`template_codes.at_roles` or `at_token`).
+        codes: both models at every role (`template_codes.read`).
         out_h5: artifact of kind "template_diff".
-        out_csv: the ranked table, columns CSV_COLUMNS.
+        out_gains: the ranked table, columns CSV_COLUMNS.
+        out_targets: latents of the target prompts alone (`template_sets`); a header if no sets are given.
         spec: what the result depends on.
+        planted: A beside a changed A (`template_plant`), compared and ranked in the same way.
+        fvu_a: role -> the dictionary's FVU on model A at that role; a role without it has an unknown domain shift.
+        fvu_b: the same on model B.
         min_share: a latent is eligible if it fires in A or B on this share of the prompts.
         flips: sign flips for the family-wise p.
         top: rows per role, metric and direction.
         bootstrap: replicates for the intervals.
         seed: of flips and bootstrap.
-        fvu_a: role -> the dictionary's FVU on model A at that role; a role without it has an unknown domain shift.
-        fvu_b: the same on model B.
-        domain_shift_ratio: larger FVU over smaller above which a role's rows are marked.
+        domain_shift: larger FVU over smaller above which a role's rows are marked.
         model: what the CSV's column `model` says, such as the pair's alias.
         sae: what the CSV's column `sae` says.
         link: template with {latent}, {role}, {model}, {sae}; empty for no links.
-        target_sources: corpus sources whose prompts are targets; with them goes a table of `exclusive` latents.
-        control_sources: sources whose prompts are controls.
-        out_targets_csv: that table as CSV, columns TARGET_COLUMNS.
+        target: corpus sources whose prompts are targets.
+        control: sources whose prompts are controls.
 
     Raises:
         DiptychError: there are no prompts, a source is unknown or empty, or `link` has an unknown placeholder.
@@ -266,12 +206,17 @@ def diff(
     if len(codes) == 0 or not codes.roles:
         raise DiptychError("template diff: no prompts or no roles; check the corpus and the template's roles")
     ratio = {role: _fvu_ratio(role, fvu_a or {}, fvu_b or {}) for role in codes.roles}
-    label = _Labels(ratio, domain_shift_ratio, model, sae, link)
+    label = _Labels(ratio, domain_shift, model, sae, link)
     found = compare(codes, min_share=min_share, flips=flips, seed=seed)
     tables = {"ranked": label.add(ranked(codes, found, top=top, bootstrap=bootstrap, seed=seed), CSV_COLUMNS)}
-    if target_sources or control_sources:
-        target, control = _prompt_set(codes, target_sources), _prompt_set(codes, control_sources)
-        tables["targets"] = label.add(exclusive(codes, target, control, min_share=min_share), TARGET_COLUMNS)
+    sets = {name: np.zeros(0) for name in template_sets.TABLE_COLUMNS}
+    if target or control:
+        chosen = (template_sets.prompt_set(codes, sources) for sources in (target, control))
+        exclusive = template_sets.exclusive(codes, *chosen, min_share=min_share)
+        sets = tables["targets"] = label.add(exclusive, template_sets.TABLE_COLUMNS)
+    if planted is not None:
+        known = compare(planted.codes, min_share=min_share, flips=1, seed=seed)
+        tables["planted"] = ranked(planted.codes, known, top=top, bootstrap=2, seed=seed)
     summary = _summary(codes, found)
     for role in codes.roles:
         summary["roles"][role] |= {
@@ -280,11 +225,11 @@ def diff(
             "fvu_ratio": ratio[role],
             "domain_shift": label.domain_shift(role),
         }
+    summary["planted"] = None if planted is None else planted.truth()
     logs.logger.info("%d prompts, %d tests, %d with q <= .05", len(codes), summary["tests"], summary["significant"])
     _write(out_h5, spec, codes, found, tables, summary)
-    write_csv(out_csv, tables["ranked"])
-    if out_targets_csv is not None and "targets" in tables:
-        write_csv(out_targets_csv, tables["targets"])
+    write_csv(out_gains, tables["ranked"])
+    write_csv(out_targets, sets)
 
 
 def write_csv(path: str | Path, columns: Mapping[str, Any]) -> None:
@@ -310,7 +255,7 @@ class _Labels:
 
     def link(self, latent: int, role: str) -> str:
         try:
-            return self._link.format(latent=latent, role=role, **self._names)
+            return self._link.format(latent=latent, role=quote(role, safe=""), **self._names)
         except (KeyError, IndexError, ValueError) as error:
             raise DiptychError(
                 f"link: {self._link!r} cannot be filled ({error}); it may use {{latent}}, {{role}}, {{model}}, {{sae}}"
@@ -328,17 +273,6 @@ def _fvu_ratio(role: str, fvu_a: Mapping[str, float], fvu_b: Mapping[str, float]
     """Larger over smaller FVU of a role, NaN where one is unknown: the same for (A, B) and (B, A)."""
     a, b = fvu_a.get(role, np.nan), fvu_b.get(role, np.nan)
     return max(a, b) / min(a, b) if min(a, b) > 0 else float("nan")
-
-
-def _prompt_set(codes: Codes, sources: Sequence[str]) -> BoolArray:
-    """Prompts of the named sources, bool [n]."""
-    unknown = [name for name in sources if name not in codes.sources]
-    if unknown:
-        raise DiptychError(f"template diff: no source {unknown[0]!r}; the corpus has {', '.join(codes.sources)}")
-    chosen = np.isin(codes.source, [codes.sources.index(name) for name in sources])
-    if not chosen.any():
-        raise DiptychError(f"template diff: no prompt of the sources {list(sources)}; name targets and controls both")
-    return chosen
 
 
 def _summary(codes: Codes, found: Comparison) -> dict[str, Any]:
@@ -379,13 +313,34 @@ def _write(
         out.json("metrics", METRICS)
         out.json("summary", summary)
         out.array("null_maxima", found.maxima)
-        for role in codes.roles:
+        for number, role in enumerate(codes.roles):  # by number: a role may be any token, "/" too
+            place = f"roles/{number}"
             for side, described in (("a", found.a[role]), ("b", found.b[role])):
                 for name, values in described.items():
-                    out.array(f"roles/{role}/{side}/{name}", values.astype(np.float32), nan=UNDEFINED)
-            out.array(f"roles/{role}/latent", found.changes[role].latent)
+                    out.array(f"{place}/{side}/{name}", values.astype(np.float32), nan=UNDEFINED)
+            out.array(f"{place}/latent", found.changes[role].latent)
             for metric, test in found.tests[role].items():
                 for name, values in test._asdict().items():
-                    out.array(f"roles/{role}/{metric}/{name}", values, nan=UNDEFINED)
+                    out.array(f"{place}/{metric}/{name}", values, nan=UNDEFINED)
         for name, table in tables.items():
             out.table(name, table, nan=UNDEFINED)
+        out.array("prompts_of_ranked", _evidence(codes, tables["ranked"]))
+
+
+def _evidence(codes: Codes, table: Mapping[str, Any]) -> IntArray:
+    """Token rows int64 [rows, PROMPTS] of the prompts on which a ranked latent changed most in the row's direction.
+
+    -1 is padding, also where no prompt changed in that direction or the codes were made in memory.
+    """
+    found = np.full((len(table["latent"]), PROMPTS), -1, dtype=np.int64)
+    if not codes.token_rows:
+        return found
+    change = {role: sparse.csc_array(codes.b[role] - codes.a[role]) for role in codes.roles}
+    names = zip(table["role"], table["latent"], table["direction"], strict=True)
+    for row, (role, latent, direction) in enumerate(names):
+        column = change[role][:, [latent]].tocoo()
+        size = column.data if direction == "up" else -column.data
+        order = np.lexsort((column.row, -size))
+        prompt = column.row[order[size[order] > 0]][:PROMPTS]
+        found[row, : len(prompt)] = codes.row_of(role)[prompt]
+    return found

@@ -94,7 +94,7 @@ class Tokenizer:
         ]
 
     def render(self, source: str, messages: templates.Messages, generation_prompt: bool) -> str:
-        """Apply a chat template, without BOS."""
+        """Apply a chat template, without the BOS that `prefix` already holds."""
         text: str = self._tokenizer.apply_chat_template(
             [dict(message) for message in messages],
             chat_template=source,
@@ -102,7 +102,7 @@ class Tokenizer:
             add_generation_prompt=generation_prompt,
             date_string=TEMPLATE_DATE,
         )
-        return text.removeprefix(self.bos_text)
+        return text.removeprefix(self.bos_text) if self.prefix else text
 
     def texts(self, ids: Iterable[int]) -> list[str]:
         """What each id adds to a text: decoded behind another token, since some decoders strip a leading space."""
@@ -202,20 +202,27 @@ class Chat:
         return role
 
     def _place(self, name: str, position: str, header: IntArray, text: str, encoded: Encoded) -> int:
-        """The token of a named position: the same token, of the expected text, in every prompt."""
+        """The token of a named position: the same token in every prompt, and the end of its text where that is known.
+
+        A tokenizer may cut a marker's text into several tokens (SmolLM2: ass, istant): its last one is taken.
+        """
         offset, expected = self.positions[position]
         place = int(header[-1]) + offset if len(header) else -1
-        found = None
-        if place in header:
-            start, end = encoded.span[place]
-            found = text[start:end]
-            same = self._expected.setdefault(position, int(encoded.token[place])) == encoded.token[place]
-            if same and expected in (None, found):
-                return place
+        if expected is not None and len(header):
+            place = _ends_at(encoded, header, text.rfind(expected) + len(expected) if expected in text else -1)
+        if place in header and self._expected.setdefault(position, int(encoded.token[place])) == encoded.token[place]:
+            return place
+        found = f", which is {text[encoded.span[header[0], 0] :]!r}" if len(header) else ""
         raise DiptychError(
-            f"{name}: the template position {position!r} ({offset}) is absent from the last assistant header"
-            f"{'' if found is None else f', which has {found!r} there'}; check `positions` and `template`"
+            f"{name}: the template position {position!r} ({offset}) is absent from the last assistant header{found}; "
+            "check `positions` and `template`"
         )
+
+
+def _ends_at(encoded: Encoded, header: IntArray, end: int) -> int:
+    """The last token of the header that ends with character `end`, or -1."""
+    found = header[encoded.span[header, 1] == end]
+    return int(found[-1]) if len(found) else -1
 
 
 def inserted(ids: Sequence[int]) -> Encoded:

@@ -9,13 +9,25 @@ Three questions stand between a list of candidates and an answer:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from diptych import artifacts
-from diptych.ranking import SAME_DIRECTION, Candidate, Method, Ranking, SideName, abs_cosine, has_sides
+from diptych import artifacts, dictionaries
+from diptych.ranking import (
+    SAME_DIRECTION,
+    Candidate,
+    Method,
+    Ranking,
+    SideName,
+    Threshold,
+    abs_cosine,
+    has_sides,
+    rank,
+    template_rows,
+)
 
 DoubleArray = npt.NDArray[np.float64]
 Status = Literal["found", "none", "unclear", "untested", "as_it_must", "broken", "recovered", "missed"]
@@ -29,6 +41,7 @@ METHOD_NAMES: Mapping[Method, str] = {
     "linear_map": "linear map",
     "pairing": "feature pairing",
     "crosscoder": "crosscoder",
+    "template": "template diff",
 }
 
 
@@ -140,11 +153,21 @@ def _run_clauses(latents: str, names: Sequence[str]) -> list[Clause]:
 
 def _template_clause(files: Mapping[str, Any]) -> Clause:
     name = "every template p is 1"
-    if not files.get("template_diff"):
+    if not files.get("template_diffs"):
         return Clause(name, None, "no template diff was run")
-    with artifacts.read(files["template_diff"], "template_diff") as file:
-        least = float(np.nanmin(file["p"][:]))
-    return Clause(name, least == 1.0, f"least p {least:.3g}")
+    p = np.concatenate([_template_p(run["diff"]) for run in files["template_diffs"]])
+    if not len(p):
+        return Clause(name, None, "no feature fires at a template token")
+    return Clause(name, bool((p == 1.0).all()), f"least p {p.min():.3g} of {_count(len(p), 'test')}")
+
+
+def _template_p(path: str) -> DoubleArray:
+    """p of every latent, role and metric of a template diff."""
+    with artifacts.read(path, "template_diff") as file:
+        metrics = artifacts.read_json(file, "metrics")
+        roles = range(len(artifacts.read_json(file, "roles")))
+        p: DoubleArray = np.concatenate([file[f"roles/{role}/{metric}/p"][:] for role in roles for metric in metrics])
+    return p
 
 
 # --- the planted truth --------------------------------------------------------------------------------------------
@@ -176,6 +199,31 @@ def recovery(ranking: Ranking, truth: DoubleArray, side: SideName = "B") -> Reco
         average_precision=1 / (int(hits[0]) + 1) if len(hits) else 0.0,
         candidates=len(ranking.candidates),
         name=f"{first.offer.kind} {first.offer.id}" if first else "",
+    )
+
+
+def template_recovery(run: Mapping[str, Any], threshold: Threshold) -> Recovery | None:
+    """Whether a template diff wrote down the change planted at every one of its roles; None if it planted none.
+
+    The place is the worst of the roles'; each role's candidates are ranked alone.
+    """
+    with artifacts.read(run["diff"], "template_diff") as file:
+        planted = artifacts.read_json(file, "summary")["planted"]
+    if planted is None:
+        return None
+    W_dec = dictionaries.load(Path(run["dictionary"]).parent).W_dec
+    rows = template_rows(run, "planted")
+    seen = []
+    for role, latent in planted["latents"].items():
+        mine = [row for row in rows if row.place == role]
+        seen.append(recovery(rank(mine, threshold), W_dec[latent].astype(np.float64)))
+    return Recovery(
+        written=all(one.written for one in seen),
+        rank=max(one.rank for one in seen) if all(one.rank for one in seen) else 0,
+        cosine=float(np.min([one.cosine for one in seen])),
+        average_precision=float(np.mean([one.average_precision for one in seen])),
+        candidates=sum(one.candidates for one in seen),
+        name=", ".join(one.name for one in seen),
     )
 
 
@@ -211,7 +259,8 @@ def answer(
     found = ranking.findings
     if role in ("control", "floor"):
         return _same_model(found, ranking)
-    if role == "planted" and yardstick is not None:
+    # A planted model's edit is on words of the text: at template tokens it is a difference like any other.
+    if role == "planted" and yardstick is not None and method != "template":
         return _planted(found, yardstick.recovery)
     if found:
         sides = [sum(candidate.offer.side == side for candidate in found) for side in ("B", "A")]

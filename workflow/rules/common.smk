@@ -78,4 +78,5 @@ wildcard_constraints:
     site_a=one_of({site for sites in STUDY.sites.values() for site in sites}),
     site_b=one_of({site for sites in STUDY.sites.values() for site in sites}),
     crosscoder=one_of(STUDY.crosscoders),
+    template_diff=one_of(STUDY.template_diffs),
     seed=r"\d+",

@@ -37,6 +37,32 @@ def crosscoder_runs(pair, site_a, site_b):
     return runs
 
 
+def template_runs(name, site):
+    """Files of every template diff of a pair at a site."""
+    return [
+        {
+            "name": alias,
+            "diff": relative(template_files(alias) / "template_diff.h5"),
+            "dictionary": relative(dictionary_manifest(made.dictionary)),
+            "tokens": relative(tokens_of(made.corpus, STUDY.pairs[name].a)),
+            "features_a": [
+                relative(path)
+                for path in features_of(
+                    made.corpus, STUDY.pairs[name].a, made.dictionary
+                )
+            ],
+            "features_b": [
+                relative(path)
+                for path in features_of(
+                    made.corpus, STUDY.pairs[name].b, made.dictionary
+                )
+            ],
+        }
+        for alias, made in sorted(STUDY.template_diffs.items())
+        if (made.pair, STUDY.dictionaries[made.dictionary].site) == (name, site)
+    ]
+
+
 def pair_files(name, site_a, site_b):
     """What there is of a cell of a pair, by stage."""
     pair = STUDY.pairs[name]
@@ -46,6 +72,7 @@ def pair_files(name, site_a, site_b):
         "tokens_a": relative(tokens_of(pair.corpus, pair.a)),
         "tokens_b": relative(tokens_of(pair.corpus, pair.b)),
         "crosscoders": crosscoder_runs(pair, site_a, site_b),
+        "template_diffs": template_runs(name, site_a) if site_a == site_b else [],
     }
     if STUDY.role(name, site_a, site_b) == "planted":
         files["truth"] = relative(RESULTS / "models" / pair.b / "truth.h5")
@@ -116,6 +143,15 @@ READ = sorted(
         for pair in PAIRS
         for side in "ab"
     }
+    | {
+        (
+            diff.corpus,
+            model,
+            STUDY.dictionaries[diff.dictionary].site,
+        )
+        for diff in STUDY.template_diffs.values()
+        for model in (STUDY.pairs[diff.pair].a, STUDY.pairs[diff.pair].b)
+    }
 )
 MAKING = {
     "models": [
@@ -149,6 +185,7 @@ MAKING = {
         {"name": name, "directory": relative(dictionary_manifest(name).parent)}
         for name in sorted(
             {pair[f"dictionary_{side}"] for pair in PAIRS for side in "ab"} - {None}
+            | {diff.dictionary for diff in STUDY.template_diffs.values()}
         )
     ],
 }

@@ -212,3 +212,21 @@ def all_exports():
         for name, made in STUDY.crosscoders.items()
         for seed in made.seeds
     ]
+
+
+def template_features(wildcards):
+    """One dictionary on both models of a template diff, and the rows behind the codes."""
+    made = STUDY.template_diffs[wildcards.template_diff]
+    pair = STUDY.pairs[made.pair]
+    site = STUDY.dictionaries[made.dictionary].site
+    a, b = (made.corpus, pair.a), (made.corpus, pair.b)
+    return {
+        "features_a": features_of(*a, made.dictionary),
+        "features_b": features_of(*b, made.dictionary),
+        "shards_a": shards_of(*a, site),
+        "shards_b": shards_of(*b, site),
+        "gates_a": gates_of(*a, site),
+        "gates_b": gates_of(*b, site),
+        "tokens": tokens_of(*a),
+        "dictionary": dictionary_manifest(made.dictionary),
+    }

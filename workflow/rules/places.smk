@@ -41,3 +41,7 @@ def alignment_of(corpus, a, b):
 
 def dictionary_manifest(dictionary):
     return RESULTS / "dictionaries" / dictionary / "manifest.json"
+
+
+def template_files(template_diff):
+    return RESULTS / "template_diffs" / template_diff

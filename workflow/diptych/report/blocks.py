@@ -30,12 +30,14 @@ class Cell:
         order: what the column is sorted by, if not the text.
         tone: a colour with a meaning, or "".
         hint: shown on hover.
+        href: where the text leads, or "".
     """
 
     text: str
     order: float | None = None
     tone: str = ""
     hint: str = ""
+    href: str = ""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from diptych.report import (
     similarity,
     steering,
     summary,
+    template_diffs,
 )
 from diptych.report.blocks import Banner, Figure, Section
 
@@ -171,5 +172,7 @@ def _pair_section(
         inner.append(steering.section(pair))
     if pair["files"].get("crosscoders"):
         inner.append(crosscoders.section(pair, text, contexts, standing("crosscoder")))
+    if pair["files"].get("template_diffs"):
+        inner.append(template_diffs.section(pair, contexts, standing("template")))
     title = f"{pair['name']}: {pair['a']} and {pair['b']} at {pair['site']}"
     return Section(pair["id"], title, [], inner)

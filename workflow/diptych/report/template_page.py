@@ -1,0 +1,24 @@
+"""A page of its own with the pictures of one template diff: self-contained HTML with hover text, for slides and mail.
+
+build("template_diff.h5", "figures.html", name="tuned")
+"""
+
+from pathlib import Path
+
+from diptych import artifacts
+from diptych.report import page, template_diffs, template_view
+from diptych.report.blocks import Banner, Section, counted
+
+POINTS = 100
+"""Listed changes drawn as points: all that the table lists by default."""
+
+
+def build(diff: str | Path, out: str | Path, *, name: str) -> None:
+    """Write the page of an artifact of kind "template_diff"."""
+    view = template_view.read(diff)
+    figures = template_diffs.figures(view, "template", POINTS)
+    prompts = counted(view.summary["prompts"], "prompt")
+    banner = Banner("info", f"{view.names[0]} and {view.names[1]}.", f"One dictionary read on both, {prompts}.")
+    sections = [Section("pictures", "B against A", figures)]
+    html = page.render(f"{name}: features at template tokens", banner, "", sections)
+    artifacts.write_text(out, html)

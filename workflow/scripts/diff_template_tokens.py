@@ -1,0 +1,31 @@
+"""Rule diff_template_tokens: one dictionary read on two models at the tokens of the chat template."""
+
+from pathlib import Path
+
+import torch
+
+from diptych import dictionaries, logs, rows, template_codes, template_diff, template_plant
+
+logs.start(snakemake.log[0], __file__)
+spec = snakemake.params.spec
+torch.set_num_threads(snakemake.threads)
+given, settings = snakemake.input, dict(spec["settings"])
+which = {name: settings.pop(name) for name in ("roles", "token")}
+codes = template_codes.read(given.features_a, given.features_b, given.tokens, **which)
+dictionary = dictionaries.load(Path(given.dictionary).parent)
+a, b = (
+    rows.stored([rows.Model(shards, gates, given.tokens, spec["reads"]["site"])])
+    for shards, gates in ((given.shards_a, given.gates_a), (given.shards_b, given.gates_b))
+)
+planted = template_plant.plant(codes, a, dictionary, size=settings.pop("planted_size"), seed=settings["seed"])
+template_diff.diff(
+    codes,
+    snakemake.output.diff,
+    snakemake.output.gains,
+    snakemake.output.targets,
+    spec=spec,
+    planted=planted,
+    fvu_a=template_codes.fvu(codes, a, dictionary),
+    fvu_b=template_codes.fvu(codes, b, dictionary),
+    **settings,
+)
