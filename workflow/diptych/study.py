@@ -145,8 +145,7 @@ class Study(Strict):
         for alias, diff in self.template_diffs.items():
             self._check_template_diff(f"template_diffs.{alias}", diff)
         for alias, corpus in self.corpora.items():
-            if corpus.tokens is None and not all(origin.prompts for origin in corpus.sources.values()):
-                raise ConfigError(f"corpora.{alias}.tokens: give a token budget, or let every source draw `prompts`")
+            self._check_corpus(alias, corpus)
         for alias, dictionary in self.dictionaries.items():
             self._check_dictionary(f"dictionaries.{alias}", dictionary)
         for alias in self.steering.pairs or ():
@@ -170,6 +169,10 @@ class Study(Strict):
                             yield f"{section}.{alias}.{field}{place}", kind, name
         for index, name in enumerate(self.steering.pairs or ()):
             yield f"steering.pairs[{index}]", "pairs", name
+
+    def _check_corpus(self, alias: str, corpus: Corpus) -> None:
+        if corpus.tokens is None and not all(origin.prompts for origin in corpus.sources.values()):
+            raise ConfigError(f"corpora.{alias}.tokens: give a token budget, or let every source draw `prompts`")
 
     def _check_template_diff(self, where: str, diff: TemplateDiff) -> None:
         pair, site = self.pairs[diff.pair], self.dictionaries[diff.dictionary].site
