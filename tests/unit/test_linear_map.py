@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import linalg
 from sklearn.linear_model import Ridge
 
 from diptych import DiptychError, artifacts, ladder, linear_map, moments, planted, residuals, rows
@@ -89,7 +90,7 @@ def brute_force_procrustes(m, starts=3, steps=1500):
         for _ in range(steps):
             s = ladder._procrustes_scale(q, m)
             gradient = s * m.C_AA @ q * s - s * m.C_AB
-            new = ladder._polar(q - rate * gradient)
+            new = linalg.polar(q - rate * gradient)[0]
             if loss(new) < loss(q):
                 q, rate = new, rate * 1.2
             elif rate < 1e-12:
@@ -108,7 +109,7 @@ def test_procrustes_narrowing_equals_brute_force():
     np.testing.assert_allclose(gram, gram[0, 0] * np.eye(3), atol=1e-10)
     found = ladder.squared_error(slope, m.about(m)).sum()
     assert found <= brute_force_procrustes(m) * (1 + 1e-5)
-    polar = ladder._polar(m.C_AB)
+    polar = linalg.polar(m.C_AB)[0]
     naive = ladder.squared_error(ladder._procrustes_scale(polar, m) * polar, m.about(m)).sum()
     assert found < 0.9 * naive
 
@@ -218,7 +219,7 @@ def fail(pair, direction="forward", count=4, **settings):
     if direction == "backward":
         both, folds = linear_map._exchanged(both, "backward"), folds.reversed()
     result = linear_map.climb(folds, "simple", ladder.ALPHAS)
-    failure = linear_map._failure(both, result, count, 5)
+    failure = linear_map._failure(both, result, count, 5, seed=0)
     for fold in folds.ids:
         for block in both.blocks(256, select=both.fold == fold):
             failure.add(fold, *block.x, block.row)

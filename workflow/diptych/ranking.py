@@ -36,7 +36,7 @@ EXCLUSIVE_NU = (0.2, 0.5)
 SAME_DIRECTION = 0.7
 """|cos| from which two directions count as one (METHODS 8)."""
 Q = 0.05
-MIN_EFFECT: Mapping[Method, float] = {"linear_map": 0.1, "pairing": 0.5, "crosscoder": 0.2}
+MIN_EFFECT: Mapping[Method, float] = {"linear_map": 0.1, "pairing": 0.5, "crosscoder": 0.2, "template": 0.5}
 """Usual thresholds of a finding: its q, and the least |effect| of each method in its own unit."""
 HELD_OUT_SHARE = 0.5
 """Least share of the fitted effect that must be seen on held-out documents (METHODS 9)."""
