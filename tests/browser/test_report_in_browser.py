@@ -89,7 +89,7 @@ def test_colours_follow_the_style(visit):
 def test_tables_sort_and_filter(built, tmp_path):
     """A click on `effect` orders the findings by it, and typing hides the rows of the other method."""
     act = """
-    const box = document.querySelector('.interactive');
+    const box = document.querySelector('#findings .interactive');
     const heads = [...box.querySelectorAll('th button')];
     heads.find((head) => head.textContent === 'effect').click();
     const column = heads.findIndex((head) => head.textContent === 'effect');
