@@ -92,10 +92,22 @@ def test_a_methods_own_family_decides_its_q():
     assert {c.offer.id: c.stands for c in ranked.candidates} == {"0": False, "1": True}
 
 
-def test_a_shifted_domain_leaves_nothing_to_say():
-    ranked = ranking.rank([offer(p=math.nan, q=math.nan, barred="domain shift")], LIMITS)
-    said = verdicts.answer("compared", "template", ranked, None)
-    assert (said.status, said.text) == ("untested", "nothing can be said: no candidate could be tested (domain shift)")
+def test_a_change_that_no_feature_describes_leaves_nothing_to_say(study, tmp_path):
+    pair = copy.deepcopy(study["pairs"][0])
+    run = pair["files"]["template_diffs"][0]
+    changed = tmp_path / "d.h5"
+    for unexplained, status in ((0.9, ("found", "none")), (1.1, ("untested",))):
+        shutil.copy(run["diff"], changed)
+        with h5py.File(changed, "r+") as file:
+            summary = artifacts.read_json(file, "summary")
+            for numbers in summary["roles"].values():
+                numbers["change_unexplained"] = unexplained
+            file.attrs["summary"] = artifacts.canonical_json(summary)
+        pair["files"]["template_diffs"] = [{**run, "diff": str(changed)}]
+        findings.collect([pair], tmp_path / "f.h5", tmp_path / "f.tsv", spec={}, min_effect=small_study.LEAST)
+        answer = next(a for a in findings.read(tmp_path / "f.h5").answers if a["method"] == "template")
+        assert answer["status"] in status, answer["text"]
+    assert "does not describe that of the activations" in answer["text"]
 
 
 def test_template_findings_are_of_the_features_that_changed(study):
