@@ -76,6 +76,60 @@ def test_the_same_direction_is_written_once_a_side():
     assert next(c for c in ranked.candidates if c.offer.id == "again").repeats == "first"
 
 
+def test_one_thing_is_written_once_a_side():
+    offers = [
+        offer(id="7 at newline", thing="7", effect=0.4, held_out=0.4),
+        offer(id="7 at assistant", thing="7"),
+        offer(id="7 falls", thing="7", side="A", effect=-0.5, held_out=-0.5),
+        offer(id="8 at newline", thing="8", effect=0.3, held_out=0.3),
+    ]
+    ranked = ranking.rank(offers, LIMITS)
+    assert {c.offer.id for c in ranked.findings} == {"7 at assistant", "7 falls", "8 at newline"}
+
+
+def test_a_methods_own_family_decides_its_q():
+    """A million tests of which a hundred are put forward: q is that of the million."""
+    ranked = ranking.rank([offer(p=1e-6, q=0.3), offer(p=1e-6, id="1", q=0.01)], LIMITS)
+    assert {c.offer.id: c.stands for c in ranked.candidates} == {"0": False, "1": True}
+
+
+def test_a_change_that_no_feature_describes_leaves_nothing_to_say(study, tmp_path):
+    pair = copy.deepcopy(study["pairs"][0])
+    run = pair["files"]["template_diffs"][0]
+    changed = tmp_path / "d.h5"
+    for unexplained, status in ((0.9, ("found", "none")), (1.1, ("untested",))):
+        shutil.copy(run["diff"], changed)
+        with h5py.File(changed, "r+") as file:
+            summary = artifacts.read_json(file, "summary")
+            for numbers in summary["roles"].values():
+                numbers["change_unexplained"] = unexplained
+            file.attrs["summary"] = artifacts.canonical_json(summary)
+        pair["files"]["template_diffs"] = [{**run, "diff": str(changed)}]
+        findings.collect([pair], tmp_path / "f.h5", tmp_path / "f.tsv", spec={}, min_effect=small_study.LEAST)
+        answer = next(a for a in findings.read(tmp_path / "f.h5").answers if a["method"] == "template")
+        assert answer["status"] in status, answer["text"]
+    assert "does not describe that of the activations" in answer["text"]
+
+
+def test_template_findings_are_of_the_features_that_changed(study):
+    found = findings.read(study["findings"])
+    answers = {a["pair"]: a for a in found.answers if a["method"] == "template"}
+    assert answers["control"]["status"] == "as_it_must"
+    assert answers["tuned"]["status"] in ("found", "none")
+    run = study["pairs"][0]["files"]["template_diffs"][0]
+    ranked = {
+        c.offer.id: c for c in ranking.rank(ranking.template_offers({"template_diffs": [run]}), LIMITS).candidates
+    }
+    with artifacts.read(run["diff"], "template_diff") as file:
+        table = artifacts.read_table(file, "ranked")
+    for k in range(len(table["latent"])):
+        name = ranking.template_id("", int(table["latent"][k]), str(table["role"][k]), str(table["metric"][k]))
+        assert ranked[name].q == table["q"][k]
+        assert ranked[name].offer.side == ("B" if table["gain"][k] > 0 else "A")
+    written = [i for i in range(len(found.table["pair"])) if found.table["method"][i] == "template"]
+    assert set(found.table["pair"][written]) <= {"tuned"}
+
+
 def test_recovery_needs_the_side_the_direction_and_the_legs():
     truth = np.array([0.0, 1.0])
     wrong_side = offer(id="wrong side", side="A", effect=-0.9, held_out=-0.9, direction=(0.0, 1.0))
@@ -168,6 +222,7 @@ def test_a_broken_control_fails_its_clauses(study, tmp_path):
     broken = [clause["name"] for clause in found.controls[0]["clauses"] if clause["holds"] is False]
     assert "the best map is the identity, and exact" in broken
     assert "no eligible feature is unmatched" in broken
+    assert "every template p is 1" in broken
     assert "no finding" in broken
 
 

@@ -15,10 +15,12 @@ GOOD = {
     "corpora": {
         "old": {"sources": {"old": {"kind": "local", "paths": ["x"]}}, "tokens": 10},
         "both": {"sources": {"old": {"kind": "local", "paths": ["x"]}}, "tokens": 10},
+        "asked": {"sources": {"chat": {"kind": "local", "paths": ["x"], "prompts": {"number": 10}}}},
     },
     "dictionaries": {"sae": {"model": "base", "corpus": "both", "site": "middle"}},
     "pairs": {"tuned": {"a": "base", "b": "tuned", "corpus": "both", "dictionary_a": "sae", "dictionary_b": "sae"}},
     "crosscoders": {"tuned": {"models": ["base", "tuned"], "corpus": "both"}},
+    "template_diffs": {"tuned": {"pair": "tuned", "corpus": "asked", "dictionary": "sae"}},
 }
 
 
@@ -79,6 +81,21 @@ BAD = [
     (put("crosscoders/tuned/models", ["base"]), "crosscoders.tuned.models: tuple should have at least 2 items"),
     (put("crosscoders/tuned/models", ["base", "tund"]), "did you mean 'tuned'?"),
     (put("sites", {"main": ["middle"], "more": ["middle"]}), "sites: 'middle' is listed twice"),
+    (put("corpora/old/tokens", None), "corpora.old.tokens: give a token budget, or let every source draw `prompts`"),
+    (
+        put("corpora/asked/sources/chat/prompts/nummber", 3),
+        "corpora.asked.sources.chat.prompts.nummber: unknown key; did you mean 'number'?",
+    ),
+    (put("corpora/asked/positions", {"newline": 1}), "corpora.asked.positions.newline: input should be less than or"),
+    (
+        put("template_diffs/tuned/pair", "tunde"),
+        "template_diffs.tuned.pair: no pair is called 'tunde'; did you mean 'tuned'?",
+    ),
+    (put("template_diffs/tuned/corpus", "aksed"), "template_diffs.tuned.corpus: no corpus is called 'aksed'"),
+    (put("template_diffs/tuned/dictionary", "sea"), "template_diffs.tuned.dictionary: no dictionary is called 'sea'"),
+    (put("models/tuned/tokenizer", "tuned"), "template_diffs.tuned.pair: base and tuned have different tokenizers"),
+    (put("template_diffs/tuned/target", ["chat"]), "template_diffs.tuned: give both target and control, or neither"),
+    (put("template_diffs/tuned/link", "javascript:x"), "template_diffs.tuned.link: string should match pattern"),
     (put("device", "gpu"), "device: input should be 'auto', 'cpu' or 'cuda' (got 'gpu')"),
     (lambda config: config.pop("models"), "models: field required"),
 ]
@@ -119,6 +136,30 @@ def test_bad_config_gives_one_line(change, message):
         Study.load(config)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"token": " the", "roles": ["newline"]}, "template_diffs.tuned.token: give a token or roles, not both"),
+        ({"target": ["chat"], "control": ["chta"]}, "corpus 'asked' has no source 'chta'; did you mean 'chat'?"),
+    ],
+)
+def test_keys_of_a_template_diff_must_go_together(more, message):
+    config = copy.deepcopy(GOOD)
+    config["template_diffs"]["tuned"] |= more
+    with pytest.raises(ConfigError) as error:
+        Study.load(config)
+    assert message in str(error.value)
+
+
+def test_a_dictionary_of_another_site_is_no_template_diff():
+    config = copy.deepcopy(GOOD)
+    config["sites"] = {"main": ["middle", "last"]}
+    config["dictionaries"]["other"] = {"model": "base", "corpus": "both", "site": "last"}
+    config["template_diffs"]["tuned"]["dictionary"] = "other"
+    with pytest.raises(ConfigError, match=r"reads site 'last', which pairs\.tuned\.sites does not list"):
+        Study.load(config)
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers():

@@ -449,6 +449,38 @@ def test_fvu_by_role_is_that_of_the_roles_rows(tmp_path: Path):
     assert set(found) == {"assistant", "newline"}
 
 
+def test_the_share_of_the_change_that_features_describe(tmp_path: Path):
+    _, _, shards_a, shards_b, tokens = stored(tmp_path)
+    codes = template_codes.at_roles(shards_a, shards_b, tokens, ["assistant", "newline"])
+    n, width = sum(len(prompt) for prompt in TOKENS.values()), codes.n_features
+
+    class Axes:
+        """Each latent writes to one coordinate."""
+
+        width = n_features = codes.n_features
+        W_enc = W_dec = np.eye(codes.n_features, dtype=np.float32)
+
+        def encode(self, x_BD: torch.Tensor) -> torch.Tensor:
+            return x_BD
+
+        def decode(self, codes_BD: torch.Tensor) -> torch.Tensor:
+            return codes_BD
+
+    x_a = np.random.default_rng(9).normal(size=(n, width)).astype(np.float32)
+    x_b = x_a.copy()
+    for role in codes.roles:
+        x_b[codes.token_rows[role]] += (codes.b[role] - codes.a[role]).toarray()
+    sides = [rows.in_memory([x], np.arange(n)) for x in (x_a, x_b)]
+    assert list(template_codes.change_unexplained(codes, *sides, Axes()).values()) == pytest.approx(
+        [0.0, 0.0], abs=1e-9
+    )
+    doubled = rows.in_memory([x_a + 2 * (x_b - x_a)], np.arange(n))
+    halves = template_codes.change_unexplained(codes, sides[0], doubled, Axes())
+    assert list(halves.values()) == pytest.approx([0.25, 0.25])
+    same = template_codes.change_unexplained(codes, sides[0], sides[0], Axes())
+    assert all(np.isnan(value) for value in same.values())
+
+
 def test_the_family_holds_every_role_and_metric():
     one, other = planted_pair(0), planted_pair(1)
     codes = Codes(

@@ -38,6 +38,8 @@ SAME_DIRECTION = 0.7
 Q = 0.05
 MIN_EFFECT: Mapping[Method, float] = {"linear_map": 0.1, "pairing": 0.5, "crosscoder": 0.2, "template": 0.5}
 """Usual thresholds of a finding: its q, and the least |effect| of each method in its own unit."""
+SAYS_NOTHING = 1.0
+"""Unexplained share of a change from which features have nothing to say of it: no feature at all leaves as much."""
 HELD_OUT_SHARE = 0.5
 """Least share of the fitted effect that must be seen on held-out documents (METHODS 9)."""
 
@@ -394,7 +396,8 @@ def template_offers(files: Mapping[str, Any]) -> list[Offer]:
 
     The effect is the mean change over prompts in standard deviations, fitted on folds other than 0 and held out on
     fold 0; q is that of all eligible latents, roles and metrics. A feature that changed by several metrics or at
-    several tokens is one finding. Where the dictionary's FVU differs too much between the models nothing can be told.
+    several tokens is one finding. Where the features' change leaves all of the activations' change unexplained, nothing
+    can be told by features.
     """
     return [
         offer
@@ -408,27 +411,28 @@ def template_rows(run: Mapping[str, Any], name: str, prefix: str = "") -> list[O
     with artifacts.read(run["diff"], "template_diff") as file:
         table = artifacts.read_table(file, name)
         rows = file["prompts_of_ranked"][:] if name == "ranked" else np.full((len(table["latent"]), 0), -1)
+        mute = _mute_roles(artifacts.read_json(file, "summary")) if name == "ranked" else set()
+        shifted = table.get("domain_shift", np.full(len(rows), "no"))
     W_dec = dictionaries.load(Path(run["dictionary"]).parent).W_dec
     offers = []
     for k, (latent, role, metric) in enumerate(zip(table["latent"], table["role"], table["metric"], strict=True)):
-        shifted = name == "ranked" and table["domain_shift"][k] == "yes"
-        effect, held_out, lo, hi, p, q = (
-            float(table[column][k]) for column in ("effect_fitted", "effect_held_out", "lo", "hi", "p", "q")
-        )
+        numbers = ("effect_fitted", "effect_held_out", "lo", "hi", "p", "q")
+        effect, held_out, lo, hi, p, q = (float(table[column][k]) for column in numbers)
+        silent = role in mute
         offers.append(
             Offer(
                 kind="feature",
-                id=template_id(prefix, int(latent), str(role), str(metric)),
+                id=template_id(prefix, int(latent), str(role), str(metric), shifted[k] == "yes"),
                 side="B" if table["direction"][k] == "up" else "A",
                 effect=effect,
                 held_out=held_out,
                 lo=lo,
                 hi=hi,
-                p=NAN if shifted else p,
-                q=NAN if shifted else q,
+                p=NAN if silent else p,
+                q=NAN if silent else q,
                 direction=W_dec[latent].astype(np.float64),
                 rows=rows[k][rows[k] >= 0],
-                barred="domain shift" if shifted else "",
+                barred="the features' change does not describe that of the activations" if silent else "",
                 thing=f"{prefix}{latent}",
                 place=str(role),
                 tokens=str(run["tokens"]),
@@ -437,6 +441,13 @@ def template_rows(run: Mapping[str, Any], name: str, prefix: str = "") -> list[O
     return offers
 
 
-def template_id(prefix: str, latent: int, role: str, metric: str) -> str:
-    """What a finding at a template token is called: `12 at newline, density`."""
-    return f"{prefix}{latent} at {' '.join(role.split()) or repr(role)}, {metric.replace('_', ' ')}"
+def _mute_roles(summary: Mapping[str, Any]) -> set[str]:
+    """Roles at which the features' change leaves at least all of the activations' change unexplained."""
+    unexplained = {role: numbers["change_unexplained"] for role, numbers in summary["roles"].items()}
+    return {role for role, share in unexplained.items() if share is not None and share >= SAYS_NOTHING}
+
+
+def template_id(prefix: str, latent: int, role: str, metric: str, shifted: bool = False) -> str:
+    """What a finding at a template token is called: `12 at newline, density`, and whether the domain has shifted."""
+    mark = ", domain shift" if shifted else ""
+    return f"{prefix}{latent} at {' '.join(role.split()) or repr(role)}, {metric.replace('_', ' ')}{mark}"

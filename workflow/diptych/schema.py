@@ -747,7 +747,8 @@ class TemplateDiff(Strict):
     bootstrap: Positive = 1000
     """Poisson replicates over prompts for the bounds of an effect."""
     domain_shift: Annotated[float, Field(gt=1)] = 1.5
-    """Ratio of the dictionary's FVU on the two models at a role above which its gains are no findings."""
+    """Ratio of the dictionary's FVU on the two models at a role above which its gains are marked: they may be the
+    dictionary's."""
     link: Annotated[str, Field(pattern=r"^(https?://.*)?$")] = ""
     """Address of a feature's page, with {latent}, {role}, {model} (the pair) and {sae} (the dictionary)."""
     planted_size: Rate = 0.5

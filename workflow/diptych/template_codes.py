@@ -219,6 +219,32 @@ def fvu(codes: Codes, rows: Rows, dictionary: features.Dictionary, *, device: st
     return found
 
 
+def change_unexplained(codes: Codes, a: Rows, b: Rows, dictionary: features.Dictionary) -> dict[str, float]:
+    """Share of the change of the rows at each role that the change of the codes does not describe (pooled).
+
+    sum ||(x_B - x_A) - (f_B - f_A) W_dec||^2 / sum ||x_B - x_A||^2: 0 if the dictionary's features say all that
+    changed, 1 if they say nothing, more if they mislead. NaN where nothing changed or the codes are maxima over several
+    rows (any-position mode).
+
+    Args:
+        codes: read by `at_roles`, which says the token rows.
+        a: A's rows at the dictionary's site.
+        b: B's rows there.
+        dictionary: the one that made the codes.
+    """
+    found = {}
+    for role, token_rows in codes.token_rows.items():
+        x_a, x_b = (rows.take(np.searchsorted(rows.token_row[0], token_rows)).x[0] for rows in (a, b))
+        change = (x_b - x_a).astype(np.float64)
+        total = float((change**2).sum())
+        if total == 0.0 or len(token_rows) != len(codes):
+            found[role] = float("nan")
+            continue
+        described = (codes.b[role] - codes.a[role]).astype(np.float64) @ dictionary.W_dec.astype(np.float64)
+        found[role] = float(((change - described) ** 2).sum()) / total
+    return found
+
+
 def _codes(
     a: Mapping[str, sparse.csr_array],
     b: Mapping[str, sparse.csr_array],

@@ -165,6 +165,7 @@ def diff(
     planted: Planted | None = None,
     fvu_a: Mapping[str, float] | None = None,
     fvu_b: Mapping[str, float] | None = None,
+    change_unexplained: Mapping[str, float] | None = None,
     min_share: float = 0.01,
     flips: int = 1000,
     top: int = 100,
@@ -188,6 +189,7 @@ def diff(
         planted: A beside a changed A (`template_plant`), compared and ranked in the same way.
         fvu_a: role -> the dictionary's FVU on model A at that role; a role without it has an unknown domain shift.
         fvu_b: the same on model B.
+        change_unexplained: role -> share of the rows' change that the codes' change does not describe; only stored.
         min_share: a latent is eligible if it fires in A or B on this share of the prompts.
         flips: sign flips for the family-wise p.
         top: rows per role, metric and direction.
@@ -223,6 +225,7 @@ def diff(
             "fvu_a": (fvu_a or {}).get(role, np.nan),
             "fvu_b": (fvu_b or {}).get(role, np.nan),
             "fvu_ratio": ratio[role],
+            "change_unexplained": (change_unexplained or {}).get(role, np.nan),
             "domain_shift": label.domain_shift(role),
         }
     summary["planted"] = None if planted is None else planted.truth()

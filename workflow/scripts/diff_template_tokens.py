@@ -27,5 +27,6 @@ template_diff.diff(
     planted=planted,
     fvu_a=template_codes.fvu(codes, a, dictionary),
     fvu_b=template_codes.fvu(codes, b, dictionary),
+    change_unexplained=template_codes.change_unexplained(codes, a, b, dictionary),
     **settings,
 )

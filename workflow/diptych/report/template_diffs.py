@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.evidence import Codes, Text
-from diptych.ranking import template_id
+from diptych.ranking import SAYS_NOTHING, template_id
 from diptych.report import template_figures, template_view
 from diptych.report.blocks import (
     Block,
@@ -104,6 +104,7 @@ def _domain(view: View) -> Table:
                 figure_cell(numbers["fvu_a"]),
                 figure_cell(numbers["fvu_b"]),
                 figure_cell(numbers["fvu_ratio"]),
+                figure_cell(numbers["change_unexplained"]),
                 Cell(*{"yes": ("shifted", None, "warn"), "no": ("no", None, "pass")}.get(
                     numbers["domain_shift"], ("unknown", None, "muted"))),
                 figure_cell(numbers["eligible"]),
@@ -112,10 +113,19 @@ def _domain(view: View) -> Table:
         )  # fmt: skip
     unexplained = [f"unexplained {name}" for name in view.names]
     return Table(
-        ["token", *unexplained, "ratio", "domain shift", "features compared", "features that never fire"],
+        [
+            "token",
+            *unexplained,
+            "ratio",
+            "of the change",
+            "domain shift",
+            "features compared",
+            "features that never fire",
+        ],
         rows,
-        caption="Share of the variance at each token that the dictionary leaves unexplained (FVU), and the larger over "
-        "the smaller one.",
+        caption="Share of the variance at each token that the dictionary leaves unexplained (FVU), the larger over the "
+        "smaller one, and the share of the change between the models that its features do not describe (1: they say "
+        "nothing of it).",
     )
 
 
@@ -129,18 +139,28 @@ def _domain_notes(view: View) -> list[Block]:
                 Note(
                     "warn",
                     f"At {shown(role)} the dictionary leaves {number(numbers['fvu_ratio'])} times as much unexplained "
-                    f"in {worse} as in the other model. A gain there may be the dictionary leaving its domain, so none "
-                    "is written down as a finding.",
+                    f"in {worse} as in the other model. A gain there may be the dictionary leaving its domain; "
+                    "findings there are marked.",
                 )
             )
+    mute = [role for role in view.roles if (view.summary["roles"][role]["change_unexplained"] or 0.0) >= SAYS_NOTHING]
+    if mute:
+        notes.append(
+            Note(
+                "warn",
+                f"At {listed([shown(role) for role in mute])} the change of the features does not describe the change "
+                "of the activations at all (unexplained 1 or more): something changed, but not what these features "
+                "stand for. Nothing there is written down as a finding.",
+            )
+        )
     poor = [role for role in view.roles if _worst(view, role) > POORLY]
     if poor:
         notes.append(
             Note(
                 "warn",
-                f"At {listed([shown(role) for role in poor])} the dictionary describes the activations worse than "
-                "their mean would (FVU above 1): it has not learned such tokens. Changes there are real, but its "
-                "features are a poor name for them.",
+                f"At {listed([shown(role) for role in poor])} the dictionary describes the activations of at least one "
+                "model worse than their mean would (FVU above 1): its features are a poor name for what differs from "
+                "prompt to prompt there.",
             )
         )
     return notes
@@ -272,7 +292,8 @@ def _items(view: View, run: Mapping[str, Any], contexts: int, standing: Collecti
             table = view.ranked
             latent, role = int(table["latent"][k]), str(table["role"][k])
             at = view.prompts[k][view.prompts[k] >= 0][: max(2, contexts // 2)]
-            found = template_id(prefix, latent, role, str(table["metric"][k]))
+            shifted = str(table["domain_shift"][k]) == "yes"
+            found = template_id(prefix, latent, role, str(table["metric"][k]), shifted)
             items.append(_item(view, int(k), at, text, codes, "finding" if f"{side} {found}" in standing else ""))
         way = "more" if side == "B" else "less"
         blocks.append(
