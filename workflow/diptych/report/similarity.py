@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diptych import feature_maps, similarity_table
+from diptych import artifacts, feature_maps, similarity_table
 from diptych.report import grids
 from diptych.report.blocks import Block, Cell, Figure, Note, Prose, Section, Table, figure_cell, number, p_value
 
@@ -86,6 +86,8 @@ def section(pair: Mapping[str, Any], scores: Scores, maps: str | Path | None) ->
             )
         )
     blocks.append(_scores(rows))
+    if pair["files"].get("lan2024"):
+        blocks.append(_published(pair["files"]["lan2024"], rows))
     if any(row["subspace"] != "all" for row in rows):
         blocks.append(_subspaces(rows))
     drawn = feature_maps.read(maps, pair["name"], pair["site_a"], pair["site_b"]) if maps else None
@@ -136,6 +138,34 @@ def _cells(row: Mapping[str, Any]) -> list[Cell]:
 
 def _order(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def _published(path: str, rows: Rows) -> Table:
+    """The procedure of lan2024 beside ours."""
+    with artifacts.read(path, "lan2024") as file:
+        theirs = artifacts.read_table(file, "scores")
+        counts = artifacts.read_json(file, "counts")
+    ours = {row["measure"]: row for row in rows if (row["points"], row["subspace"]) == ("features", "all")}
+    body: list[list[str | Cell]] = []
+    for measure, value, level, p in zip(*(theirs[name].tolist() for name in theirs), strict=True):
+        mine = ours.get(measure)
+        body.append(
+            [
+                called(measure),
+                figure_cell(value),
+                figure_cell(level),
+                Cell(p_value(p) if p else "0", _order(p)),
+                *(_cells(mine)[k] if mine else Cell("–") for k in (0, 1, 3)),
+            ]
+        )
+    return Table(
+        ["measure", "lan2024", "its level", "its p", "here", "by chance", "p"],
+        body,
+        caption=f"The published procedure (compat: lan2024) on {counts['pairs']:,} pairs and {counts['rows']:,} rows, "
+        "to compare with printed numbers and not to believe: the hidden state before the block, padding read as text, "
+        "pre-activations, first-seen pairs, one component under the name SVCCA, p without the 1. In print for "
+        "Pythia-70m layer 2 and Pythia-160m layer 5: .698, .207, .678.",
+    )
 
 
 def _subspaces(rows: Rows) -> Table:
