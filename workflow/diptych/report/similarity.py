@@ -212,8 +212,8 @@ def _map(pair: Mapping[str, Any], drawn: feature_maps.FeatureMap) -> Figure:
     return Figure(
         f"{pair['id']}-feature-map",
         f"Paired features of {pair['a']} (left) and {pair['b']} (right), laid out by their decoder rows",
-        f"Each point on the left is paired with one on the right ({len(texts):,} pairs); pointing at one shows both "
-        "and the tokens on which they fire most. Darker pairs fire more alike. UMAP, each side by itself: what lies "
+        f"Each point on the left is paired with one on the right ({len(texts):,} pairs); pointing at one rings "
+        "both and shows the tokens on which they fire most. Darker pairs fire more alike. UMAP, each side by itself: what lies "
         "together belongs together, but distances and empty space mean little.",
         grids.two_panels(drawn.a, drawn.b, drawn.rho, texts, titles=(pair["a"], pair["b"])),
         height=420,
@@ -262,11 +262,11 @@ def _heat_maps(
     slug: str, points: str, measure: str, rows: Rows, sites_a: list[str], sites_b: list[str], pair: Mapping[str, Any]
 ) -> Figure:
     value, ratio, q = (_matrix(rows, sites_a, sites_b, name) for name in ("value", "ratio", "q"))
-    logarithm = np.log10(value, out=np.full_like(value, np.nan), where=value > 0)
+    logarithm = np.round(np.log10(value, out=np.full_like(value, np.nan), where=value > 0), 4) + 0.0
     return Figure(
         f"grid-{slug}",
         f"{called(measure)} ({points})",
-        "Score, its logarithm (base 10), and the score over its level by chance; – where a cell has none.",
+        "Score, its logarithm (base 10), and the score over its level by chance (none where that level is about 0).",
         grids.heat_maps(
             {"score": value, "log score": logarithm, "ratio to chance": ratio},
             rows=sites_a, columns=sites_b, marked=q <= 0.05, x=f"site of {pair['b']}", y=f"site of {pair['a']}",
