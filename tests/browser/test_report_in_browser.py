@@ -111,6 +111,31 @@ def test_tables_sort_and_filter(built, tmp_path):
     assert len(outcome["shown"]) < len(outcome["values"])
 
 
+def test_pointing_at_a_feature_on_one_map_shows_it_on_both(built, tmp_path):
+    act = """
+    const box = document.getElementById('pair-tuned-middle-feature-map');
+    setTimeout(() => {
+      box.emit('plotly_hover', {points: [{curveNumber: 1, pointNumber: 3}]});
+      Plotly.Fx.hover(box, [{curveNumber: 1, pointNumber: 3}], ['x2y2']);
+      setTimeout(() => {
+        const label = box.querySelector('.hoverlayer .hovertext').textContent;
+        const [left, right, ...rings] = box.data;
+        document.body.dataset.outcome = JSON.stringify({
+          label, here: [left.x[3], left.y[3], right.x[3], right.y[3]],
+          rings: rings.flatMap(({x, y}) => [x[0], y[0]]),
+        });
+      }, 500);
+    }, 2000);
+    """
+    page_with_act = tmp_path / "act.html"
+    page_with_act.write_text(built.read_text().replace("</body>", f"<script>{act}</script></body>"))
+    dom = Visit(page_with_act, tmp_path, "--window-size=1280,900").dom
+    outcome = json.loads(re.search(r"data-outcome=\"([^\"]*)\"", dom).group(1).replace("&quot;", '"'))
+    assert outcome["rings"] == outcome["here"]
+    assert outcome["label"].startswith("base ")
+    assert "tuned " in outcome["label"]
+
+
 def test_it_is_readable_in_the_dark_and_on_a_phone(built, tmp_path):
     """Nothing is wider than a narrow window but what scrolls in its own box."""
     act = """

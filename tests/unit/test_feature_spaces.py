@@ -143,16 +143,16 @@ def test_a_grid_is_shown_as_heat_maps_and_lines(study, tmp_path):
     page.build(inputs, out, spec=small_study.SPEC, contexts=2, cells=1)
     html = out.read_text()
     plots = json.loads(html.split('id="figures">', 1)[1].split("</script>", 1)[0])
-    heat = plots["grid-tuned-features-rsa"]
+    heat = plots["grid-tuned-features-knn_jaccard_4"]
     table = similarity_table.read(path)
-    rsa = (table["measure"] == "rsa") & (table["subspace"] == "all")
-    np.testing.assert_allclose(np.array(heat["data"][0]["z"]).ravel(), table["value"][rsa], rtol=1e-4)
-    np.testing.assert_allclose(np.array(heat["data"][1]["z"]).ravel(), np.log10(table["value"][rsa]), atol=1e-3)
+    near = (table["measure"] == "knn_jaccard_4") & (table["subspace"] == "all")
+    np.testing.assert_allclose(np.array(heat["data"][0]["z"]).ravel(), table["value"][near], rtol=1e-4)
+    np.testing.assert_allclose(np.array(heat["data"][1]["z"]).ravel(), np.log10(table["value"][near]), atol=1e-3)
     assert [panel["type"] for panel in heat["data"]] == ["heatmap"] * 3
     assert heat["data"][0]["y"] == ["middle", "last"]
-    line = plots["lines-tuned-rsa"]["data"]
+    line = plots["lines-tuned-knn_jaccard_4"]["data"]
     assert [series["name"] for series in line] == ["middle", "last"]
-    np.testing.assert_allclose(line[1]["y"], [table["value"][rsa][1], table["value"][rsa][3]], rtol=1e-4)
+    np.testing.assert_allclose(line[1]["y"], [table["value"][near][1], table["value"][near][3]], rtol=1e-4)
     for plot in plots.values():
         go.Figure(plot)
     assert "1 of 4 cells" in html

@@ -76,6 +76,11 @@ BUDGET = {
     "diptych.dictionary_training": {"transformer_lens", "sae_lens"},
     "diptych.dictionaries": {"transformer_lens", "sae_lens", "transformers"},
     "diptych.crosscoder.training": {"transformer_lens", "sae_lens", "transformers"},
+    "diptych.feature_maps": {"torch", "transformers", "transformer_lens", "sae_lens", "plotly", "umap"},
+    "diptych.sae_releases": HEAVY,
+    "diptych.dictionary_sources": {"transformer_lens", "sae_lens", "transformers", "huggingface_hub"},
+    "diptych.neurons": {"torch", "transformers", "transformer_lens", "sae_lens", "plotly"},
+    "diptych.trigger": {"transformer_lens", "sae_lens"},
 }
 
 

@@ -414,6 +414,18 @@ class Study(Strict):
             reads |= {"neurons_a": sites.neurons_of(site_a), "neurons_b": sites.neurons_of(site_b)}
         return _job(reads, **settings)
 
+    def reproduces(self, procedure: str, pair: str, site_a: str, site_b: str) -> bool:
+        """Whether a published procedure is asked for and can be run: features, and one tokenizer."""
+        made = self.pairs[pair]
+        shared = self.tokenizer(made.a) == self.tokenizer(made.b)
+        return procedure in self.similarity.compat and shared and self.has_features(pair, site_a, site_b)
+
+    def reproduce_lan2024(self, pair: str, site_a: str, site_b: str) -> Job:
+        """A published comparison of a pair's features."""
+        made = self.similarity
+        reads = self._dictionaries(pair, site_a, site_b)
+        return _job(reads, repairings=made.repairings, rsa_rows=made.rsa_rows, seed=made.seed)
+
     def collect_similarity(self) -> Job:
         """The scores of all pairs."""
         return _job({})

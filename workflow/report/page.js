@@ -26,18 +26,18 @@ function draw() {
 }
 draw();
 
-// Two maps of the same things: pointing at one on either map shows it on both.
+// Two maps of the same things (traces 0 and 1): pointing at one on either map rings it on both (traces 2 and 3).
 for (const [id, figure] of Object.entries(figures)) {
   if (!figure.layout.meta?.linked) continue;
   const box = document.getElementById(id);
-  let shown = -1;
+  let ringed = -1;
   box.on("plotly_hover", (event) => {
-    const { pointNumber } = event.points[0];
-    if (pointNumber === shown) return;
-    shown = pointNumber;
-    Plotly.Fx.hover(box, [0, 1].map((curveNumber) => ({ curveNumber, pointNumber })), ["xy", "x2y2"]);
+    const at = event.points[0].pointNumber;
+    if (at === ringed) return;
+    ringed = at;
+    const maps = figure.data.slice(0, 2);
+    Plotly.restyle(box, { x: maps.map((map) => [map.x[at]]), y: maps.map((map) => [map.y[at]]) }, [2, 3]);
   });
-  box.on("plotly_unhover", () => { shown = -1; });
 }
 dark.addEventListener("change", draw);
 const fit = new ResizeObserver((entries) => entries.forEach((entry) => Plotly.Plots.resize(entry.target)));

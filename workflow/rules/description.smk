@@ -82,6 +82,8 @@ def pair_files(name, site_a, site_b):
         files["correlation"] = relative(place / "correlation.h5")
         files["pairing"] = relative(place / "pairing.h5")
         files["similarity"] = relative(place / "similarity.h5")
+        if STUDY.reproduces("lan2024", name, site_a, site_b):
+            files["lan2024"] = relative(place / "lan2024.h5")
         for side, other, model, other_model, site in (
             ("a", "b", pair.a, pair.b, site_a),
             ("b", "a", pair.b, pair.a, site_b),

@@ -168,6 +168,19 @@ def cell_geometry(wildcards):
     return inputs
 
 
+def cell_models(wildcards):
+    """Both models with their dictionaries and the tokens that both read."""
+    pair = STUDY.pairs[wildcards.pair]
+    dictionary_a, dictionary_b = cell_dictionaries(wildcards)
+    return {
+        "model_a": model_manifest(pair.a),
+        "model_b": model_manifest(pair.b),
+        "dictionary_a": dictionary_manifest(dictionary_a),
+        "dictionary_b": dictionary_manifest(dictionary_b),
+        "tokens": tokens_of(pair.corpus, pair.a),
+    }
+
+
 def word_lists():
     """The files of the semantic subspaces."""
     return [wordlists.path_of(name) for name in STUDY.similarity.word_lists]

@@ -90,3 +90,24 @@ rule compare_spaces:
         spec=spec("compare_spaces", files=word_lists()),
     script:
         "../scripts/compare_spaces.py"
+
+
+rule reproduce_lan2024:
+    input:
+        unpack(cell_models),
+    output:
+        PAIR_FILES / "lan2024.h5",
+    log:
+        log_of("reproduce_lan2024", "{pair}/{site_a}--{site_b}"),
+    benchmark:
+        benchmark_of("reproduce_lan2024", "{pair}/{site_a}--{site_b}")
+    conda:
+        GPU_ENV
+    threads: 8
+    resources:
+        **gpu(48, 4),
+        device=STUDY.device,
+    params:
+        spec=spec("reproduce_lan2024"),
+    script:
+        "../scripts/reproduce_lan2024.py"

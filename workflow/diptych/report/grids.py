@@ -11,6 +11,8 @@ from diptych.report.figures import COLOURS, DASHES, Plot, layout, numbers
 
 SCALE = [[0, "var(--panel)"], [1, "var(--b)"]]
 """Colours of a heat map, from nothing to much."""
+LEAST_SPAN = 0.05
+"""Values closer together than this look alike: the last digit is no news."""
 RHO_SCALE = [[0, "var(--grid)"], [1, "var(--a)"]]
 
 
@@ -43,17 +45,19 @@ def heat_maps(
     """Matrices [rows, columns] side by side, each coloured by its own range; values written into the cells.
 
     Args:
-        panels: title -> matrix; NaN is a gap.
+        panels: title -> matrix; NaN is a gap, and a matrix of nothing else is left out.
         rows: labels, the first on top.
         columns: labels.
         marked: cells that get a dot.
         x: title of the axes.
         y: title of the first axis.
     """
+    panels = {title: matrix for title, matrix in panels.items() if np.isfinite(matrix).any()}
     places = _panels(len(panels), 0.06)
     plot: Plot = {"data": [], "layout": layout(x, y, margin={"t": 26}, annotations=[])}
     for i, (title, matrix) in enumerate(panels.items()):
         axis = "" if i == 0 else str(i + 1)
+        low, high = float(np.nanmin(matrix)), float(np.nanmax(matrix))
         text = [
             [("•" if dot else "") + number(value) for value, dot in zip(line, dots, strict=True)]
             for line, dots in zip(matrix.tolist(), marked.tolist(), strict=True)
@@ -62,6 +66,7 @@ def heat_maps(
             {
                 "type": "heatmap", "z": [numbers(line) for line in matrix], "x": list(columns), "y": list(rows),
                 "text": text, "texttemplate": "%{text}", "xaxis": f"x{axis}", "yaxis": f"y{axis}", "xgap": 2, "ygap": 2,
+                "zmin": low, "zmax": max(high, low + LEAST_SPAN),
                 "colorscale": SCALE, "showscale": False, "hoverongaps": False,
                 "hovertemplate": "%{y} by %{x}: %{z:.4g}<extra>" + title + "</extra>",
             }
@@ -99,7 +104,7 @@ def by_site(sites: Sequence[str], series: Mapping[str, npt.ArrayLike], *, x: str
 def two_panels(
     left: npt.ArrayLike, right: npt.ArrayLike, colour: npt.ArrayLike, texts: Sequence[str], *, titles: tuple[str, str]
 ) -> Plot:
-    """Two maps [p, 2] of the same p things; pointing at a thing on one shows it on both (`meta.linked`, page.js)."""
+    """Two maps [p, 2] of the same p things; pointing at a thing on one rings it on both (`meta.linked`, page.js)."""
     places = _panels(2, 0.04)
     data = []
     for i, points in enumerate((left, right)):
@@ -114,6 +119,10 @@ def two_panels(
                            "line": {"width": 0.5, "color": "var(--soft)"}},
             }
         )  # fmt: skip
+    for axis in ("", "2"):
+        ring = {"color": "var(--b)", "symbol": "circle-open", "size": 16, "line": {"width": 3}}
+        data.append({"type": "scatter", "mode": "markers", "x": [], "y": [], "xaxis": f"x{axis}", "yaxis": f"y{axis}",
+                     "hoverinfo": "skip", "marker": ring})  # fmt: skip
     bare = {"showgrid": False, "zeroline": False, "showticklabels": False, "title": {"text": ""}}
     plot = layout(
         "", "", margin={"l": 10, "r": 10, "t": 26, "b": 10}, meta={"linked": True}, showlegend=False,

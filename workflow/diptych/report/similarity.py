@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diptych import feature_maps, similarity_table
+from diptych import artifacts, feature_maps, similarity_table
 from diptych.report import grids
 from diptych.report.blocks import Block, Cell, Figure, Note, Prose, Section, Table, figure_cell, number, p_value
 
@@ -85,7 +85,9 @@ def section(pair: Mapping[str, Any], scores: Scores, maps: str | Path | None) ->
                 "how the pairs were chosen. They carry no p.",
             )
         )
-    blocks.append(_scores(rows))
+    blocks += _scores(rows)
+    if pair["files"].get("lan2024"):
+        blocks.append(_published(pair["files"]["lan2024"], rows))
     if any(row["subspace"] != "all" for row in rows):
         blocks.append(_subspaces(rows))
     drawn = feature_maps.read(maps, pair["name"], pair["site_a"], pair["site_b"]) if maps else None
@@ -94,31 +96,44 @@ def section(pair: Mapping[str, Any], scores: Scores, maps: str | Path | None) ->
     return Section(f"{pair['id']}-similarity", "Similarity of the feature spaces", blocks)
 
 
-def _scores(rows: Rows) -> Table:
-    """All measures; neurons beside features where both were scored."""
+def _scores(rows: Rows) -> list[Block]:
+    """All measures that have a value; neurons beside features where both were scored. What has none is said below."""
     whole = [row for row in rows if row["subspace"] == "all"]
     points = sorted({row["points"] for row in whole})
     by = {(row["points"], row["measure"]): row for row in whole}
-    order = [row["measure"] for row in whole if row["points"] == points[0]]
-    ordered = sorted(
-        order, key=lambda measure: order.index("svcca") + 0.5 if measure == "svcca_lan2024" else order.index(measure)
-    )
     columns = ["measure"]
     for name in points:
-        n = next(row["n_pairs"] for row in whole if row["points"] == name)
-        columns += [f"{name} ({n:,} pairs)", "by chance", "ratio", "p", "q"]
+        columns += [f"{name} ({_n_pairs(whole, name):,} pairs)", "by chance", "ratio", "p", "q"]
     body: list[list[str | Cell]] = []
-    for measure in ordered:
-        line: list[str | Cell] = [Cell(called(measure), hint=HINTS.get(measure, ""))]
-        for name in points:
-            line += _cells(by[name, measure])
-        body.append(line)
-    return Table(
+    for measure in _ordered([row["measure"] for row in whole if row["points"] == points[0]]):
+        if any(np.isfinite(by[name, measure]["value"]) for name in points):
+            line: list[str | Cell] = [Cell(called(measure), hint=HINTS.get(measure, ""))]
+            body.append(line + [cell for name in points for cell in _cells(by[name, measure])])
+    void: dict[str, list[str]] = {}
+    for row in whole:
+        if not np.isfinite(row["value"]):
+            void.setdefault(f"{row['points']}: {row['reason']}", []).append(called(row["measure"]).partition(":")[0])
+    table = Table(
         columns,
         body,
         caption="By chance: mean and standard deviation over random re-pairings. q is over all sites of this pair and "
         "all word lists. A dash has its reason on hover.",
     )
+    notes = [Prose(f"Not scored ({why}): {', '.join(names)}.") for why, names in void.items()]
+    return [*([table] if body else []), *notes]
+
+
+def _n_pairs(rows: Rows, points: str) -> int:
+    """How many pairs of a kind of points were scored."""
+    return int(next(row["n_pairs"] for row in rows if row["points"] == points))
+
+
+def _ordered(measures: list[str]) -> list[str]:
+    """The published score stands under the right one."""
+    place = {measure: 2 * i for i, measure in enumerate(measures)}
+    if "svcca_lan2024" in place:
+        place["svcca_lan2024"] = place["svcca"] + 1
+    return sorted(measures, key=lambda measure: place[measure])
 
 
 def _cells(row: Mapping[str, Any]) -> list[Cell]:
@@ -138,7 +153,35 @@ def _order(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _subspaces(rows: Rows) -> Table:
+def _published(path: str, rows: Rows) -> Table:
+    """The procedure of lan2024 beside ours."""
+    with artifacts.read(path, "lan2024") as file:
+        theirs = artifacts.read_table(file, "scores")
+        counts = artifacts.read_json(file, "counts")
+    ours = {row["measure"]: row for row in rows if (row["points"], row["subspace"]) == ("features", "all")}
+    body: list[list[str | Cell]] = []
+    for measure, value, level, p in zip(*(theirs[name].tolist() for name in theirs), strict=True):
+        mine = ours.get(measure)
+        body.append(
+            [
+                called(measure),
+                figure_cell(value),
+                figure_cell(level),
+                Cell(p_value(p) if p else "0", _order(p)),
+                *(_cells(mine)[k] if mine else Cell("–") for k in (0, 1, 3)),
+            ]
+        )
+    return Table(
+        ["measure", "lan2024", "its level", "its p", "here", "by chance", "p"],
+        body,
+        caption=f"The published procedure (compat: lan2024) on {counts['pairs']:,} pairs and {counts['rows']:,} rows, "
+        "to compare with printed numbers and not to believe: the hidden state before the block, padding read as text, "
+        "pre-activations, first-seen pairs, one component under the name SVCCA, p without the 1. In print for "
+        "Pythia-70m layer 2 and Pythia-160m layer 5: .698, .207, .678.",
+    )
+
+
+def _subspaces(rows: Rows) -> Block:
     body: list[list[str | Cell]] = []
     for row in rows:
         shown = row["measure"] in SUBSPACE_MEASURES or row["measure"].startswith("knn_jaccard")
@@ -158,6 +201,8 @@ def _subspaces(rows: Rows) -> Table:
         )
     few = sorted({row["subspace"] for row in rows if row["subspace"] != "all"} - {str(line[0]) for line in body})
     left_out = f" Too few pairs to score: {', '.join(few)}." if few else ""
+    if not body:
+        return Prose(f"Semantic subspaces: too few pairs with a top token in any word list ({', '.join(few)}).")
     return Table(
         ["word list", "measure", "pairs", "score", "random subsets", "p", "q"],
         body,
@@ -182,9 +227,9 @@ def _map(pair: Mapping[str, Any], drawn: feature_maps.FeatureMap) -> Figure:
     return Figure(
         f"{pair['id']}-feature-map",
         f"Paired features of {pair['a']} (left) and {pair['b']} (right), laid out by their decoder rows",
-        f"Each point on the left is paired with one on the right ({len(texts):,} pairs); pointing at one shows both "
-        "and the tokens on which they fire most. Darker pairs fire more alike. UMAP, each side by itself: what lies "
-        "together belongs together, but distances and empty space mean little.",
+        f"Each point on the left is paired with one on the right ({len(texts):,} pairs); pointing at one rings "
+        "both and shows the tokens on which they fire most. Darker pairs fire more alike. UMAP, each side by itself: "
+        "what lies together belongs together, but distances and empty space mean little.",
         grids.two_panels(drawn.a, drawn.b, drawn.rho, texts, titles=(pair["a"], pair["b"])),
         height=420,
     )
@@ -233,10 +278,11 @@ def _heat_maps(
 ) -> Figure:
     value, ratio, q = (_matrix(rows, sites_a, sites_b, name) for name in ("value", "ratio", "q"))
     logarithm = np.log10(value, out=np.full_like(value, np.nan), where=value > 0)
+    logarithm = np.asarray(np.round(logarithm, 4) + 0.0, dtype=np.float64)
     return Figure(
         f"grid-{slug}",
         f"{called(measure)} ({points})",
-        "Score, its logarithm (base 10), and the score over its level by chance; – where a cell has none.",
+        "Score, its logarithm (base 10), and the score over its level by chance (none where that level is about 0).",
         grids.heat_maps(
             {"score": value, "log score": logarithm, "ratio to chance": ratio},
             rows=sites_a, columns=sites_b, marked=q <= 0.05, x=f"site of {pair['b']}", y=f"site of {pair['a']}",
