@@ -79,6 +79,17 @@ BAD = [
     (put("crosscoders/tuned/models", ["base"]), "crosscoders.tuned.models: tuple should have at least 2 items"),
     (put("crosscoders/tuned/models", ["base", "tund"]), "did you mean 'tuned'?"),
     (put("sites", {"main": ["middle"], "more": ["middle"]}), "sites: 'middle' is listed twice"),
+    (
+        put("crosscoders/tuned/stream", "odl"),
+        "crosscoders.tuned.stream: no corpus is called 'odl'; did you mean 'old'?",
+    ),
+    (put("crosscoders/tuned/rows", []), "crosscoders.tuned.rows"),
+    (put("pairs/tuned/rows", 3), "pairs.tuned.rows"),
+    (
+        put("corpora/old/sources/more", {"kind": "corpus", "corpus": "odl"}),
+        "corpora.old.sources.more.corpus: no corpus is called 'odl'; did you mean 'old'?",
+    ),
+    (put("corpora/old/sources/more", {"kind": "corpus", "corpus": "old"}), "old -> old never reaches a text"),
     (put("device", "gpu"), "device: input should be 'auto', 'cpu' or 'cuda' (got 'gpu')"),
     (lambda config: config.pop("models"), "models: field required"),
 ]
