@@ -5,6 +5,7 @@ itself) and `floor` (one model, two dictionaries). Dictionaries hold the true di
 """
 
 import atexit
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,7 +101,9 @@ def write_gates(path: Path, n: int) -> None:
         "invalid_share": {"inserted": 0.0, "common_prefix": 0.0, "skip_first": 0.01, "outlier_norm": 0.002},
         "median_norm": 4.0, "norm_by_position": [24052.0, 1004.0, 242.0, 210.0, 208.0], "template_outliers": 0,
         "numerical_rank": 24, "effective_rank": 18.0, "constant_columns": 0, "duplicate_share": 0.0,
-        "distinct_tokens": 200, "warnings": [],
+        "distinct_tokens": 200, "warnings": [], "norm_limit": 16.0, "hook": "blocks.15.hook_resid_post",
+        "compute_dtype": "float32", "stored_dtype": "bfloat16", "storage_error": {"mean": 0.0016, "max": 0.0024},
+        "compute_error": None, "batch_halved": 0, "max_norm_by_position": [24052.0, 1004.0, 242.0, 210.0, 208.0],
     }  # fmt: skip
     with artifacts.create(path, "gates", SPEC) as file:
         file.array(f"sites/{SITE}/valid", np.ones(n, dtype=bool))
@@ -223,7 +226,11 @@ class Maker:
         for key, dictionary, model in (("a", "a", "a"), ("b", "b", "b"), ("a_on_b", "a", "b"), ("b_on_a", "b", "a")):
             path = place / f"features_{key}.h5"
             one = rows.in_memory([x[model]], made.document, fold=made.document % 5, source=source)
-            features.encode(one, dictionaries[dictionary], path, spec=SPEC)
+            sums = features.encode_rows(one, dictionaries[dictionary]).reconstruction
+            assert sums is not None
+            # The floor's second dictionary is read one layer off.
+            near = {SITE: sums, "blocks.14": dataclasses.replace(sums, error=sums.error * (0.5 if seeds[1] else 2))}
+            features.encode(one, dictionaries[dictionary], path, spec=SPEC, layers=near)
             files[f"features_{key}"] = [str(path)]
         self._pairing(files, place, dictionaries)
         if role != "floor":
@@ -311,6 +318,9 @@ def make(root: Path) -> dict[str, Any]:
     pairs[1]["files"]["truth"] = str(root / "models" / "planted" / "truth.h5")
     with artifacts.create_directory(root / "corpora" / "addresses", "corpus", SPEC) as place:
         (place / "documents.jsonl").write_text("{}\n")
+        account = {"documents": 9, "characters": 99, "broken_documents": 1, "broken_characters": 7, "duplicates": 2}
+        sources = {name: {**account, "empty": 0} for name in ("old", "modern")}
+        (place / "corpus.json").write_text(artifacts.canonical_json({"sources": sources}))
     similarity_table.collect(pairs, root / "similarity.h5", root / "similarity.tsv", spec=SPEC)
     with mock.patch.object(feature_maps, "layout", lambda rows, neighbours, seed: rows[:, :2]):  # UMAP starts slowly
         feature_maps.draw(pairs[:2], root / "maps.h5", spec=SPEC)

@@ -77,8 +77,8 @@ def test_plain_hooks_bridge_hooks_and_hidden_states_agree(architecture: str, tmp
     directory = make_model(tmp_path / architecture, architecture)
     ids = torch.arange(3, 63).reshape(2, 30)
     residual = [f"blocks.{block}.hook_resid_{end}" for block in range(3) for end in ("pre", "post")]
-    plain = hooked.Loader(directory, residual, CPU, False).load("float32")(ids)
-    bridge = hooked.Loader(directory, [*residual, "blocks.1.hook_mlp_out"], CPU, False).load("float32")(ids)
+    plain = hooked.Loader(directory, residual, CPU).load("float32")(ids)
+    bridge = hooked.Loader(directory, [*residual, "blocks.1.hook_mlp_out"], CPU).load("float32")(ids)
     own = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     with torch.inference_mode():
         hidden = own(ids, output_hidden_states=True).hidden_states
@@ -105,7 +105,7 @@ def _mlp_out(model: Any, architecture: str, ids: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_forward_pass_stops_at_the_deepest_site(place: Path) -> None:
-    model = hooked.Loader(place / "model", ["first"], CPU, False)
+    model = hooked.Loader(place / "model", ["first"], CPU)
     passed: list[int] = []
     original: Callable[..., Any] = hooked.find_blocks
 
@@ -157,11 +157,11 @@ def test_a_killed_dump_goes_on_and_gives_the_same_bytes(
     read: list[int] = []
     original = hooked.HookedModel.__call__
 
-    def dies(self: hooked.HookedModel, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    def dies(self: hooked.HookedModel, ids: torch.Tensor, sites: Any = None) -> dict[str, torch.Tensor]:
         read.append(len(ids))
         if len(read) == 5:
             raise KeyboardInterrupt
-        return original(self, ids)
+        return original(self, ids, sites)
 
     monkeypatch.setattr(hooked.HookedModel, "__call__", dies)
     out = tmp_path / "killed" / "0.h5"
@@ -177,12 +177,12 @@ def test_a_killed_dump_goes_on_and_gives_the_same_bytes(
 
 
 def test_another_spec_begins_anew(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = row_store.Store(tmp_path / "0.h5", {"seed": 0}, 10, {"middle": 4}, "float32")
+    store = row_store.Store(tmp_path / "0.h5", {"seed": 0}, {"middle": row_store.Shape(10, 4)}, "float32")
     store.open(16)
     store.progress.sequences = 3
     store.save()
     for spec, sequences in (({"seed": 0}, 3), ({"seed": 1}, 0)):
-        again = row_store.Store(tmp_path / "0.h5", spec, 10, {"middle": 4}, "float32")
+        again = row_store.Store(tmp_path / "0.h5", spec, {"middle": row_store.Shape(10, 4)}, "float32")
         again.open(16)
         assert again.progress.sequences == sequences
 
@@ -193,20 +193,20 @@ def test_running_out_of_memory_halves_the_batch_and_says_so(
     whole = dump(place, tmp_path / "whole.h5")["sites/middle/values"][:]
     original = hooked.HookedModel.__call__
 
-    def small(self: hooked.HookedModel, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    def small(self: hooked.HookedModel, ids: torch.Tensor, sites: Any = None) -> dict[str, torch.Tensor]:
         if ids.numel() > 24:
             raise torch.OutOfMemoryError
-        return original(self, ids)
+        return original(self, ids, sites)
 
     monkeypatch.setattr(hooked.HookedModel, "__call__", small)
     file = dump(place, tmp_path / "halved.h5")
     assert artifacts.read_json(file, "batch") == {"tokens": 24, "halved": 2}
     np.testing.assert_allclose(file["sites/middle/values"][:], whole, rtol=0, atol=1e-5 * np.abs(whole).max())
 
-    def none(self: hooked.HookedModel, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    def none(self: hooked.HookedModel, ids: torch.Tensor, sites: Any = None) -> dict[str, torch.Tensor]:
         if ids.shape[1] > 2:
             raise torch.OutOfMemoryError
-        return original(self, ids)
+        return original(self, ids, sites)
 
     monkeypatch.setattr(hooked.HookedModel, "__call__", none)
     with pytest.raises(DiptychError, match="out of memory with a single sequence of 24 tokens"):
@@ -222,7 +222,7 @@ def test_storage_precision_is_kept_and_measured(
     stored = rows.StoredSide([tmp_path / "b.h5"], "middle").take(np.arange(len(truth)))
     error = (np.linalg.norm(stored - truth, axis=1) / np.linalg.norm(truth, axis=1)).max()
     assert least < error < most
-    assert artifacts.read_json(file, "storage_error")["middle"] == pytest.approx(error, rel=1e-3)
+    assert artifacts.read_json(file, "storage_error")["middle"]["max"] == pytest.approx(error, rel=1e-3)
 
 
 def test_compute_precision_is_measured_against_float32(place: Path, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_compute_precision_is_measured_against_float32(place: Path, tmp_path: Pa
     every = activations.relative_error(truth, stored)
     assert 1e-3 < measured["median"] < 0.1
     assert measured["median"] == pytest.approx(every["median"], rel=0.5)
-    assert artifacts.read_json(file, "storage_error")["middle"] == 0.0
+    assert artifacts.read_json(file, "storage_error")["middle"] == {"mean": 0.0, "max": 0.0}
 
 
 # --- bad input ------------------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ def test_another_tokenizer_is_refused(place: Path, tmp_path: Path) -> None:
 def test_context_and_vocabulary_must_hold_the_tokens(place: Path, tmp_path: Path) -> None:
     with pytest.raises(DiptychError, match="24 tokens are longer than the model's context of 16"):
         dump(place, tmp_path / "x.h5", model=make_model(tmp_path / "short", context=16))
-    loader = hooked.Loader(place / "model", ["middle"], CPU, False)
+    loader = hooked.Loader(place / "model", ["middle"], CPU)
     with pytest.raises(DiptychError, match="token id 400 is outside the model's vocabulary of 400"):
         loader.check(400, 4)
 
@@ -271,14 +271,20 @@ def test_values_that_are_not_finite_name_layer_and_token(place: Path, tmp_path: 
     with artifacts.read(place / "tokens.h5", "tokens") as file:
         token, first = file["token"][:], file["sequences/start"][:]
     planted = int(token[37])
-    # A masked NaN is still NaN (0 times NaN): every row of the first sequence that has the token is bad.
+    # Every later row is bad, and every earlier one of the sequence (0 times NaN is NaN): the first cause is named.
     sequence = int(np.searchsorted(first, np.flatnonzero(token == planted)[0], side="right")) - 1
-    bad = int(first[sequence])
+    bad = int(first[sequence] + np.argmax(token[first[sequence] :] == planted))
     weights["model.embed_tokens.weight"][planted, 3] = float("nan")
     save_file(weights, tmp_path / "bad" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(DiptychError, match=rf"blocks\.1\.hook_resid_post.*token row {bad} \(token id {token[bad]}\)"):
+    said = rf"blocks\.1\.hook_resid_post.*first after the embedding at token row {bad} \(token id {planted}, "
+    with pytest.raises(DiptychError, match=said):
         dump(place, tmp_path / "x.h5", model=tmp_path / "bad")
     assert not (tmp_path / "x.h5").exists()
+    weights["model.embed_tokens.weight"][planted, 3] = 0.0
+    weights["model.layers.1.mlp.down_proj.weight"][:] = float("inf")
+    save_file(weights, tmp_path / "bad" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DiptychError, match="first after block 1 at token row"):
+        dump(place, tmp_path / "x.h5", model=tmp_path / "bad")
 
 
 def test_too_little_disk_is_an_error_before_the_first_row(
@@ -294,7 +300,7 @@ def test_too_little_disk_is_an_error_before_the_first_row(
 
 
 def test_float16_overflow_is_refused(tmp_path: Path) -> None:
-    store = row_store.Store(tmp_path / "0.h5", {}, 2, {"middle": 4}, "float16")
+    store = row_store.Store(tmp_path / "0.h5", {}, {"middle": row_store.Shape(2, 4)}, "float16")
     store.open(16)
     with pytest.raises(DiptychError, match="does not fit float16"):
         store.put("middle", np.arange(2), torch.full((2, 4), 7e4), np.ones(2, dtype=np.float32))

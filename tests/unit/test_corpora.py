@@ -134,3 +134,30 @@ def test_a_corpus_is_read_by_number(tmp_path: Path) -> None:
     assert [document.text for document in corpus.documents([2, 0])] == ["ccc", "aaa"]
     with pytest.raises(DiptychError, match=r"documents\.jsonl"):
         corpora.Corpus(tmp_path)
+
+
+def test_a_corpus_of_corpora(tmp_path: Path) -> None:
+    """Documents keep their text and get the mixture's ids; one that is in both is read once."""
+    for name, text in (("a", "one"), ("b", "two"), ("c", "three")):
+        (tmp_path / f"{name}.txt").write_text(text)
+    turns = [{"role": "user", "content": "Hi"}]
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    inner = {
+        "x": {"old": local(tmp_path / "[ab].txt")},
+        "y": {"new": local(tmp_path / "[bc].txt", tmp_path / "*.jsonl")},
+    }
+    for name, sources in inner.items():
+        corpora.fetch(tmp_path / "corpora" / name, spec={}, sources=sources)
+    mixture = {name: {"kind": "corpus", "corpus": name} for name in "xy"}
+    corpora.fetch(tmp_path / "corpora" / "mixed", spec={}, sources=mixture, corpora_dir=tmp_path / "corpora")
+    mixed = corpora.Corpus(tmp_path / "corpora" / "mixed")
+    found = [(document.id, document.text or document.messages) for document in mixed.documents(range(len(mixed)))]
+    assert found == [
+        ("x/old/a.txt", "one"),
+        ("x/old/b.txt", "two"),
+        ("y/new/c.txt", "three"),
+        ("y/new/chat.jsonl:1", turns),
+    ]
+    with pytest.raises(DiptychError, match=r"none: no documents\.jsonl; run the rule fetch_corpus"):
+        mixture["x"]["corpus"] = "none"
+        corpora.fetch(tmp_path / "corpora" / "more", spec={}, sources=mixture, corpora_dir=tmp_path / "corpora")

@@ -11,7 +11,7 @@ from diptych import DiptychError, artifacts, gates, rows, templates
 N, D, LENGTH = 600, 12, 30
 
 
-def write_tokens(path: Path, *, prefix: int = 0, named: int | None = None) -> Path:
+def write_tokens(path: Path, *, prefix: int = 0, named: int | None = None, folds: bool = True) -> Path:
     position = np.tile(np.arange(LENGTH, dtype=np.int32), N // LENGTH)
     span = np.stack([position, position + 1], axis=1).astype(np.int32)
     span[position == 0] = -1
@@ -24,17 +24,25 @@ def write_tokens(path: Path, *, prefix: int = 0, named: int | None = None) -> Pa
         file.array("char_span", span)
         file.array("counts", position >= max(2, prefix))
         file.array("role", role)
+        file.array("sequence", np.arange(N, dtype=np.int32) // LENGTH)
+        file.array("sequences/document", np.arange(N // LENGTH, dtype=np.int32))
+        file.array("documents/fold", np.arange(N // LENGTH, dtype=np.int32) % 5 if folds else np.ones(N // LENGTH, int))
         file.json("common_prefix", prefix)
     return path
 
 
-def write_rows(path: Path, values: np.ndarray, first_row: int = 0) -> Path:
+def write_rows(path: Path, values: np.ndarray, first_row: int = 0, halved: bool = False) -> Path:
     with artifacts.create(path, "activations", {}) as file:
         stored = file.rows("sites/middle/values", values.shape, np.float32)
         stored.attrs["dtype"] = "float32"
         stored[:] = values
         file.array("sites/middle/norm", np.linalg.norm(values, axis=1).astype(np.float32))
         file.json("first_row", first_row)
+        file.json("hooks", {"middle": "blocks.1.hook_resid_post"})
+        file.json("compute_dtype", "bfloat16")
+        file.json("storage_error", {"middle": {"mean": 0.001, "max": 0.001 * (1 + first_row)}})
+        file.json("compute_error", {"middle": {"median": 0.01, "max": 0.1}} if first_row == 0 else {})
+        file.json("batch", {"tokens": 64, "halved": int(first_row > 0 and halved)})
     return path
 
 
@@ -70,6 +78,10 @@ def test_clean_rows(tmp_path: Path) -> None:
         {p for p in range(50) if all((p + 50 * k) % 30 < 2 for k in range(12))}
     )
     assert numbers["warnings"] == []
+    assert numbers["hook"] == "blocks.1.hook_resid_post"
+    assert numbers["storage_error"] == pytest.approx({"mean": 0.001, "max": 0.251})
+    assert numbers["compute_error"] == {"median": 0.01, "max": 0.1}
+    assert (numbers["compute_dtype"], numbers["stored_dtype"]) == ("bfloat16", "float32")
 
 
 def test_massive_rows_do_not_count_and_show_by_position(tmp_path: Path) -> None:
@@ -119,6 +131,25 @@ def test_missing_shards_and_empty_selections_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DiptychError, match="no token counts"):
         gates.gate([write_rows(tmp_path / "1.h5", clean())], none, tmp_path / "gates.h5", spec={})
     assert not (tmp_path / "gates.h5").exists()
+
+
+def test_rows_that_can_say_nothing_are_errors(tmp_path: Path) -> None:
+    shard = write_rows(tmp_path / "0.h5", clean())
+    no_test = write_tokens(tmp_path / "tokens.h5", folds=False)
+    with pytest.raises(DiptychError, match="0 rows count in the test fold and 560 outside it"):
+        gates.gate([shard], no_test, tmp_path / "gates.h5", spec={})
+    equal = write_rows(tmp_path / "equal.h5", np.ones((N, D), dtype=np.float32))
+    with pytest.raises(DiptychError, match="all 560 rows are equal"):
+        gates.gate([equal], write_tokens(tmp_path / "good.h5"), tmp_path / "gates.h5", spec={})
+    assert not (tmp_path / "gates.h5").exists()
+
+
+def test_a_lack_of_memory_is_a_warning(tmp_path: Path) -> None:
+    shards = [write_rows(tmp_path / "0.h5", clean()[:250]), write_rows(tmp_path / "1.h5", clean()[250:], 250, True)]
+    gates.gate(shards, write_tokens(tmp_path / "tokens.h5"), tmp_path / "gates.h5", spec={})
+    with artifacts.read(tmp_path / "gates.h5", "gates") as file:
+        said = artifacts.read_json(file, "gates")["middle"]["warnings"]
+    assert said == ["memory ran out 1 times and the batch was halved"]
 
 
 def test_rank_does_not_depend_on_the_mean() -> None:

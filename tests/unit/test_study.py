@@ -98,6 +98,17 @@ BAD = [
     (put("models/tuned/tokenizer", "tuned"), "template_diffs.tuned.pair: base and tuned have different tokenizers"),
     (put("template_diffs/tuned/target", ["chat"]), "template_diffs.tuned: give both target and control, or neither"),
     (put("template_diffs/tuned/link", "javascript:x"), "template_diffs.tuned.link: string should match pattern"),
+    (
+        put("crosscoders/tuned/stream", "odl"),
+        "crosscoders.tuned.stream: no corpus is called 'odl'; did you mean 'old'?",
+    ),
+    (put("crosscoders/tuned/rows", []), "crosscoders.tuned.rows"),
+    (put("pairs/tuned/rows", 3), "pairs.tuned.rows"),
+    (
+        put("corpora/old/sources/more", {"kind": "corpus", "corpus": "odl"}),
+        "corpora.old.sources.more.corpus: no corpus is called 'odl'; did you mean 'old'?",
+    ),
+    (put("corpora/old/sources/more", {"kind": "corpus", "corpus": "old"}), "old -> old never reaches a text"),
     (put("device", "gpu"), "device: input should be 'auto', 'cpu' or 'cuda' (got 'gpu')"),
     (lambda config: config.pop("models"), "models: field required"),
 ]

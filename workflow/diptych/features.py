@@ -13,7 +13,7 @@ puts the shards together. `dense` gives neurons and residual coordinates the sam
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -261,7 +261,10 @@ def _stack(parts: "Sequence[Csr]") -> "Csr":
 
 
 def common_rows(
-    a: Features, b: Features, aligned: tuple[IntArray, IntArray] | None = None
+    a: Features,
+    b: Features,
+    aligned: tuple[IntArray, IntArray] | None = None,
+    chosen: Callable[[IntArray], BoolArray] | None = None,
 ) -> tuple[Features, Features]:
     """The rows that both have, row i of one beside row i of the other.
 
@@ -269,6 +272,7 @@ def common_rows(
         a: features on A's valid rows.
         b: features on B's valid rows.
         aligned: token rows (row_a, row_b), int64 [p] each, for two tokenizers; equal token rows pair without it.
+        chosen: which token rows of A are compared (`selection.Selection`); all if not given.
 
     Raises:
         DiptychError: no row is valid in both, or paired rows are of different documents.
@@ -281,6 +285,9 @@ def common_rows(
         at_b = np.searchsorted(b.token_row, aligned[1][in_both])
     if not len(at_a):
         raise DiptychError("features: the two models share no valid row; check the corpus and the gates of both")
+    if chosen is not None:
+        kept = chosen(a.token_row[at_a])
+        at_a, at_b = at_a[kept], at_b[kept]
     a, b = a.select(at_a), b.select(at_b)
     if not np.array_equal(a.document, b.document) or not np.array_equal(a.fold, b.fold):
         raise DiptychError("features: paired rows lie in different documents; encode both from the same corpus")
@@ -375,8 +382,10 @@ def _to_csr(codes: "torch.Tensor") -> "Csr":
     return matrix
 
 
-def write(features: Features, path: str | Path, spec: Mapping[str, Any]) -> None:
-    """Write one shard as an artifact of kind "features"; its layout is that of `read`."""
+def write(
+    features: Features, path: str | Path, spec: Mapping[str, Any], layers: Mapping[str, Reconstruction] | None = None
+) -> None:
+    """Write one shard as an artifact of kind "features"; its layout is that of `read`, and of `layer_check.read`."""
     codes, statistics = features.csr, features.statistics()
     top_row, top_value = features.top_rows()
     with artifacts.create(path, "features", spec) as out:
@@ -396,10 +405,17 @@ def write(features: Features, path: str | Path, spec: Mapping[str, Any]) -> None
         out.json("n_features", features.n_features)
         out.json("summary", features.summary())
         if features.reconstruction is not None:
-            sums = features.reconstruction
-            out.array("reconstruction/mean", sums.mean)
-            out.array("reconstruction/sums", [sums.error, sums.total, sums.ev_token_sum])
-            out.array("reconstruction/counts", [sums.n, sums.ev_tokens])
+            write_reconstruction(out, "reconstruction", features.reconstruction)
+        out.json("layers", list(layers or {}))
+        for hook, sums in (layers or {}).items():
+            write_reconstruction(out, f"layers/{hook}", sums)
+
+
+def write_reconstruction(out: artifacts.Writer, name: str, sums: Reconstruction) -> None:
+    """Write the sums as a group of their own."""
+    out.array(f"{name}/mean", sums.mean)
+    out.array(f"{name}/sums", [sums.error, sums.total, sums.ev_token_sum])
+    out.array(f"{name}/counts", [sums.n, sums.ev_tokens])
 
 
 def read(paths: Sequence[str | Path]) -> Features:
@@ -424,14 +440,12 @@ def _read_shard(path: str | Path) -> Features:
             file["document"][:],
             file["fold"][:],
             file["source"][:],
-            _read_reconstruction(file),
+            read_reconstruction(file["reconstruction"]) if "reconstruction" in file else None,
         )
 
 
-def _read_reconstruction(file: h5py.File) -> Reconstruction | None:
-    if "reconstruction" not in file:
-        return None
-    group = file["reconstruction"]
+def read_reconstruction(group: h5py.Group) -> Reconstruction:
+    """Sums as `write_reconstruction` wrote them."""
     error, total, ev_token_sum = (float(value) for value in group["sums"][:])
     n, ev_tokens = (int(value) for value in group["counts"][:])
     return Reconstruction(n, group["mean"][:], error, total, ev_token_sum, ev_tokens)
@@ -443,10 +457,14 @@ def encode(
     out: str | Path,
     *,
     spec: Mapping[str, Any],
+    layers: Mapping[str, Reconstruction] | None = None,
     block_rows: int = 4096,
     device: "str | torch.device" = "cpu",
 ) -> None:
-    """Stage `encode_features`: one shard's valid rows of one model through a dictionary, written to `out`."""
+    """Stage `encode_features`: one shard's valid rows of one model through a dictionary, written to `out`.
+
+    `layers` holds the dictionary's reconstruction at its site and the neighbouring layers (`layer_check.measure`).
+    """
     begun = time.monotonic()
     features = encode_rows(rows, dictionary, block_rows=block_rows, device=device)
     numbers = features.summary()
@@ -455,4 +473,4 @@ def encode(
         "%d rows at %.0f rows/s, L0 %.1f, FVU %.3f, dead %.1f %%",
         len(rows), speed, numbers["l0_mean"], numbers["fvu"], 100 * numbers["dead_share"],
     )  # fmt: skip
-    write(features, out, spec)
+    write(features, out, spec, layers)

@@ -44,6 +44,8 @@ class TokenRows(NamedTuple):
     """Causes that the tokens alone decide; 0 where none does."""
     named: BoolArray
     """Named template positions, which the outlier rule spares."""
+    fold: npt.NDArray[np.int32]
+    """Fold of the row's document."""
 
 
 def gate(
@@ -64,7 +66,8 @@ def gate(
         outlier_norm: rows whose norm is more than this many medians do not count.
 
     Raises:
-        DiptychError: the shards do not hold every token row once, or no row of a site counts.
+        DiptychError: the shards do not hold every token row once, or the rows can say nothing: none counts, none is
+            left to be fitted on or to be tested on, or all are equal.
     """
     tokens = read_tokens(tokens_path)
     with artifacts.read(shards[0], "activations") as file:
@@ -74,7 +77,11 @@ def gate(
         for site in sites:
             norm = _read_norms(shards, site, len(tokens.token))
             cause = causes(norm, tokens, outlier_norm)
-            numbers[site] = _numbers(rows.StoredSide(shards, site), norm, cause, tokens, outlier_norm)
+            made = how_made(shards, site)
+            _require_folds(cause, tokens, f"{tokens_path}: site {site!r}")
+            numbers[site] = made | _numbers(rows.StoredSide(shards, site), norm, cause, tokens, outlier_norm)
+            _require_rank(numbers[site], f"{shards[0]}: site {site!r}")
+            numbers[site]["warnings"] = _warnings(numbers[site])
             writer.array(f"sites/{site}/valid", cause == 0)
             writer.array(f"sites/{site}/cause", cause)
             for warning in numbers[site]["warnings"]:
@@ -91,7 +98,9 @@ def read_tokens(path: str | Path) -> TokenRows:
         cause[~file["counts"][:]] = CAUSES.index("skip_first")
         cause[position < int(artifacts.read_json(file, "common_prefix"))] = CAUSES.index("common_prefix")
         cause[file["char_span"][:, 0] < 0] = CAUSES.index("inserted")
-        return TokenRows(file["token"][:], position, cause, file["role"][:] >= len(templates.ROLES))
+        named = file["role"][:] >= len(templates.ROLES)
+        fold = file["documents/fold"][:][file["sequences/document"][:][file["sequence"][:]]]
+        return TokenRows(file["token"][:], position, cause, named, fold)
 
 
 def causes(norm: FloatArray, tokens: TokenRows, outlier_norm: float) -> npt.NDArray[np.uint8]:
@@ -168,6 +177,7 @@ def _numbers(
         "rows_per_width": len(valid) / side.width,
         "invalid_share": {name: float((cause == code).mean()) for code, name in enumerate(CAUSES) if code},
         "median_norm": float(np.median(norm[valid])),
+        "norm_limit": outlier_norm * float(np.median(norm[tokens.cause == 0])),
         "norm_by_position": norm_by_position(norm, tokens.position, np.median),
         "max_norm_by_position": norm_by_position(norm, tokens.position, np.max),
         "template_outliers": int(spared.sum()),
@@ -177,7 +187,48 @@ def _numbers(
         "duplicate_share": duplicates,
         "distinct_tokens": len(np.unique(tokens.token[valid])),
     }
-    return {**numbers, "warnings": _warnings(numbers)}
+    return numbers
+
+
+def how_made(shards: Sequence[str | Path], site: str) -> dict[str, Any]:
+    """What the shards say of a site's rows: its hook, the precisions and what they lost, and lacks of memory."""
+    errors: list[dict[str, float]] = []
+    sizes, halved = [], 0
+    found: dict[str, Any] = {}
+    for place, path in enumerate(shards):
+        with artifacts.read(path, "activations") as file:
+            errors.append(artifacts.read_json(file, "storage_error")[site])
+            sizes.append(len(file[f"sites/{site}/norm"]))
+            halved += artifacts.read_json(file, "batch")["halved"]
+            if place == 0:
+                found = {
+                    "hook": artifacts.read_json(file, "hooks")[site],
+                    "compute_dtype": artifacts.read_json(file, "compute_dtype"),
+                    "stored_dtype": str(file[f"sites/{site}/values"].attrs["dtype"]),
+                    "compute_error": artifacts.read_json(file, "compute_error").get(site),
+                }
+    mean = float(np.average([error["mean"] for error in errors], weights=sizes))
+    return found | {
+        "storage_error": {"mean": mean, "max": max(error["max"] for error in errors)},
+        "batch_halved": halved,
+    }
+
+
+def _require_folds(cause: npt.NDArray[np.uint8], tokens: TokenRows, what: str) -> None:
+    """Something must be left to fit on, and something else to test on."""
+    fold = tokens.fold[cause == 0]
+    if not (fold == 0).any() or not (fold != 0).any():
+        raise DiptychError(
+            f"{what}: {int((fold == 0).sum())} rows count in the test fold and {int((fold != 0).sum())} outside it; "
+            "both are needed: use more documents or a larger `tokens`"
+        )
+
+
+def _require_rank(numbers: Mapping[str, Any], what: str) -> None:
+    if numbers["numerical_rank"] == 0:
+        raise DiptychError(
+            f"{what}: all {numbers['valid_rows']} rows are equal; check the model's weights and the site"
+        )
 
 
 def norm_by_position(
@@ -197,6 +248,8 @@ def _warnings(numbers: Mapping[str, Any]) -> list[str]:
         found.append(f"numerical rank {rank} of {d}")
     if numbers["constant_columns"]:
         found.append(f"{numbers['constant_columns']} constant columns")
+    if numbers["batch_halved"]:
+        found.append(f"memory ran out {numbers['batch_halved']} times and the batch was halved")
     if numbers["duplicate_share"] > DUPLICATE_SHARE:
         found.append(f"{numbers['duplicate_share']:.1%} of the rows are duplicates")
     return found

@@ -1,6 +1,6 @@
 """Models with hooks: the activations at some sites from one forward pass that goes no deeper than it must.
 
-    loader = Loader("results/models/base", ["middle"], torch.device("cpu"), trust_remote_code=False)
+    loader = Loader("results/models/base", ["middle"], torch.device("cpu"))
     model = loader.load("bfloat16")
     model(token_ids)["middle"]      # [b, length, d]
 
@@ -10,15 +10,15 @@ is slower (it computes attention step by step, so that there is something to hoo
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from diptych import DiptychError
-from diptych.sites import resolve_site, unknown
+from diptych import DiptychError, models
+from diptych.sites import block_of, neighbouring, resolve_site, unknown
 
 DType = Literal["bfloat16", "float16", "float32"]
 TORCH: Mapping[str, torch.dtype] = {
@@ -49,35 +49,45 @@ class HookedModel:
         hooks: Mapping[str, str],
     ) -> None:
         self._forward = forward
-        self.hooks = dict(hooks)
+        self._attach = attach
+        self.hooks: dict[str, str] = {}
+        self._wanted: set[str] = set()
         self._seen: dict[str, Tensor] = {}
-        for hook in sorted(set(hooks.values())):
-            attach(hook, self._catcher(hook))
+        self.watch(hooks)
+
+    def watch(self, hooks: Mapping[str, str]) -> None:
+        """Put hooks at more sites."""
+        for hook in sorted(set(hooks.values()) - set(self.hooks.values())):
+            self._attach(hook, self._catcher(hook))
+        self.hooks.update(hooks)
 
     def _catcher(self, hook: str) -> Callable[[Tensor], None]:
         def catch(value: Tensor) -> None:
-            self._seen[hook] = value
-            if len(self._seen) == len(set(self.hooks.values())):
-                raise Reached
+            if hook in self._wanted:
+                self._seen[hook] = value
+                if len(self._seen) == len(self._wanted):
+                    raise Reached
 
         return catch
 
     @torch.inference_mode()
-    def __call__(self, ids: Tensor) -> dict[str, Tensor]:
-        """Activations [b, length, d] by site; trailing axes (heads) are flattened.
+    def __call__(self, ids: Tensor, sites: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Activations [b, length, d] by site (all of them if not given); trailing axes (heads) are flattened.
 
         Raises:
             DiptychError: a hook did not fire, or its tensor has no row per token.
         """
+        hooks = {site: hook for site, hook in self.hooks.items() if sites is None or site in sites}
         self._seen.clear()
+        self._wanted = set(hooks.values())
         try:
             self._forward(ids)
         except Reached:
             pass
         else:
-            silent = sorted(set(self.hooks.values()) - set(self._seen))
+            silent = sorted(self._wanted - set(self._seen))
             raise DiptychError(f"site {silent[0]!r}: this model never computes it; choose another hook")
-        values = {site: self._seen[hook] for site, hook in self.hooks.items()}
+        values = {site: self._seen[hook] for site, hook in hooks.items()}
         self._seen.clear()
         for site, value in values.items():
             if value.shape[:2] != ids.shape or value.ndim < 3:
@@ -88,21 +98,36 @@ class HookedModel:
 
 
 class Loader:
-    """Loads a model directory with hooks at its sites, in any dtype."""
+    """Loads a model directory with hooks at its sites, in any dtype.
+
+    Args:
+        directory: as `model_sources.fetch` or a derivation made it.
+        sites: each a hook name, a relative depth or `first | middle | last`.
+        device: where it runs.
+        neighbours: also put hooks at the same place one layer before and behind each site.
+    """
 
     def __init__(
-        self, directory: str | Path, sites: Sequence[str], device: torch.device, trust_remote_code: bool
+        self, directory: str | Path, sites: Sequence[str], device: torch.device, *, neighbours: bool = False
     ) -> None:
         from transformers import AutoConfig
 
         self._directory = str(directory)
         self._device = device
-        self._trust = trust_remote_code
-        config = AutoConfig.from_pretrained(self._directory, trust_remote_code=trust_remote_code)
+        try:
+            config = AutoConfig.from_pretrained(self._directory, trust_remote_code=models.trusts(directory))
+        except (OSError, ValueError) as error:
+            raise models.unreadable(directory, error) from error
         self._config = config.get_text_config()
         self._n_layers = int(self._config.num_hidden_layers)
+        self.width = int(self._config.hidden_size)
+        """Width of the residual stream."""
         self.hooks = {site: resolve_site(site, self._n_layers) for site in sites}
         """Hook name by site."""
+        self.neighbours = {
+            site: neighbouring(hook, self._n_layers) if neighbours else [] for site, hook in self.hooks.items()
+        }
+        """Hook names one layer before and behind, by site."""
 
     def check(self, largest: int, longest: int) -> None:
         """Raise `DiptychError` if a token id is outside the vocabulary or a sequence longer than the context."""
@@ -120,16 +145,14 @@ class Loader:
             )
 
     def load(self, dtype: DType) -> HookedModel:
-        """The model without weight processing."""
-        if all(_RESIDUAL.fullmatch(hook) for hook in self.hooks.values()):
-            return self._load_plain(dtype)
-        return self._load_bridge(dtype)
+        """The model without weight processing, hooked at the sites and, where they exist, their neighbours."""
+        hooks = {**{hook: hook for near in self.neighbours.values() for hook in near}, **self.hooks}
+        if all(_RESIDUAL.fullmatch(hook) for hook in hooks.values()):
+            return self._load_plain(dtype, hooks)
+        return self._load_bridge(dtype, hooks)
 
-    def _load_plain(self, dtype: DType) -> HookedModel:
-        from transformers import AutoModelForCausalLM
-
-        model = AutoModelForCausalLM.from_pretrained(self._directory, dtype=TORCH[dtype], trust_remote_code=self._trust)
-        model = model.to(self._device).eval()
+    def _load_plain(self, dtype: DType, hooks: Mapping[str, str]) -> HookedModel:
+        model = models.load(self._directory, dtype=dtype, device=str(self._device))
         blocks = find_blocks(model, self._n_layers)
 
         def attach(hook: str, catch: Callable[[Tensor], None]) -> None:
@@ -137,13 +160,16 @@ class Loader:
             assert found is not None
             hook_block(blocks[int(found[1])], catch, before=found[2] in ("resid_pre", "in"))
 
-        return HookedModel(lambda ids: model.base_model(input_ids=ids, use_cache=False), attach, self.hooks)
+        return HookedModel(lambda ids: model.base_model(input_ids=ids, use_cache=False), attach, hooks)
 
-    def _load_bridge(self, dtype: DType) -> HookedModel:
+    def _load_bridge(self, dtype: DType, hooks: Mapping[str, str]) -> HookedModel:
         from transformer_lens.model_bridge import TransformerBridge
 
         bridge = TransformerBridge.boot_transformers(
-            self._directory, device=str(self._device), dtype=TORCH[dtype], trust_remote_code=self._trust
+            self._directory,
+            device=str(self._device),
+            dtype=TORCH[dtype],
+            trust_remote_code=models.trusts(self._directory),
         )
         for hook in self.hooks.values():
             if hook not in bridge.hook_dict:
@@ -155,7 +181,20 @@ class Loader:
 
             bridge.add_hook(hook, keep)
 
-        return HookedModel(lambda ids: bridge.original_model(input_ids=ids, use_cache=False), attach, self.hooks)
+        there = {site: hook for site, hook in hooks.items() if hook in bridge.hook_dict}
+        return HookedModel(lambda ids: bridge.original_model(input_ids=ids, use_cache=False), attach, there)
+
+
+def block_outputs(hook: str) -> dict[str, str]:
+    """The embedding and the outputs of the blocks up to that of `hook`: hook name by what it is called."""
+    last = block_of(hook) or 0
+    blocks = {f"block {block}": f"blocks.{block}.hook_resid_post" for block in range(last + 1)}
+    return {"the embedding": "blocks.0.hook_resid_pre", **blocks}
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a forward pass failed for lack of memory, on a GPU or on the CPU (whose allocator has no error class)."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def find_blocks(model: nn.Module, n_layers: int) -> nn.ModuleList:

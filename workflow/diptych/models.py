@@ -88,21 +88,37 @@ def load(directory: str | Path, *, dtype: Dtype = "float32", device: str = "cpu"
     import torch
     from transformers import AutoModelForCausalLM
 
-    trusts = "auto_map" in _read_config(Path(directory))
+    trusted = trusts(directory)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             str(directory),
             dtype=getattr(torch, dtype),
             local_files_only=True,
-            trust_remote_code=trusts,
+            trust_remote_code=trusted,
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise DiptychError(f"{directory}: cannot be loaded ({first_line(error)}); make the model again") from error
+        raise unreadable(directory, error) from error
     if report["missing_keys"]:
         names = sorted(report["missing_keys"])
         raise DiptychError(f"{directory}: {len(names)} weights are missing, the first is {names[0]!r}; make it again")
     return model.eval().to(device)
+
+
+def trusts(directory: str | Path) -> bool:
+    """Whether the model's own Python code is run: it is in the directory only where its source was trusted."""
+    place = Path(directory)
+    return any(place.glob("*.py")) and "auto_map" in _read_config(place)
+
+
+def unreadable(directory: str | Path, error: BaseException) -> DiptychError:
+    """The error for a model that transformers cannot load."""
+    if "auto_map" in _read_config(Path(directory)) and not trusts(directory):
+        return DiptychError(
+            f"{directory}: the model brings Python code of its own; read it and set `trust_remote_code: true` of the "
+            "model, or choose another"
+        )
+    return DiptychError(f"{directory}: cannot be loaded ({first_line(error)}); make the model again")
 
 
 @contextmanager
@@ -131,7 +147,7 @@ def saving(
     with create(out_dir, spec) as directory:
         model.to(getattr(torch, dtype)).save_pretrained(directory)
         for file in sorted(Path(parent_dir).iterdir()):
-            if file.is_file() and any(file.match(pattern) for pattern in TOKENIZER_PATTERNS):
+            if file.is_file() and any(file.match(pattern) for pattern in (*TOKENIZER_PATTERNS, "*.py")):
                 shutil.copyfile(file, directory / file.name)
         yield directory
 

@@ -35,6 +35,7 @@ from diptych import (
 from diptych.correlation import Correlations, Table
 from diptych.counterparts import Candidates, Geometry, Rule, Rules, Score, Scorer, Way
 from diptych.features import Dictionary, Features
+from diptych.selection import Selection
 
 BoolArray = npt.NDArray[np.bool_]
 DoubleArray = npt.NDArray[np.float64]
@@ -433,6 +434,7 @@ def pair(
     matches: str | Path | None = None,
     unmatched: str | Path | None = None,
     alignment: str | Path | None = None,
+    chosen: Selection | None = None,
     features_a_on_b: Sequence[str | Path] = (),
     features_b_on_a: Sequence[str | Path] = (),
     rule: Rule = "mutual",
@@ -464,6 +466,7 @@ def pair(
         matches: path of the matched pairs as TSV.
         unmatched: path of the ranked unmatched features as TSV.
         alignment: the aligned rows of two tokenizers.
+        chosen: which of A's rows are compared; all if not given.
         features_a_on_b: shards of A's dictionary on B, to test A's unmatched latents; none for unequal widths.
         features_b_on_a: shards of B's dictionary on A.
         rule: as for `pair_latents`.
@@ -484,7 +487,7 @@ def pair(
     """
     aligned = features.read_alignment(alignment)
     on_a, on_b = features.read(features_a), features.read(features_b)
-    codes_a, codes_b = features.common_rows(on_a, on_b, aligned)
+    codes_a, codes_b = features.common_rows(on_a, on_b, aligned, chosen)
     sides = [
         Side(codes, dictionary.W_enc, dictionary.W_dec, top_tokens(codes, evidence.Text(tokens)))
         for codes, dictionary, tokens in ((codes_a, dictionary_a, tokens_a), (codes_b, dictionary_b, tokens_b))
@@ -498,10 +501,10 @@ def pair(
     )  # fmt: skip
     tests: dict[str, gains.Gain] = {}
     if features_a_on_b:
-        own, other = features.common_rows(on_a, features.read(features_a_on_b), aligned)
+        own, other = features.common_rows(on_a, features.read(features_a_on_b), aligned, chosen)
         tests["a"] = gains.activation_gain(own, other, pairing.a.unmatched(), bootstrap=bootstrap, seed=seed)
     if features_b_on_a:
-        other, own = features.common_rows(features.read(features_b_on_a), on_b, aligned)
+        other, own = features.common_rows(features.read(features_b_on_a), on_b, aligned, chosen)
         tests["b"] = gains.activation_gain(own, other, pairing.b.unmatched(), bootstrap=bootstrap, seed=seed)
     write(pairing, tests, sides, out, spec)
     if matches is not None:

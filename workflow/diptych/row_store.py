@@ -3,10 +3,14 @@
 HDF5 has no way to go on with a file whose writer was killed. So rows are written to raw files in a hidden directory
 beside the output, and a note says how many sequences of the work are in them. A job that is started again under the
 same spec goes on from the note; an artifact appears when all rows are in, and the raw files go.
+
+Nothing is mapped into memory and nothing is held: the memory of a dump does not grow with its tokens.
 """
 
 import hashlib
+import itertools
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -25,15 +29,45 @@ from diptych.hooked import TORCH, DType
 IntArray = npt.NDArray[np.int64]
 STORED: Mapping[str, type[np.generic]] = {"bfloat16": np.uint16, "float16": np.float16, "float32": np.float32}
 FLOAT16_MAX = 65_504.0
-COPY_ROWS = 16_384
-"""Rows copied at once from the raw files into the artifact."""
+COPY_BYTES = 2**22
+"""Bytes copied at once from the raw files into the artifact, in whole chunks of it."""
 
 
-class Site(NamedTuple):
-    """The raw files of one site: values [n, d] in the storage dtype and norms [n]."""
+class Raw:
+    """A matrix [rows, width] in a file of its own, written and read by rows."""
 
-    values: "np.memmap[Any, Any]"
-    norm: "np.memmap[Any, Any]"
+    def __init__(self, path: Path, rows: int, width: int, dtype: npt.DTypeLike) -> None:
+        self.rows, self.width, self.dtype = rows, width, np.dtype(dtype)
+        self._row_bytes = width * self.dtype.itemsize
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        os.ftruncate(self._descriptor, rows * self._row_bytes)
+
+    def write(self, row: IntArray, values: npt.NDArray[Any]) -> None:
+        """Put values [k, width] at the rows `row`, one write for every run of neighbouring rows."""
+        data = np.ascontiguousarray(values, dtype=self.dtype).reshape(len(row), -1)
+        edges = [0, *(np.flatnonzero(np.diff(row) != 1) + 1).tolist(), len(row)]
+        for start, end in itertools.pairwise(edges):
+            os.pwrite(self._descriptor, data[start:end].data.cast("B"), int(row[start]) * self._row_bytes)
+
+    def read(self, start: int, end: int) -> npt.NDArray[Any]:
+        """The rows [start, end)."""
+        data = os.pread(self._descriptor, (end - start) * self._row_bytes, start * self._row_bytes)
+        return np.frombuffer(data, dtype=self.dtype).reshape(end - start, self.width)
+
+    def sync(self) -> None:
+        """Make what is written outlive the machine."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Give the file back."""
+        os.close(self._descriptor)
+
+
+class Shape(NamedTuple):
+    """Rows and width of what is stored under a name."""
+
+    rows: int
+    width: int
 
 
 @dataclass
@@ -47,24 +81,37 @@ class Progress:
     """Sequences of the order that are stored."""
     halved: int = 0
     """How often memory ran out."""
-    storage_error: dict[str, float] = field(default_factory=dict)
-    """Largest relative error of a row by storing it, by site."""
+    storage_error: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Relative error of a row by storing it, by site: `sum` over the rows and `max`."""
     compute_error: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class Store:
-    """Rows of one shard: raw files while they come in, one artifact at the end."""
+    """Rows of one shard: raw files while they come in, one artifact at the end.
+
+    Args:
+        out: the artifact.
+        spec: what it depends on.
+        sites: what is stored for every row of the shard, with its norms.
+        dtype: on disk.
+        sample: what is stored for some rows only, by hook (see `activations`).
+    """
 
     def __init__(
-        self, out: Path, spec: Mapping[str, Any], n_rows: int, widths: Mapping[str, int], dtype: DType
+        self,
+        out: Path,
+        spec: Mapping[str, Any],
+        sites: Mapping[str, Shape],
+        dtype: DType,
+        sample: Mapping[str, Shape] | None = None,
     ) -> None:
         self._out = out
         self._spec = spec
-        self._n_rows = n_rows
-        self._widths = dict(widths)
+        self._sites = dict(sites)
+        self._sample = dict(sample or {})
         self._dtype = dtype
         self._directory = out.with_name(f".{out.name}.resume")
-        self._sites: dict[str, Site] = {}
+        self._raw: dict[str, Raw] = {}
         self.progress = Progress("", 0)
 
     def open(self, batch_tokens: int) -> None:
@@ -73,7 +120,7 @@ class Store:
         Raises:
             DiptychError: the disk has no room for the raw files and the artifact.
         """
-        shape = {"rows": self._n_rows, "widths": self._widths, "dtype": self._dtype, "batch_tokens": batch_tokens}
+        shape = {"sites": self._sites, "sample": self._sample, "dtype": self._dtype, "batch_tokens": batch_tokens}
         text = artifacts.canonical_json([self._spec, shape])
         fingerprint = hashlib.sha256(text.encode()).hexdigest()
         left = self._left_over(fingerprint)
@@ -85,9 +132,11 @@ class Store:
             self._require_disk(self._bytes())
             logs.logger.info("resuming after %d sequences", left.sequences)
         self.progress = left or Progress(fingerprint, batch_tokens)
-        for site, width in self._widths.items():
-            values = self._map(f"{site}.values", (self._n_rows, width), STORED[self._dtype])
-            self._sites[site] = Site(values, self._map(f"{site}.norm", (self._n_rows,), np.float32))
+        for site, (rows, width) in self._sites.items():
+            self._raw[f"{site}.values"] = self._open(f"{site}.values", rows, width, STORED[self._dtype])
+            self._raw[f"{site}.norm"] = self._open(f"{site}.norm", rows, 1, np.float32)
+        for hook, (rows, width) in self._sample.items():
+            self._raw[f"sample.{hook}"] = self._open(f"sample.{hook}", rows, width, STORED[self._dtype])
 
     def put(self, site: str, row: IntArray, rows: Tensor, norm: npt.NDArray[np.float32]) -> None:
         """Store rows [k, d] with their norms [k] at the places `row`.
@@ -95,46 +144,70 @@ class Store:
         Raises:
             DiptychError: float16 cannot hold a value.
         """
-        if self._dtype == "float16" and float(rows.abs().max()) > FLOAT16_MAX:
-            raise DiptychError(
-                f"site {site!r}: a value of {float(rows.abs().max()):.0f} does not fit float16; store bfloat16"
-            )
-        stored = rows.to(TORCH[self._dtype])
+        stored = self._rounded(site, rows)
         if stored.dtype != rows.dtype:
             error = (stored.float() - rows.float()).norm(dim=-1).cpu().numpy() / np.maximum(norm, 1e-30)
-            self.progress.storage_error[site] = max(self.progress.storage_error.get(site, 0.0), float(error.max()))
-        bits = stored.view(torch.uint16) if self._dtype == "bfloat16" else stored
-        self._sites[site].values[row] = bits.cpu().numpy()
-        self._sites[site].norm[row] = norm
+            seen = self.progress.storage_error.setdefault(site, {"sum": 0.0, "max": 0.0})
+            seen["sum"] += float(error.sum(dtype=np.float64))
+            seen["max"] = max(seen["max"], float(error.max()))
+        self._raw[f"{site}.values"].write(row, self._bits(stored))
+        self._raw[f"{site}.norm"].write(row, norm)
+
+    def put_sample(self, hook: str, row: IntArray, rows: Tensor) -> None:
+        """Store rows [k, d] of a sampled hook at the places `row` of the sample."""
+        self._raw[f"sample.{hook}"].write(row, self._bits(self._rounded(hook, rows)))
 
     def get(self, site: str, row: IntArray) -> npt.NDArray[np.float32]:
         """Stored rows as float32."""
-        values = self._sites[site].values[row]
+        raw = self._raw[f"{site}.values"]
+        values = np.concatenate([raw.read(int(place), int(place) + 1) for place in row])
         return artifacts.from_bfloat16(values) if self._dtype == "bfloat16" else values.astype(np.float32)
 
     def save(self) -> None:
         """Make what is stored so far outlive the job: first the rows, then the note of how far they are."""
-        for site in self._sites.values():
-            site.values.flush()
-            site.norm.flush()
+        for raw in self._raw.values():
+            raw.sync()
         artifacts.write_text(self._directory / "progress.json", json.dumps(asdict(self.progress)))
 
-    def finish(self, attributes: Mapping[str, Any]) -> None:
-        """Write the artifact and remove the raw files."""
+    def finish(self, attributes: Mapping[str, Any], sample_row: IntArray | None = None) -> None:
+        """Write the artifact and remove the raw files.
+
+        Args:
+            attributes: stored as JSON.
+            sample_row: int64 [k], which rows the sampled ones are.
+        """
         with artifacts.create(self._out, "activations", self._spec) as writer:
-            for site, raw in self._sites.items():
-                shape = (self._n_rows, self._widths[site])
-                stored = writer.rows(f"sites/{site}/values", shape, STORED[self._dtype])
-                stored.attrs["dtype"] = self._dtype
-                _copy(raw.values, stored)
-                writer.array(f"sites/{site}/norm", raw.norm)
+            for site, (rows, _) in self._sites.items():
+                self._copy(writer, f"{site}.values", f"sites/{site}/values")
+                writer.array(f"sites/{site}/norm", self._raw[f"{site}.norm"].read(0, rows)[:, 0])
+            for hook in self._sample:
+                self._copy(writer, f"sample.{hook}", f"sample/{hook}")
+            if sample_row is not None:
+                writer.array("sample_row", sample_row)
             for name, value in attributes.items():
                 writer.json(name, value)
-            writer.json("storage_error", {site: self.progress.storage_error.get(site, 0.0) for site in self._sites})
+            writer.json("storage_error", {site: self._storage_error(site) for site in self._sites})
             writer.json("compute_error", self.progress.compute_error)
             writer.json("batch", {"tokens": self.progress.batch_tokens, "halved": self.progress.halved})
-        self._sites.clear()
+        for raw in self._raw.values():
+            raw.close()
+        self._raw.clear()
         shutil.rmtree(self._directory)
+
+    def _rounded(self, name: str, rows: Tensor) -> Tensor:
+        if self._dtype == "float16" and float(rows.abs().max()) > FLOAT16_MAX:
+            raise DiptychError(
+                f"site {name!r}: a value of {float(rows.abs().max()):.0f} does not fit float16; store bfloat16"
+            )
+        return rows.to(TORCH[self._dtype])
+
+    def _bits(self, stored: Tensor) -> npt.NDArray[Any]:
+        bits: npt.NDArray[Any] = (stored.view(torch.uint16) if self._dtype == "bfloat16" else stored).cpu().numpy()
+        return bits
+
+    def _storage_error(self, site: str) -> dict[str, float]:
+        seen = self.progress.storage_error.get(site, {"sum": 0.0, "max": 0.0})
+        return {"mean": seen["sum"] / max(1, self._sites[site].rows), "max": seen["max"]}
 
     def _left_over(self, fingerprint: str) -> Progress | None:
         note = self._directory / "progress.json"
@@ -143,27 +216,31 @@ class Store:
         left = Progress(**json.loads(note.read_text(encoding="utf-8")))
         return left if left.fingerprint == fingerprint else None
 
-    def _map(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> "np.memmap[Any, Any]":
-        path = self._directory / name
-        return np.memmap(path, dtype=dtype, mode="r+" if path.exists() else "w+", shape=shape)
+    def _open(self, name: str, rows: int, width: int, dtype: npt.DTypeLike) -> Raw:
+        return Raw(self._directory / name, rows, width, dtype)
+
+    def _copy(self, writer: artifacts.Writer, name: str, dataset: str) -> None:
+        raw = self._raw[name]
+        stored: h5py.Dataset = writer.rows(dataset, (raw.rows, raw.width), raw.dtype)
+        stored.attrs["dtype"] = self._dtype
+        chunk = stored.chunks[0] if stored.chunks else 1
+        step = chunk * max(1, COPY_BYTES // (chunk * raw.width * raw.dtype.itemsize))
+        for start in range(0, raw.rows, step):
+            end = min(raw.rows, start + step)
+            stored[start:end] = raw.read(start, end)
 
     def _bytes(self) -> int:
-        row = sum(self._widths.values()) * np.dtype(STORED[self._dtype]).itemsize + 4 * len(self._widths)
-        return self._n_rows * row
+        size = np.dtype(STORED[self._dtype]).itemsize
+        sites = sum(rows * (width * size + 4) for rows, width in self._sites.values())
+        return sites + sum(rows * width * size for rows, width in self._sample.values())
 
     def _require_disk(self, needed: int) -> None:
         self._out.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self._out.parent).free
-        logs.logger.info(
-            "%s: %d rows, %.2f GB (twice that while it is written)", self._out, self._n_rows, self._bytes() / 1e9
-        )
+        rows = max(shape.rows for shape in self._sites.values())
+        logs.logger.info("%s: %d rows, %.2f GB (twice that while it is written)", self._out, rows, self._bytes() / 1e9)
         if needed > free:
             raise DiptychError(
                 f"{self._out}: needs {needed / 1e9:.2f} GB of disk while it is written and {free / 1e9:.2f} GB are "
                 "free; make room, use more shards or fewer sites"
             )
-
-
-def _copy(values: npt.NDArray[Any], stored: h5py.Dataset) -> None:
-    for start in range(0, len(values), COPY_ROWS):
-        stored[start : start + COPY_ROWS] = values[start : start + COPY_ROWS]

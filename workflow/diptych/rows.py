@@ -8,17 +8,23 @@ that are valid in all of them. Row i is the same token in every model. Consumers
         block.row      # which of the Rows' own rows they are, 0 <= row < len(rows)
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from diptych import artifacts
+from diptych import artifacts, selection
+
+NEAR = 64
+"""Rows up to this far apart are read in one go: a read costs more than the rows between them."""
+SCATTERED = 8
+"""Below this mean length of consecutive rows they are picked one by one."""
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -41,6 +47,14 @@ class Side(Protocol):
 
     def take(self, rows: IntArray) -> FloatArray:
         """The float32 activations [len(rows), width] of sorted token rows."""
+
+
+@runtime_checkable
+class Streamed(Protocol):
+    """A side whose rows are made when they are read (`streaming`), and may then turn out not to count."""
+
+    def counts(self, rows: IntArray) -> BoolArray:
+        """Which token rows count, bool [len(rows)]."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,15 @@ class Rows:
         order = np.arange(len(pieces)) if shuffle is None else shuffle.permutation(len(pieces))
         for piece in order:
             yield self.take(pieces[piece])
+
+    def counting(self, index: IntArray) -> BoolArray:
+        """Which of the rows `index` count, bool [len(index)]: all that are stored; streamed ones once they are run."""
+        counts = np.ones(len(index), dtype=np.bool_)
+        for m, side in enumerate(self.sides):
+            if isinstance(side, Streamed):
+                order = np.argsort(index, kind="stable")
+                counts[order] &= side.counts(self.token_row[m, index[order]])
+        return counts
 
     def take(self, index: IntArray) -> Block:
         """The rows `index` (in any order), read in disk order."""
@@ -137,6 +160,7 @@ class StoredSide:
 
     shards: Sequence[str | Path]
     site: str
+    _buffer: npt.NDArray[Any] | None = field(default=None, init=False, repr=False)
 
     @cached_property
     def _files(self) -> list[h5py.File]:
@@ -146,28 +170,48 @@ class StoredSide:
     def _starts(self) -> IntArray:
         return np.array([int(file.attrs["first_row"]) for file in self._files], dtype=np.int64)
 
-    @property
+    @cached_property
+    def _datasets(self) -> list[h5py.Dataset]:
+        return [file[f"sites/{self.site}/values"] for file in self._files]
+
+    @cached_property
+    def _bfloat16(self) -> bool:
+        return bool(self._datasets[0].attrs["dtype"] == "bfloat16")
+
+    @cached_property
     def width(self) -> int:
         """Width of a row, d."""
-        return int(self._files[0][f"sites/{self.site}/values"].shape[1])
+        return int(self._datasets[0].shape[1])
 
     def take(self, rows: IntArray) -> FloatArray:
         """Sorted token rows as float32; each shard is read once, as one span where the rows are dense in it."""
         out = np.empty((len(rows), self.width), dtype=np.float32)
-        shard = np.searchsorted(self._starts, rows, side="right") - 1
-        for index in np.unique(shard):
-            mine = shard == index
-            out[mine] = self._read(int(index), rows[mine] - self._starts[index])
+        edges = np.searchsorted(rows, [*self._starts, np.iinfo(np.int64).max])
+        for index, (start, end) in enumerate(itertools.pairwise(edges.tolist())):
+            if end > start:
+                self._read(index, rows[start:end] - self._starts[index], out[start:end])
         return out
 
-    def _read(self, index: int, local: IntArray) -> FloatArray:
-        dataset = self._files[index][f"sites/{self.site}/values"]
-        runs = np.split(local, np.flatnonzero(np.diff(local) > 64) + 1)
-        parts = [dataset[run[0] : run[-1] + 1][run - run[0]] for run in runs]
-        stored = np.concatenate(parts)
-        if dataset.attrs["dtype"] == "bfloat16":
-            return artifacts.from_bfloat16(stored)
-        return stored.astype(np.float32)
+    def _read(self, index: int, local: IntArray, out: FloatArray) -> None:
+        """Fill `out` with rows of one shard: few large reads, and one pass from storage dtype to float32."""
+        for start, end in _runs(local, NEAR):
+            first = int(local[start])
+            stored = self._span(index, first, int(local[end - 1]) + 1)
+            for inner, (left, right) in _spans(local[start:end] - first):
+                part = stored[inner] if isinstance(inner, slice) else stored.take(inner, axis=0)
+                target = out[start + left : start + right]
+                if self._bfloat16:
+                    artifacts.from_bfloat16(part, out=target)
+                else:
+                    target[:] = part
+
+    def _span(self, index: int, start: int, end: int) -> npt.NDArray[Any]:
+        """Stored rows [start, end) of a shard, valid until the next call: the memory is used again."""
+        dataset = self._datasets[index]
+        if self._buffer is None or len(self._buffer) < end - start:
+            self._buffer = np.empty((end - start, self.width), dtype=dataset.dtype)
+        dataset.read_direct(self._buffer, np.s_[start:end], np.s_[0 : end - start])
+        return self._buffer[: end - start]
 
     def covers(self, n: int) -> BoolArray:
         """Which of `n` token rows the shards hold."""
@@ -175,6 +219,22 @@ class StoredSide:
         for file, start in zip(self._files, self._starts, strict=True):
             held[start : start + len(file[f"sites/{self.site}/norm"])] = True
         return held
+
+
+def _runs(rows: IntArray, gap: int) -> list[tuple[int, int]]:
+    """Stretches [start, end) of increasing rows in which no two neighbours are more than `gap` apart."""
+    cuts = (np.flatnonzero(np.diff(rows) > gap) + 1).tolist()
+    return list(itertools.pairwise([0, *cuts, len(rows)]))
+
+
+def _spans(places: IntArray) -> Iterator[tuple[slice | IntArray, tuple[int, int]]]:
+    """Increasing places as slices where they are mostly consecutive, else as they are; each with where it goes."""
+    runs = _runs(places, 1)
+    if len(runs) * SCATTERED > len(places):
+        yield places, (0, len(places))
+        return
+    for start, end in runs:
+        yield slice(int(places[start]), int(places[end - 1]) + 1), (start, end)
 
 
 class Model(NamedTuple):
@@ -195,28 +255,72 @@ def models_of(shards: Sequence[str], gates: Sequence[str], tokens: Sequence[str]
     ]
 
 
-def stored(models: Sequence[Model], alignment: str | None = None) -> Rows:
+class Places(NamedTuple):
+    """Which token rows are read together, and what the first model's tokens say of them, int64 [n] each.
+
+    Attributes:
+        token_row: [M, n].
+        document: the document of each.
+        fold: its fold.
+        source: its source.
+        position: place in the sequence.
+    """
+
+    token_row: IntArray
+    document: IntArray
+    fold: IntArray
+    source: IntArray
+    position: IntArray
+
+    def rows(self, sides: tuple[Side, ...], fold: IntArray | None = None) -> Rows:
+        """The rows at these places, in other folds if given."""
+        folds = self.fold if fold is None else fold
+        return Rows(sides, self.token_row, self.document, folds, self.source, self.position)
+
+
+def stored(models: Sequence[Model], alignment: str | None = None, wanted: selection.Wanted = "all") -> Rows:
     """The rows that count in all of `models`, of the shards that are given.
 
     Args:
         models: where each model's rows are. The first one's tokens give documents, folds and positions.
         alignment: which row of the second model is which row of the first, where their tokenizers differ.
+        wanted: all rows, the last one of each document, or those of some roles.
 
     Raises:
         ArtifactError: a file is not whole, or no row is valid in all models.
     """
     sides = tuple(StoredSide(model.shards, model.site) for model in models)
     usable = [_usable(model, side) for model, side in zip(models, sides, strict=True)]
+    return places(usable, alignment, models[0].tokens, wanted).rows(sides)
+
+
+def places(
+    usable: Sequence[BoolArray], alignment: str | Path | None, tokens: str | Path, wanted: selection.Wanted
+) -> Places:
+    """The rows usable in every model that are wanted.
+
+    Args:
+        usable: token rows of each model that may be read, bool.
+        alignment: see `stored`.
+        tokens: the first model's tokens.
+        wanted: see `stored`.
+
+    Raises:
+        ArtifactError: there is none.
+    """
     token_row = _aligned(usable, alignment)
     if token_row.shape[1] == 0:
-        raise artifacts.ArtifactError(f"{models[0].gates}: no row counts in all models; see its `cause`")
-    with artifacts.read(models[0].tokens, "tokens") as file:
+        raise artifacts.ArtifactError(f"{tokens}: no row counts in all models; see `cause` in their gates")
+    chosen = selection.read(tokens, wanted)
+    if chosen is not None:
+        token_row = token_row[:, chosen(token_row[0])]
+    with artifacts.read(tokens, "tokens") as file:
         sequence = file["sequence"][:][token_row[0]]
         document = file["sequences/document"][:][sequence].astype(np.int64)
         fold = file["documents/fold"][:][document].astype(np.int64)
         source = file["documents/source"][:][document].astype(np.int64)
         position = file["position"][:][token_row[0]].astype(np.int64)
-    return Rows(sides, token_row, document, fold, source, position)
+    return Places(token_row, document, fold, source, position)
 
 
 def _usable(model: Model, side: StoredSide) -> BoolArray:
@@ -226,11 +330,11 @@ def _usable(model: Model, side: StoredSide) -> BoolArray:
     return valid & side.covers(len(valid))
 
 
-def _aligned(usable: Sequence[BoolArray], alignment: str | None) -> IntArray:
+def _aligned(usable: Sequence[BoolArray], alignment: str | Path | None) -> IntArray:
     """Token rows [M, n] usable in every model."""
     if alignment is None:
         both = np.flatnonzero(np.logical_and.reduce(usable)).astype(np.int64)
-        return np.tile(both, (len(usable), 1))
+        return np.broadcast_to(both, (len(usable), len(both)))
     with artifacts.read(alignment, "alignment") as file:
         if artifacts.read_json(file, "identity"):
             return _aligned(usable, None)

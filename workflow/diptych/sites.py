@@ -124,6 +124,15 @@ def block_of(hook: str) -> int | None:
     return int(block[1]) if block else None
 
 
+def neighbouring(hook: str, n_layers: int) -> list[str]:
+    """The same place one layer before and one behind, where there is such a layer; none for a hook outside blocks."""
+    block = _BLOCK.fullmatch(hook)
+    if not block:
+        return []
+    layers = [layer for layer in (int(block[1]) - 1, int(block[1]) + 1) if 0 <= layer < n_layers]
+    return [f"blocks.{layer}.{block[2]}" for layer in layers]
+
+
 def _number(text: str) -> float | None:
     try:
         return float(text)

@@ -21,6 +21,7 @@ from diptych.schema import (
     Alias,
     Alignment,
     Corpus,
+    CorpusText,
     Correlation,
     Crosscoder,
     Dictionary,
@@ -54,7 +55,7 @@ REFERENCES: Mapping[str, Mapping[str, str]] = {
         "dictionary_a": "dictionaries",
         "dictionary_b": "dictionaries",
     },
-    "crosscoders": {"corpus": "corpora", "models": "models"},
+    "crosscoders": {"corpus": "corpora", "stream": "corpora", "models": "models"},
     "template_diffs": {"pair": "pairs", "corpus": "corpora", "dictionary": "dictionaries"},
 }
 """The fields of each section that name something of another section."""
@@ -142,6 +143,7 @@ class Study(Strict):
             self._check_pair(alias, pair)
         for alias, crosscoder in self.crosscoders.items():
             self._check_site(f"crosscoders.{alias}.site", crosscoder.site)
+            self._check_tokenizers(f"crosscoders.{alias}.models", crosscoder.models)
         for alias, diff in self.template_diffs.items():
             self._check_template_diff(f"template_diffs.{alias}", diff)
         for alias, corpus in self.corpora.items():
@@ -169,8 +171,10 @@ class Study(Strict):
                             yield f"{section}.{alias}.{field}{place}", kind, name
         for index, name in enumerate(self.steering.pairs or ()):
             yield f"steering.pairs[{index}]", "pairs", name
+        yield from self._mixtures()
 
     def _check_corpus(self, alias: str, corpus: Corpus) -> None:
+        self._check_mixture(alias, ())
         if corpus.tokens is None and not all(origin.prompts for origin in corpus.sources.values()):
             raise ConfigError(f"corpora.{alias}.tokens: give a token budget, or let every source draw `prompts`")
 
@@ -194,6 +198,20 @@ class Study(Strict):
                     raise ConfigError(
                         f"{where}.{field}: corpus {diff.corpus!r} has no source {name!r}{nearest(name, sources)}"
                     )
+
+    def _mixtures(self) -> Iterable[tuple[str, str, str]]:
+        """(key, section, alias) for every corpus that is a source of another one."""
+        for alias, corpus in self.corpora.items():
+            for label, origin in corpus.sources.items():
+                if isinstance(origin, CorpusText):
+                    yield f"corpora.{alias}.sources.{label}.corpus", "corpora", origin.corpus
+
+    def _check_mixture(self, alias: str, above: tuple[str, ...]) -> None:
+        if alias in above:
+            raise ConfigError(f"corpora.{above[0]}.sources: {' -> '.join([*above, alias])} never reaches a text")
+        for origin in self.corpora[alias].sources.values():
+            if isinstance(origin, CorpusText):
+                self._check_mixture(origin.corpus, (*above, alias))
 
     def _check_pair(self, alias: str, pair: Pair) -> None:
         for field in ("sites", "sites_b"):
@@ -245,6 +263,11 @@ class Study(Strict):
                 raise ConfigError(
                     f"steering.pairs: {alias!r} compares {site!r}, which is not in the residual stream; take it out"
                 )
+
+    def _check_tokenizers(self, where: str, models: Iterable[str]) -> None:
+        owners = [self.tokenizer(model) for model in models]
+        if len(owners) > 2 and len(set(owners)) > 1:
+            raise ConfigError(f"{where}: more than two models must share a tokenizer (these have {', '.join(owners)})")
 
     def _check_site(self, where: str, site: str) -> None:
         known = list(chain.from_iterable(self.sites.values()))
@@ -438,9 +461,16 @@ class Study(Strict):
     def train_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
         """One run of a crosscoder."""
         made = self.crosscoders[crosscoder]
-        reads = ("models", "corpus", "site", "seeds", "splice_tokens")
+        reads = self._crosscoder(crosscoder)
+        if made.stream:
+            reads["stream"] = {
+                "corpus": made.stream,
+                "dtypes": [self.models[model].dtype for model in made.models],
+                **_dump(self.activations, leave=("outlier_norm", "shards")),
+            }
+        read = ("models", "corpus", "site", "rows", "stream", "seeds", "splice_tokens")
         how = ("checkpoint_every", "processes", "track", "ceiling", "sweep")
-        return _job(self._crosscoder(crosscoder), seed=int(seed), **_dump(made, leave=(*reads, *how)))
+        return _job(reads, seed=int(seed), **_dump(made, leave=(*read, *how)))
 
     def evaluate_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
         """A crosscoder on held-out rows."""
@@ -487,11 +517,12 @@ class Study(Strict):
 
     def _crosscoder(self, crosscoder: str) -> dict[str, Any]:
         made = self.crosscoders[crosscoder]
-        return {"models": list(made.models), "corpus": made.corpus, "site": made.site}
+        return {"corpus": made.corpus, **_dump_only(made, ("models", "site", "rows"))}
 
     def _pair(self, pair: str, site_a: str, site_b: str) -> dict[str, Any]:
         chosen = self.pairs[pair]
-        return {"a": chosen.a, "b": chosen.b, "corpus": chosen.corpus, "site_a": site_a, "site_b": site_b}
+        read = _dump_only(chosen, ("a", "b", "corpus", "rows"))
+        return {**read, "site_a": site_a, "site_b": site_b}
 
     def _dictionaries(self, pair: str, site_a: str, site_b: str) -> dict[str, Any]:
         return {
@@ -504,6 +535,10 @@ class Study(Strict):
 def _job(reads: Mapping[str, Any], **settings: Any) -> Job:
     """What a job reads, by alias and in order, and the keyword arguments of its stage."""
     return {"reads": dict(reads), "settings": settings}
+
+
+def _dump_only(values: Strict, keep: Iterable[str]) -> dict[str, Any]:
+    return values.model_dump(mode="json", include=set(keep))
 
 
 def _dump(values: Strict, leave: Iterable[str] = ()) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from diptych import DiptychError, artifacts, corpora, templates
+from diptych import DiptychError, artifacts, corpora, models, templates
 
 Int32Array = npt.NDArray[np.int32]
 IntArray = npt.NDArray[np.int64]
@@ -44,7 +44,7 @@ class Tokenizer:
         from transformers import AutoTokenizer
 
         self.hash = tokenizer_hash(directory)
-        self._tokenizer = AutoTokenizer.from_pretrained(str(directory))
+        self._tokenizer = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=models.trusts(directory))
         self._directory = directory
 
     @cached_property

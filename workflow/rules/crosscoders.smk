@@ -8,7 +8,7 @@ wildcard_constraints:
 
 rule train_crosscoder:
     input:
-        unpack(crosscoder_rows),
+        unpack(training_rows),
     output:
         CROSSCODER_FILES / "weights.h5",
     log:

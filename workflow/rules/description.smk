@@ -74,6 +74,8 @@ def pair_files(name, site_a, site_b):
         "crosscoders": crosscoder_runs(pair, site_a, site_b),
         "template_diffs": template_runs(name, site_a) if site_a == site_b else [],
     }
+    if aligned := alignment_of(pair.corpus, pair.a, pair.b):
+        files["alignment"] = relative(aligned)
     if STUDY.role(name, site_a, site_b) == "planted":
         files["truth"] = relative(RESULTS / "models" / pair.b / "truth.h5")
     if STUDY.is_steered(name, site_a, site_b):

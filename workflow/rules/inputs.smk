@@ -13,7 +13,7 @@ def model_files(wildcards):
 
 
 def corpus_files(wildcards):
-    """The files of a corpus on disk, so that a changed one is fetched again."""
+    """The files of a corpus on disk and the corpora that it is made of, so that a changed one is fetched again."""
     sources = STUDY.corpora[wildcards.corpus].sources.values()
     patterns = [
         pattern
@@ -21,9 +21,9 @@ def corpus_files(wildcards):
         if origin.kind == "local"
         for pattern in origin.paths
     ]
-    return sorted(
-        {path for pattern in patterns for path in glob.glob(pattern, recursive=True)}
-    )
+    files = {path for pattern in patterns for path in glob.glob(pattern, recursive=True)}
+    parts = [corpus_manifest(origin.corpus) for origin in sources if origin.kind == "corpus"]
+    return sorted(files) + parts
 
 
 def derive_inputs(wildcards):
@@ -106,6 +106,7 @@ def own_features(wildcards):
         "features_a": features_of(pair.corpus, pair.a, dictionary_a),
         "features_b": features_of(pair.corpus, pair.b, dictionary_b),
         "alignment": alignment_of(pair.corpus, pair.a, pair.b),
+        "tokens_a": tokens_of(pair.corpus, pair.a),
     }
 
 
@@ -118,7 +119,6 @@ def cross_features(wildcards):
         "features_b_on_a": features_of(pair.corpus, pair.a, dictionary_b),
         "dictionary_a": dictionary_manifest(dictionary_a),
         "dictionary_b": dictionary_manifest(dictionary_b),
-        "tokens_a": tokens_of(pair.corpus, pair.a),
         "tokens_b": tokens_of(pair.corpus, pair.b),
     }
 
@@ -242,4 +242,20 @@ def template_features(wildcards):
         "gates_b": gates_of(*b, site),
         "tokens": tokens_of(*a),
         "dictionary": dictionary_manifest(made.dictionary),
+    }
+
+
+def training_rows(wildcards):
+    """The rows that a crosscoder is trained on: stored ones, or what it takes to make them while it trains."""
+    crosscoder = STUDY.crosscoders[wildcards.crosscoder]
+    rows = crosscoder_rows(wildcards)
+    if not crosscoder.stream:
+        return rows
+    models = crosscoder.models
+    return {
+        "gates": rows["gates"],
+        "tokens": rows["tokens"],
+        "models": [model_manifest(model) for model in models],
+        "stream_tokens": [tokens_of(crosscoder.stream, model) for model in models],
+        "stream_alignment": alignment_of(crosscoder.stream, *models[:2]),
     }

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from diptych import dictionaries, logs, neurons, rows, similarity, similarity_inputs, wordlists
+from diptych import dictionaries, logs, neurons, rows, selection, similarity, similarity_inputs, wordlists
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
@@ -18,6 +18,7 @@ pairs = {
         given.features_a,
         given.features_b,
         alignment=alignment,
+        chosen=selection.read(given.tokens_a, reads["rows"]),
     )
 }
 subspaces = {Path(name).stem: wordlists.load(name) for name in settings.pop("word_lists")}
@@ -34,7 +35,7 @@ if "neurons_a" in reads:
     ]
     written = [neurons.written(Path(given[f"model_{side}"]).parent, reads[f"neurons_{side}"]) for side in "ab"]
     pairs["neurons"] = neurons.paired(
-        rows.stored(sides, alignment),
+        rows.stored(sides, alignment, reads["rows"]),
         written,
         (given.tokens_a, given.tokens_b),
         given.linear_map,

@@ -1,6 +1,6 @@
 """Rule correlate_features: exact correlations between the sparse codes of two models."""
 
-from diptych import correlation, logs
+from diptych import correlation, logs, selection
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
@@ -11,6 +11,7 @@ correlation.correlate(
     spec=spec,
     alignment=snakemake.input.get("alignment") or None,
     memory=snakemake.resources.correlation_mib * 2**20,
+    chosen=selection.read(snakemake.input.get("tokens_a"), spec["reads"]["rows"]),
     threads=snakemake.threads,
     **spec["settings"],
 )

@@ -11,5 +11,5 @@ torch.set_num_threads(snakemake.threads)
 given = snakemake.input
 models = rows.models_of(given.shards, given.gates, given.tokens, spec["reads"]["site"])
 with devices.take(snakemake.resources.device) as device:
-    pair = rows.stored(models, given.get("alignment") or None)
+    pair = rows.stored(models, given.get("alignment") or None, spec["reads"]["rows"])
     latents.describe(given.weights, pair, snakemake.output[0], spec=spec, device=device, **spec["settings"])

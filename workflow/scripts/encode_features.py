@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from diptych import devices, dictionaries, features, logs, rows
+from diptych import devices, dictionaries, features, layer_check, logs, rows
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
@@ -12,4 +12,6 @@ torch.set_num_threads(snakemake.threads)
 place = rows.Model([snakemake.input.shards], snakemake.input.gates, snakemake.input.tokens, spec["reads"]["site"])
 dictionary = dictionaries.load(Path(snakemake.input.dictionary).parent)
 with devices.take(snakemake.resources.device) as device:
-    features.encode(rows.stored([place]), dictionary, snakemake.output[0], spec=spec, device=device, **spec["settings"])
+    layers = layer_check.measure(snakemake.input.shards, place.gates, place.site, dictionary, device)
+    out = snakemake.output[0]
+    features.encode(rows.stored([place]), dictionary, out, spec=spec, layers=layers, device=device, **spec["settings"])

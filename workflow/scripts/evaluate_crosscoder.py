@@ -17,7 +17,7 @@ splice = [
     for manifest, model in zip(given.get("models", []), models, strict=False)
 ]
 with devices.take(snakemake.resources.device) as device:
-    pair = rows.stored(models, given.get("alignment") or None)
+    pair = rows.stored(models, given.get("alignment") or None, spec["reads"]["rows"])
     evaluation.evaluate(
         given.weights, pair, snakemake.output[0], spec=spec, splice=splice, site=site, device=device, **spec["settings"]
     )

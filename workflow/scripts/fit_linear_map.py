@@ -11,5 +11,6 @@ pair = rows.stored(
         rows.Model(given.shards_b, given.gates_b, given.tokens_b, spec["reads"]["site_b"]),
     ],
     given.get("alignment") or None,
+    spec["reads"]["rows"],
 )
 linear_map.fit(pair, snakemake.output.linear_map, table=snakemake.output.ladder, spec=spec, **spec["settings"])

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from diptych import dictionaries, logs, pairing
+from diptych import dictionaries, logs, pairing, selection
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
@@ -21,6 +21,7 @@ pairing.pair(
     matches=snakemake.output.matches,
     unmatched=snakemake.output.unmatched,
     alignment=given.get("alignment") or None,
+    chosen=selection.read(given.tokens_a, spec["reads"]["rows"]),
     features_a_on_b=given.features_a_on_b,
     features_b_on_a=given.features_b_on_a,
     **spec["settings"],

@@ -1,16 +1,13 @@
 """Rule train_crosscoder: one run of a crosscoder over the rows of its models."""
 
-from diptych import devices, logs
+from diptych import devices, logs, streaming
 from diptych.crosscoder import worker
 
 logs.start(snakemake.log[0], __file__)
 given, how = snakemake.input, snakemake.resources
 with devices.take_several(how.device, how.processes) as taken:
     job = {
-        "shards": list(given.shards),
-        "gates": list(given.gates),
-        "tokens": list(given.tokens),
-        "alignment": given.get("alignment") or None,
+        "rows": {name: list(given.get(name) or []) for name in streaming.INPUTS},
         "out": snakemake.output[0],
         "spec": snakemake.params.spec,
         "devices": taken,

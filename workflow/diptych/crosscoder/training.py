@@ -13,7 +13,7 @@ import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +76,12 @@ class Feed:
 
     def calibration(self, *, aside: bool = False) -> IntArray:
         """Rows for means and scales, or (`aside`) for the threshold: all, or blocks spread evenly."""
-        index = self.aside if aside and len(self.aside) else self.index
-        if len(index) <= CALIBRATION_ROWS:
-            return index
-        blocks = np.array_split(index, -(-len(index) // READ_ROWS))
-        wanted = -(-CALIBRATION_ROWS // min(map(len, blocks)))
-        return np.concatenate([blocks[i] for i in np.linspace(0, len(blocks) - 1, wanted).astype(int)])
+        chosen = self.aside if aside and len(self.aside) else self.index
+        if len(chosen) > CALIBRATION_ROWS:
+            blocks = self._blocks(chosen, READ_ROWS)
+            wanted = min(len(blocks), -(-CALIBRATION_ROWS * len(blocks) // len(chosen)))
+            chosen = np.concatenate([blocks[i] for i in np.linspace(0, len(blocks) - 1, wanted).astype(int)])
+        return chosen[self.rows.counting(chosen)]
 
     def batches(self, first: int) -> Iterator[Tensor]:
         """Batches of steps first, first + 1, ..., without end: of each this process's rows [batch / processes, D]."""
@@ -92,8 +92,10 @@ class Feed:
                 if first < step + n_steps:
                     values = self._load(part)
                     order = np.random.default_rng([self.settings.seed, 1, epoch, number]).permutation(len(part))
+                    order = order[self.rows.counting(part)[order]]
                     for start in range(batch * max(0, first - step), batch * n_steps, batch):
-                        chosen = order[start : start + batch]
+                        # Streamed rows that turned out not to count may leave the last batch short: it begins anew.
+                        chosen = order.take(np.arange(start, start + batch), mode="wrap")
                         self.seen[part[chosen]] = True
                         yield torch.from_numpy(values[self._own(chosen)])
                 step += n_steps
@@ -108,9 +110,17 @@ class Feed:
         if n_fills == 1:
             return [self.index]
         block_rows = min(READ_ROWS, self.settings.buffer_rows // 2)
-        blocks = np.array_split(self.index, -(-len(self.index) // block_rows))
+        blocks = self._blocks(self.index, block_rows)
         order = np.random.default_rng([self.settings.seed, 0, epoch]).permutation(len(blocks))
         return [np.concatenate([blocks[i] for i in part]) for part in np.array_split(order, n_fills)]
+
+    def _blocks(self, index: IntArray, size: int) -> list[IntArray]:
+        """Rows in blocks of about `size` that begin where a sequence does: to run a sequence twice is dear."""
+        position = self.rows.position[index]
+        starts = np.append(np.flatnonzero(position[1:] <= position[:-1]) + 1, len(index))
+        edges = np.linspace(0, len(index), -(-len(index) // size) + 1).astype(np.int64)[1:-1]
+        cuts = np.unique(starts[np.searchsorted(starts, edges)])
+        return [block for block in np.split(index, cuts) if len(block)]
 
     def _load(self, part: IntArray) -> FloatArray:
         if self._all is not None:
@@ -246,9 +256,7 @@ def _steps(run: Run, feed: Feed, settings: Training, device: str) -> Iterator[in
         disable=not run.group.leads,
     )
     with bar:
-        for z_BD in feed.batches(run.step):
-            if run.step == settings.steps:
-                break
+        for z_BD in islice(feed.batches(run.step), settings.steps - run.step):
             loss = take_step(run, z_BD.to(device), objective, settings, product)
             run.step += 1
             bar.set_postfix(loss=f"{loss:.4g}", refresh=False)

@@ -3,7 +3,7 @@
     start(job, processes=1)                         # in this process; more: with torchrun
     torchrun --nproc-per-node 4 -m diptych.crosscoder.worker job.json
 
-`job` is plain data: where the rows are (`shards`, `gates`, `tokens`, `site`, `alignment`), `out`, `spec`, `devices`
+`job` is plain data: where the `rows` are (`streaming.INPUTS`), `out`, `spec`, `devices`
 (one a process), `threads` of each, `checkpoint_every`, `track`, `throughput`, and for torchrun's processes `log` and
 `error`, the files for the log and for the line that says why a run stopped.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from diptych import DiptychError, artifacts, logs, rows
+from diptych import DiptychError, artifacts, logs, streaming
 from diptych.crosscoder import parallel, tracking, training
 
 
@@ -25,14 +25,13 @@ def run(job: Mapping[str, Any], device: str, group: parallel.Group = parallel.AL
     """Train as `job` says on `device`, as one process of `group`."""
     spec = job["spec"]
     torch.set_num_threads(job["threads"])
-    models = rows.models_of(job["shards"], job["gates"], job["tokens"], spec["reads"]["site"])
     tracker = None
     if job["track"] and group.leads:
         place = Path(job["out"]).with_name("tracking")
         name = " ".join(str(value) for value in spec["job"].values())
         tracker = tracking.open_tracker(job["track"], place, name=name, settings=spec["settings"])
     training.train(
-        rows.stored(models, job["alignment"]),
+        streaming.training_rows(job["rows"], spec["reads"], device),
         job["out"],
         spec=spec,
         device=device,

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diptych import artifacts
+from diptych import artifacts, layer_check
 from diptych.report import figures
 from diptych.report.blocks import (
     Block,
@@ -37,7 +38,7 @@ def section(inputs: Mapping[str, Any]) -> Section:
     inner = [
         Section("models", "Models", _models(inputs["models"])),
         Section("text", "Text", [_text(corpus) for corpus in inputs["corpora"]]),
-        Section("pairs", "Pairs", [_pairs(inputs["pairs"])]),
+        Section("pairs", "Pairs", [_pairs(inputs["pairs"]), *_alignments(inputs["pairs"])]),
     ]
     intro = Prose("A is the reference of each pair, B the compared model; both read the same text at the same site.")
     return Section("setting", "What was compared, and on what", [intro], inner)
@@ -49,8 +50,7 @@ def gates(inputs: Mapping[str, Any]) -> Section:
     warnings: list[Block] = []
     blocks: list[Block] = []
     for gate in inputs["gates"]:
-        with artifacts.read(gate["path"], "gates") as file:
-            numbers = artifacts.read_json(file, "gates")[gate["site"]]
+        numbers = _numbers(gate)
         where = f"{gate['model']} at {gate['site']} on {gate['corpus']}"
         rows.append(_gate_row(gate, numbers))
         warnings += [Note("warn", f"{where}: {warning}.") for warning in numbers["warnings"]]
@@ -58,38 +58,108 @@ def gates(inputs: Mapping[str, Any]) -> Section:
         Prose("Rows are tokens. These are the checks that the rows of each model passed before any comparison.")
     )
     blocks += warnings or [Note("pass", "No warning: the rows of every model are fit to be compared.")]
-    columns = [
-        "model",
-        "site",
-        "rows",
-        "that count",
-        *CAUSES.values(),
-        "median norm",
-        "rank / width",
-        "duplicates",
-        "distinct tokens",
-    ]
+    columns = ["model", "site", "text", "rows", "that count", *CAUSES.values(), "massive, but named in a template"]
     blocks.append(Table(columns, rows, caption="Rows that count, and the share of all rows that do not, by cause."))
+    blocks.append(_quality(inputs["gates"]))
+    blocks += _layers(inputs["pairs"])
     if inputs["gates"]:
         blocks.append(_norms(inputs["gates"]))
     return Section("gates", "Quality gates and warnings", blocks)
 
 
+def _numbers(gate: Mapping[str, Any]) -> dict[str, Any]:
+    with artifacts.read(gate["path"], "gates") as file:
+        found: dict[str, Any] = artifacts.read_json(file, "gates")[gate["site"]]
+    return found
+
+
+def _quality(gates: Sequence[Mapping[str, Any]]) -> Table:
+    """Where the rows are taken from, how many there are for the width, what precision cost them."""
+    rows: list[list[str | Cell]] = []
+    for gate in gates:
+        numbers = _numbers(gate)
+        lost = numbers["compute_error"]
+        rows.append(
+            [
+                f"{gate['model']}, {gate['corpus']}",
+                f"{gate['site']}: {numbers['hook']}",
+                figure_cell(numbers["median_norm"]),
+                figure_cell(numbers["rows_per_width"]),
+                Cell(f"{numbers['numerical_rank']} / {numbers['width']}", order=numbers["numerical_rank"]),
+                figure_cell(numbers["effective_rank"]),
+                figure_cell(numbers["constant_columns"]),
+                Cell(percent(numbers["duplicate_share"]), order=numbers["duplicate_share"]),
+                figure_cell(numbers["distinct_tokens"]),
+                f"{numbers['compute_dtype']}, {percent(lost['median']) if lost else 'exact'}",
+                f"{numbers['stored_dtype']}, {percent(numbers['storage_error']['mean'])}",
+            ]
+        )
+    columns = [
+        "model, text",
+        "site",
+        "median norm",
+        "rows / width",
+        "rank / width",
+        "effective rank",
+        "constant columns",
+        "duplicates",
+        "distinct tokens",
+        "computed in, error",
+        "stored in, error",
+    ]
+    return Table(
+        columns,
+        rows,
+        caption="Quality of the rows that count. Errors are those of a row relative to its length: of the forward pass "
+        "against float32 (median), and of storing it (mean).",
+    )
+
+
+def _layers(pairs: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """Whether each dictionary reconstructs its own layer best, and a warning where it does not."""
+    rows: dict[str, list[str | Cell]] = {}
+    warnings: list[Block] = []
+    for pair, side in product(pairs, "ab"):
+        name, paths = pair.get(f"dictionary_{side}"), pair["files"].get(f"features_{side}")
+        fvu = layer_check.read(paths) if paths and name not in rows else {}
+        if len(fvu) < 2:
+            continue
+        own, *near = fvu
+        rows[str(name)] = [
+            str(name),
+            pair[side],
+            own,
+            figure_cell(fvu[own]),
+            ", ".join(f"{hook}: {number(fvu[hook])}" for hook in sorted(near)),
+        ]
+        if better := layer_check.suspect(fvu):
+            said = f"{name} reconstructs {better} of {pair[side]} better ({number(fvu[better])} unexplained) than {own}"
+            warnings.append(
+                Note("warn", f"Site suspect: {said} ({number(fvu[own])}), where it is read. Off by one layer?")
+            )
+    if not rows:
+        return []
+    table = Table(
+        ["dictionary", "model", "site", "unexplained there", "unexplained one layer away"],
+        list(rows.values()),
+        caption="Is each dictionary read at the layer that it belongs to? Its share of variance unexplained, there and "
+        "at the neighbouring layers.",
+    )
+    return [*warnings, table]
+
+
 def _gate_row(gate: Mapping[str, Any], numbers: Mapping[str, Any]) -> list[str | Cell]:
-    rank = Cell(f"{numbers['numerical_rank']} / {numbers['width']}", order=numbers["numerical_rank"])
     shares: list[str | Cell] = [
         Cell(percent(numbers["invalid_share"][cause]), order=numbers["invalid_share"][cause]) for cause in CAUSES
     ]
     return [
         gate["model"],
         gate["site"],
+        gate["corpus"],
         figure_cell(numbers["rows"]),
         figure_cell(numbers["valid_rows"]),
         *shares,
-        figure_cell(numbers["median_norm"]),
-        rank,
-        Cell(percent(numbers["duplicate_share"]), order=numbers["duplicate_share"]),
-        figure_cell(numbers["distinct_tokens"]),
+        figure_cell(numbers["template_outliers"]),
     ]
 
 
@@ -97,8 +167,7 @@ def _norms(gates: Sequence[Mapping[str, Any]]) -> Figure:
     """Median norm by position, one line a model."""
     lines = {}
     for gate in gates:
-        with artifacts.read(gate["path"], "gates") as file:
-            norms = artifacts.read_json(file, "gates")[gate["site"]]["norm_by_position"]
+        norms = _numbers(gate)["norm_by_position"]
         lines[f"{gate['model']}, {gate['site']}"] = (np.arange(len(norms)), norms)
     return Figure(
         "norms",
@@ -210,12 +279,30 @@ def _difference(before: float | None, after: float | None) -> float | None:
 def _text(corpus: Mapping[str, Any]) -> Table:
     with artifacts.read(corpus["tokens"], "tokens") as file:
         summary = artifacts.read_json(file, "summary")
+    account = Path(corpus["directory"]) / "corpus.json"
+    fetched = json.loads(account.read_text(encoding="utf-8"))["sources"]
     rows: list[list[str | Cell]] = [
-        [source, *(figure_cell(numbers[key]) for key in ("documents", "sequences", "tokens", "counted"))]
+        [
+            source,
+            figure_cell(fetched[source]["documents"]),
+            *(figure_cell(fetched[source][key]) for key in ("empty", "duplicates", "broken_characters")),
+            *(figure_cell(numbers[key]) for key in ("documents", "sequences", "tokens", "counted")),
+        ]
         for source, numbers in summary.items()
     ]
+    columns = [
+        "source",
+        "documents there",
+        "left out: empty",
+        "left out: repeated",
+        "broken characters",
+        "documents read",
+        "sequences",
+        "tokens",
+        "tokens that count",
+    ]
     return Table(
-        ["source", "documents", "sequences", "tokens", "tokens that count"],
+        columns,
         rows,
         caption=f"Corpus {corpus['name']}. Documents are the unit of independence: what is chosen on some is tested "
         "on others.",
@@ -233,6 +320,29 @@ def _pairs(pairs: Sequence[Mapping[str, Any]]) -> Table:
         [pair["name"], pair["a"], pair["b"], _sites(pair), pair["corpus"], roles[pair["role"]]] for pair in pairs
     ]
     return Table(["pair", "A", "B", "site", "text", "role"], rows)
+
+
+def _alignments(pairs: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """How much of the text two tokenizers share, for the pairs that have two."""
+    rows: list[list[str | Cell]] = []
+    for pair in pairs:
+        if not pair["files"].get("alignment"):
+            continue
+        with artifacts.read(pair["files"]["alignment"], "alignment") as file:
+            shares = {} if artifacts.read_json(file, "identity") else artifacts.read_json(file, "coverage")
+        for source, share in shares.items():
+            counts = [figure_cell(share[key]) for key in ("tokens_a", "tokens_b", "pairs")]
+            rows.append([pair["name"], source, *counts, Cell(percent(share["coverage"]), order=share["coverage"])])
+    if not rows:
+        return []
+    return [
+        Table(
+            ["pair", "source", "tokens of A", "tokens of B", "tokens of both", "covered"],
+            rows,
+            caption="Two tokenizers: a token of A stands beside a token of B where both end at the same character. "
+            "Covered is the share of the model's tokens that has fewer.",
+        )
+    ]
 
 
 def _sites(pair: Mapping[str, Any]) -> str:
