@@ -11,6 +11,7 @@ own dictionary* is certainly not its counterpart in the other. Such decoy scores
 Two latents of one dictionary that are all but equal would be each other's decoys; they are grouped first.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -32,22 +33,51 @@ Rule = Literal["many_to_one", "one_to_many", "one_to_one", "mutual", "hungarian"
 Score = Literal["rho", "cosine", "euclidean", "mean"]
 Sides = tuple[IntArray, IntArray]
 
+BLOCK = 4096
+"""Rows that are handled in float64 at a time."""
 MOST_ROUNDS_OF_TWINS = 100
 """Grouping looks again at what is left until nothing is grouped; a round at least halves a crowd of equals."""
 
 
 class Geometry(NamedTuple):
-    """Decoder rows side by side in B's space, float64.
+    """Decoder rows side by side in B's space.
 
     Attributes:
-        rows: A's mapped [F_A, d_B], and B's own [F_B, d_B].
-        unit: the same of length 1; NaN for rows that the map does not carry or that are zero.
+        rows: float32, A's mapped [F_A, d_B], and B's own [F_B, d_B]: all that is held of full size (2 GiB a side at
+            131,072 latents of width 4,096).
+        length: float64 [F_A] and [F_B], their lengths; NaN for rows that the map does not carry or that are zero.
         retention: [F_A], ||d R|| / ||d|| over its median.
     """
 
-    rows: tuple[DoubleArray, DoubleArray]
-    unit: tuple[DoubleArray, DoubleArray]
+    rows: tuple[FloatArray, FloatArray]
+    length: tuple[DoubleArray, DoubleArray]
     retention: DoubleArray
+
+    def unit(self, side: int, latents: IntArray) -> FloatArray:
+        """Rows of length 1, float32 [len(latents), d_B]; NaN for those without a direction."""
+        unit: FloatArray = self.rows[side][latents] / self.length[side][latents, None].astype(np.float32)
+        return unit
+
+    def cosines(self, i: IntArray, j: IntArray) -> DoubleArray:
+        """Cosines [p] of listed pairs, NaN where a row has no direction."""
+        return self._of_pairs(i, j, lambda x, y: np.einsum("pd,pd->p", x, y)) / (self.length[0][i] * self.length[1][j])
+
+    def distances(self, i: IntArray, j: IntArray) -> DoubleArray:
+        """Euclidean distances [p] of listed pairs."""
+        return self._of_pairs(i, j, lambda x, y: np.asarray(np.linalg.norm(x - y, axis=1)))
+
+    def _of_pairs(
+        self, i: IntArray, j: IntArray, measure: Callable[[DoubleArray, DoubleArray], DoubleArray]
+    ) -> DoubleArray:
+        found = np.empty(len(i))
+        for part in in_blocks(len(i)):
+            found[part] = measure(self.rows[0][i[part]].astype(np.float64), self.rows[1][j[part]].astype(np.float64))
+        return found
+
+
+def in_blocks(n: int) -> Iterator[slice]:
+    """Slices that cover n rows, `BLOCK` at a time."""
+    return (slice(start, start + BLOCK) for start in range(0, n, BLOCK))
 
 
 def decoder_geometry(W_dec_A: FloatArray, W_dec_B: FloatArray, slope: DoubleArray, min_retention: float) -> Geometry:
@@ -59,20 +89,26 @@ def decoder_geometry(W_dec_A: FloatArray, W_dec_B: FloatArray, slope: DoubleArra
         slope: R [d_A, d_B] of the map x_A -> x_B.
         min_retention: a row that keeps a smaller share of its length than this share of the median has no direction.
     """
-    rows_A, rows_B = W_dec_A.astype(np.float64) @ slope, W_dec_B.astype(np.float64)
-    before, after = np.linalg.norm(W_dec_A.astype(np.float64), axis=1), np.linalg.norm(rows_A, axis=1)
+    rows_A = np.empty((len(W_dec_A), slope.shape[1]), dtype=np.float32)
+    before, after = np.empty(len(W_dec_A)), np.empty(len(W_dec_A))
+    for part in in_blocks(len(W_dec_A)):
+        rows = W_dec_A[part].astype(np.float64)
+        mapped = rows @ slope
+        rows_A[part], before[part], after[part] = mapped, _lengths(rows), _lengths(mapped)
+    length_B = np.empty(len(W_dec_B))
+    for part in in_blocks(len(W_dec_B)):
+        length_B[part] = _lengths(W_dec_B[part].astype(np.float64))
     share = np.divide(after, before, out=np.zeros_like(after), where=before > 0)
     middle = float(np.median(share))
     retention = share / middle if middle > 0 else np.zeros_like(share)
-    length_B = np.linalg.norm(rows_B, axis=1)
-    unit = (_unit(rows_A, after, (retention >= min_retention) & (after > 0)), _unit(rows_B, length_B, length_B > 0))
-    return Geometry((rows_A, rows_B), unit, retention)
+    carried = (retention >= min_retention) & (after > 0)
+    length = (np.where(carried, after, np.nan), np.where(length_B > 0, length_B, np.nan))
+    return Geometry((rows_A, np.asarray(W_dec_B, dtype=np.float32)), length, retention)
 
 
-def _unit(rows: DoubleArray, length: DoubleArray, valid: BoolArray) -> DoubleArray:
-    unit = np.full_like(rows, np.nan)
-    unit[valid] = rows[valid] / length[valid, None]
-    return unit
+def _lengths(rows: DoubleArray) -> DoubleArray:
+    lengths: DoubleArray = np.linalg.norm(rows, axis=1)
+    return lengths
 
 
 class Scorer:
@@ -116,7 +152,7 @@ class Scorer:
 
     def tie(self, i: IntArray, j: IntArray) -> DoubleArray:
         """Decoder cosines [p] of listed pairs, NaN where there is none."""
-        return np.asarray(np.einsum("pd,pd->p", self.geometry.unit[0][i], self.geometry.unit[1][j]))
+        return self.geometry.cosines(i, j)
 
     def _make(self, sides: tuple[int, int], latents: Sides, score: Score) -> Scores:
         own = sides[0] == sides[1]
@@ -130,9 +166,10 @@ class Scorer:
         if score == "rho":
             assert rho is not None
             return SparseScores(rho, own, self.memory)
-        vectors = self.geometry.rows if score == "euclidean" else self.geometry.unit
         x, y = (
-            torch.from_numpy(vectors[side][chosen].astype(np.float32)).to(self.device)
+            torch.from_numpy(
+                self.geometry.rows[side][chosen] if score == "euclidean" else self.geometry.unit(side, chosen)
+            ).to(self.device)
             for side, chosen in zip(sides, latents, strict=True)
         )
         return DenseScores(x, y, score, rho, own, self.memory)

@@ -240,8 +240,8 @@ def pair_latents(
 def _taking_part(table: Table, geometry: Geometry, score: Score) -> tuple[IntArray, IntArray]:
     """Eligible latents of either side that have the score at all."""
     chosen = []
-    for name, side, unit in (("A", table.a, geometry.unit[0]), ("B", table.b, geometry.unit[1])):
-        has_score = np.full(len(unit), True) if score == "rho" else np.isfinite(unit[:, 0])
+    for name, side, length in (("A", table.a, geometry.length[0]), ("B", table.b, geometry.length[1])):
+        has_score = np.full(len(length), True) if score == "rho" else np.isfinite(length)
         chosen.append(np.flatnonzero(side.eligible & has_score))
         if not len(chosen[-1]):
             raise DiptychError(
@@ -322,8 +322,6 @@ def _pair_columns(
 ) -> dict[str, npt.NDArray[Any]]:
     """The columns of the candidate pairs that follow from weights and codes."""
     i, j = way.pairs.edges.i, way.pairs.edges.j
-    encoder_A = a.W_enc[:, i].astype(np.float64)
-    mapped, encoder_B = slopes.backward @ encoder_A, b.W_enc[:, j].astype(np.float64)
     norm_a, norm_b = _relative_norms(a.W_enc.T)[i], _relative_norms(b.W_enc.T)[j]
     return {
         "a": i,
@@ -331,10 +329,10 @@ def _pair_columns(
         "score": way.pairs.edges.score,
         "decoy": way.pairs.decoy,
         "q": way.pairs.q,
-        "cosine": np.einsum("pd,pd->p", geometry.unit[0][i], geometry.unit[1][j]),
-        "cosine_unrelated": np.einsum("pd,pd->p", geometry.unit[0][i], geometry.unit[1][np.roll(j, len(j) // 2)]),
-        "distance": np.linalg.norm(geometry.rows[0][i] - geometry.rows[1][j], axis=1),
-        "encoder_cosine": _cosines(mapped.T, encoder_B.T),
+        "cosine": geometry.cosines(i, j),
+        "cosine_unrelated": geometry.cosines(i, np.roll(j, len(j) // 2)),
+        "distance": geometry.distances(i, j),
+        "encoder_cosine": _encoder_cosines(a.W_enc, b.W_enc, slopes.backward, i, j),
         "rho_selected": judge.rho(i, j, 0),
         "rho_held_out": judge.rho(i, j, 1),
         "retention": geometry.retention[i],
@@ -360,8 +358,21 @@ def _sizes(codes: Features, latents: IntArray) -> DoubleArray:
 
 def _relative_norms(rows: npt.NDArray[Any]) -> DoubleArray:
     """Length of each row over the greatest."""
-    norms: DoubleArray = np.linalg.norm(rows.astype(np.float64), axis=1)
+    norms = np.empty(len(rows))
+    for part in counterparts.in_blocks(len(rows)):
+        norms[part] = np.linalg.norm(rows[part].astype(np.float64), axis=1)
     return np.asarray(norms / max(float(norms.max(initial=0.0)), np.finfo(np.float64).tiny), dtype=np.float64)
+
+
+def _encoder_cosines(
+    W_enc_A: FloatArray, W_enc_B: FloatArray, backward: DoubleArray, i: IntArray, j: IntArray
+) -> DoubleArray:
+    """Cosine of listed encoder columns, A's mapped with the reverse map: w_B = R_{B->A} w_A."""
+    cosine = np.empty(len(i))
+    for part in counterparts.in_blocks(len(i)):
+        mapped = W_enc_A[:, i[part]].T.astype(np.float64) @ backward.T
+        cosine[part] = _cosines(mapped, W_enc_B[:, j[part]].T.astype(np.float64))
+    return cosine
 
 
 def _cosines(x: DoubleArray, y: DoubleArray) -> DoubleArray:
