@@ -5,9 +5,11 @@
     python benchmarks/matching.py --latents 131072 --width 4096 --device cuda --no-peer
 
 Two dictionaries of unit decoder rows: most of B's are A's with noise, the rest are unrelated. Ours: scan for
-candidates, sparse solve, proof by one pass over all entries. Peer: `scipy.optimize.linear_sum_assignment` on the
-whole matrix of max(cosine - tau, 0), its product included. Both totals are printed; they must agree. Times are
-processor seconds, all threads together, so that other work on the machine does not count (seconds by the wall on CUDA).
+candidates, sparse solve, proof from dual prices over all entries. Peers: `scipy.optimize.linear_sum_assignment` on the
+whole matrix of cosines (every latent is matched, as it is used in the literature) and on max(cosine - tau, 0), which
+is our problem and easier for it; their product is included. Totals of the last two are printed; they must agree.
+Times are processor seconds, all threads together, so that other work on the machine does not count (seconds by the
+wall on CUDA).
 """
 
 import argparse
@@ -20,6 +22,8 @@ from scipy.optimize import linear_sum_assignment
 
 from diptych import matching
 from diptych.scores import DenseScores
+
+NAMES = ("scan", "solve and prove", "scipy, all matched", "scipy, floored")
 
 
 def dictionaries(
@@ -52,7 +56,7 @@ def main() -> None:
     x, y = dictionaries(options.latents, options.width, options.noise, options.apart, options.device)
     scores = DenseScores(x, y, memory=options.memory)
     clock = time.perf_counter if options.device.startswith("cuda") else time.process_time
-    times: dict[str, list[float]] = {"scan": [], "solve and prove": [], "scipy": []}
+    times: dict[str, list[float]] = {name: [] for name in NAMES}
     for _ in range(options.repeat):
         begun = clock()
         edges = scores.candidates(10)
@@ -60,20 +64,26 @@ def main() -> None:
         begun = clock()
         found = matching.optimal(scores, edges, options.tau)
         times["solve and prove"].append(clock() - begun)
-        if not options.no_peer:
+        for name, floor in (("scipy, all matched", None), ("scipy, floored", options.tau)):
+            if options.no_peer:
+                break
             begun = clock()
-            worth = (x @ y.T - options.tau).clamp_(min=0).double().cpu().numpy()
+            cosine = x @ y.T
+            worth = (cosine if floor is None else (cosine - floor).clamp_(min=0)).double().cpu().numpy()
             i, j = linear_sum_assignment(worth, maximize=True)
-            times["scipy"].append(clock() - begun)
+            times[name].append(clock() - begun)
     print(f"{options.latents:,} x {options.latents:,} latents of width {options.width}, {options.threads} threads")
     for name, values in times.items():
         if values:
-            print(f"  {name:16s} {statistics.median(values):9.2f} s (median of {options.repeat})")
-    print(f"  {len(found.pairs.i):,} pairs, total {found.total:.5f}, gap {found.gap:.1e}, {found.rounds} pass(es)")
+            print(f"  {name:20s} {statistics.median(values):9.2f} s (median of {options.repeat})")
+    print(f"  {len(found.pairs.i):,} pairs, total {found.total:.5f}, gap {found.gap:.1e}, {found.rounds} round(s)")
+    print(f"  {found.checked / options.latents**2:.2%} of the entries scored again for the proof")
     if not options.no_peer:
-        print(f"  scipy's total {worth[i, j].sum():.5f}")
-        ratios = [s / (a + b) for s, a, b in zip(times["scipy"], times["scan"], times["solve and prove"], strict=True)]
-        print(f"  scipy / ours: {statistics.median(ratios):.1f}x")
+        print(f"  scipy's total, floored {worth[i, j].sum():.5f}")
+        ours = [scan + solve for scan, solve in zip(times["scan"], times["solve and prove"], strict=True)]
+        for name in NAMES[2:]:
+            ratios = [peer / own for peer, own in zip(times[name], ours, strict=True)]
+            print(f"  {name} / ours: {statistics.median(ratios):.1f}x")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"  peak memory {peak:.1f} GiB")
 

@@ -37,6 +37,19 @@ def test_optimal_total_is_scipys_and_the_prices_prove_it(seed: int, k: int) -> N
     assert (found.pairs.score > tau).all()
 
 
+def test_the_scan_proves_what_its_bounds_reach() -> None:
+    """Clear matches far above the floor need no second look; contested ones do, and both are proven optimal."""
+    rng = np.random.default_rng(0)
+    x, noise = (torch.from_numpy(rng.normal(size=(300, 64))).float() for _ in range(2))
+    for y, tau, k, some in ((x + 0.1 * noise, 0.6, 3, False), (noise, 0.0, 1, True)):
+        unit = [torch.nn.functional.normalize(rows, dim=1) for rows in (x, y)]
+        scores, full = DenseScores(*unit), (unit[0] @ unit[1].T).double().numpy()
+        found = matching.optimal(scores, scores.candidates(k), tau, k=k)
+        assert (found.checked > 0) == some
+        assert (full - tau - found.price_rows[:, None] - found.price_columns[None]).max() <= 2 * matching.TOLERANCE
+        assert found.gap == pytest.approx(0.0, abs=1e-9)
+
+
 @pytest.mark.parametrize("seed", range(25))
 def test_greedy_is_best_pair_first_over_the_whole_matrix(seed: int) -> None:
     scores, full = cosines(seed)

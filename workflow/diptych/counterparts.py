@@ -55,8 +55,8 @@ class Geometry(NamedTuple):
 
     def unit(self, side: int, latents: IntArray) -> FloatArray:
         """Rows of length 1, float32 [len(latents), d_B]; NaN for those without a direction."""
-        unit: FloatArray = self.rows[side][latents] / self.length[side][latents, None].astype(np.float32)
-        return unit
+        length = self.length[side][latents, None]
+        return np.asarray(self.rows[side][latents] / length.astype(np.float32), dtype=np.float32)
 
     def cosines(self, i: IntArray, j: IntArray) -> DoubleArray:
         """Cosines [p] of listed pairs, NaN where a row has no direction."""
@@ -202,7 +202,7 @@ class Way(NamedTuple):
         stands_for: for each side's latents that take part, the latent that stands for its group of twins.
         tau: floor of the matching: between the lowest best match that passes the cut and the next score below;
             inf if none passes.
-        proof: total, gap and rounds of the optimal matching; empty for other rules.
+        proof: total, gap, rounds and checked of the optimal matching; empty for other rules.
     """
 
     pairs: Candidates
@@ -319,7 +319,12 @@ def find(scorer: Scorer, rules: Rules, latents: Sides) -> Way:
             # Pairs that never fire together are not in a sparse matrix; their scores are not above 0.
             tau = max(tau, 0.0) if scorer.score == "rho" else tau
             best_total = matching.optimal(between, edges, tau, k=rules.k)
-            proof = {"total": best_total.total, "gap": best_total.gap, "rounds": float(best_total.rounds)}
+            proof = {
+                "total": best_total.total,
+                "gap": best_total.gap,
+                "rounds": float(best_total.rounds),
+                "checked": float(best_total.checked),
+            }
             pairs = of_a = of_b = judged(best_total.pairs)
     stands_for = (latents[0][a[0]], latents[1][b[0]])
     return Way(pairs, of_a, of_b, stands_for, tau, proof)

@@ -9,7 +9,9 @@ Between the simple "each takes its best" and an exact optimum:
 
 `optimal` never sees the whole matrix. It solves the problem on a sparse graph of candidates and derives a price for
 every latent; if no pair anywhere scores above the sum of its two prices, the solution is optimal for the whole
-matrix (linear-programming duality). One pass checks that; pairs that break it join the graph and it is solved again.
+matrix (linear-programming duality). The scan that found the candidates has seen every entry: one that is not listed
+is no better than the k-th best of its row and of its column. That proves most latents at once; the rows and columns
+for which it does not are scored again, and pairs that break their prices join the graph, which is solved again.
 """
 
 from dataclasses import dataclass
@@ -43,7 +45,8 @@ class Optimum:
         price_columns: float64 [columns], v >= 0; 0 for an unmatched column. u_i + v_j >= score_ij - tau - `TOLERANCE`
             for every pair of the whole matrix, and sum u + sum v = total.
         gap: sum u + sum v - total, 0 but for rounding.
-        rounds: passes over the whole matrix.
+        rounds: times it was solved and checked.
+        checked: entries that had to be scored again for the proof, all rounds; the others are proven by the scan.
     """
 
     pairs: Edges
@@ -52,6 +55,7 @@ class Optimum:
     price_columns: DoubleArray
     gap: float
     rounds: int
+    checked: int
 
 
 def _by_rank(edges: Edges, tie: DoubleArray | None, first: IntArray | None = None) -> IntArray:
@@ -154,27 +158,56 @@ def optimal(scores: Scores, edges: Edges, tau: float, *, k: int = 10) -> Optimum
 
     Args:
         scores: the whole matrix.
-        edges: its `candidates(k)`; better candidates mean fewer rounds, not another answer.
+        edges: its `candidates(k)`.
         tau: floor: a pair at or below it is worth nothing, and its latents stay unmatched. inf matches none.
-        k: pairs that break their prices join the graph, at most so many of each row at a time.
+        k: that of `candidates`; of the pairs that break their prices at most so many of each row join at a time.
 
     Raises:
         DiptychError: not proven optimal after `MOST_ROUNDS` rounds.
     """
     rows, columns = scores.shape
     if not np.isfinite(tau):
-        return Optimum(no_edges(), 0.0, np.zeros(rows), np.zeros(columns), 0.0, 0)
+        return Optimum(no_edges(), 0.0, np.zeros(rows), np.zeros(columns), 0.0, 0, 0)
     graph = edges.take(edges.score > tau)
+    row_bound, column_bound = _kth_best(edges.i, edges.score, rows, k), _kth_best(edges.j, edges.score, columns, k)
+    checked = 0
     for rounds in range(1, MOST_ROUNDS + 1):
         gain = graph.score - tau
         chosen = _solve(graph.i, graph.j, gain, scores.shape)
         u, v = _prices(graph.i, graph.j, gain, chosen, scores.shape)
-        broken = scores.above(u + (tau + TOLERANCE), v, k)
+        # An entry above its prices (none is negative) is above each of them, and so is a bound on it.
+        open_rows = np.flatnonzero(row_bound > u + (tau + TOLERANCE))
+        open_columns = np.flatnonzero(column_bound > v + (tau + TOLERANCE))
+        checked += len(open_rows) * len(open_columns)
+        broken = _above(scores, open_rows, open_columns, u + (tau + TOLERANCE), v, k)
         if not len(broken.i):
             total = float(gain[chosen].sum())
-            return Optimum(graph.take(chosen), total, u, v, float(u.sum() + v.sum()) - total, rounds)
+            return Optimum(graph.take(chosen), total, u, v, float(u.sum() + v.sum()) - total, rounds, checked)
         graph = graph.join(broken)
     raise DiptychError(f"matching: not proven optimal in {MOST_ROUNDS} rounds; raise `candidates` (now {k})")
+
+
+def _kth_best(owner: IntArray, score: DoubleArray, n: int, k: int) -> DoubleArray:
+    """The k-th best listed score of each of n owners, float64 [n]; -inf where fewer are listed: then all are.
+
+    A list that holds every owner's k best, and perhaps more, has the k-th best of all there are.
+    """
+    order = np.lexsort((-score, owner))
+    rank = np.arange(len(owner)) - np.searchsorted(owner[order], owner[order], side="left")
+    bound = np.full(n, -np.inf)
+    last = order[rank == k - 1]
+    bound[owner[last]] = score[last]
+    return bound
+
+
+def _above(scores: Scores, rows: IntArray, columns: IntArray, u: DoubleArray, v: DoubleArray, k: int) -> Edges:
+    """Entries of some rows and columns greater than u_i + v_j, in the whole matrix's numbering."""
+    if not len(rows) or not len(columns):
+        return no_edges()
+    whole = len(rows) == scores.shape[0] and len(columns) == scores.shape[1]
+    part = scores if whole else scores.restrict(rows, columns)
+    found = part.above(u[rows], v[columns], k)
+    return Edges(rows[found.i], columns[found.j], found.score)
 
 
 def _solve(i: IntArray, j: IntArray, gain: DoubleArray, shape: tuple[int, int]) -> IntArray:
