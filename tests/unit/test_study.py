@@ -78,6 +78,8 @@ BAD = [
     (put("similarity", {"measures": ["svca"]}), "similarity.measures.0: input should be 'cca'"),
     (put("crosscoders/tuned/models", ["base"]), "crosscoders.tuned.models: tuple should have at least 2 items"),
     (put("crosscoders/tuned/models", ["base", "tund"]), "did you mean 'tuned'?"),
+    (put("steering", {"pairs": ["tuend"]}), "steering.pairs[0]: no pair is called 'tuend'; did you mean 'tuned'?"),
+    (put("steering", {"strengths": [0]}), "steering.strengths.0: input should be greater than 0 (got 0)"),
     (put("sites", {"main": ["middle"], "more": ["middle"]}), "sites: 'middle' is listed twice"),
     (put("device", "gpu"), "device: input should be 'auto', 'cpu' or 'cuda' (got 'gpu')"),
     (lambda config: config.pop("models"), "models: field required"),
@@ -109,6 +111,26 @@ def test_a_grid_is_every_site_of_a_by_every_site_of_b():
     assert study.role("tuned", "middle", "middle") == "compared"
     del config["pairs"]["grid"]["dictionary_a"], config["pairs"]["grid"]["dictionary_b"]
     assert not Study.load(config).has_features("grid", "first", "first")
+
+
+def test_only_the_residual_stream_is_steered():
+    off = "blocks.0.attn.hook_q"
+    config = copy.deepcopy(GOOD)
+    config["sites"] = {"main": ["middle", off]}
+    config["pairs"]["tuned"] |= {"sites": ["middle", off]}
+    study = Study.load(config)
+    assert study.is_steered("tuned", "middle")
+    assert not study.is_steered("tuned", off)
+    with pytest.raises(ConfigError, match=r"'tuned' compares 'blocks\.0\.attn\.hook_q', which is not in the residual"):
+        Study.load({**config, "steering": {"pairs": ["tuned"]}})
+
+
+def test_controls_are_not_steered_unless_asked_for():
+    config = copy.deepcopy(GOOD)
+    config["pairs"]["same"] = {"a": "base", "b": "base", "corpus": "both"}
+    assert not Study.load(config).is_steered("same", "middle")
+    assert Study.load({**config, "steering": {"pairs": ["same"]}}).is_steered("same", "middle")
+    assert not Study.load({**config, "steering": {"pairs": []}}).is_steered("tuned", "middle")
 
 
 @pytest.mark.parametrize(("change", "message"), BAD, ids=lambda value: value if isinstance(value, str) else "")

@@ -148,6 +148,8 @@ def _batches(n: int, settings: Settings) -> list[IntArray]:
 def _prompt(model: Loaded, text: str, settings: Settings) -> IntArray:
     """Token ids of a prompt, as a text or as the user's turn of a conversation."""
     tokenizer = model.tokenizer
+    if settings.chat and not tokenizer.has_template:
+        raise DiptychError(f"steering.chat: the tokenizer of {model.directory} has no chat template; set it to false")
     if settings.chat:
         text = tokenizer.render(tokenizer.template, [{"role": "user", "content": text}], True)
     ids = np.array([*tokenizer.prefix, *tokenizer.encode([text])[0].token.tolist()], dtype=np.int64)
