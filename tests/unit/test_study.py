@@ -119,8 +119,8 @@ def test_only_the_residual_stream_is_steered():
     config["sites"] = {"main": ["middle", off]}
     config["pairs"]["tuned"] |= {"sites": ["middle", off]}
     study = Study.load(config)
-    assert study.is_steered("tuned", "middle")
-    assert not study.is_steered("tuned", off)
+    assert study.is_steered("tuned", "middle", "middle")
+    assert not study.is_steered("tuned", off, off)
     with pytest.raises(ConfigError, match=r"'tuned' compares 'blocks\.0\.attn\.hook_q', which is not in the residual"):
         Study.load({**config, "steering": {"pairs": ["tuned"]}})
 
@@ -128,9 +128,9 @@ def test_only_the_residual_stream_is_steered():
 def test_controls_are_not_steered_unless_asked_for():
     config = copy.deepcopy(GOOD)
     config["pairs"]["same"] = {"a": "base", "b": "base", "corpus": "both"}
-    assert not Study.load(config).is_steered("same", "middle")
-    assert Study.load({**config, "steering": {"pairs": ["same"]}}).is_steered("same", "middle")
-    assert not Study.load({**config, "steering": {"pairs": []}}).is_steered("tuned", "middle")
+    assert not Study.load(config).is_steered("same", "middle", "middle")
+    assert Study.load({**config, "steering": {"pairs": ["same"]}}).is_steered("same", "middle", "middle")
+    assert not Study.load({**config, "steering": {"pairs": []}}).is_steered("tuned", "middle", "middle")
 
 
 @pytest.mark.parametrize(("change", "message"), BAD, ids=lambda value: value if isinstance(value, str) else "")
