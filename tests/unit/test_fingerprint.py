@@ -58,6 +58,7 @@ def test_versions_carry_no_local_part():
 HEAVY = {"torch", "transformers", "transformer_lens", "sae_lens", "scipy.stats", "plotly", "pandas"}
 BUDGET = {
     "diptych.study": HEAVY,
+    "diptych.references": HEAVY,
     "diptych.schema": HEAVY,
     "diptych.fingerprint": HEAVY,
     "diptych.reference": HEAVY,

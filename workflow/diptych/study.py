@@ -9,19 +9,17 @@ each stage's resolved settings come from one method of `Study` named after its r
 """
 
 from collections.abc import Iterable, Mapping
-from itertools import chain, product
-from pathlib import Path
+from itertools import product
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from diptych import DiptychError, sites, wordlists
+from diptych import references, sites
 from diptych.schema import (
     Activations,
     Alias,
     Alignment,
     Corpus,
-    CorpusText,
     Correlation,
     Crosscoder,
     Dictionary,
@@ -34,32 +32,16 @@ from diptych.schema import (
     Plant,
     Report,
     Similarity,
-    SparsifyDictionary,
     Steering,
     TemplateDiff,
     TrainedDictionary,
 )
 from diptych.sites import can_be_steered
-from diptych.strict import ConfigError, Strict, first_line, nearest
+from diptych.strict import ConfigError, Strict, first_line
 from diptych.sweeps import CEILING, expand
 
 Job = dict[str, dict[str, Any]]
 """What a job reads, by alias, and its stage's settings."""
-REFERENCES: Mapping[str, Mapping[str, str]] = {
-    "models": {"parent": "models", "corpus": "corpora", "evaluate_on": "corpora", "tokenizer": "models"},
-    "dictionaries": {"model": "models", "corpus": "corpora"},
-    "pairs": {
-        "a": "models",
-        "b": "models",
-        "corpus": "corpora",
-        "dictionary_a": "dictionaries",
-        "dictionary_b": "dictionaries",
-    },
-    "crosscoders": {"corpus": "corpora", "stream": "corpora", "models": "models"},
-    "template_diffs": {"pair": "pairs", "corpus": "corpora", "dictionary": "dictionaries"},
-}
-"""The fields of each section that name something of another section."""
-SINGULAR = {"models": "model", "corpora": "corpus", "dictionaries": "dictionary", "pairs": "pair"}
 
 
 class Study(Strict):
@@ -129,150 +111,8 @@ class Study(Strict):
             study = cls.model_validate(config)
         except ValidationError as error:
             raise ConfigError(first_line(error, cls)) from None
-        study._check_references()
+        references.check(study)
         return study.model_copy(update={"crosscoders": expand(study.crosscoders)})
-
-    def _check_references(self) -> None:
-        for where, kind, alias in self._references():
-            known: Iterable[str] = getattr(self, kind)
-            if alias not in known:
-                raise ConfigError(f"{where}: no {SINGULAR[kind]} is called {alias!r}{nearest(alias, known)}")
-        for alias in self.models:
-            self.lineage(alias)
-        for alias, pair in self.pairs.items():
-            self._check_pair(alias, pair)
-        for alias, crosscoder in self.crosscoders.items():
-            self._check_site(f"crosscoders.{alias}.site", crosscoder.site)
-            self._check_tokenizers(f"crosscoders.{alias}.models", crosscoder.models)
-        for alias, diff in self.template_diffs.items():
-            self._check_template_diff(f"template_diffs.{alias}", diff)
-        for alias, corpus in self.corpora.items():
-            self._check_corpus(alias, corpus)
-        for alias, dictionary in self.dictionaries.items():
-            self._check_dictionary(f"dictionaries.{alias}", dictionary)
-        for alias in self.steering.pairs or ():
-            self._check_steered(alias)
-        self._check_similarity()
-        listed = list(chain.from_iterable(self.sites.values()))
-        for site in listed:
-            if listed.count(site) > 1:
-                raise ConfigError(f"sites: {site!r} is listed twice; a site belongs to one group")
-
-    def _references(self) -> Iterable[tuple[str, str, str]]:
-        """(key, section, alias) for every alias that the config names."""
-        for section, fields in REFERENCES.items():
-            for alias, made in getattr(self, section).items():
-                for field, kind in fields.items():
-                    named = getattr(made, field, None)
-                    listed = enumerate(named) if isinstance(named, tuple) else [(None, named)]
-                    for index, name in listed:
-                        if name is not None:
-                            place = "" if index is None else f"[{index}]"
-                            yield f"{section}.{alias}.{field}{place}", kind, name
-        for index, name in enumerate(self.steering.pairs or ()):
-            yield f"steering.pairs[{index}]", "pairs", name
-        yield from self._mixtures()
-
-    def _check_corpus(self, alias: str, corpus: Corpus) -> None:
-        self._check_mixture(alias, ())
-        if corpus.tokens is None and not all(origin.prompts for origin in corpus.sources.values()):
-            raise ConfigError(f"corpora.{alias}.tokens: give a token budget, or let every source draw `prompts`")
-
-    def _check_template_diff(self, where: str, diff: TemplateDiff) -> None:
-        pair, site = self.pairs[diff.pair], self.dictionaries[diff.dictionary].site
-        if site not in pair.sites:
-            raise ConfigError(
-                f"{where}.dictionary: {diff.dictionary!r} reads site {site!r}, which pairs.{diff.pair}.sites does not "
-                "list"
-            )
-        if self.tokenizer(pair.a) != self.tokenizer(pair.b):
-            raise ConfigError(f"{where}.pair: {pair.a} and {pair.b} have different tokenizers; both must read one text")
-        if diff.token is not None and diff.roles:
-            raise ConfigError(f"{where}.token: give a token or roles, not both")
-        if bool(diff.target) != bool(diff.control):
-            raise ConfigError(f"{where}: give both target and control, or neither")
-        sources = self.corpora[diff.corpus].sources
-        for field in ("target", "control"):
-            for name in getattr(diff, field):
-                if name not in sources:
-                    raise ConfigError(
-                        f"{where}.{field}: corpus {diff.corpus!r} has no source {name!r}{nearest(name, sources)}"
-                    )
-
-    def _mixtures(self) -> Iterable[tuple[str, str, str]]:
-        """(key, section, alias) for every corpus that is a source of another one."""
-        for alias, corpus in self.corpora.items():
-            for label, origin in corpus.sources.items():
-                if isinstance(origin, CorpusText):
-                    yield f"corpora.{alias}.sources.{label}.corpus", "corpora", origin.corpus
-
-    def _check_mixture(self, alias: str, above: tuple[str, ...]) -> None:
-        if alias in above:
-            raise ConfigError(f"corpora.{above[0]}.sources: {' -> '.join([*above, alias])} never reaches a text")
-        for origin in self.corpora[alias].sources.values():
-            if isinstance(origin, CorpusText):
-                self._check_mixture(origin.corpus, (*above, alias))
-
-    def _check_pair(self, alias: str, pair: Pair) -> None:
-        for field in ("sites", "sites_b"):
-            for site in getattr(pair, field):
-                self._check_site(f"pairs.{alias}.{field}", site)
-        if (pair.dictionary_a is None) != (pair.dictionary_b is None):
-            raise ConfigError(f"pairs.{alias}: give both dictionary_a and dictionary_b, or neither")
-        for side in ("a", "b"):
-            field = "sites_b" if side == "b" and pair.sites_b else "sites"
-            read: dict[str, str] = {}
-            for name in self.dictionaries_of(alias, side):
-                site = self.dictionaries[name].site
-                if site not in getattr(pair, field):
-                    raise ConfigError(
-                        f"pairs.{alias}.dictionary_{side}: {name!r} reads site {site!r}, "
-                        f"which pairs.{alias}.{field} does not list"
-                    )
-                if site in read:
-                    raise ConfigError(
-                        f"pairs.{alias}.dictionary_{side}: {read[site]!r} and {name!r} both read site {site!r}; "
-                        "list one for each site"
-                    )
-                read[site] = name
-
-    def _check_dictionary(self, where: str, dictionary: Dictionary) -> None:
-        self._check_site(f"{where}.site", dictionary.site)
-        if isinstance(dictionary, SparsifyDictionary) and (dictionary.path is None) == (dictionary.id is None):
-            raise ConfigError(f"{where}: give either path (on disk) or id (on the hub)")
-
-    def _check_similarity(self) -> None:
-        names = [Path(name).stem for name in self.similarity.word_lists]
-        for name in self.similarity.word_lists:
-            try:
-                wordlists.load(name)
-            except DiptychError as error:
-                raise ConfigError(f"similarity.word_lists: {error}") from None
-            if names.count(Path(name).stem) > 1:
-                raise ConfigError(f"similarity.word_lists: two lists are called {Path(name).stem!r}; rename one")
-        compared = {cell for pair in self.pairs for cell in self.cells(pair) if self.has_features(pair, *cell)}
-        for site in sorted({site for cell in compared for site in cell} if self.similarity.neurons else ()):
-            place = sites.neurons_of(site)
-            if place is None or place not in chain.from_iterable(self.sites.values()):
-                needed = f"list {place!r} in a group of `sites`" if place else "it is no residual site"
-                raise ConfigError(f"similarity.neurons: site {site!r} is compared, but {needed}; or set neurons: false")
-
-    def _check_steered(self, alias: str) -> None:
-        for site in self.pairs[alias].sites:
-            if not can_be_steered(site):
-                raise ConfigError(
-                    f"steering.pairs: {alias!r} compares {site!r}, which is not in the residual stream; take it out"
-                )
-
-    def _check_tokenizers(self, where: str, models: Iterable[str]) -> None:
-        owners = [self.tokenizer(model) for model in models]
-        if len(owners) > 2 and len(set(owners)) > 1:
-            raise ConfigError(f"{where}: more than two models must share a tokenizer (these have {', '.join(owners)})")
-
-    def _check_site(self, where: str, site: str) -> None:
-        known = list(chain.from_iterable(self.sites.values()))
-        if site not in known:
-            raise ConfigError(f"{where}: no group of `sites` lists {site!r}{nearest(site, known)}")
 
     def lineage(self, alias: str) -> list[str]:
         """The model and its ancestors, nearest first."""

@@ -1,0 +1,191 @@
+"""What one section of a config says of another: aliases that must exist, sites that must be listed, what must fit.
+
+check(study)    # ConfigError: "pairs.tuned.b: no model is called 'tunde'; did you mean 'tuned'?"
+"""
+
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diptych import DiptychError, sites, wordlists
+from diptych.schema import Corpus, CorpusText, Dictionary, Pair, SparsifyDictionary, TemplateDiff
+from diptych.sites import can_be_steered
+from diptych.strict import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from diptych.study import Study
+
+REFERENCES: Mapping[str, Mapping[str, str]] = {
+    "models": {"parent": "models", "corpus": "corpora", "evaluate_on": "corpora", "tokenizer": "models"},
+    "dictionaries": {"model": "models", "corpus": "corpora"},
+    "pairs": {
+        "a": "models",
+        "b": "models",
+        "corpus": "corpora",
+        "dictionary_a": "dictionaries",
+        "dictionary_b": "dictionaries",
+    },
+    "crosscoders": {"corpus": "corpora", "stream": "corpora", "models": "models"},
+    "template_diffs": {"pair": "pairs", "corpus": "corpora", "dictionary": "dictionaries"},
+}
+"""The fields of each section that name something of another section."""
+SINGULAR = {"models": "model", "corpora": "corpus", "dictionaries": "dictionary", "pairs": "pair"}
+
+
+def check(study: "Study") -> None:
+    """Check what one section of a study says of another.
+
+    Raises:
+        ConfigError: naming the first key that is wrong, and what to do.
+    """
+    for where, kind, alias in _references(study):
+        known: Iterable[str] = getattr(study, kind)
+        if alias not in known:
+            raise ConfigError(f"{where}: no {SINGULAR[kind]} is called {alias!r}{nearest(alias, known)}")
+    for alias in study.models:
+        study.lineage(alias)
+    for alias, pair in study.pairs.items():
+        _check_pair(study, alias, pair)
+    for alias, crosscoder in study.crosscoders.items():
+        _check_site(study, f"crosscoders.{alias}.site", crosscoder.site)
+        _check_tokenizers(study, f"crosscoders.{alias}.models", crosscoder.models)
+    for alias, diff in study.template_diffs.items():
+        _check_template_diff(study, f"template_diffs.{alias}", diff)
+    for alias, corpus in study.corpora.items():
+        _check_corpus(study, alias, corpus)
+    for alias, dictionary in study.dictionaries.items():
+        _check_dictionary(study, f"dictionaries.{alias}", dictionary)
+    for alias in study.steering.pairs or ():
+        _check_steered(study, alias)
+    _check_similarity(study)
+    listed = list(chain.from_iterable(study.sites.values()))
+    for site in listed:
+        if listed.count(site) > 1:
+            raise ConfigError(f"sites: {site!r} is listed twice; a site belongs to one group")
+
+
+def _references(study: "Study") -> Iterable[tuple[str, str, str]]:
+    """(key, section, alias) for every alias that the config names."""
+    for section, fields in REFERENCES.items():
+        for alias, made in getattr(study, section).items():
+            for field, kind in fields.items():
+                named = getattr(made, field, None)
+                listed = enumerate(named) if isinstance(named, tuple) else [(None, named)]
+                for index, name in listed:
+                    if name is not None:
+                        place = "" if index is None else f"[{index}]"
+                        yield f"{section}.{alias}.{field}{place}", kind, name
+    for index, name in enumerate(study.steering.pairs or ()):
+        yield f"steering.pairs[{index}]", "pairs", name
+    yield from _mixtures(study)
+
+
+def _check_corpus(study: "Study", alias: str, corpus: Corpus) -> None:
+    _check_mixture(study, alias, ())
+    if corpus.tokens is None and not all(origin.prompts for origin in corpus.sources.values()):
+        raise ConfigError(f"corpora.{alias}.tokens: give a token budget, or let every source draw `prompts`")
+
+
+def _check_template_diff(study: "Study", where: str, diff: TemplateDiff) -> None:
+    pair, site = study.pairs[diff.pair], study.dictionaries[diff.dictionary].site
+    if site not in pair.sites:
+        raise ConfigError(
+            f"{where}.dictionary: {diff.dictionary!r} reads site {site!r}, which pairs.{diff.pair}.sites does not list"
+        )
+    if study.tokenizer(pair.a) != study.tokenizer(pair.b):
+        raise ConfigError(f"{where}.pair: {pair.a} and {pair.b} have different tokenizers; both must read one text")
+    if diff.token is not None and diff.roles:
+        raise ConfigError(f"{where}.token: give a token or roles, not both")
+    if bool(diff.target) != bool(diff.control):
+        raise ConfigError(f"{where}: give both target and control, or neither")
+    sources = study.corpora[diff.corpus].sources
+    for field in ("target", "control"):
+        for name in getattr(diff, field):
+            if name not in sources:
+                raise ConfigError(
+                    f"{where}.{field}: corpus {diff.corpus!r} has no source {name!r}{nearest(name, sources)}"
+                )
+
+
+def _mixtures(study: "Study") -> Iterable[tuple[str, str, str]]:
+    """(key, section, alias) for every corpus that is a source of another one."""
+    for alias, corpus in study.corpora.items():
+        for label, origin in corpus.sources.items():
+            if isinstance(origin, CorpusText):
+                yield f"corpora.{alias}.sources.{label}.corpus", "corpora", origin.corpus
+
+
+def _check_mixture(study: "Study", alias: str, above: tuple[str, ...]) -> None:
+    if alias in above:
+        raise ConfigError(f"corpora.{above[0]}.sources: {' -> '.join([*above, alias])} never reaches a text")
+    for origin in study.corpora[alias].sources.values():
+        if isinstance(origin, CorpusText):
+            _check_mixture(study, origin.corpus, (*above, alias))
+
+
+def _check_pair(study: "Study", alias: str, pair: Pair) -> None:
+    for field in ("sites", "sites_b"):
+        for site in getattr(pair, field):
+            _check_site(study, f"pairs.{alias}.{field}", site)
+    if (pair.dictionary_a is None) != (pair.dictionary_b is None):
+        raise ConfigError(f"pairs.{alias}: give both dictionary_a and dictionary_b, or neither")
+    for side in ("a", "b"):
+        field = "sites_b" if side == "b" and pair.sites_b else "sites"
+        read: dict[str, str] = {}
+        for name in study.dictionaries_of(alias, side):
+            site = study.dictionaries[name].site
+            if site not in getattr(pair, field):
+                raise ConfigError(
+                    f"pairs.{alias}.dictionary_{side}: {name!r} reads site {site!r}, "
+                    f"which pairs.{alias}.{field} does not list"
+                )
+            if site in read:
+                raise ConfigError(
+                    f"pairs.{alias}.dictionary_{side}: {read[site]!r} and {name!r} both read site {site!r}; "
+                    "list one for each site"
+                )
+            read[site] = name
+
+
+def _check_dictionary(study: "Study", where: str, dictionary: Dictionary) -> None:
+    _check_site(study, f"{where}.site", dictionary.site)
+    if isinstance(dictionary, SparsifyDictionary) and (dictionary.path is None) == (dictionary.id is None):
+        raise ConfigError(f"{where}: give either path (on disk) or id (on the hub)")
+
+
+def _check_similarity(study: "Study") -> None:
+    names = [Path(name).stem for name in study.similarity.word_lists]
+    for name in study.similarity.word_lists:
+        try:
+            wordlists.load(name)
+        except DiptychError as error:
+            raise ConfigError(f"similarity.word_lists: {error}") from None
+        if names.count(Path(name).stem) > 1:
+            raise ConfigError(f"similarity.word_lists: two lists are called {Path(name).stem!r}; rename one")
+    compared = {cell for pair in study.pairs for cell in study.cells(pair) if study.has_features(pair, *cell)}
+    for site in sorted({site for cell in compared for site in cell} if study.similarity.neurons else ()):
+        place = sites.neurons_of(site)
+        if place is None or place not in chain.from_iterable(study.sites.values()):
+            needed = f"list {place!r} in a group of `sites`" if place else "it is no residual site"
+            raise ConfigError(f"similarity.neurons: site {site!r} is compared, but {needed}; or set neurons: false")
+
+
+def _check_steered(study: "Study", alias: str) -> None:
+    for site in study.pairs[alias].sites:
+        if not can_be_steered(site):
+            raise ConfigError(
+                f"steering.pairs: {alias!r} compares {site!r}, which is not in the residual stream; take it out"
+            )
+
+
+def _check_tokenizers(study: "Study", where: str, models: Iterable[str]) -> None:
+    owners = [study.tokenizer(model) for model in models]
+    if len(owners) > 2 and len(set(owners)) > 1:
+        raise ConfigError(f"{where}: more than two models must share a tokenizer (these have {', '.join(owners)})")
+
+
+def _check_site(study: "Study", where: str, site: str) -> None:
+    known = list(chain.from_iterable(study.sites.values()))
+    if site not in known:
+        raise ConfigError(f"{where}: no group of `sites` lists {site!r}{nearest(site, known)}")
