@@ -8,6 +8,11 @@ Two dictionaries of unit decoder rows: most of B's are A's with noise, the rest 
 candidates, sparse solve, proof from dual prices over all entries. Peers: `scipy.optimize.linear_sum_assignment` on the
 whole matrix of cosines (every latent is matched, as it is used in the literature) and on max(cosine - tau, 0), which
 is our problem and easier for it; their product is included. Totals of the last two are printed; they must agree.
+
+Memory: the dense matrix is never held. At 131,072 x 131,072 latents of width 4,096 the two sides take 2 GiB each, a
+block `--memory` (512 MiB) and the candidates 0.1 GiB, where the dense float32 matrix is 64 GiB; the printed peak of a
+smaller run by the same code shows it.
+
 Times are processor seconds, all threads together, so that other work on the machine does not count (seconds by the
 wall on CUDA).
 """

@@ -228,9 +228,10 @@ def crowd(
     return sides[0], sides[1], shared
 
 
+@pytest.mark.parametrize("rule", ["many_to_one", "hungarian"])
 @pytest.mark.parametrize("kind", ["random", "clustered", "low_rank"])
 @pytest.mark.parametrize(("apart", "noise"), [(0.8, 0.3), (0.8, 0.7), (0.3, 0.5)])
-def test_false_matches_hold_at_five_per_cent(kind: str, apart: float, noise: float) -> None:
+def test_false_matches_hold_at_five_per_cent(rule: counterparts.Rule, kind: str, apart: float, noise: float) -> None:
     wrong, n = [], 200
     for seed in range(10):
         W_A, W_B, shared = crowd(np.random.default_rng(seed), n, kind, apart, noise)
@@ -239,7 +240,7 @@ def test_false_matches_hold_at_five_per_cent(kind: str, apart: float, noise: flo
         scorer = counterparts.Scorer(
             (nothing, nothing), np.zeros(1, np.int64), 0, geometry, score="cosine", memory=2**24, device="cpu"
         )
-        way = counterparts.find(scorer, counterparts.Rules("many_to_one", 0.05, 0.99, 10), (np.arange(n), np.arange(n)))
+        way = counterparts.find(scorer, counterparts.Rules(rule, 0.05, 0.99, 10), (np.arange(n), np.arange(n)))
         kept = way.pairs.edges.take(way.pairs.q <= 0.05)
         false = (kept.i != kept.j) | (kept.j >= shared)
         wrong.append(false.sum() / max(1, len(false)))

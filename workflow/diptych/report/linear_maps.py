@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from diptych import artifacts
 from diptych.evidence import Shade, Text
@@ -257,12 +258,18 @@ def _spectrum(file: h5py.File, pair: Mapping[str, Any]) -> Figure:
         f"{pair['b']} has stands out near 1. “Of the residual”: share of the whole residual that lies along a "
         "principal direction.",
         figures.lines(
-            {"unexplained share": (rank, share), "of the residual": (rank, variance / total)},
+            {"unexplained share": (rank, _positive(share)), "of the residual": (rank, _positive(variance / total))},
             x="rank of the direction",
             y="share",
+            logarithmic=True,
         ),
         height=260,
     )
+
+
+def _positive(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Values for a logarithmic axis: what is nothing beside the largest becomes a gap."""
+    return np.where(values > 1e-6 * float(values.max(initial=0.0)), values, np.nan)
 
 
 def _tokens(file: h5py.File, direction: Direction, pair: Mapping[str, Any], text: Text, contexts: int) -> Items:

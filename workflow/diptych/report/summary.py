@@ -205,9 +205,11 @@ def findings_section(findings: Findings) -> Section:
         "", "", "", "The model that has it, or has more of it.", "B minus A, in the method's own unit.",
         "On documents that had no part in finding it, with its 95 % interval.",
         "Benjamini-Hochberg, by pair and method.",
-        "How far the weakest requirement is exceeded; 1 is just met.", "",
+        "How far the weakest requirement is exceeded; 1 is just met.",
+        "How far steering along it moves its model, over random directions of the same length (1: as far).",
+        "",
     )  # fmt: skip
-    columns = ["pair", "method", "what", "side", "effect", "held out", "q", "leg", "contexts"]
+    columns = ["pair", "method", "what", "side", "effect", "held out", "q", "leg", "steered", "contexts"]
     caption = f"{counted(len(rows), 'finding')}, the strongest first. Click a heading to sort."
     return Section(
         "findings", "Findings", [*intro, Table(columns, rows, interactive=True, hints=hints, caption=caption)]
@@ -227,6 +229,7 @@ def _finding_row(table: Mapping[str, npt.NDArray[Any]], i: int) -> list[str | Ce
         Cell(f"{number(held_out)} ({interval})", order=held_out),
         Cell(p_value(float(table["q"][i])), order=float(table["q"][i])),
         figure_cell(float(table["weakest"][i]), 2),
+        figure_cell(float(table["causal"][i]), 2),
         Cell(_shortened(str(table["contexts"][i])), tone="quoted"),
     ]
 
