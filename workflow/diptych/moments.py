@@ -80,23 +80,39 @@ class Moments:
             n=n,
             mean_A=self.mean_A + shift_A * (sign * other.n / n),
             mean_B=self.mean_B + shift_B * (sign * other.n / n),
-            C_AA=self.C_AA + sign * other.C_AA + weight * np.outer(shift_A, shift_A),
-            C_AB=self.C_AB + sign * other.C_AB + weight * np.outer(shift_A, shift_B),
-            C_BB=self.C_BB + sign * other.C_BB + weight * np.outer(shift_B, shift_B),
+            C_AA=_combined(self.C_AA, other.C_AA, sign, weight, shift_A, shift_A),
+            C_AB=_combined(self.C_AB, other.C_AB, sign, weight, shift_A, shift_B),
+            C_BB=_combined(self.C_BB, other.C_BB, sign, weight, shift_B, shift_B),
         )
 
     def about(self, other: "Moments") -> Scatter:
         """Sums of products of these rows about the means of `other` (held-out rows about the training means)."""
         shift_A, shift_B = self.mean_A - other.mean_A, self.mean_B - other.mean_B
         return Scatter(
-            AA=self.C_AA + self.n * np.outer(shift_A, shift_A),
-            AB=self.C_AB + self.n * np.outer(shift_A, shift_B),
-            BB=self.C_BB + self.n * np.outer(shift_B, shift_B),
+            AA=_shifted(self.C_AA, self.n, shift_A, shift_A),
+            AB=_shifted(self.C_AB, self.n, shift_A, shift_B),
+            BB=_shifted(self.C_BB, self.n, shift_B, shift_B),
         )
 
     def reversed(self) -> "Moments":
         """The same rows with A and B exchanged."""
         return Moments(self.n, self.mean_B, self.mean_A, self.C_BB, self.C_AB.T, self.C_AA)
+
+
+def _shifted(C: DoubleArray, weight: float, x: DoubleArray, y: DoubleArray) -> DoubleArray:
+    """C + weight x^T y, with one new matrix."""
+    shifted: DoubleArray = np.outer(weight * x, y)
+    shifted += C
+    return shifted
+
+
+def _combined(
+    C: DoubleArray, other: DoubleArray, sign: int, weight: float, x: DoubleArray, y: DoubleArray
+) -> DoubleArray:
+    """C + sign other + weight x^T y, with one new matrix."""
+    combined = _shifted(C, weight, x, y)
+    (np.add if sign > 0 else np.subtract)(combined, other, out=combined)
+    return combined
 
 
 @dataclass(frozen=True)
