@@ -28,6 +28,7 @@ include: "workflow/rules/activations.smk"
 include: "workflow/rules/dictionaries.smk"
 include: "workflow/rules/pairs.smk"
 include: "workflow/rules/crosscoders.smk"
+include: "workflow/rules/exchange.smk"
 include: "workflow/rules/report.smk"
 
 

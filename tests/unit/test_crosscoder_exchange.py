@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from scipy.optimize import linear_sum_assignment
 
 from diptych import DiptychError, artifacts, planted
-from diptych.crosscoder import architecture, exchange, seeds, tracking, training
+from diptych.crosscoder import architecture, evaluation, exchange, latents, seeds, tracking, training
 from diptych.crosscoder.architecture import Architecture, Crosscoder
 
 torch.set_num_threads(1)
@@ -66,6 +66,33 @@ def test_published_layout_comes_in(tmp_path):
     torch.testing.assert_close(crosscoder(x.reshape(5, 12)), expected.reshape(5, 12))
     with pytest.raises(DiptychError, match="W_dec has shape"):
         exchange.from_published({**t, "W_dec": torch.zeros(10, 2, 5)})
+
+
+def test_published_weights_are_taken_over_with_their_scales(tmp_path):
+    data = planted.make_pair(n_documents=20).rows()
+    rng = np.random.default_rng(0)
+    t = {
+        "W_enc": rng.normal(size=(2, 32, 40)), "W_dec": rng.normal(size=(40, 2, 32)), "b_enc": rng.normal(size=40),
+        "b_dec": rng.normal(size=(2, 32)),
+    }  # fmt: skip
+    save_file(
+        {name: torch.from_numpy(values.astype(np.float32)) for name, values in t.items()}, tmp_path / "cc.safetensors"
+    )
+    exchange.take_over(tmp_path / "cc.safetensors", tmp_path / "w.h5", spec={}, scales=(0.3, 0.2))
+    crosscoder = architecture.load(tmp_path / "w.h5")
+    x = data.take(np.arange(50)).x
+    f = np.maximum(0.3 * x[0] @ t["W_enc"][0] + 0.2 * x[1] @ t["W_enc"][1] + t["b_enc"], 0)
+    x_BD = torch.from_numpy(np.concatenate(x, axis=1))
+    np.testing.assert_allclose(crosscoder.encode(x_BD).detach(), f, rtol=1e-3, atol=1e-3)
+    in_A = (f @ t["W_dec"][:, 0] + t["b_dec"][0]) / 0.3
+    np.testing.assert_allclose(crosscoder(x_BD).detach()[:, :32], in_A, rtol=1e-3, atol=1e-2)
+    evaluation.evaluate(tmp_path / "w.h5", data, tmp_path / "e.h5", spec={})
+    latents.describe(tmp_path / "w.h5", data, tmp_path / "l.h5", spec={}, n_bootstrap=10)
+    with pytest.raises(DiptychError, match="2 models, but `scales` has 3"):
+        exchange.take_over(tmp_path / "cc.safetensors", tmp_path / "w.h5", spec={}, scales=(1, 1, 1))
+    (tmp_path / "cc.pt").write_bytes(b"no safetensors here, but something else")
+    with pytest.raises(DiptychError, match="not a safetensors file"):
+        exchange.load_published(tmp_path / "cc.pt")
 
 
 def test_recovery_is_full_for_a_permuted_copy_and_none_for_random_weights():

@@ -25,7 +25,13 @@ CHANGES = yaml.safe_load((ROOT / "tests" / "workflow" / "changes.yaml").read_tex
 
 
 # Keys that change which jobs there are, not what a job does; tried with Snakemake below.
-STRUCTURAL = {("Pair", "sites"), ("Crosscoder", "seeds"), ("Dictionary", "site"), ("Crosscoder", "ceiling")}
+STRUCTURAL = {
+    ("Pair", "sites"),
+    ("Crosscoder", "seeds"),
+    ("Dictionary", "site"),
+    ("Crosscoder", "ceiling"),
+    ("Crosscoder", "weights"),
+}
 STRUCTURAL |= {("Sweep", name) for name in schema.Sweep.model_fields}
 
 
@@ -33,7 +39,8 @@ STRUCTURAL |= {("Sweep", name) for name in schema.Sweep.model_fields}
 def jobs(fresh):
     """(rule, wildcards) of every job of the test study, and of the models in it that no pair needs."""
     plan = parse_jobs(Tree(fresh).snakemake("--dry-run").stdout)
-    unused = [("derive_model", {"model": "redrawn"}), ("fetch_model", {"model": "disk"})]
+    unused = [("derive_model", {"model": "redrawn"}), ("fetch_model", {"model": "disk"}),
+              ("import_crosscoder", {"crosscoder": "tuned", "site": "last", "seed": "0"})]  # fmt: skip
     dumps = [("dump_activations", {"corpus": "both", "model": name, "group": "main", "shard": "0"})
              for name in ("redrawn", "disk")]  # fmt: skip
     return [(job.rule, dict(job.wildcards)) for job in plan if job.rule != "all"] + unused + dumps

@@ -266,8 +266,12 @@ class Study(Strict):
         """One run of a crosscoder."""
         made = self.crosscoders[crosscoder]
         reads = ("models", "corpus", "site", "seeds", "splice_tokens")
-        how = ("checkpoint_every", "processes", "track", "ceiling", "sweep")
+        how = ("checkpoint_every", "processes", "track", "ceiling", "sweep", "weights", "scales")
         return _job(self._crosscoder(crosscoder), seed=int(seed), **_dump(made, leave=(*reads, *how)))
+
+    def import_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
+        """A crosscoder whose weights come from elsewhere."""
+        return _job(self._crosscoder(crosscoder), scales=list(self.crosscoders[crosscoder].scales))
 
     def evaluate_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
         """A crosscoder on held-out rows."""

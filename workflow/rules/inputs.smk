@@ -138,9 +138,10 @@ def runs_of_seeds(wildcards):
 
 
 def all_exports():
-    """The exports of all runs of all crosscoders."""
+    """The exports of all runs of all crosscoders that are trained here."""
     return [
         RESULTS / "crosscoders" / name / made.site / f"seed-{seed}/export/manifest.json"
         for name, made in STUDY.crosscoders.items()
         for seed in made.seeds
+        if not made.weights
     ]

@@ -70,7 +70,7 @@ def _reconstruction(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], 
         *_splicing(pair, runs),
         *_matched(pair, runs),
         _by_source(pair, runs[0], sources),
-        _loss(pair, runs),
+        *_loss(pair, runs),
     ]
 
 
@@ -199,16 +199,22 @@ def _by_source(pair: Mapping[str, Any], run: Mapping[str, Any], sources: Sequenc
     return Table(["source of the text", f"unexplained {pair['a']}", f"unexplained {pair['b']}"], rows)
 
 
-def _loss(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Figure:
+def _loss(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """Loss curves of the runs that were trained here."""
     lines = {}
     for run in runs:
         with artifacts.read(run["weights"], "crosscoder") as file:
-            lines[f"{run['name']}, seed {run['seed']}"] = (file["series/step"][:], file["series/loss"][:])
-    return Figure(
-        f"{pair['id']}-loss",
-        "Loss while it was trained",
-        "Reconstruction loss over the run (logarithmic). A curve that still falls at the end says that more training "
-        "would show more.",
-        figures.lines(lines, x="step", y="loss", logarithmic=True),
-        height=220,
-    )
+            if "series" in file:
+                lines[f"{run['name']}, seed {run['seed']}"] = (file["series/step"][:], file["series/loss"][:])
+    if not lines:
+        return []
+    return [
+        Figure(
+            f"{pair['id']}-loss",
+            "Loss while it was trained",
+            "Reconstruction loss over the run (logarithmic). A curve that still falls at the end says that more "
+            "training would show more.",
+            figures.lines(lines, x="step", y="loss", logarithmic=True),
+            height=220,
+        )
+    ]
