@@ -59,6 +59,10 @@ BAD = [
     ),
     (put("crosscoders/tuned/models", ["base"]), "crosscoders.tuned.models: tuple should have at least 2 items"),
     (put("crosscoders/tuned/models", ["base", "tund"]), "did you mean 'tuned'?"),
+    (
+        put("crosscoders/tuned", {"models": ["base", "tuned", "base"], "corpus": "both", "objective": "diff"}),
+        "crosscoders.tuned.objective: diff is x_B - x_A of two models",
+    ),
     (put("sites", {"main": ["middle"], "more": ["middle"]}), "sites: 'middle' is listed twice"),
     (put("device", "gpu"), "device: input should be 'auto', 'cpu' or 'cuda' (got 'gpu')"),
     (lambda config: config.pop("models"), "models: field required"),

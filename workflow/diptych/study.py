@@ -103,7 +103,7 @@ class Study(Strict):
         for alias, pair in self.pairs.items():
             self._check_pair(alias, pair)
         for alias, crosscoder in self.crosscoders.items():
-            self._check_site(f"crosscoders.{alias}.site", crosscoder.site)
+            self._check_crosscoder(alias, crosscoder)
         for alias, dictionary in self.dictionaries.items():
             self._check_site(f"dictionaries.{alias}.site", dictionary.site)
         listed = list(chain.from_iterable(self.sites.values()))
@@ -146,6 +146,17 @@ class Study(Strict):
                     f"pairs.{alias}.dictionary_{side}: {name!r} reads site {self.dictionaries[name].site!r}, "
                     f"which pairs.{alias}.sites does not list"
                 )
+
+    def _check_crosscoder(self, alias: str, crosscoder: Crosscoder) -> None:
+        self._check_site(f"crosscoders.{alias}.site", crosscoder.site)
+        if len(crosscoder.models) == 2:
+            return
+        if "diff" in (crosscoder.objective, *crosscoder.sweep.objective):
+            raise ConfigError(f"crosscoders.{alias}.objective: diff is x_B - x_A of two models; choose another one")
+        if len({self.tokenizer(model) for model in crosscoder.models}) > 1:
+            raise ConfigError(
+                f"crosscoders.{alias}.models: more than two must share a tokenizer, since rows are aligned in pairs"
+            )
 
     def _check_site(self, where: str, site: str) -> None:
         known = list(chain.from_iterable(self.sites.values()))

@@ -6,30 +6,36 @@ def relative(path):
     return str(path.relative_to(RESULTS))
 
 
+def runs_of(name):
+    """Files of every run of a crosscoder."""
+    made, runs = STUDY.crosscoders[name], []
+    for seed in made.seeds:
+        place = RESULTS / "crosscoders" / name / made.site / f"seed-{seed}"
+        files = {
+            stage: relative(place / f"{stage}.h5")
+            for stage in ("weights", "evaluation", "latents")
+        }
+        if len(made.seeds) > 1:
+            files["seeds"] = relative(place.parent / "seeds.h5")
+        if STUDY.ceiling(name):
+            twin = RESULTS / "crosscoders" / STUDY.ceiling(name)
+            files["ceiling"] = relative(
+                twin / made.site / f"seed-{seed}" / "latents.h5"
+            )
+        runs.append({"name": name, "seed": seed, **files})
+    return runs
+
+
 def crosscoder_runs(pair, site):
     """Files of every run of every crosscoder of a pair's models at a site, ceilings left out."""
-    runs = []
-    for name, made in STUDY.crosscoders.items():
-        if (made.models, made.corpus, made.site) == (
-            (pair.a, pair.b),
-            pair.corpus,
-            site,
-        ) and not (made.independent and pair.a == pair.b):
-            for seed in made.seeds:
-                place = RESULTS / "crosscoders" / name / site / f"seed-{seed}"
-                files = {
-                    stage: relative(place / f"{stage}.h5")
-                    for stage in ("weights", "evaluation", "latents")
-                }
-                if len(made.seeds) > 1:
-                    files["seeds"] = relative(place.parent / "seeds.h5")
-                if STUDY.ceiling(name):
-                    twin = RESULTS / "crosscoders" / STUDY.ceiling(name)
-                    files["ceiling"] = relative(
-                        twin / site / f"seed-{seed}" / "latents.h5"
-                    )
-                runs.append({"name": name, "seed": seed, **files})
-    return runs
+    wanted = ((pair.a, pair.b), pair.corpus, site)
+    return [
+        run
+        for name, made in STUDY.crosscoders.items()
+        if (made.models, made.corpus, made.site) == wanted
+        and not (made.independent and pair.a == pair.b)
+        for run in runs_of(name)
+    ]
 
 
 def pair_files(name, site):
@@ -107,6 +113,17 @@ MAKING = {
             "path": relative(gates_of(corpus, model, site)),
         }
         for corpus, model, site in READ
+    ],
+    "crosscoders": [
+        {
+            "name": name,
+            "models": list(made.models),
+            "site": made.site,
+            "tokens": relative(tokens_of(made.corpus, made.models[0])),
+            "runs": runs_of(name),
+        }
+        for name, made in STUDY.crosscoders.items()
+        if len(made.models) > 2 and not made.independent
     ],
     "dictionaries": [
         {"name": name, "directory": relative(dictionary_manifest(name).parent)}

@@ -81,6 +81,7 @@ def build(inputs: Mapping[str, Any], out: str | Path, *, spec: Mapping[str, Any]
             `corpora`, each {name, directory, tokens} and maybe license;
             `gates`, each {model, corpus, site, path};
             `dictionaries`, each {name, directory};
+            `crosscoders` of more than two models, each {name, models, site, tokens, runs};
             `pairs`, as for `findings.collect`, and with corpus, dictionary_a, dictionary_b (names).
         out: path of the page.
         spec: what it was made from; shown under provenance.
@@ -95,6 +96,10 @@ def build(inputs: Mapping[str, Any], out: str | Path, *, spec: Mapping[str, Any]
         summary.section(given, found),
         setting.section(given),
         *_pair_sections(given, found, contexts),
+        *(
+            crosscoders.of_many(described, evidence.Text(described["tokens"]), contexts)
+            for described in given.get("crosscoders", ())
+        ),
         summary.findings_section(found),
         setting.gates(given),
         provenance.section(given, spec),
