@@ -31,6 +31,7 @@ include: "workflow/rules/steering.smk"
 include: "workflow/rules/crosscoders.smk"
 include: "workflow/rules/similarity.smk"
 include: "workflow/rules/template_diffs.smk"
+include: "workflow/rules/exchange.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -5,17 +5,19 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
+from scipy.optimize import linear_sum_assignment
 
 from diptych import DiptychError, artifacts, planted
-from diptych.crosscoder import architecture, exchange, seeds, training
+from diptych.crosscoder import architecture, evaluation, exchange, latents, seeds, tracking, training
 from diptych.crosscoder.architecture import Architecture, Crosscoder
 
 torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("objective", ["batchtopk", "topk", "l1"])
-def test_exported_weights_need_nothing_but_their_equation(tmp_path, objective):
+@pytest.mark.parametrize("objective", ["batchtopk", "topk", "l1", "jumprelu"])
+def test_exported_weights_need_nothing_but_numpy_and_their_equation(tmp_path, objective):
     data = planted.make_pair(d_A=24, d_B=32, d_0=24, n_documents=20).rows()
     training.train(
         data,
@@ -31,19 +33,20 @@ def test_exported_weights_need_nothing_but_their_equation(tmp_path, objective):
     exchange.export(tmp_path / "w.h5", tmp_path / "out", spec={})
     config = json.loads((tmp_path / "out/config.json").read_text())
     t = load_file(tmp_path / "out/model.safetensors")
-    x = [torch.from_numpy(part) for part in data.take(np.arange(200)).x]
-    pre = (x[0] @ t["W_enc.0"] + x[1] @ t["W_enc.1"] + t["b_enc"]).relu()
+    x = data.take(np.arange(200)).x
+    pre = np.maximum(x[0] @ t["W_enc.0"] + x[1] @ t["W_enc.1"] + t["b_enc"], 0)
     if config["activation"] == "jumprelu":
         f = pre * (pre >= t["theta"])
     elif config["activation"] == "topk":
         score = pre * t["score_weight"]
-        f = pre * (score >= score.topk(config["k"], dim=1).values[:, -1:])
+        f = pre * (score >= np.sort(score, axis=1)[:, -config["k"], None])
     else:
         f = pre
     crosscoder = architecture.load(tmp_path / "w.h5")
-    expected = crosscoder.per_model(crosscoder(torch.cat(x, 1)).detach())
-    off = [(f @ t[f"W_dec.{m}"] + t[f"b_dec.{m}"] - expected[m]).abs().amax(1) for m in (0, 1)]
-    assert float((torch.stack(off) > 1e-3).float().mean()) < 0.01  # a score at the cut may fall on either side
+    expected = crosscoder.per_model(crosscoder(torch.from_numpy(np.concatenate(x, axis=1))).detach())
+    off = [np.abs(f @ t[f"W_dec.{m}"] + t[f"b_dec.{m}"] - expected[m].numpy()).max(axis=1) for m in (0, 1)]
+    assert (np.stack(off) > 1e-3).mean() < 0.01  # a score at the cut may fall on either side
+    assert (f > 0).any()
 
 
 def test_published_layout_comes_in(tmp_path):
@@ -65,6 +68,33 @@ def test_published_layout_comes_in(tmp_path):
         exchange.from_published({**t, "W_dec": torch.zeros(10, 2, 5)})
 
 
+def test_published_weights_are_taken_over_with_their_scales(tmp_path):
+    data = planted.make_pair(n_documents=20).rows()
+    rng = np.random.default_rng(0)
+    t = {
+        "W_enc": rng.normal(size=(2, 32, 40)), "W_dec": rng.normal(size=(40, 2, 32)), "b_enc": rng.normal(size=40),
+        "b_dec": rng.normal(size=(2, 32)),
+    }  # fmt: skip
+    save_file(
+        {name: torch.from_numpy(values.astype(np.float32)) for name, values in t.items()}, tmp_path / "cc.safetensors"
+    )
+    exchange.take_over(tmp_path / "cc.safetensors", tmp_path / "w.h5", spec={}, scales=(0.3, 0.2))
+    crosscoder = architecture.load(tmp_path / "w.h5")
+    x = data.take(np.arange(50)).x
+    f = np.maximum(0.3 * x[0] @ t["W_enc"][0] + 0.2 * x[1] @ t["W_enc"][1] + t["b_enc"], 0)
+    x_BD = torch.from_numpy(np.concatenate(x, axis=1))
+    np.testing.assert_allclose(crosscoder.encode(x_BD).detach(), f, rtol=1e-3, atol=1e-3)
+    in_A = (f @ t["W_dec"][:, 0] + t["b_dec"][0]) / 0.3
+    np.testing.assert_allclose(crosscoder(x_BD).detach()[:, :32], in_A, rtol=1e-3, atol=1e-2)
+    evaluation.evaluate(tmp_path / "w.h5", data, tmp_path / "e.h5", spec={})
+    latents.describe(tmp_path / "w.h5", data, tmp_path / "l.h5", spec={}, n_bootstrap=10)
+    with pytest.raises(DiptychError, match="2 models, but `scales` has 3"):
+        exchange.take_over(tmp_path / "cc.safetensors", tmp_path / "w.h5", spec={}, scales=(1, 1, 1))
+    (tmp_path / "cc.pt").write_bytes(b"no safetensors here, but something else")
+    with pytest.raises(DiptychError, match="not a safetensors file"):
+        exchange.load_published(tmp_path / "cc.pt")
+
+
 def test_recovery_is_full_for_a_permuted_copy_and_none_for_random_weights():
     first = Crosscoder(Architecture((16, 16), 12), seed=0)
     with torch.no_grad():
@@ -84,6 +114,57 @@ def test_exclusive_latents_are_matched_by_their_own_side():
         second.W_dec[0] = torch.cat([-0.05 * first.W_dec[0, :8], first.W_dec[0, 8:]])
         first.W_dec[0, :8] *= 0.05
     assert seeds.recovery([first, second])[0][0] == 2
+
+
+def test_matching_in_groups_is_the_optimal_assignment():
+    rng = np.random.default_rng(0)
+    first = np.repeat(rng.normal(size=(20, 12)), 3, axis=0) + 0.35 * rng.normal(size=(60, 12))
+    second = np.repeat(first[::3], 3, axis=0) + 0.35 * rng.normal(size=(60, 12))
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (first, second)]
+    cosine = unit[0] @ unit[1].T
+    i, j = linear_sum_assignment(np.where(cosine > 0.7, cosine, 0), maximize=True)
+    best = cosine[i, j][cosine[i, j] > 0.7].sum()
+    i, j = seeds.match(first, second)
+    assert len(i) > 30
+    assert len(set(i)) == len(i) == len(set(j))
+    assert cosine[i, j].min() > 0.7
+    assert cosine[i, j].sum() == pytest.approx(best)
+    assert [len(found) for found in seeds.match(first, first[:0])] == [0, 0]
+
+
+def test_the_stage_counts_latents_by_runs(tmp_path):
+    data = planted.make_pair(n_documents=40).rows()
+    paths = [tmp_path / f"{seed}.h5" for seed in (0, 1)]
+    settings = {"n_latents": 48, "k": 4, "batch": 128, "steps": 300, "learning_rate": 1e-2}
+    for seed, path in enumerate(paths):
+        training.train(data, path, spec={}, seed=seed, **settings)
+    seeds.compare(paths, tmp_path / "seeds.h5", spec={}, seeds=[0, 1], exclusive=0.1)
+    with artifacts.read(tmp_path / "seeds.h5", "seeds") as file:
+        counts = artifacts.read_json(file, "summary")["latents_by_runs"]
+        assert counts["0"] == counts["1"] == np.bincount(file["recovered/0"][:], minlength=3)[1:].tolist()
+    assert counts["0"][1] > 20
+
+
+def test_wandb_gets_the_series_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    tracker = tracking.open_tracker(["wandb"], tmp_path / "tracking", name="x", settings={"k": 4})
+    data = planted.make_pair(n_documents=20).rows()
+    training.train(data, tmp_path / "w.h5", spec={}, n_latents=16, k=2, batch=64, steps=5, tracker=tracker)
+    training.train(data, tmp_path / "plain.h5", spec={}, n_latents=16, k=2, batch=64, steps=5)
+    tracker.close()
+    assert list((tmp_path / "tracking").rglob("*.wandb"))
+    assert (tmp_path / "w.h5").read_bytes() == (tmp_path / "plain.h5").read_bytes()
+
+
+def test_points_of_a_series_are_flattened():
+    assert tracking.flat({"step": 3, "loss": 2, "fvu": [0.1, 0.2]}) == {"loss": 2.0, "fvu/0": 0.1, "fvu/1": 0.2}
+
+
+def test_a_tracker_that_is_not_installed_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DiptychError, match="install it"):
+        tracking.open_tracker(["tensorboard"], tmp_path, name="x", settings={})
 
 
 def test_a_file_of_another_kind_is_one_clear_error(tmp_path):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import sparse as sp
 
-from diptych import DiptychError, artifacts, planted, rows
-from diptych.crosscoder import architecture, evaluation, latents, scaling, training
+from diptych import DiptychError, artifacts, planted, ranking, rows
+from diptych.crosscoder import architecture, evaluation, latents, scaling, spaces, training
 from diptych.crosscoder.architecture import Architecture, Crosscoder
 
 torch.set_num_threads(1)
@@ -202,6 +202,38 @@ def test_identical_pair_passes_the_control(tmp_path):
         assert set(artifacts.read_json(file, "counts")) == {"dead", "other", "shared", "A-only", "B-only"}
         assert (table["class"] <= 2).all()
         assert np.nanmax(np.abs(table["effect_held_out"])) < 1e-3
+
+
+def test_unequal_widths_are_compared_through_the_map():
+    pair = planted.make_pair(d_A=24, d_B=32, d_0=24, n_documents=60, n_features=24, noise=0.01)
+    data = pair.rows()
+    crosscoder = Crosscoder(Architecture((24, 32), 24))
+    other = np.random.default_rng(0).normal(size=pair.directions_B[12:].shape)
+    with torch.no_grad():
+        in_B = np.concatenate([3 * pair.directions_B[:12], other])
+        crosscoder.W_dec.copy_(torch.from_numpy(np.concatenate([pair.directions_A, in_B], axis=1)))
+    cosine = spaces.cosine(spaces.carried(crosscoder, data, 0, 1), spaces.decoder(crosscoder, 1))
+    assert cosine[:12].min() > 0.95
+    assert np.abs(cosine[12:]).max() < 0.6
+    back = spaces.cosine(spaces.carried(crosscoder, data, 1, 0), spaces.decoder(crosscoder, 0))
+    assert back[:12].min() > 0.95
+    with torch.no_grad():
+        crosscoder.W_dec[3, :24] = 0.0
+    cosine = spaces.cosine(spaces.carried(crosscoder, data, 0, 1), spaces.decoder(crosscoder, 1))
+    assert np.isnan(cosine[3])
+
+
+def test_a_dictionary_on_differences_is_described_without_sides(tmp_path):
+    data = planted.make_pair(labels={"only_B": 2}, n_documents=40, same_map=True).rows()
+    settings = {"objective": "diff", "n_latents": 8, "k": 2, "batch": 64, "steps": 30, "learning_rate": 1e-2}
+    training.train(data, tmp_path / "w.h5", spec={}, **settings)
+    evaluation.evaluate(tmp_path / "w.h5", data, tmp_path / "e.h5", spec={})
+    latents.describe(tmp_path / "w.h5", data, tmp_path / "l.h5", spec={}, n_bootstrap=20)
+    run = {"name": "x", "seed": 0, "weights": str(tmp_path / "w.h5"), "latents": str(tmp_path / "l.h5")}
+    assert ranking.crosscoder_offers({"crosscoders": [run]}) == []
+    with artifacts.read(tmp_path / "l.h5", "latents") as file:
+        assert artifacts.read_json(file, "widths") == [32]
+        assert np.isnan(artifacts.read_table(file, "latents")["r"]).all()
 
 
 def test_rows_of_other_widths_are_one_clear_error(tmp_path):

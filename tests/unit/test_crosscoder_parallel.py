@@ -92,7 +92,7 @@ def test_processes_take_disjoint_rows_of_the_same_batch():
 
 
 def test_a_worker_that_stops_gives_its_line(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(parallel.__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(fingerprint.LIBRARY.parent))
     job = {"devices": ["cpu"], "shards": [str(tmp_path / "none.h5")], "gates": [str(tmp_path / "none.h5")]}
     job |= {"tokens": [str(tmp_path / "none.h5")], "alignment": None, "threads": 1, "track": [], "out": str(tmp_path)}
     job |= {"spec": {"reads": {"site": "middle"}, "settings": {}, "job": {}}, "log": str(tmp_path / "log"),

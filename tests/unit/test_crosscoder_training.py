@@ -227,6 +227,91 @@ def test_difference_baseline_finds_what_differs():
     assert (np.abs(rows_F @ pair.truths("B").T).max(0) > 0.7).all()
 
 
+def test_rotated_features_show_their_angle():
+    theta = 0.9
+    pair = planted.make_pair(
+        labels={"rotated": (4, theta)}, n_documents=80, d_A=24, d_B=24, n_features=24, same_map=True
+    )
+    settings = Training(n_latents=24, k=4, batch=128, steps=500, learning_rate=1e-2)
+    crosscoder, _, _ = training.optimise(pair.rows(), settings)
+    in_A, in_B = (
+        torch.nn.functional.normalize(part.detach(), dim=1).numpy() for part in crosscoder.per_model(crosscoder.W_dec)
+    )
+    turned = (in_A * in_B).sum(1)
+    near = in_A @ pair.directions_A.T
+    found = {
+        label: [float(turned[near[:, j].argmax()]) for j in pair.features(label) if near[:, j].max() > 0.9]
+        for label in ("rotated", "shared")
+    }
+    assert len(found["rotated"]) >= 3
+    assert np.median(found["rotated"]) == pytest.approx(np.cos(theta), abs=0.1)
+    assert np.median(found["shared"]) > 0.95
+    assert max(found["rotated"]) < np.median(found["shared"])
+
+
+@pytest.mark.parametrize("objective", ["batchtopk", "topk", "l1", "jumprelu"])
+def test_bfloat16_products_train_the_same_crosscoder(objective):
+    data = planted.make_pair(n_documents=40).rows()
+    settings = {**SMALL, "objective": objective, "steps": 60, "penalty": 1.0, "decoder_norm": 0.5}
+    losses = {}
+    for compute in ("float32", "bfloat16"):
+        crosscoder, run, _ = training.optimise(data, Training(**settings, compute=compute))
+        losses[compute] = run.series["loss"]
+        assert all(weights.dtype == torch.float32 for weights in crosscoder.parameters())
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"][-1] == pytest.approx(losses["float32"][-1], rel=0.05)
+    assert losses["bfloat16"][-1] < 0.8 * losses["bfloat16"][0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("objective", ["batchtopk", "topk", "l1", "jumprelu"])
+def test_gpu_and_cpu_agree(objective):
+    data = planted.make_pair(n_documents=40).rows()
+    settings = Training(**{**SMALL, "objective": objective})
+    runs = {device: training.optimise(data, settings, device=device) for device in ("cpu", "cuda:0")}
+    series = {device: run.series["loss"] for device, (_, run, _) in runs.items()}
+    np.testing.assert_allclose(series["cuda:0"], series["cpu"], rtol=1e-2)
+    for crosscoder, _, feed in runs.values():
+        training.calibrate(crosscoder, feed)
+    thresholds = [float(crosscoder.threshold) for crosscoder, _, _ in runs.values()]
+    assert thresholds[0] == pytest.approx(thresholds[1], rel=0.05)
+
+
+def test_independent_models_of_equal_width_start_apart():
+    tied, apart = (architecture.initial_directions((8, 8), 5, 3, independent=flag).split(8, dim=1) for flag in (0, 1))
+    assert torch.equal(*tied)
+    assert not torch.equal(*apart)
+
+
+def test_rows_kept_aside_are_whole_training_documents():
+    data = planted.make_pair(n_documents=200).rows()
+    aside = training.kept_aside(data, Training(calibration_share=0.1))
+    documents = np.unique(data.document[aside])
+    assert len(documents) == 16
+    assert (data.fold[aside] != 0).all()
+    assert aside.sum() == np.isin(data.document, documents).sum()
+    assert not training.kept_aside(data, Training(calibration_share=0.0)).any()
+    assert not training.kept_aside(data, Training(objective="l1")).any()
+    other = training.kept_aside(data, Training(calibration_share=0.1, seed=1))
+    assert (aside != other).any()
+
+
+def test_a_threshold_from_rows_that_were_learnt_by_heart_is_too_low_elsewhere():
+    """Why rows are kept aside: 64 noise directions, few rows, many steps."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 48)).astype(np.float32)
+    data = rows.in_memory([x, x], np.arange(600) // 10)
+    settings = {"n_latents": 256, "k": 8, "batch": 128, "steps": 300, "learning_rate": 1e-2}
+    held_out = {}
+    for share in (0.0, 0.2):
+        crosscoder, _, feed = training.optimise(data, Training(**settings, calibration_share=share))
+        training.calibrate(crosscoder, feed)
+        x_BD = architecture.side_by_side(data.take(np.flatnonzero(data.fold == 0)).x, crosscoder.architecture)
+        held_out[share] = float((crosscoder.encode(x_BD) > 0).sum(1).float().mean())
+    assert held_out[0.2] == pytest.approx(8, rel=0.15)
+    assert abs(held_out[0.0] / 8 - 1) > 2 * abs(held_out[0.2] / 8 - 1)
+
+
 @pytest.mark.parametrize("steps", [60, 200])
 def test_threshold_makes_held_out_l0_equal_k(steps):
     pair = planted.make_pair(n_documents=150)
@@ -301,11 +386,12 @@ def train_in_child(path, kill_after):
     os._exit(0)
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_killed_at_random_steps_goes_on_to_the_same_bits(tmp_path, seed):
     assert train_in_child(tmp_path / "whole.h5", 1000) == 0
-    assert train_in_child(tmp_path / "killed.h5", 16) == signal.SIGKILL
-    assert not (tmp_path / "killed.h5").exists()
-    assert train_in_child(tmp_path / "killed.h5", 9) == signal.SIGKILL
+    for step in np.random.default_rng(seed).integers(1, 17, size=2):
+        assert train_in_child(tmp_path / "killed.h5", step) == signal.SIGKILL
+        assert not (tmp_path / "killed.h5").exists()
     assert train_in_child(tmp_path / "killed.h5", 1000) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.h5", "whole.h5"]
     assert (tmp_path / "killed.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()

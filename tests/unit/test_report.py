@@ -11,9 +11,10 @@ import plotly.graph_objects as go
 import pytest
 import small_study
 
-from diptych import findings
-from diptych.evidence import Context, Token
-from diptych.report import blocks, figures, page
+from diptych import artifacts, findings, planted, rows
+from diptych.crosscoder import evaluation, latents, seeds, training
+from diptych.evidence import Context, Text, Token
+from diptych.report import blocks, crosscoders, figures, page
 
 
 @pytest.fixture
@@ -214,3 +215,98 @@ def test_dots_below_the_axis_stand_at_its_edge():
     plot = figures.dots(["x"], {"a": ([-50.0], [0.1], "red")}, x="r")
     assert plot["data"][0]["x"] == [-0.1]
     assert plot["data"][0]["customdata"] == [-50.0]
+
+
+def train_run(place, name, data, seed=0, **settings):
+    """Files of a small crosscoder's run."""
+    run = {"name": name, "seed": seed}
+    run |= {stage: str(place / f"{name}-{seed}-{stage}.h5") for stage in ("weights", "evaluation", "latents")}
+    chosen = {"n_latents": 160, "k": 6, "steps": 150, "batch": 256, "learning_rate": 3e-3, "seed": seed, **settings}
+    training.train(data, run["weights"], spec={**small_study.SPEC, "settings": chosen}, **chosen)
+    evaluation.evaluate(run["weights"], data, run["evaluation"], spec={})
+    latents.describe(run["weights"], data, run["latents"], spec={}, n_bootstrap=20, top_rows=4)
+    return run
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A planted pair of unequal widths: two values of k, two seeds, a ceiling."""
+    place = tmp_path_factory.mktemp("swept")
+    wide = {**small_study.PLANT, "same_map": False, "d_B": 32, "d_0": 24}
+    data = planted.make_pair(1, labels={"only_B": 3, "only_A": 2}, **wide).rows()
+    runs = [train_run(place, "x.0", data, seed) for seed in (0, 1)]
+    runs.append(train_run(place, "x.1", data, k=3))
+    seeds.compare([run["weights"] for run in runs[:2]], place / "seeds.h5", spec={}, seeds=[0, 1], exclusive=0.1)
+    for run in runs[:2]:
+        run["seeds"] = str(place / "seeds.h5")
+    base = planted.identical_pair(1, **small_study.PLANT).rows()
+    ceiling = train_run(place, "x.0.ceiling", base, independent=True)
+    return runs, ceiling["latents"]
+
+
+def crosscoder_text(study, runs):
+    """What the page says of crosscoder runs."""
+    pair = page._named({**study["pairs"][0], "files": {**study["pairs"][0]["files"], "crosscoders": runs}})
+    section = crosscoders.section(pair, Text(pair["files"]["tokens_a"]), 3, ())
+    html = page.render("t", blocks.Banner("info", "", ""), "", [section])
+    for plot in plots_of(html).values():
+        go.Figure(plot)
+    return Page(html[html.index("<main>") :]).seen()
+
+
+def test_crosscoders_that_differ_in_k_and_seed(study, swept):
+    runs, ceiling = swept
+    seen = crosscoder_text(study, runs)
+    for text in ("in 1 of 2 runs", "in 2 of 2 runs", "Variants at matched L0", "found in 1 of 2 runs", "exclusive",
+                 "is no verdict. Set `ceiling: true`"):  # fmt: skip
+        assert text in seen, text
+    with_ceiling = crosscoder_text(study, [{**runs[0], "ceiling": ceiling}])
+    assert "with itself, trained as long from independent initial values, reaches ." in with_ceiling
+    assert "no verdict" not in with_ceiling
+    assert "Variants at matched L0" not in with_ceiling
+
+
+def test_an_independent_start_alone_lowers_alignment(swept):
+    with artifacts.read(swept[1], "latents") as file:
+        aligned = artifacts.read_json(file, "alignment")["0-1"]
+    assert aligned["value"] < 0.9
+
+
+def test_what_splicing_costs_is_shown(study, swept, tmp_path):
+    run = dict(swept[0][0])
+    found = {"n": 500, "clean": 3.1, "spliced": 3.3, "zero": 9.0, "mean": 5.0, "kl": 0.21}
+    losses = [found | {"recovered_zero": 0.97, "recovered_mean": None}] * 2
+    run["evaluation"] = str(tmp_path / "e.h5")
+    with (
+        artifacts.read(swept[0][0]["evaluation"], "evaluation") as old,
+        artifacts.create(run["evaluation"], "evaluation", {}) as new,
+    ):
+        new.array("fvu_source", old["fvu_source"][:])
+        new.json("summary", artifacts.read_json(old, "summary"))
+        new.json("splicing", losses)
+    seen = crosscoder_text(study, [run])
+    assert "tuned 3.10 3.30 5.00 9.00 – .970 .210 500" in seen
+
+
+def test_crosscoders_of_several_models_and_of_differences(study, tmp_path):
+    pair = planted.make_pair(1, labels={"only_B": 3}, **small_study.PLANT)
+    three = rows.in_memory([pair.x_A, pair.x_B, pair.x_A[:, :20]], pair.document)
+    run = train_run(tmp_path, "three", three, steps=60)
+    described = {"name": "three", "models": ["one", "two", "third"], "site": "middle",
+                 "tokens": study["pairs"][0]["files"]["tokens_a"], "runs": [run]}  # fmt: skip
+    page.build({**study, "crosscoders": [described]}, tmp_path / "index.html", spec=small_study.SPEC)
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    seen = Page(html[html.index("<main>") :]).seen()
+    assert "three: one, two and third at middle" in seen
+    assert "unexplained third" in seen
+    assert "The latents with the largest share of their decoder norm in third." in seen
+    diff = train_run(tmp_path, "diff", pair.rows(), objective="diff", n_latents=16, k=2, steps=60)
+    assert "its latents belong to no model" in crosscoder_text(study, [diff])
+
+
+def test_curves_are_compared_where_most_of_them_reach():
+    points = {"narrow": [(10.0, 0.4), (20.0, 0.3)], "wide": [(19.0, 0.25), (40.0, 0.15)], "far": [(90.0, 0.1)]}
+    assert crosscoders.matched_l0(points) in (19.0, 20.0)
+    assert crosscoders.unexplained_at(points["narrow"], 200**0.5) == pytest.approx(0.35)
+    assert crosscoders.unexplained_at(points["narrow"], 21.9) == 0.3
+    assert np.isnan(crosscoders.unexplained_at(points["far"], 20.0))

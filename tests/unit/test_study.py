@@ -82,6 +82,10 @@ BAD = [
     (put("crosscoders/tuned/models", ["base", "tund"]), "did you mean 'tuned'?"),
     (put("steering", {"pairs": ["tuend"]}), "steering.pairs[0]: no pair is called 'tuend'; did you mean 'tuned'?"),
     (put("steering", {"strengths": [0]}), "steering.strengths.0: input should be greater than 0 (got 0)"),
+    (
+        put("crosscoders/tuned", {"models": ["base", "tuned", "base"], "corpus": "both", "objective": "diff"}),
+        "crosscoders.tuned.objective: diff is x_B - x_A of two models",
+    ),
     (put("sites", {"main": ["middle"], "more": ["middle"]}), "sites: 'middle' is listed twice"),
     (put("corpora/old/tokens", None), "corpora.old.tokens: give a token budget, or let every source draw `prompts`"),
     (

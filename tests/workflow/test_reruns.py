@@ -28,7 +28,7 @@ CHANGES = yaml.safe_load((ROOT / "tests" / "workflow" / "changes.yaml").read_tex
 STRUCTURAL = {
     ("Pair", "sites"), ("Pair", "sites_b"), ("Crosscoder", "seeds"), ("TrainedDictionary", "site"),
     ("DirectoryDictionary", "site"), ("Similarity", "map"), ("Similarity", "neurons"), ("Crosscoder", "ceiling"),
-    ("Steering", "pairs"),
+    ("Steering", "pairs"), ("Crosscoder", "weights"),
 }  # fmt: skip
 STRUCTURAL |= {("Sweep", name) for name in schema.Sweep.model_fields}
 
@@ -40,6 +40,7 @@ def jobs(fresh):
     unused = [("derive_model", {"model": name}) for name in ("redrawn", "poisoned")]
     unused += [("fetch_model", {"model": "disk"}), ("map_spaces", {})]
     unused += [("fetch_corpus", {"corpus": "mixed"}), ("prepare_tokens", {"corpus": "mixed", "tokenizer": "base"})]
+    unused += [("import_crosscoder", {"crosscoder": "tuned", "site": "last", "seed": "0"})]
     dumps = [("dump_activations", {"corpus": "both", "model": name, "group": "main", "shard": "0"})
              for name in ("redrawn", "poisoned", "disk")]  # fmt: skip
     return [(job.rule, dict(job.wildcards)) for job in plan if job.rule != "all"] + unused + dumps

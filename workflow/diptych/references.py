@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diptych import DiptychError, sites, wordlists
-from diptych.schema import Corpus, CorpusText, Dictionary, Pair, SparsifyDictionary, TemplateDiff
+from diptych.schema import Corpus, CorpusText, Crosscoder, Dictionary, Pair, SparsifyDictionary, TemplateDiff
 from diptych.sites import can_be_steered
 from diptych.strict import ConfigError, nearest
 
@@ -48,8 +48,7 @@ def check(study: "Study") -> None:
     for alias, pair in study.pairs.items():
         _check_pair(study, alias, pair)
     for alias, crosscoder in study.crosscoders.items():
-        _check_site(study, f"crosscoders.{alias}.site", crosscoder.site)
-        _check_tokenizers(study, f"crosscoders.{alias}.models", crosscoder.models)
+        _check_crosscoder(study, alias, crosscoder)
     for alias, diff in study.template_diffs.items():
         _check_template_diff(study, f"template_diffs.{alias}", diff)
     for alias, corpus in study.corpora.items():
@@ -179,10 +178,17 @@ def _check_steered(study: "Study", alias: str) -> None:
             )
 
 
-def _check_tokenizers(study: "Study", where: str, models: Iterable[str]) -> None:
-    owners = [study.tokenizer(model) for model in models]
-    if len(owners) > 2 and len(set(owners)) > 1:
-        raise ConfigError(f"{where}: more than two models must share a tokenizer (these have {', '.join(owners)})")
+def _check_crosscoder(study: "Study", alias: str, crosscoder: Crosscoder) -> None:
+    _check_site(study, f"crosscoders.{alias}.site", crosscoder.site)
+    if len(crosscoder.models) == 2:
+        return
+    if "diff" in (crosscoder.objective, *crosscoder.sweep.objective):
+        raise ConfigError(f"crosscoders.{alias}.objective: diff is x_B - x_A of two models; choose another one")
+    owners = [study.tokenizer(model) for model in crosscoder.models]
+    if len(set(owners)) > 1:
+        raise ConfigError(
+            f"crosscoders.{alias}.models: more than two models must share a tokenizer (these have {', '.join(owners)})"
+        )
 
 
 def _check_site(study: "Study", where: str, site: str) -> None:

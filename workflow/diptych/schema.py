@@ -75,6 +75,8 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("Crosscoder", "processes"): "",
     ("Crosscoder", "track"): "",
     ("Crosscoder", "splice_tokens"): "evaluate_crosscoder",
+    ("Crosscoder", "weights"): "import_crosscoder",
+    ("Crosscoder", "scales"): "import_crosscoder",
     ("Sweep", "*"): "train_crosscoder",
     ("Latents", "*"): "describe_latents",
     ("Steering", "*"): "steer_features",
@@ -696,6 +698,11 @@ class Crosscoder(Strict):
     possible. Where widths differ, no verdict on alignment is given without it."""
     sweep: Sweep = Sweep()
     """Values to try."""
+    weights: str | None = None
+    """A safetensors file in the layout of the published Gemma-2-2B crosscoder (W_enc [M, d, F], W_dec [F, M, d], b_enc,
+    b_dec), taken over instead of training; the keys of training then mean nothing."""
+    scales: tuple[Rate, ...] = ()
+    """For such weights, the factor that each model's rows are multiplied by before they are encoded; 1 if not given."""
     splice_tokens: Annotated[int, Field(ge=0)] = 16_384
     """Held-out tokens on which each model's loss is measured with its activations replaced by their reconstruction; 0:
     not measured."""

@@ -309,8 +309,12 @@ class Study(Strict):
                 **_dump(self.activations, leave=("outlier_norm", "shards")),
             }
         read = ("models", "corpus", "site", "rows", "stream", "seeds", "splice_tokens")
-        how = ("checkpoint_every", "processes", "track", "ceiling", "sweep")
+        how = ("checkpoint_every", "processes", "track", "ceiling", "sweep", "weights", "scales")
         return _job(reads, seed=int(seed), **_dump(made, leave=(*read, *how)))
+
+    def import_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
+        """A crosscoder whose weights come from elsewhere."""
+        return _job(self._crosscoder(crosscoder), scales=list(self.crosscoders[crosscoder].scales))
 
     def evaluate_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
         """A crosscoder on held-out rows."""

@@ -19,6 +19,10 @@ rule train_crosscoder:
         / "{crosscoder}/{site}/seed-{seed}.throughput.json",
     benchmark:
         benchmark_of("train_crosscoder", "{crosscoder}/{site}/seed-{seed}")
+    wildcard_constraints:
+        crosscoder=one_of(
+            name for name, made in STUDY.crosscoders.items() if not made.weights
+        ),
     conda:
         GPU_ENV
     threads: lambda wildcards: 8 * how_trained(wildcards).processes
@@ -101,29 +105,3 @@ rule compare_seeds:
         spec=spec("compare_seeds"),
     script:
         "../scripts/compare_seeds.py"
-
-
-rule export_crosscoder:
-    input:
-        CROSSCODER_FILES / "weights.h5",
-    output:
-        CROSSCODER_FILES / "export" / "manifest.json",
-        CROSSCODER_FILES / "export" / "model.safetensors",
-        CROSSCODER_FILES / "export" / "config.json",
-    log:
-        log_of("export_crosscoder", "{crosscoder}/{site}/seed-{seed}"),
-    benchmark:
-        benchmark_of("export_crosscoder", "{crosscoder}/{site}/seed-{seed}")
-    conda:
-        CPU_ENV
-    resources:
-        **cpu(16),
-    params:
-        spec=spec("export_crosscoder"),
-    script:
-        "../scripts/export_crosscoder.py"
-
-
-rule exports:
-    input:
-        all_exports(),

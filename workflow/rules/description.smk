@@ -6,35 +6,37 @@ def relative(path):
     return str(path.relative_to(RESULTS))
 
 
+def runs_of(name):
+    """Files of every run of a crosscoder."""
+    made, runs = STUDY.crosscoders[name], []
+    for seed in made.seeds:
+        place = RESULTS / "crosscoders" / name / made.site / f"seed-{seed}"
+        files = {
+            stage: relative(place / f"{stage}.h5")
+            for stage in ("weights", "evaluation", "latents")
+        }
+        if len(made.seeds) > 1:
+            files["seeds"] = relative(place.parent / "seeds.h5")
+        if STUDY.ceiling(name):
+            twin = RESULTS / "crosscoders" / STUDY.ceiling(name)
+            files["ceiling"] = relative(
+                twin / made.site / f"seed-{seed}" / "latents.h5"
+            )
+        runs.append({"name": name, "seed": seed, **files})
+    return runs
+
+
 def crosscoder_runs(pair, site_a, site_b):
     """Files of every run of every crosscoder of a pair's models at a site that both have, ceilings left out."""
-    runs = []
-    for name, made in STUDY.crosscoders.items():
-        if (
-            (made.models, made.corpus, made.site)
-            == (
-                (pair.a, pair.b),
-                pair.corpus,
-                site_a,
-            )
-            and site_a == site_b
-            and not (made.independent and pair.a == pair.b)
-        ):
-            for seed in made.seeds:
-                place = RESULTS / "crosscoders" / name / site_a / f"seed-{seed}"
-                files = {
-                    stage: relative(place / f"{stage}.h5")
-                    for stage in ("weights", "evaluation", "latents")
-                }
-                if len(made.seeds) > 1:
-                    files["seeds"] = relative(place.parent / "seeds.h5")
-                if STUDY.ceiling(name):
-                    twin = RESULTS / "crosscoders" / STUDY.ceiling(name)
-                    files["ceiling"] = relative(
-                        twin / site / f"seed-{seed}" / "latents.h5"
-                    )
-                runs.append({"name": name, "seed": seed, **files})
-    return runs
+    wanted = ((pair.a, pair.b), pair.corpus, site_a)
+    return [
+        run
+        for name, made in STUDY.crosscoders.items()
+        if site_a == site_b
+        and (made.models, made.corpus, made.site) == wanted
+        and not (made.independent and pair.a == pair.b)
+        for run in runs_of(name)
+    ]
 
 
 def template_runs(name, site):
@@ -184,6 +186,17 @@ MAKING = {
             "path": relative(gates_of(corpus, model, site)),
         }
         for corpus, model, site in READ
+    ],
+    "crosscoders": [
+        {
+            "name": name,
+            "models": list(made.models),
+            "site": made.site,
+            "tokens": relative(tokens_of(made.corpus, made.models[0])),
+            "runs": runs_of(name),
+        }
+        for name, made in STUDY.crosscoders.items()
+        if len(made.models) > 2 and not made.independent
     ],
     "dictionaries": [
         {"name": name, "directory": relative(dictionary_manifest(name).parent)}

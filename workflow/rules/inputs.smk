@@ -21,8 +21,12 @@ def corpus_files(wildcards):
         if origin.kind == "local"
         for pattern in origin.paths
     ]
-    files = {path for pattern in patterns for path in glob.glob(pattern, recursive=True)}
-    parts = [corpus_manifest(origin.corpus) for origin in sources if origin.kind == "corpus"]
+    files = {
+        path for pattern in patterns for path in glob.glob(pattern, recursive=True)
+    }
+    parts = [
+        corpus_manifest(origin.corpus) for origin in sources if origin.kind == "corpus"
+    ]
     return sorted(files) + parts
 
 
@@ -219,11 +223,12 @@ def runs_of_seeds(wildcards):
 
 
 def all_exports():
-    """The exports of all runs of all crosscoders."""
+    """The exports of all runs of all crosscoders that are trained here."""
     return [
         RESULTS / "crosscoders" / name / made.site / f"seed-{seed}/export/manifest.json"
         for name, made in STUDY.crosscoders.items()
         for seed in made.seeds
+        if not made.weights
     ]
 
 

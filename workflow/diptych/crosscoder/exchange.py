@@ -1,6 +1,7 @@
 """Crosscoders outside Diptych: safetensors with everything folded in, and the layout of published weights.
 
-    export("weights.h5", "crosscoder/")        # model.safetensors and config.json
+    export("weights.h5", "crosscoder/", spec=spec)                  # model.safetensors and config.json
+    take_over("cc.safetensors", "weights.h5", spec=spec, scales=(0.2759, 0.2442))
 
 The exported weights act on raw activations, with no means, scales or scores to remember:
 
@@ -10,11 +11,12 @@ The exported weights act on raw activations, with no means, scales or scores to 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -82,7 +84,40 @@ def from_published(tensors: Mapping[str, Tensor]) -> Crosscoder:
 
 
 def load_published(path: str | Path) -> Crosscoder:
-    """`from_published` of a safetensors file."""
+    """`from_published` of a safetensors file.
+
+    Raises:
+        DiptychError: there is none, or it is none.
+    """
     if not Path(path).is_file():
         raise DiptychError(f"{path}: no such file; give the crosscoder's safetensors file")
-    return from_published(load_file(path))
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise DiptychError(f"{path}: not a safetensors file ({error}); convert a .pt file first") from None
+    return from_published(tensors)
+
+
+def take_over(path: str | Path, out: str | Path, *, spec: dict[str, Any], scales: Sequence[float] = ()) -> None:
+    """Stage: write weights in the published layout as an artifact of kind "crosscoder".
+
+    Args:
+        path: safetensors file, see `from_published`.
+        out: the artifact.
+        spec: stored with it.
+        scales: for each model the factor that its rows are multiplied by before they are encoded; 1 if not given.
+
+    Raises:
+        DiptychError: the file cannot be read, or has another number of models than `scales`.
+    """
+    crosscoder = load_published(path)
+    if scales and len(scales) != len(crosscoder.scale):
+        raise DiptychError(
+            f"{path}: a crosscoder of {len(crosscoder.scale)} models, but `scales` has {len(scales)} values"
+        )
+    if scales:
+        crosscoder.scale.copy_(torch.tensor(scales))
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    with artifacts.create(out, "crosscoder", spec) as file:
+        architecture.write(file, crosscoder)
+        file.json("summary", {"steps": 0, "rows_train": 0, "rows_seen": 0, "rows_calibration": 0})

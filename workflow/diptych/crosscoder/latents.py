@@ -12,7 +12,7 @@ asks whether a latent still fires when the two models' rows trade places:
 Rows of fold 0 judge; the other folds select. For M models every pair statistic carries the axes [own, other].
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse as sp
-from torch import Tensor
 
 from diptych import artifacts, statistics
-from diptych.crosscoder import architecture
+from diptych.crosscoder import architecture, spaces
 from diptych.crosscoder.architecture import Crosscoder
 from diptych.crosscoder.evaluation import encoded_blocks
 from diptych.crosscoder.scaling import LATENT_BLOCK, Scaling, latent_scaling, ratio_of_sums, ratio_of_totals
@@ -34,6 +33,8 @@ BoolArray = npt.NDArray[np.bool_]
 
 RANK_TOLERANCE = 1e-6
 """Singular values below this share of the largest do not count towards the rank."""
+Inside = Mapping[tuple[int, int], DoubleArray]
+"""The decoder rows of the first model of each pair in the space of the second (`spaces.carried`)."""
 TWIN_COSINE, TWIN_OVERLAP = 0.8, 0.1
 """Twins point the same way and rarely fire together (METHODS 5)."""
 
@@ -165,8 +166,8 @@ def find_twins(
     """A-only and B-only latents that point the same way and rarely fire together: one concept split in two.
 
     Args:
-        decoder_A: [F, d].
-        decoder_B: [F, d], of the same width.
+        decoder_A: [F, d], in B's space.
+        decoder_B: [F, d].
         only_A: latents of the first class.
         only_B: latents of the second class.
         fires: bool CSR [n, F] on held-out rows.
@@ -212,32 +213,19 @@ def _firing_table(codes: sp.csr_array, name: str) -> dict[str, npt.NDArray[Any]]
     }
 
 
-def _norm_table(crosscoder: Crosscoder) -> dict[str, npt.NDArray[Any]]:
+def _norm_table(crosscoder: Crosscoder, inside: Inside) -> dict[str, npt.NDArray[Any]]:
     """Decoder norms (normalised units), encoder norms, relative norms and cosines."""
     norms = crosscoder.decoder_norms().detach().double().cpu().numpy()
     r_MF = relative_norms(crosscoder)
     table: dict[str, npt.NDArray[Any]] = {"r": r_MF[1] if len(r_MF) == 2 else np.full(norms.shape[1], np.nan)}
-    decoders = _numpy_parts(crosscoder, crosscoder.W_dec)
-    encoders = _numpy_parts(crosscoder, crosscoder.W_enc)
+    encoders = [part.detach().double().cpu().numpy() for part in crosscoder.per_model(crosscoder.W_enc)]
     for model in range(len(norms)):
         table[f"share_{model}"] = r_MF[model]
         table[f"decoder_norm_{model}"] = norms[model]
         table[f"encoder_norm_{model}"] = np.linalg.norm(encoders[model], axis=1)
         for other in range(model):
-            table[f"cosine_{other}_{model}"] = _cosine(decoders[other], decoders[model])
+            table[f"cosine_{other}_{model}"] = spaces.cosine(inside[other, model], spaces.decoder(crosscoder, model))
     return table
-
-
-def _numpy_parts(crosscoder: Crosscoder, weights: Tensor) -> list[DoubleArray]:
-    return [part.detach().double().cpu().numpy() for part in crosscoder.per_model(weights)]
-
-
-def _cosine(left: DoubleArray, right: DoubleArray) -> DoubleArray:
-    if left.shape != right.shape:
-        return np.full(len(left), np.nan)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        cosine: DoubleArray = (left * right).sum(1) / (np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1))
-    return cosine
 
 
 def describe(
@@ -274,7 +262,8 @@ def describe(
     n_models = len(crosscoder.architecture.widths)
     index = {"selection": np.flatnonzero(rows.fold != 0), "held_out": np.flatnonzero(rows.fold == 0)}
     codes = {name: collect_codes(crosscoder, rows, where) for name, where in index.items()}
-    table = _norm_table(crosscoder)
+    inside = {(a, b): spaces.carried(crosscoder, rows, a, b) for b in range(n_models) for a in range(b)}
+    table = _norm_table(crosscoder, inside)
     for name in index:
         table |= _firing_table(codes[name], name)
     r_MF = relative_norms(crosscoder)
@@ -294,7 +283,7 @@ def describe(
                 crosscoder, rows, index["held_out"], min_firings=min_firings, n_bootstrap=n_bootstrap, seed=seed
             )
             _write_scaling(file, scaling)
-            _write_spaces(file, crosscoder, table, codes["held_out"], alive)
+            _write_spaces(file, crosscoder, inside, table, codes["held_out"], alive)
         file.json("widths", list(crosscoder.architecture.widths))
         file.json("classes", class_names(n_models))
         counts = np.bincount(table["class"], minlength=3 + n_models)
@@ -329,20 +318,20 @@ def _write_scaling(file: artifacts.Writer, scaling: Scaling) -> None:
 def _write_spaces(
     file: artifacts.Writer,
     crosscoder: Crosscoder,
+    inside: Inside,
     table: dict[str, npt.NDArray[Any]],
     codes: sp.csr_array,
     alive: BoolArray,
 ) -> None:
-    """Sharedness, and for each pair of models alignment and (equal widths) twins."""
-    decoders = _numpy_parts(crosscoder, crosscoder.W_dec)
+    """Sharedness, and for each pair of models alignment and twins."""
+    decoders = [spaces.decoder(crosscoder, model) for model in range(len(crosscoder.architecture.widths))]
     norms_MF = crosscoder.decoder_norms().detach().double().cpu().numpy()
     file.json("sharedness", sharedness(relative_norms(crosscoder), table["mean_held_out"], norms_MF))
     aligned = {}
     for first in range(len(decoders)):
         for second in range(first + 1, len(decoders)):
             aligned[f"{first}-{second}"] = alignment(decoders[first][alive], decoders[second][alive])
-            if decoders[first].shape == decoders[second].shape:
-                only = [np.flatnonzero(table["class"] == 3 + model) for model in (first, second)]
-                twins = find_twins(decoders[first], decoders[second], only[0], only[1], codes > 0)
-                file.table(f"twins/{first}-{second}", twins)
+            only = [np.flatnonzero(table["class"] == 3 + model) for model in (first, second)]
+            twins = find_twins(inside[first, second], decoders[second], only[0], only[1], codes > 0)
+            file.table(f"twins/{first}-{second}", twins)
     file.json("alignment", aligned)

@@ -66,8 +66,7 @@ def main(description: str) -> None:
     try:
         run(job, device, group)
     except DiptychError as error:
-        if group.leads:
-            artifacts.write_text(job["error"], str(error))
+        artifacts.write_text(job["error"], str(error))
         sys.exit(1)
     finally:
         parallel.leave(group)

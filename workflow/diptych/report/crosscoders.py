@@ -17,6 +17,7 @@ from diptych.report.blocks import (
     Section,
     Table,
     figure_cell,
+    listed,
     number,
     percent,
 )
@@ -42,6 +43,24 @@ def section(pair: Mapping[str, Any], text: Text, contexts: int, standing: Collec
     return Section(f"{pair['id']}-crosscoder", "Crosscoder", [intro], parts)
 
 
+def of_many(described: Mapping[str, Any], text: Text, contexts: int) -> Section:
+    """A crosscoder of more than two models, which belongs to no pair."""
+    models, runs = described["models"], described["runs"]
+    slug = "".join(character if character.isalnum() else "-" for character in described["name"])
+    named = {**described, "id": f"crosscoder-{slug}"}
+    intro = Prose(
+        "One dictionary for all of these models: each latent writes to each model with a decoder row of its own, and a "
+        "latent that writes to one model alone is a candidate for something that only that model has."
+    )
+    parts = [
+        Section(
+            f"{named['id']}-reconstruction", "How well it reconstructs", _reconstruction(named, runs, text.sources)
+        ),
+        *latents.of_many(named, runs[0], text, contexts),
+    ]
+    return Section(named["id"], f"{described['name']}: {listed(models)} at {described['site']}", [intro], parts)
+
+
 # --- reconstruction -----------------------------------------------------------------------------------------------
 
 
@@ -53,16 +72,16 @@ def _reconstruction(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], 
             numbers = artifacts.read_json(file, "summary")
         with artifacts.read(run["weights"], "crosscoder") as file:
             training = artifacts.read_json(file, "summary")
-        rows.append(_run_row(run, numbers, training))
+        rows.append(_run_row(run, numbers, training, len(models_of(pair))))
         if numbers["l0_off"]:
             active, asked = number(numbers["l0_mean"]), numbers["k"]
             said = f"Seed {run['seed']}: {active} latents are active on held-out text where {asked} are asked for"
             warnings.append(Note("warn", f"{said}: more tokens are needed."))
-    unexplained = [f"unexplained {pair[side]}" for side in ("a", "b")]
+    unexplained = [f"unexplained {model}" for model in models_of(pair)]
     table = Table(
-        ["run", "steps", "distinct rows", "k", "active (L0)", *unexplained, "both", "dead"],
+        ["run", "steps", "distinct rows", "k", "active (L0)", *unexplained, "together", "dead"],
         rows,
-        caption="Share of variance unexplained (FVU) on held-out documents, for each model and for both together.",
+        caption="Share of variance unexplained (FVU) on held-out documents, for each model and for all together.",
     )
     return [
         table,
@@ -70,19 +89,26 @@ def _reconstruction(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], 
         *_splicing(pair, runs),
         *_matched(pair, runs),
         _by_source(pair, runs[0], sources),
-        _loss(pair, runs),
+        *_loss(pair, runs),
     ]
 
 
-def _run_row(run: Mapping[str, Any], numbers: Mapping[str, Any], training: Mapping[str, Any]) -> list[str | Cell]:
+def models_of(pair: Mapping[str, Any]) -> list[str]:
+    """Names of the models that a crosscoder reads."""
+    return list(pair.get("models") or (pair["a"], pair["b"]))
+
+
+def _run_row(
+    run: Mapping[str, Any], numbers: Mapping[str, Any], training: Mapping[str, Any], n_models: int
+) -> list[str | Cell]:
+    fvu = numbers["fvu"] if len(numbers["fvu"]) == n_models else numbers["fvu"] * n_models
     return [
         f"{run['name']}, seed {run['seed']}",
         figure_cell(training["steps"]),
         figure_cell(training["rows_seen"]),
         figure_cell(numbers["k"] or None),
         figure_cell(numbers["l0_mean"]),
-        figure_cell(numbers["fvu"][0]),
-        figure_cell(numbers["fvu"][-1]),
+        *(figure_cell(value) for value in fvu),
         figure_cell(numbers["fvu_total"]),
         Cell(percent(numbers["dead_share"]), order=numbers["dead_share"]),
     ]
@@ -94,7 +120,7 @@ def _splicing(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> lis
     for run in runs:
         with artifacts.read(run["evaluation"], "evaluation") as file:
             losses = artifacts.read_json(file, "splicing")
-        for model, found in zip((pair["a"], pair["b"]), losses, strict=False):
+        for model, found in zip(models_of(pair), losses, strict=False):
             names = ("clean", "spliced", "mean", "zero", "recovered_mean", "recovered_zero", "kl")
             rows.append([f"{run['name']}, seed {run['seed']}", model, *(figure_cell(found[name]) for name in names),
                          figure_cell(int(found["n"]))])  # fmt: skip
@@ -192,23 +218,29 @@ def unexplained_at(points: Sequence[Point], l0: float) -> float:
 def _by_source(pair: Mapping[str, Any], run: Mapping[str, Any], sources: Sequence[str]) -> Table:
     with artifacts.read(run["evaluation"], "evaluation") as file:
         fvu = file["fvu_source"][:]
+    names = models_of(pair) if fvu.shape[1] > 1 else ["the difference"]
     rows: list[list[str | Cell]] = [
-        [source, figure_cell(float(values[0])), figure_cell(float(values[-1]))]
-        for source, values in zip(sources, fvu, strict=False)
+        [source, *(figure_cell(float(value)) for value in values)] for source, values in zip(sources, fvu, strict=False)
     ]
-    return Table(["source of the text", f"unexplained {pair['a']}", f"unexplained {pair['b']}"], rows)
+    return Table(["source of the text", *(f"unexplained {name}" for name in names)], rows)
 
 
-def _loss(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Figure:
+def _loss(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """Loss curves of the runs that were trained here."""
     lines = {}
     for run in runs:
         with artifacts.read(run["weights"], "crosscoder") as file:
-            lines[f"{run['name']}, seed {run['seed']}"] = (file["series/step"][:], file["series/loss"][:])
-    return Figure(
-        f"{pair['id']}-loss",
-        "Loss while it was trained",
-        "Reconstruction loss over the run (logarithmic). A curve that still falls at the end says that more training "
-        "would show more.",
-        figures.lines(lines, x="step", y="loss", logarithmic=True),
-        height=220,
-    )
+            if "series" in file:
+                lines[f"{run['name']}, seed {run['seed']}"] = (file["series/step"][:], file["series/loss"][:])
+    if not lines:
+        return []
+    return [
+        Figure(
+            f"{pair['id']}-loss",
+            "Loss while it was trained",
+            "Reconstruction loss over the run (logarithmic). A curve that still falls at the end says that more "
+            "training would show more.",
+            figures.lines(lines, x="step", y="loss", logarithmic=True),
+            height=220,
+        )
+    ]

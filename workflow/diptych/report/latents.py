@@ -59,6 +59,50 @@ def sections(
     return parts
 
 
+def of_many(described: Mapping[str, Any], run: Mapping[str, Any], text: Text, contexts: int) -> list[Section]:
+    """Whose the latents of a crosscoder of several models are, and each model's own."""
+    models = described["models"]
+    with artifacts.read(run["latents"], "latents") as file:
+        columns = artifacts.read_table(file, "latents")
+        counts = artifacts.read_json(file, "counts")
+        shared = artifacts.read_json(file, "sharedness")
+        aligned = artifacts.read_json(file, "alignment")
+        words = {f"{chr(ord('A') + place)}-only": f"only {model}" for place, model in enumerate(models)}
+        classes: list[list[str | Cell]] = [
+            [words.get(name, name).replace("other", "in between"), figure_cell(count)] for name, count in counts.items()
+        ]
+        pairs: list[list[str | Cell]] = []
+        for key, found in aligned.items():
+            first, second = (models[int(part)] for part in key.split("-"))
+            pairs.append([f"{first}, {second}", figure_cell(found["value"]), figure_cell(found["null"])])
+        whose: list[Block] = [
+            Table(["class", "latents"], classes),
+            Prose(f"Sharedness {number(shared['activation'])} (1: every latent is equally in all models)."),
+            Table(["models", "alignment of their decoders", "of unrelated rows"], pairs),
+        ]
+        own = [_own(file, columns, place, model, text, contexts) for place, model in enumerate(models)]
+    return [
+        Section(f"{described['id']}-norms", "Whose latents", whose),
+        Section(f"{described['id']}-latents", "Each model's own latents", own),
+    ]
+
+
+def _own(file: h5py.File, columns: Columns, place: int, model: str, text: Text, contexts: int) -> Block:
+    """The latents with the largest share of their decoder norm in one model."""
+    share = columns[f"share_{place}"]
+    live = np.flatnonzero((columns["density_selection"] > 0) & np.isfinite(share))
+    items = []
+    for latent in live[np.argsort(-share[live], kind="stable")][:ITEMS]:
+        exclusive = "yes" if bool(file["nu/exclusive"][latent, place]) else "no"
+        facts = [
+            ("share", number(float(share[latent]))),
+            ("fires on", percent(float(columns["density_held_out"][latent]))),
+            ("exclusive by latent scaling", exclusive),
+        ]
+        items.append(Item(f"latent {latent}", facts, _readings(file, columns, int(latent), text, contexts, "both")))
+    return Items(f"The latents with the largest share of their decoder norm in {model}.", items)
+
+
 def _of_differences(pair: Mapping[str, Any], file: h5py.File, columns: Columns, text: Text, contexts: int) -> Section:
     """The latents of a dictionary on differences that are active most."""
     order = np.argsort(-columns["mean_held_out"], kind="stable")[: 2 * ITEMS]

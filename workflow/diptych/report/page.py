@@ -89,6 +89,7 @@ def build(
             `gates`, each {model, corpus, site, path};
             `dictionaries`, each {name, directory};
             `similarity`, the artifact of `similarity_table.collect`, and `maps`, that of `feature_maps.draw`, if any;
+            `crosscoders` of more than two models, each {name, models, site, tokens, runs};
             `pairs`, as for `findings.collect`, and with corpus, dictionary_a, dictionary_b (names).
         out: path of the page.
         spec: what it was made from; shown under provenance.
@@ -104,6 +105,10 @@ def build(
         summary.section(given, found),
         setting.section(given),
         *_pair_sections(given, found, contexts, cells),
+        *(
+            crosscoders.of_many(described, evidence.Text(described["tokens"]), contexts)
+            for described in given.get("crosscoders", ())
+        ),
         summary.findings_section(found),
         setting.gates(given),
         provenance.section(given, spec),

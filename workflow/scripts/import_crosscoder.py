@@ -1,0 +1,8 @@
+"""Rule import_crosscoder: weights in the published layout, taken over instead of training."""
+
+from diptych import logs
+from diptych.crosscoder import exchange
+
+logs.start(snakemake.log[0], __file__)
+spec = snakemake.params.spec
+exchange.take_over(snakemake.input[0], snakemake.output[0], spec=spec, **spec["settings"])
