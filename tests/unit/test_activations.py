@@ -236,6 +236,16 @@ def test_compute_precision_is_measured_against_float32(place: Path, tmp_path: Pa
     assert artifacts.read_json(file, "storage_error")["middle"] == {"mean": 0.0, "max": 0.0}
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
+def test_cpu_and_gpu_agree_to_the_precision(place: Path, tmp_path: Path, dtype: str, tolerance: float) -> None:
+    cpu, gpu = (
+        dump(place, tmp_path / f"{device}.h5", device=device, dtype=dtype)["sites/middle/values"][:]
+        for device in ("cpu", "cuda")
+    )
+    assert activations.relative_error(cpu, gpu)["max"] < tolerance
+
+
 # --- bad input ------------------------------------------------------------------------------------------------
 
 

@@ -120,13 +120,14 @@ def _layers(pairs: Sequence[Mapping[str, Any]]) -> list[Block]:
     rows: dict[str, list[str | Cell]] = {}
     warnings: list[Block] = []
     for pair, side in product(pairs, "ab"):
-        name, paths = pair.get(f"dictionary_{side}"), pair["files"].get(f"features_{side}")
+        paths = pair["files"].get(f"features_{side}")
+        name = Path(pair["files"][f"dictionary_{side}"]).parent.name if paths else ""
         fvu = layer_check.read(paths) if paths and name not in rows else {}
         if len(fvu) < 2:
             continue
         own, *near = fvu
-        rows[str(name)] = [
-            str(name),
+        rows[name] = [
+            name,
             pair[side],
             own,
             figure_cell(fvu[own]),
@@ -317,15 +318,24 @@ def _pairs(pairs: Sequence[Mapping[str, Any]]) -> Table:
         "floor": "floor: one model, two dictionaries that differ in their seed",
     }
     rows: list[list[str | Cell]] = [
-        [pair["name"], pair["a"], pair["b"], _sites(pair), pair["corpus"], roles[pair["role"]]] for pair in pairs
+        [pair["name"], pair["a"], pair["b"], _sites(pair), pair["corpus"], _tokens(pair), roles[pair["role"]]]
+        for pair in pairs
     ]
-    return Table(["pair", "A", "B", "site", "text", "role"], rows)
+    return Table(["pair", "A", "B", "site", "text", "tokens", "role"], rows)
+
+
+def _tokens(pair: Mapping[str, Any]) -> str:
+    """Which tokens a pair compares."""
+    wanted = pair.get("rows", "all")
+    if wanted in ("all", "last"):
+        return {"all": "all that count", "last": "the last of each document"}[wanted]
+    return "role " + listed([wanted] if isinstance(wanted, str) else list(wanted), last="or")
 
 
 def _alignments(pairs: Sequence[Mapping[str, Any]]) -> list[Block]:
     """How much of the text two tokenizers share, for the pairs that have two."""
     rows: list[list[str | Cell]] = []
-    for pair in pairs:
+    for pair in {pair["name"]: pair for pair in pairs}.values():
         if not pair["files"].get("alignment"):
             continue
         with artifacts.read(pair["files"]["alignment"], "alignment") as file:
