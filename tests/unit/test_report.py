@@ -14,7 +14,7 @@ import small_study
 from diptych import artifacts, findings, planted, rows
 from diptych.crosscoder import evaluation, latents, seeds, training
 from diptych.evidence import Context, Text, Token
-from diptych.report import blocks, crosscoders, figures, page
+from diptych.report import blocks, crosscoders, figures, page, setting
 
 
 @pytest.fixture
@@ -123,6 +123,35 @@ def test_what_the_page_must_say(html):
         "Apache-2.0", "cccccccccccc", "numpy",
     ):  # fmt: skip
         assert text in seen, text
+
+
+def test_the_rows_quality_is_shown(html):
+    seen = Page(html).seen()
+    assert "Site suspect: dictionary_b reconstructs blocks.14 of base better" in seen
+    assert seen.count("Site suspect") == 1
+    for words in ("broken characters", "left out: repeated", "computed in, error", "float32, exact", "effective rank"):
+        assert words in seen
+    assert "the last of each document" not in seen
+
+
+def test_selected_tokens_and_coverage_are_shown(tmp_path):
+    with artifacts.create(tmp_path / "alignment.h5", "alignment", {}) as file:
+        file.json("identity", False)
+        file.json("coverage", {"old": {"pairs": 80, "tokens_a": 90, "tokens_b": 100, "coverage": 80 / 90}})
+    pair = {"name": "across", "files": {"alignment": str(tmp_path / "alignment.h5")}}
+    table = setting._alignments([pair, pair])[0]
+    assert [str(getattr(cell, "text", cell)) for cell in table.rows[0]] == [
+        "across",
+        "old",
+        "90",
+        "100",
+        "80",
+        "88.9 %",
+    ]
+    assert len(table.rows) == 1
+    told = {"all": "all that count", "last": "the last of each document", "user": "role user"}
+    assert {wanted: setting._tokens({**pair, "rows": wanted}) for wanted in told} == told
+    assert setting._tokens({**pair, "rows": ["newline", "user"]}) == "role newline or user"
 
 
 def test_figures_are_valid_and_have_their_place(html):

@@ -151,3 +151,22 @@ def test_a_stream_without_other_documents_is_refused(place: Path, tmp_path: Path
         out.array("documents/fold", np.zeros_like(file["documents/fold"][:]))
     with pytest.raises(DiptychError, match="every document stands in the test fold"):
         streaming.stream(sources, "middle", held_out=copy)
+
+
+def test_a_jobs_rows_are_stored_or_streamed_as_its_spec_says(place: Path) -> None:
+    """What Snakemake gives: lists, single files as text, and nothing for inputs that a rule does not name."""
+    both = [str(place / "stored.h5")] * 2
+    gate_files = [str(place / f"stored-{m}-gates.h5") for m in "ab"]
+    shards = [str(place / f"stored-{m}.h5") for m in "ab"]
+    given = streaming.paths_of({"shards": shards, "gates": gate_files, "tokens": both, "alignment": []})
+    assert given["models"] == given["alignment"] == []
+    reads = {"site": "middle", "rows": "all"}
+    assert len(streaming.training_rows(given, reads, "cpu")) == len(stored(place, "stored"))
+    manifests = [str(place / m / "manifest.json") for m in "ab"]
+    given = streaming.paths_of(
+        {"gates": gate_files, "tokens": both, "models": manifests, "stream_tokens": [str(place / "long.h5")] * 2}
+    )
+    how = {"dtypes": ["float32", "float32"], "store": "bfloat16", "batch_tokens": None}
+    streamed = streaming.training_rows(given, {**reads, "stream": how}, "cpu")
+    assert all(isinstance(side, streaming.StreamedSide) for side in streamed.sides)
+    assert streaming.paths_of({"alignment": "a/b.h5"})["alignment"] == ["a/b.h5"]

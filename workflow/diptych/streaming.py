@@ -204,6 +204,12 @@ INPUTS = ("shards", "gates", "tokens", "alignment", "models", "stream_tokens", "
 """What `training_rows` is given, lists of paths by name."""
 
 
+def paths_of(given: Any) -> dict[str, list[str]]:
+    """`INPUTS` of a job as lists: Snakemake gives a single file as a string, and what a rule does not name not at all."""
+    found = {name: given.get(name) or [] for name in INPUTS}
+    return {name: [paths] if isinstance(paths, str) else list(paths) for name, paths in found.items()}
+
+
 def _only(paths: Sequence[str]) -> str | None:
     return paths[0] if paths else None
 

@@ -7,7 +7,7 @@ logs.start(snakemake.log[0], __file__)
 given, how = snakemake.input, snakemake.resources
 with devices.take_several(how.device, how.processes) as taken:
     job = {
-        "rows": {name: list(given.get(name) or []) for name in streaming.INPUTS},
+        "rows": streaming.paths_of(given),
         "out": snakemake.output[0],
         "spec": snakemake.params.spec,
         "devices": taken,

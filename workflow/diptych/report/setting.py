@@ -120,13 +120,13 @@ def _layers(pairs: Sequence[Mapping[str, Any]]) -> list[Block]:
     rows: dict[str, list[str | Cell]] = {}
     warnings: list[Block] = []
     for pair, side in product(pairs, "ab"):
-        paths = pair["files"].get(f"features_{side}")
-        name = Path(pair["files"][f"dictionary_{side}"]).parent.name if paths else ""
-        fvu = layer_check.read(paths) if paths and name not in rows else {}
+        paths, directory = (pair["files"].get(f"{kind}_{side}") for kind in ("features", "dictionary"))
+        fvu = layer_check.read(paths) if paths and directory not in rows else {}
         if len(fvu) < 2:
             continue
         own, *near = fvu
-        rows[name] = [
+        name = Path(directory).parent.name
+        rows[directory] = [
             name,
             pair[side],
             own,
