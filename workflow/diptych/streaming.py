@@ -205,7 +205,7 @@ INPUTS = ("shards", "gates", "tokens", "alignment", "models", "stream_tokens", "
 
 
 def paths_of(given: Any) -> dict[str, list[str]]:
-    """`INPUTS` of a job as lists: Snakemake gives a single file as a string, and what a rule does not name not at all."""
+    """`INPUTS` of a job as lists: Snakemake gives a single file as text, and nothing for what a rule does not name."""
     found = {name: given.get(name) or [] for name in INPUTS}
     return {name: [paths] if isinstance(paths, str) else list(paths) for name, paths in found.items()}
 
