@@ -20,7 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
 
-from diptych import ladder, moments, rows
+from diptych import affine, ladder, moments, rows
 
 
 def best_of(repeats, *functions):
@@ -71,12 +71,12 @@ def measure_path(pair, repeats):
 
     def path():
         eigen = np.linalg.eigh(m.C_AA)
-        return ladder.RidgePath(m, eigen, zero).errors(ladder.ALPHAS, held)
+        return affine.RidgePath(m, eigen, zero).errors(ladder.ALPHAS, held)
 
     def refit():
         unit = np.trace(m.C_AA) / len(m.C_AA)
         slopes = (np.linalg.solve(m.C_AA + a * unit * np.eye(len(m.C_AA)), m.C_AB) for a in ladder.ALPHAS)
-        return [ladder.squared_error(slope, held).sum() for slope in slopes]
+        return [affine.squared_error(slope, held).sum() for slope in slopes]
 
     np.testing.assert_allclose(path(), refit(), rtol=1e-6)
     one, many = best_of(repeats, path, refit)

@@ -3,7 +3,7 @@ import pytest
 from scipy import linalg
 from sklearn.linear_model import Ridge
 
-from diptych import DiptychError, artifacts, ladder, linear_map, moments, planted, residuals, rows
+from diptych import DiptychError, affine, artifacts, ladder, linear_map, moments, planted, residuals, rows
 
 
 def random_moments(seed=0, n=300, d_A=6, d_B=6, spread=1.0):
@@ -33,7 +33,7 @@ def test_held_out_error_equals_direct_evaluation():
     training = folds.training(2)
     slope = np.random.default_rng(1).normal(size=(6, 6))
     z, y = centred(pair, training, pair.fold == 2)
-    found = ladder.squared_error(slope, folds.fold(2).about(training))
+    found = affine.squared_error(slope, folds.fold(2).about(training))
     np.testing.assert_allclose(found, np.sum((y - z @ slope) ** 2, axis=0), rtol=1e-5)
 
 
@@ -58,7 +58,7 @@ def test_penalty_path_equals_refitting_each_penalty(d_A, d_B):
     for name in ("ridge", "ridge_zero"):
         path = steps._path(name, (0, 1)).errors(ladder.ALPHAS, held)
         refitted = [
-            ladder.squared_error(steps.slope(name, ladder.Choice(a, 0), (0, 1)), held).sum() for a in ladder.ALPHAS
+            affine.squared_error(steps.slope(name, ladder.Choice(a, 0), (0, 1)), held).sum() for a in ladder.ALPHAS
         ]
         np.testing.assert_allclose(path, refitted, rtol=1e-8)
 
@@ -69,12 +69,12 @@ def test_rank_path_equals_refitting_each_rank():
     training = folds.training(0, 1)
     held = folds.fold(1).about(training)
     slope = steps.slope("ridge", ladder.Choice(1e-3, 0), (0, 1))
-    basis = ladder.rank_basis(slope, training.C_AA, 1e-3 * np.trace(training.C_AA) / 7)
-    path = ladder.rank_errors(slope, basis, held)
+    basis = affine.rank_basis(slope, training.C_AA, 1e-3 * np.trace(training.C_AA) / 7)
+    path = affine.rank_errors(slope, basis, held)
     for rank in range(1, 6):
         reduced = steps.slope("reduced_rank", ladder.Choice(1e-3, rank), (0, 1))
         assert np.linalg.matrix_rank(reduced, tol=1e-9) == rank
-        assert path[rank - 1] == pytest.approx(ladder.squared_error(reduced, held).sum(), rel=1e-8)
+        assert path[rank - 1] == pytest.approx(affine.squared_error(reduced, held).sum(), rel=1e-8)
 
 
 def brute_force_procrustes(m, starts=3, steps=1500):
@@ -83,12 +83,12 @@ def brute_force_procrustes(m, starts=3, steps=1500):
     scatter = m.about(m)
 
     def loss(q):
-        return ladder.squared_error(ladder._procrustes_scale(q, m) * q, scatter).sum()
+        return affine.squared_error(affine._procrustes_scale(q, m) * q, scatter).sum()
 
     for _ in range(starts):
         q, rate = np.linalg.qr(rng.normal(size=m.C_AB.shape))[0], 1.0 / np.trace(m.C_AA)
         for _ in range(steps):
-            s = ladder._procrustes_scale(q, m)
+            s = affine._procrustes_scale(q, m)
             gradient = s * m.C_AA @ q * s - s * m.C_AB
             new = linalg.polar(q - rate * gradient)[0]
             if loss(new) < loss(q):
@@ -104,28 +104,28 @@ def brute_force_procrustes(m, starts=3, steps=1500):
 def test_procrustes_narrowing_equals_brute_force():
     _, folds = random_moments(d_A=5, d_B=3, spread=0.7)
     m = folds.total
-    slope = ladder.procrustes(m, tolerance=1e-9)
+    slope = affine.procrustes(m, tolerance=1e-9)
     gram = slope.T @ slope
     np.testing.assert_allclose(gram, gram[0, 0] * np.eye(3), atol=1e-10)
-    found = ladder.squared_error(slope, m.about(m)).sum()
+    found = affine.squared_error(slope, m.about(m)).sum()
     assert found <= brute_force_procrustes(m) * (1 + 1e-5)
     polar = linalg.polar(m.C_AB)[0]
-    naive = ladder.squared_error(ladder._procrustes_scale(polar, m) * polar, m.about(m)).sum()
+    naive = affine.squared_error(affine._procrustes_scale(polar, m) * polar, m.about(m)).sum()
     assert found < 0.9 * naive
 
 
 def test_procrustes_widening_equals_brute_force():
     _, folds = random_moments(d_A=3, d_B=5)
     m = folds.total
-    slope = ladder.procrustes(m)
+    slope = affine.procrustes(m)
     gram = slope @ slope.T
     np.testing.assert_allclose(gram, gram[0, 0] * np.eye(3), atol=1e-10)
-    found = ladder.squared_error(slope, m.about(m)).sum()
+    found = affine.squared_error(slope, m.about(m)).sum()
     rng = np.random.default_rng(0)
     for _ in range(50):  # moves along the manifold from the solution never help
         turned = np.linalg.qr(slope.T + 0.02 * np.linalg.norm(slope) * rng.normal(size=(5, 3)))[0].T
         turned *= np.sign(np.sum(turned * slope, axis=1, keepdims=True))
-        assert ladder.squared_error(ladder._procrustes_scale(turned, m) * turned, m.about(m)).sum() >= found
+        assert affine.squared_error(affine._procrustes_scale(turned, m) * turned, m.about(m)).sum() >= found
 
 
 # --- the ladder ------------------------------------------------------------------------------------------------------
@@ -299,7 +299,7 @@ def test_excess_changes_sign_when_labels_are_swapped(failed):
     """The statistic of a document is exactly minus itself with the two models' aligned rows exchanged."""
     rng = np.random.default_rng(0)
     d, q = 5, np.linalg.qr(rng.normal(size=(5, 5)))[0]
-    linear = ladder.LinearMap(rng.normal(size=(d, d)), np.zeros(d), np.zeros(d))
+    linear = affine.LinearMap(rng.normal(size=(d, d)), np.zeros(d), np.zeros(d))
     h = rng.normal(size=(3, d))
     found = residuals.Directions(np.zeros(3, np.int8), h, h, np.zeros(d), np.zeros(d), np.zeros((0, d)))
     reader = residuals._Reader(linear, found, 1.7 * q)

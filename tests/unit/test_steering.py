@@ -9,8 +9,9 @@ import small_study
 import torch
 from tiny_models import make_model
 
-from diptych import DiptychError, ladder, linear_map, models, planted, rows
+from diptych import DiptychError, affine, linear_map, models, planted, rows
 from diptych.hooked import Loader
+from diptych.report import steering as report_steering
 from diptych.sites import resolve_site
 from diptych.steering import directions, effects, readout, steer, writing
 from diptych.steering.intervention import Edit, Intervention, likeliest, measure, sample
@@ -233,7 +234,7 @@ def test_the_same_seed_writes_the_same_and_batches_do_not_matter(place, steered,
 
 def test_transfer_into_the_same_model_by_the_identity_is_own(place, tmp_path, monkeypatch):
     """With one model on both sides and the identity as map, a transferred direction does what its own does."""
-    identity = ladder.LinearMap(np.eye(32), np.zeros(32), np.zeros(32))
+    identity = affine.LinearMap(np.eye(32), np.zeros(32), np.zeros(32))
     monkeypatch.setattr(linear_map, "load", lambda file, direction: identity)
     found = run(place, tmp_path, models_of=("a", "a"))
     kl, role, item = (found.trials[name] for name in ("kl", "role", "item"))
@@ -298,6 +299,23 @@ def test_bad_settings_are_one_line(place, tmp_path, change, message):
 def test_a_named_position_is_one_token_of_the_header(place, tmp_path):
     found = run(place, tmp_path, positions="newline", chat=True)
     assert (found.trials["kl"][found.trials["strength"] == 4.0] > 0).all()
+
+
+def test_a_model_with_itself_has_nothing_to_steer(place, tmp_path):
+    """No direction is found and the residual has no covariance to draw from: no item, no trial, a file that says so."""
+    same = planted.identical_pair(0, n_documents=40, d_A=32, d_B=32)
+    linear_map.fit(same.rows(), tmp_path / "linear_map.h5", spec={}, directions=2, contexts=4, bootstrap=20)
+    for name in ("tokens", "gates"):
+        (tmp_path / f"{name}.h5").write_bytes((place / f"{name}.h5").read_bytes())
+    for name in "ab":
+        (tmp_path / name).symlink_to(place / name)
+    found = run(tmp_path, tmp_path, models_of=("a", "a"))
+    assert not len(found.items["id"])
+    assert not len(found.trials["role"])
+    assert not found.causal
+    assert "Nothing was found" in str(report_steering.section(
+        {"id": "x", "a": "a", "b": "a", "files": {"steering": str(tmp_path / "steering.h5")}}
+    ))  # fmt: skip
 
 
 def test_widths_may_differ(tmp_path):

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from diptych import artifacts, ladder, logs, moments, residuals, rows, tables
+from diptych import affine, artifacts, ladder, logs, moments, residuals, rows, tables
 
 DirectionName = Literal["forward", "backward"]
 DIRECTIONS: tuple[DirectionName, ...] = ("forward", "backward")
@@ -108,10 +108,10 @@ def climb(
     return Climb(steps, rungs, steps.best(rungs), steps.shuffled_r2())
 
 
-def load(file: h5py.File, direction: DirectionName, which: Literal["best", "ridge"] = "best") -> ladder.LinearMap:
+def load(file: h5py.File, direction: DirectionName, which: Literal["best", "ridge"] = "best") -> affine.LinearMap:
     """A map of an open `linear_map` artifact, trained on all folds but the test fold."""
     group = file[direction]
-    return ladder.LinearMap(group[f"{which}/slope"][:].astype(np.float64), group["mean_in"][:], group["mean_out"][:])
+    return affine.LinearMap(group[f"{which}/slope"][:].astype(np.float64), group["mean_in"][:], group["mean_out"][:])
 
 
 def verdicts(result: Climb) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def verdicts(result: Climb) -> dict[str, Any]:
     underdetermined = n_train < ROWS_PER_DIMENSION * d_A
     equal = d_A == result.steps.d_B
     textbook = result.rung("ridge_zero").pooled
-    identity_wins = equal and result.rung("identity").pooled > textbook + ladder.RESOLUTION
+    identity_wins = equal and result.rung("identity").pooled > textbook + affine.RESOLUTION
     at_edge = [rung.name for rung in result.rungs if rung.alpha_at_edge]
     words = []
     if underdetermined:

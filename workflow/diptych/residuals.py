@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg
 
-from diptych import ladder, moments, rows, statistics
+from diptych import affine, ladder, moments, rows, statistics
 
 DoubleArray = npt.NDArray[np.float64]
 FloatArray = npt.NDArray[np.float32]
@@ -67,7 +67,7 @@ class Directions:
     random: DoubleArray
 
 
-def fold_maps(steps: ladder.Ladder, best: ladder.Rung) -> dict[int, ladder.LinearMap]:
+def fold_maps(steps: ladder.Ladder, best: ladder.Rung) -> dict[int, affine.LinearMap]:
     """For each fold the map that predicts its rows: trained on neither that fold nor the test fold."""
     test = ladder.TEST_FOLD
     held_out = {fold: (test,) if fold == test else (test, fold) for fold in steps.folds.ids}
@@ -82,7 +82,7 @@ def error_scatter(slope: DoubleArray, held: moments.Scatter) -> DoubleArray:
 
 
 def directions(
-    folds: moments.FoldMoments, maps: Mapping[int, ladder.LinearMap], count: int, *, seed: int = 0
+    folds: moments.FoldMoments, maps: Mapping[int, affine.LinearMap], count: int, *, seed: int = 0
 ) -> Directions:
     """The `count` best directions of each kind, from the moments of the folds other than the test fold."""
     test = ladder.TEST_FOLD
@@ -104,7 +104,7 @@ def directions(
         patterns=sign * np.vstack([principal, pattern]),
         pca_spectrum=np.maximum(variance[::-1], 0.0) / n,
         unexplained_spectrum=np.clip(share[::-1], 0.0, None),
-        random=_drawn(variance, components, seed),
+        random=_drawn(np.where(variance > ridge, variance, 0.0), components, seed),
     )
 
 
@@ -163,7 +163,7 @@ class Failure:
     def __init__(
         self,
         pair: rows.Rows,
-        maps: Mapping[int, ladder.LinearMap],
+        maps: Mapping[int, affine.LinearMap],
         found: Directions,
         alignment: DoubleArray | None,
         contexts: int,
@@ -253,7 +253,7 @@ class _Read(NamedTuple):
 class _Reader:
     """One fold's map with what the scores of a block need, in float32."""
 
-    def __init__(self, linear: ladder.LinearMap, found: Directions, alignment: DoubleArray | None) -> None:
+    def __init__(self, linear: affine.LinearMap, found: Directions, alignment: DoubleArray | None) -> None:
         self.mean_A, self.mean_B = linear.mean_A.astype(np.float32), linear.mean_B.astype(np.float32)
         self.slope = linear.slope.astype(np.float32)
         self.g, self.h = found.filters.T.astype(np.float32), found.patterns.T.astype(np.float32)
@@ -298,7 +298,7 @@ def alignment(m: moments.Moments) -> DoubleArray:
 
 def keep(scores: DirectionScores) -> npt.NDArray[np.bool_]:
     """Which directions have an unexplained share on their own rows above rounding: none on an identical pair."""
-    kept: npt.NDArray[np.bool_] = scores.unexplained[:, 0] > ladder.RESOLUTION
+    kept: npt.NDArray[np.bool_] = scores.unexplained[:, 0] > affine.RESOLUTION
     return kept
 
 

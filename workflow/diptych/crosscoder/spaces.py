@@ -10,7 +10,7 @@ Procrustes map between the models' rows (METHODS 2), which turns and scales but 
 import numpy as np
 import numpy.typing as npt
 
-from diptych import ladder, moments
+from diptych import affine, moments
 from diptych.crosscoder.architecture import Crosscoder
 from diptych.rows import IntArray, Rows
 
@@ -33,7 +33,7 @@ def carried(crosscoder: Crosscoder, rows: Rows, first: int, second: int) -> Doub
     own = decoder(crosscoder, first)
     if rows.widths[first] == rows.widths[second]:
         return own
-    slope = ladder.procrustes(_moments(rows, first, second))
+    slope = affine.procrustes(_moments(rows, first, second))
     mapped: DoubleArray = own @ slope
     with np.errstate(divide="ignore", invalid="ignore"):
         retention = np.linalg.norm(mapped, axis=1) / np.linalg.norm(own, axis=1)

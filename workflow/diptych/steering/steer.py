@@ -70,22 +70,32 @@ def steer(
         explained += _explain(model, plan, name, explain_scales, explain_length)
         del model
     same_tokens = files["tokens_a"] == files["tokens_b"]
-    columns = record.trial_columns(plan, written)
     with artifacts.create(out, "steering", spec) as writer:
-        writer.table(
-            "items", record.item_columns(plan, columns), nan="density: no feature; causal: no random direction"
-        )
-        writer.table("trials", columns, nan="share: the trial is of no item, or the item has no words")
-        writer.array("shares", record.shares(plan.items, written), nan="the item has no words")
-        writer.table("texts", record.text_columns(written, settings))
-        writer.table("agreement", record.agreement(plan, written, same_tokens), nan="no random direction, or no change")
+        trials = _save(writer, plan, written, settings, same_tokens)
         writer.table("lens", record.columns(lenses, ("model", "item", "role", "promoted", "suppressed")))
         writer.table("explanations", record.columns(explained, ("model", "item", "scale", "text")))
-        writer.strings("prompts", list(settings.prompts))
-        for name in SIDES:
-            writer.array(f"directions/{name}", np.array([run.direction for run in plan.runs[name]], dtype=np.float32))
-        writer.json("settings", {**vars(settings), "same_tokens": same_tokens})
-    artifacts.write_text(table, to_tsv(columns))
+    artifacts.write_text(table, to_tsv(trials))
+
+
+def _save(
+    writer: artifacts.Writer,
+    plan: Plan,
+    written: Mapping[SideName, Written],
+    settings: Settings,
+    same_tokens: bool,
+) -> Mapping[str, Any]:
+    """Store what was steered and what was written; returns the table of trials."""
+    trials = record.trial_columns(plan, written)
+    writer.table("items", record.item_columns(plan, trials), nan="density: no feature; causal: no random direction")
+    writer.table("trials", trials, nan="share: the trial is of no item, or the item has no words")
+    writer.array("shares", record.shares(plan.items, written), nan="the item has no words")
+    writer.table("texts", record.text_columns(written, settings))
+    writer.table("agreement", record.agreement(plan, written, same_tokens), nan="no random direction, or no change")
+    writer.strings("prompts", list(settings.prompts))
+    for name in SIDES:
+        writer.array(f"directions/{name}", np.array([run.direction for run in plan.runs[name]], dtype=np.float32))
+    writer.json("settings", {**vars(settings), "same_tokens": same_tokens})
+    return trials
 
 
 def _lens(model: Loaded, plan: Plan, name: SideName, count: int) -> list[dict[str, Any]]:
