@@ -214,7 +214,9 @@ def _pairing(pair: Mapping[str, Any], floors: Floors) -> list[Block]:
         Table(columns, rows, caption="Eligible features fire often enough, in enough documents, to be judged."),
         _floor_note(pair, floors),
         _fits(summary),
-        Facts([(STEP_WORDS[step], f"{count:,}") for step, count in summary["steps"].items()]),
+        Facts(
+            [(words, f"{summary['steps'][step]:,}") for step, words in STEP_WORDS.items() if step in summary["steps"]]
+        ),
         *matches.blocks(pair, pairs, matched, summary["score"]),
     ]
     return blocks
