@@ -118,7 +118,7 @@ def test_what_the_page_must_say(html):
         "norm far above the median", "Relative decoder norm of the latents", "Sharedness", "only tuned (B)",
         "Latents that lean most towards tuned",
         "Relative decoder norm of the latents", "Sharedness", "only tuned (B)", "Latents that lean most towards tuned",
-        "Similarity of the feature spaces", "Procrustes: overlap after the best rotation", "by chance",
+        "Similarity of the feature spaces", "RSA: rank correlation of distances", "by chance", "Not scored (features: ",
         "Paired features of base (left) and tuned (right)",
         "Apache-2.0", "cccccccccccc", "numpy",
     ):  # fmt: skip

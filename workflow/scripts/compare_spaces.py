@@ -24,15 +24,8 @@ pairs = {
 subspaces = {Path(name).stem: wordlists.load(name) for name in settings.pop("word_lists")}
 most = settings.pop("neuron_rows")
 if "neurons_a" in reads:
-    sides = [
-        rows.Model(
-            given[f"neuron_shards_{side}"],
-            given[f"neuron_gates_{side}"],
-            given[f"tokens_{side}"],
-            reads[f"neurons_{side}"],
-        )
-        for side in "ab"
-    ]
+    places = ("neuron_shards", "neuron_gates", "tokens")
+    sides = [rows.Model(*(given[f"{place}_{side}"] for place in places), reads[f"neurons_{side}"]) for side in "ab"]
     written = [neurons.written(Path(given[f"model_{side}"]).parent, reads[f"neurons_{side}"]) for side in "ab"]
     pairs["neurons"] = neurons.paired(
         rows.stored(sides, alignment, reads["rows"]),

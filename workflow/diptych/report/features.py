@@ -14,6 +14,7 @@ from diptych.report import figures, matches
 from diptych.report.blocks import (
     Block,
     Cell,
+    Facts,
     Figure,
     Item,
     Items,
@@ -40,6 +41,14 @@ STATUS_WORDS = {
     "below_min_active": "too rare to judge",
     "dead": "never fires on this text",
 }
+STEP_WORDS = {
+    "candidates": "pairs of the rule",
+    "q": "left: fit better than decoys",
+    "stop_token": "left: no stop token on top",
+    "shared_token": "left: a top token in common",
+    "rho": "left: correlate above the floor",
+}
+"""What a pair must pass, in this order."""
 NOT_ELIGIBLE = ("dead", "below_min_active")
 ITEMS = 4
 """Features of each kind shown with contexts."""
@@ -205,6 +214,9 @@ def _pairing(pair: Mapping[str, Any], floors: Floors) -> list[Block]:
         Table(columns, rows, caption="Eligible features fire often enough, in enough documents, to be judged."),
         _floor_note(pair, floors),
         _fits(summary),
+        Facts(
+            [(words, f"{summary['steps'][step]:,}") for step, words in STEP_WORDS.items() if step in summary["steps"]]
+        ),
         *matches.blocks(pair, pairs, matched, summary["score"]),
     ]
     return blocks
