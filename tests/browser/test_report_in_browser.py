@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 import small_study
 
-from diptych.report import page
+from diptych.report import page, template_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -134,6 +134,17 @@ def test_pointing_at_a_feature_on_one_map_shows_it_on_both(built, tmp_path):
     assert outcome["rings"] == outcome["here"]
     assert outcome["label"].startswith("base ")
     assert "tuned " in outcome["label"]
+
+
+def test_the_page_of_a_template_diff_draws_itself(tmp_path):
+    run = small_study.shared()["pairs"][0]["files"]["template_diffs"][0]
+    template_page.build(run["diff"], tmp_path / "figures.html", name="tuned")
+    seen = Visit(tmp_path / "figures.html", tmp_path)
+    assert seen.console == []
+    assert seen.requests == []
+    plots = re.findall(r'<div class="plot[^"]*" id="(template-[^"]*)"', seen.dom)
+    assert len(plots) == 3
+    assert seen.dom.count('class="plot-container plotly"') == 3
 
 
 def test_it_is_readable_in_the_dark_and_on_a_phone(built, tmp_path):

@@ -135,5 +135,5 @@ def test_a_shifted_domain_is_said_in_words(made):
     from diptych.report import template_diffs
 
     notes = " ".join(note.text for note in template_diffs._domain_notes(template_view.read(made)))
-    assert "leaves 6.00 times as much unexplained in chat" in notes
+    assert "leaves more unexplained in chat than in the other model, 6.00 times at “" in notes
     assert "worse than their mean would" in notes

@@ -10,9 +10,11 @@ pytestmark = pytest.mark.workflow
     [
         ("steps: 8", "stepz: 8", "models.tuned.stepz: unknown key; did you mean 'steps'?"),
         ("b: tuned,", "b: tund,", "pairs.tuned.b: no model is called 'tund'; did you mean 'tuned'?"),
+        ("{<<: *template, pair: control}", "{<<: *template, pair: contrl}",
+         "template_diffs.control.pair: no pair is called 'contrl'; did you mean 'control'?"),
         ("device: cpu", "device: tpu", "device: input should be 'auto', 'cpu' or 'cuda' (got 'tpu')"),
     ],
-)
+)  # fmt: skip
 def test_a_bad_config_is_one_line(blank, old, new, message):
     blank.edit("config/studies/test.yaml", old, new)
     run = blank.snakemake("--dry-run", check=False)
@@ -39,6 +41,8 @@ def test_a_bad_config_is_one_line(blank, old, new, message):
         ("tests/data/dictionary, model: base", "tests/data/dictionary, model: other",
          "results/test/dictionaries/first_sae/manifest.json", "reads rows of width 32, but other has width 24"),
         ("[river, bridge, mill, tower]", "[zebra]", "results/test/models/planted/manifest.json", "zebra"),
+        ("template: chatml", "template: chatml\n    positions: {newline: 0, before: -9}",
+         "results/test/tokens/questions/base.h5", "#0: the template position 'before' (-9) is absent"),
         ("layer: 1", "layer: 7", "results/test/models/planted/manifest.json", "layer"),
         ("main: [last, first]", "main: [last, first, blocks.0.hook_resid_pst]",
          "results/test/activations/both/base/main/0.h5", "did you mean"),

@@ -145,6 +145,7 @@ def test_a_moved_directory_does_nothing(done, tmp_path):
         ("pairs/tuned", {"a": "tuned", "b": "base", "corpus": "both", "sites": ["last"]}, "fit_linear_map", "tuned"),
         ("crosscoders/tuned/seeds", [0, 1, 2], "train_crosscoder", "tuned"),
         ("pairs/tuned/sites", ["last", "first"], "fit_linear_map", "first"),
+        ("template_diffs/tuned/flips", 77, "diff_template_tokens", "tuned"),
         ("findings/q", 0.01, "collect_findings", None),
         ("report/contexts", 3, "build_report", None),
     ],
@@ -197,10 +198,16 @@ def test_a_docstring_does_nothing(done):
 
 
 def test_same_inputs_give_the_same_bytes(done, finished):
-    shutil.rmtree(done.path / "results" / "test" / "pairs" / "planted")
+    for place in ("pairs/planted", "template_diffs/tuned"):
+        shutil.rmtree(done.path / "results" / "test" / place)
     (done.path / "results" / "test" / "report" / "index.html").unlink()
     time.sleep(1.1)  # a clock of whole seconds inside a file would show
     done.snakemake()
-    for name in ["pairs/planted/last--last/linear_map.h5", "pairs/planted/last--last/pairing.h5", "report/index.html"]:
+    template = [f"template_diffs/tuned/{name}" for name in (
+        "template_diff.h5", "gains.csv", "targets.csv", "figures.html", "scatter.png", "scatter.svg", "volcano.png",
+        "volcano.svg",
+    )]  # fmt: skip
+    maps = ["pairs/planted/last--last/linear_map.h5", "pairs/planted/last--last/pairing.h5"]
+    for name in [*maps, *template, "report/index.html"]:
         again, before = (place / "results" / "test" / name for place in (done.path, finished))
         assert again.read_bytes() == before.read_bytes(), name

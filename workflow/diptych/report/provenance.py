@@ -60,6 +60,8 @@ def _specs(inputs: Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
                 yield f"{pair['name']}: {key.replace('_', ' ')}", _read_spec(pair["files"][key])
         for run in pair["files"].get("crosscoders") or []:
             yield f"{pair['name']}: crosscoder {run['name']}, seed {run['seed']}", _read_spec(run["weights"])
+        for run in pair["files"].get("template_diffs") or []:
+            yield f"{pair['name']}: template diff {run['name']}", _read_spec(run["diff"])
     yield "findings", _read_spec(inputs["findings"])
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.evidence import Codes, Text
-from diptych.ranking import SAYS_NOTHING, template_id
+from diptych.ranking import SAYS_NOTHING
 from diptych.report import template_figures, template_view
 from diptych.report.blocks import (
     Block,
@@ -29,7 +29,7 @@ from diptych.report.blocks import (
 )
 from diptych.report.template_view import METRIC_WORDS, View, shown
 
-LISTED = 10
+LISTED = 5
 """Rows of the page's tables for each role, metric and direction; the CSV has them all."""
 ITEMS = 4
 """Features of each direction shown with prompts."""
@@ -131,16 +131,20 @@ def _domain(view: View) -> Table:
 
 def _domain_notes(view: View) -> list[Block]:
     notes: list[Block] = []
-    for role in view.roles:
-        numbers = view.summary["roles"][role]
-        if numbers["domain_shift"] == "yes":
-            worse = view.names[1] if numbers["fvu_b"] > numbers["fvu_a"] else view.names[0]
+    for worse, fvu in ((view.names[1], "fvu_b"), (view.names[0], "fvu_a")):
+        found = {role: view.summary["roles"][role] for role in view.roles}
+        shifted = {
+            role: float(one["fvu_ratio"])
+            for role, one in found.items()
+            if one["domain_shift"] == "yes" and one[fvu] == max(one["fvu_a"], one["fvu_b"])
+        }
+        if shifted:
+            times = listed([f"{number(ratio)} times at {shown(role)}" for role, ratio in shifted.items()])
             notes.append(
                 Note(
                     "warn",
-                    f"At {shown(role)} the dictionary leaves {number(numbers['fvu_ratio'])} times as much unexplained "
-                    f"in {worse} as in the other model. A gain there may be the dictionary leaving its domain; "
-                    "findings there are marked.",
+                    f"The dictionary leaves more unexplained in {worse} than in the other model, {times}. A gain there "
+                    "may be the dictionary leaving its domain; findings there are marked.",
                 )
             )
     mute = [role for role in view.roles if (view.summary["roles"][role]["change_unexplained"] or 0.0) >= SAYS_NOTHING]
@@ -290,11 +294,10 @@ def _items(view: View, run: Mapping[str, Any], contexts: int, standing: Collecti
         items = []
         for k in rows:
             table = view.ranked
-            latent, role = int(table["latent"][k]), str(table["role"][k])
+            latent = int(table["latent"][k])
             at = view.prompts[k][view.prompts[k] >= 0][: max(2, contexts // 2)]
-            shifted = str(table["domain_shift"][k]) == "yes"
-            found = template_id(prefix, latent, role, str(table["metric"][k]), shifted)
-            items.append(_item(view, int(k), at, text, codes, "finding" if f"{side} {found}" in standing else ""))
+            written = any(name.startswith(f"{side} {prefix}{latent} at ") for name in standing)
+            items.append(_item(view, int(k), at, text, codes, "finding" if written else ""))
         way = "more" if side == "B" else "less"
         blocks.append(
             Items(
