@@ -5,9 +5,9 @@ import pytest
 pytestmark = pytest.mark.workflow
 
 
-def jobs_of(tree, rule):
-    """Crosscoder and seed of every job of a rule that a run would execute."""
-    found = [dict(job.wildcards) for job in tree.plan() if job.rule == rule]
+def jobs_of(plan, rule):
+    """Crosscoder and seed of every job of a rule in a plan."""
+    found = [dict(job.wildcards) for job in plan if job.rule == rule]
     return sorted((job["crosscoder"], job.get("seed")) for job in found)
 
 
@@ -16,13 +16,14 @@ def test_a_sweep_and_a_ceiling_are_jobs_of_their_own(blank):
     config["crosscoders"]["tuned"] |= {"sweep": {"k": [4, 8]}, "ceiling": True, "seeds": [0, 1]}
     blank.write_config(config)
     swept = {"tuned.0", "tuned.0.ceiling", "tuned.1", "tuned.1.ceiling"}
-    trained = jobs_of(blank, "train_crosscoder")
+    plan = blank.plan()
+    trained = jobs_of(plan, "train_crosscoder")
     assert {name for name, _ in trained} == swept | {"planted", "control"}
     assert ("tuned.1.ceiling", "1") in trained
-    assert {name for name, _ in jobs_of(blank, "compare_seeds")} == {"tuned.0", "tuned.1"}
-    described = {name for name, _ in jobs_of(blank, "describe_latents")}
+    assert {name for name, _ in jobs_of(plan, "compare_seeds")} == {"tuned.0", "tuned.1"}
+    described = {name for name, _ in jobs_of(plan, "describe_latents")}
     assert swept < described
-    assert not [name for name, _ in jobs_of(blank, "evaluate_crosscoder") if "ceiling" in name]
+    assert not [name for name, _ in jobs_of(plan, "evaluate_crosscoder") if "ceiling" in name]
 
 
 def test_weights_from_elsewhere_are_imported_and_not_trained(blank):
@@ -30,8 +31,9 @@ def test_weights_from_elsewhere_are_imported_and_not_trained(blank):
     config["crosscoders"]["tuned"] |= {"weights": "cc.safetensors", "scales": [0.3, 0.2], "seeds": [0]}
     blank.write_config(config)
     (blank.path / "cc.safetensors").touch()
-    assert jobs_of(blank, "import_crosscoder") == [("tuned", "0")]
-    assert ("tuned", "0") not in jobs_of(blank, "train_crosscoder")
+    plan = blank.plan()
+    assert jobs_of(plan, "import_crosscoder") == [("tuned", "0")]
+    assert ("tuned", "0") not in jobs_of(plan, "train_crosscoder")
 
 
 def test_several_processes_ask_for_as_many_gpus(blank):
@@ -48,4 +50,4 @@ def test_crosscoders_of_three_models_reach_the_report(blank):
     config = blank.config()
     config["crosscoders"]["three"] = {**config["crosscoders"]["planted"], "models": ["base", "planted", "tuned"]}
     blank.write_config(config)
-    assert ("three", "0") in jobs_of(blank, "evaluate_crosscoder")
+    assert ("three", "0") in jobs_of(blank.plan(), "evaluate_crosscoder")
