@@ -8,14 +8,17 @@ import yaml
 from diptych.study import Study
 from trees import ROOT, Tree, parse_jobs
 
+LITERATURE = ("feature_spaces", "gemma", "gpt2", "llama", "pythia")
 STUDIES = sorted((ROOT / "config" / "studies").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_a_shipped_study_loads(path):
     study = Study.load(yaml.safe_load(path.read_text()))
-    assert study.results != "results" or path.stem == "test"
-    assert any(study.role(pair, *cell) == "control" for pair in study.pairs for cell in study.cells(pair))
+    assert study.results != "results"
+    assert path.stem not in LITERATURE or any(
+        study.role(pair, *cell) == "control" for pair in study.pairs for cell in study.cells(pair)
+    )
 
 
 @pytest.mark.workflow
