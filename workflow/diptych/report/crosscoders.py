@@ -75,7 +75,8 @@ def _reconstruction(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], 
         rows.append(_run_row(run, numbers, training, len(models_of(pair))))
         if numbers["l0_off"]:
             active, asked = number(numbers["l0_mean"]), numbers["k"]
-            said = f"Seed {run['seed']}: {active} latents are active on held-out text where {asked} are asked for"
+            which = f"{run['name']}, seed {run['seed']}"
+            said = f"{which}: {active} latents are active on held-out text where {asked} are asked for"
             warnings.append(Note("warn", f"{said}: more tokens are needed."))
     unexplained = [f"unexplained {model}" for model in models_of(pair)]
     table = Table(
