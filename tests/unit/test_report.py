@@ -116,7 +116,7 @@ def test_what_the_page_must_say(html):
         "Different seeds alone leave", "This is the floor",
         "the same feature in base", "Unmatched features of tuned",
         "norm far above the median", "Relative decoder norm of the latents", "Sharedness", "only tuned (B)",
-        "Latents that lean most towards tuned",
+        "Latents that lean most towards tuned", "The one-sided latents that fire most.",
         "Relative decoder norm of the latents", "Sharedness", "only tuned (B)", "Latents that lean most towards tuned",
         "Similarity of the feature spaces", "RSA: rank correlation of distances", "by chance", "Not scored (features: ",
         "Paired features of base (left) and tuned (right)",
@@ -286,7 +286,7 @@ def crosscoder_text(study, runs):
 def test_crosscoders_that_differ_in_k_and_seed(study, swept):
     runs, ceiling = swept
     seen = crosscoder_text(study, runs)
-    for text in ("in 1 of 2 runs", "in 2 of 2 runs", "Variants at matched L0", "found in 1 of 2 runs", "exclusive",
+    for text in ("in 1 of 2 runs", "in 2 of 2 runs", "Variants at matched L0", "found in 1 of 2 runs",
                  "is no verdict. Set `ceiling: true`"):  # fmt: skip
         assert text in seen, text
     with_ceiling = crosscoder_text(study, [{**runs[0], "ceiling": ceiling}])
