@@ -146,7 +146,7 @@ def test_selected_tokens_and_coverage_are_shown(tmp_path):
         "90",
         "100",
         "80",
-        "88.9 %",
+        "89 %",
     ]
     assert len(table.rows) == 1
     told = {"all": "all that count", "last": "the last of each document", "user": "role user"}
