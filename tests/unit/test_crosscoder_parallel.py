@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from diptych import DiptychError, artifacts, fingerprint, planted
+from diptych import DiptychError, artifacts, fingerprint, planted, streaming
 from diptych.crosscoder import architecture, parallel, training
 
 WORKER = """
@@ -93,10 +93,13 @@ def test_processes_take_disjoint_rows_of_the_same_batch():
 
 def test_a_worker_that_stops_gives_its_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(fingerprint.LIBRARY.parent))
-    job = {"devices": ["cpu"], "shards": [str(tmp_path / "none.h5")], "gates": [str(tmp_path / "none.h5")]}
-    job |= {"tokens": [str(tmp_path / "none.h5")], "alignment": None, "threads": 1, "track": [], "out": str(tmp_path)}
-    job |= {"spec": {"reads": {"site": "middle"}, "settings": {}, "job": {}}, "log": str(tmp_path / "log"),
-            "checkpoint_every": 5, "throughput": None}  # fmt: skip
+    place = [str(tmp_path / "none.h5")]
+    job = {
+        "rows": streaming.paths_of({"shards": place, "gates": place, "tokens": place}),
+        "spec": {"reads": {"site": "middle", "rows": "all"}, "settings": {}, "job": {}},
+        "out": str(tmp_path), "log": str(tmp_path / "log"), "devices": ["cpu"], "threads": 1, "track": [],
+        "checkpoint_every": 5, "throughput": None,
+    }  # fmt: skip
     with pytest.raises(DiptychError, match=r"none\.h5"):
         parallel.launch("diptych.crosscoder.worker", job, 2)
     assert Path(job["log"]).is_file()
