@@ -229,7 +229,8 @@ class Maker:
             sums = features.encode_rows(one, dictionaries[dictionary]).reconstruction
             assert sums is not None
             # The floor's second dictionary is read one layer off.
-            near = {SITE: sums, "blocks.14": dataclasses.replace(sums, error=sums.error * (0.5 if seeds[1] else 2))}
+            factor = 0.5 if seeds["ab".index(dictionary)] else 2
+            near = {SITE: sums, "blocks.14": dataclasses.replace(sums, error=sums.error * factor)}
             features.encode(one, dictionaries[dictionary], path, spec=SPEC, layers=near)
             files[f"features_{key}"] = [str(path)]
         self._pairing(files, place, dictionaries)
