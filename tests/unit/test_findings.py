@@ -325,3 +325,12 @@ def test_seeds_count_the_runs_that_have_a_latent_too(study, tmp_path):
         seeds.compare([run["weights"], second["weights"]], path, spec={}, seeds=[0, 1], exclusive=0.1)
         runs = [{**run, "seeds": str(path)}, {**second, "seed": 1, "seeds": str(path)}]
         assert {offer.seeds for offer in ranking.crosscoder_offers({"crosscoders": runs})} == {counted}
+
+
+def test_findings_under_a_caveat_are_counted_in_words():
+    loud = ranking.rank([offer(id="1"), offer(id="2", caveat="domain shift")], LIMITS)
+    assert len(loud.findings) == 2
+    said = verdicts.answer("compared", "template", loud, None, ("base", "tuned")).text
+    assert said == "2 findings: 2 that tuned has or has more of, 0 of base; 1 of them marked domain shift"
+    calm = ranking.rank([offer(id="1"), offer(id="2")], LIMITS)
+    assert "marked" not in verdicts.answer("compared", "template", calm, None, ("base", "tuned")).text

@@ -71,6 +71,7 @@ class Offer(NamedTuple):
         thing: what it is about; of several candidates of one side about one thing the best is written.
         place: the template token at which it is seen, or "".
         tokens: token file of `rows` where that is not the pair's, or "".
+        caveat: what speaks against reading it at face value, or "".
     """
 
     kind: Kind
@@ -92,6 +93,7 @@ class Offer(NamedTuple):
     thing: str = ""
     place: str = ""
     tokens: str = ""
+    caveat: str = ""
 
 
 @dataclass(frozen=True)
@@ -419,10 +421,11 @@ def template_rows(run: Mapping[str, Any], name: str, prefix: str = "") -> list[O
         numbers = ("effect_fitted", "effect_held_out", "lo", "hi", "p", "q")
         effect, held_out, lo, hi, p, q = (float(table[column][k]) for column in numbers)
         silent = role in mute
+        caveat = "domain shift" if shifted[k] == "yes" else ""
         offers.append(
             Offer(
                 kind="feature",
-                id=template_id(prefix, int(latent), str(role), str(metric), shifted[k] == "yes"),
+                id=template_id(prefix, int(latent), str(role), str(metric), caveat),
                 side="B" if table["direction"][k] == "up" else "A",
                 effect=effect,
                 held_out=held_out,
@@ -436,6 +439,7 @@ def template_rows(run: Mapping[str, Any], name: str, prefix: str = "") -> list[O
                 thing=f"{prefix}{latent}",
                 place=str(role),
                 tokens=str(run["tokens"]),
+                caveat=caveat,
             )
         )
     return offers
@@ -447,7 +451,7 @@ def _mute_roles(summary: Mapping[str, Any]) -> set[str]:
     return {role for role, share in unexplained.items() if share is not None and share >= SAYS_NOTHING}
 
 
-def template_id(prefix: str, latent: int, role: str, metric: str, shifted: bool = False) -> str:
-    """What a finding at a template token is called: `12 at newline, density`, and whether the domain has shifted."""
-    mark = ", domain shift" if shifted else ""
+def template_id(prefix: str, latent: int, role: str, metric: str, caveat: str = "") -> str:
+    """What a finding at a template token is called: `12 at newline, density`, and its caveat."""
+    mark = f", {caveat}" if caveat else ""
     return f"{prefix}{latent} at {' '.join(role.split()) or repr(role)}, {metric.replace('_', ' ')}{mark}"

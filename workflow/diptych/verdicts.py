@@ -7,6 +7,7 @@ Three questions stand between a list of candidates and an answer:
     answer(role, ranking, yardstick)     so what does it mean that it found something here, or nothing?
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,10 +266,16 @@ def answer(
     if found:
         sides = [sum(candidate.offer.side == side for candidate in found) for side in ("B", "A")]
         split = f"{sides[0]} that {names[1]} has or has more of, {sides[1]} of {names[0]}"
-        return Answer("found", f"{_count(len(found), 'finding')}: {split}")
+        return Answer("found", f"{_count(len(found), 'finding')}: {split}{_caveats(found)}")
     if ranking.untestable:
         return Answer("untested", f"nothing can be said: {ranking.untestable}")
     return _silence(method, yardstick)
+
+
+def _caveats(found: Sequence[Candidate]) -> str:
+    """`; 3 of them marked domain shift`, or nothing."""
+    counts = Counter(candidate.offer.caveat for candidate in found if candidate.offer.caveat)
+    return "".join(f"; {n} of them marked {caveat}" for caveat, n in sorted(counts.items()))
 
 
 def _same_model(found: Sequence[Any], ranking: Ranking) -> Answer:
