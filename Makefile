@@ -1,4 +1,4 @@
-# make study, make test, make check, make clean, make help
+# make study, make test, make check, make docs, make releases, make clean, make help
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,6 +48,10 @@ check: install  ## Run ruff, mypy, snakefmt and snakemake --lint
 .PHONY: docs
 docs: install  ## Write config/README.md and workflow/schemas/study.schema.json anew from the typed config
 	python -m diptych.reference
+
+.PHONY: releases
+releases: install  ## List the published dictionaries (release and id) that the installed SAELens knows
+	python -m diptych.sae_releases
 
 .PHONY: clean
 clean:  ## Delete results, logs and caches (not .venv)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 WORDS = {str: "text", int: "integer", float: "number", bool: "true or false"}
 HEADER = """# The config, key by key
 
-Written from `workflow/diptych/schema.py` by `make docs`; do not edit by hand.
+Written from `workflow/diptych/schema/` by `make docs`; do not edit by hand.
 
 `config/config.yaml` is the default study. Another study is another file:
 `snakemake --configfile config/studies/test.yaml`. Override nested keys with a second `--configfile` (later files win,

@@ -1,6 +1,6 @@
 """The study: everything a config file may say, put together and checked.
 
-`schema.py` and this module are the one place that knows a key's name; `references.py` checks what one section says of
+`schema/` and this module are the one place that knows a key's name; `references.py` checks what one section says of
 another. Each stage's resolved settings come from one method of `Study` named after its rule:
 
     study = Study.load(yaml.safe_load(open("config/config.yaml")))
