@@ -74,7 +74,7 @@ class FetchedDictionary(DictionaryBase):
 
 
 class SaelensDictionary(FetchedDictionary):
-    """A published dictionary that SAELens knows (`python -m diptych.sae_releases` lists them)."""
+    """A published dictionary that SAELens knows (`make releases` lists them)."""
 
     kind: Literal["saelens"]
     """Published, by name."""
