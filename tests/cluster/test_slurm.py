@@ -53,6 +53,8 @@ def submit(tree, environment):
     command = [
         sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/slurm", "--max-threads", "1",
         "--configfile", "config/studies/test.yaml",
+        # A private queue may be asked often; on a shared one these stay at their defaults.
+        "--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1",
     ]  # fmt: skip
     run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-6000:]
