@@ -16,9 +16,9 @@ NEEDED = ("slurmctld", "slurmd", "munged", "sbatch")
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 GPU_RULES = {
     "derive_model", "dump_activations", "train_dictionary", "encode_features",
-    "train_crosscoder", "evaluate_crosscoder", "describe_latents",
+    "train_crosscoder", "evaluate_crosscoder", "describe_latents", "steer_features",
 }  # fmt: skip
-LOCAL_RULES = {"fetch_model", "fetch_corpus"}
+LOCAL_RULES = {"fetch_model", "fetch_corpus", "fetch_dictionary"}
 
 pytestmark = [
     pytest.mark.cluster,
