@@ -11,14 +11,18 @@ repetitions of (peer's block x number of blocks) / ours. The peer's blocks cost 
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from scipy import sparse
 from threadpoolctl import threadpool_limits
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
 from diptych import correlation
 from diptych.features import Features

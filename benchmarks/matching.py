@@ -20,10 +20,14 @@ wall on CUDA).
 import argparse
 import resource
 import statistics
+import sys
 import time
+from pathlib import Path
 
 import torch
 from scipy.optimize import linear_sum_assignment
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
 from diptych import matching
 from diptych.scores import DenseScores
