@@ -119,21 +119,7 @@ def _ladder_table(
     arrows: Mapping[str, str],
     verdicts: Mapping[str, Any],
 ) -> Table:
-    rows: list[list[str | Cell]] = []
-    for i, name in enumerate(names):
-        label, meaning = RUNGS[name]
-        cells: list[str | Cell] = [Cell(label, hint=meaning)]
-        for direction in ("forward", "backward"):
-            table = tables[direction]
-            cells.append(
-                Cell(number(table["r2"][i], 4), float(table["r2"][i]), tone="found" if table["is_best"][i] else "")
-            )
-            cells.append(figure_cell(float(table["r2_median_coordinate"][i])))
-        forward = tables["forward"]
-        edge = " at edge" if forward["alpha_at_edge"][i] else ""
-        cells.append(Cell(number(float(forward["alpha"][i])) + edge, order=_order(forward["alpha"][i])))
-        cells.append(figure_cell(int(forward["rank"][i]) or None))
-        rows.append(cells)
+    rows = [_rung(name, i, tables) for i, name in enumerate(names)]
     shuffled: list[str | Cell] = [
         Cell("shuffled", hint="Rows of different documents: the level of knowing nothing of the token.")
     ]
@@ -162,6 +148,22 @@ def _ladder_table(
             "",
         ),
     )
+
+
+def _rung(name: str, i: int, tables: Mapping[str, Mapping[str, Any]]) -> list[str | Cell]:
+    """The ladder's row of one kind of map, both ways."""
+    label, meaning = RUNGS[name]
+    cells: list[str | Cell] = [Cell(label, hint=meaning)]
+    for direction in ("forward", "backward"):
+        table = tables[direction]
+        r2 = float(table["r2"][i])
+        cells.append(Cell(number(r2, 4), r2, tone="found" if table["is_best"][i] else ""))
+        cells.append(figure_cell(float(table["r2_median_coordinate"][i])))
+    forward = tables["forward"]
+    edge = " at edge" if forward["alpha_at_edge"][i] else ""
+    cells.append(Cell(number(float(forward["alpha"][i])) + edge, order=_order(forward["alpha"][i])))
+    cells.append(figure_cell(int(forward["rank"][i]) or None))
+    return cells
 
 
 def _in_sample(names: Sequence[str], tables: Mapping[str, Mapping[str, Any]], arrows: Mapping[str, str]) -> Table:
