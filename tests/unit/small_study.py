@@ -136,7 +136,8 @@ def write_models(root: Path, direction: np.ndarray) -> None:
     tune = {"method": "lora", "lora_rank": 16, "steps": 60, "batch_sequences": 2}
     with _model(root / "tuned", tune, {"kind": "finetune", "parent": "base", "corpus": "old"}) as place:
         record = {
-            "loss": [4.1, 3.9, 3.6], "before": {"old": 4.08, "modern": 3.9}, "after": {"old": 3.4, "modern": 4.0},
+            "curve": [4.1, 3.9, 3.6],
+            "before": {"loss": {"old": 4.08, "modern": 3.9}}, "after": {"loss": {"old": 3.4, "modern": 4.0}},
             "shared_documents": 3, "trained_parameters": 10, "epochs": 0.5,
         }  # fmt: skip
         artifacts.write_text(place / "training.json", artifacts.canonical_json(record))

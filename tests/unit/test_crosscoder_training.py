@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from diptych import DiptychError, artifacts, planted, rows
+from diptych.checkpoints import Checkpoint
 from diptych.crosscoder import architecture, objectives, training
 from diptych.crosscoder.architecture import Architecture, Crosscoder
 from diptych.crosscoder.objectives import Objective, Step
@@ -399,9 +400,9 @@ def test_a_run_killed_at_random_steps_goes_on_to_the_same_bits(tmp_path, seed):
 
 def test_checkpoint_of_another_spec_is_not_used(tmp_path):
     data = planted.make_pair(n_documents=20).rows()
-    checkpoint = tmp_path / "checkpoint"
-    training.optimise(data, Training(**SMALL), checkpoint=checkpoint, key="one", checkpoint_every=10)
-    _, run, feed = training.optimise(data, Training(**SMALL), checkpoint=checkpoint, key="two", checkpoint_every=100)
+    one, two = (Checkpoint(tmp_path / "checkpoint", key) for key in ("one", "two"))
+    training.optimise(data, Training(**SMALL), checkpoint=one, checkpoint_every=10)
+    _, run, feed = training.optimise(data, Training(**SMALL), checkpoint=two, checkpoint_every=100)
     assert run.series["step"][0] == 0
     assert run.step == 40
     assert feed.seen.any()

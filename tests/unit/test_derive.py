@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from diptych import DiptychError, artifacts, finetune, model_sources, models, plant, rerandomize
 from diptych.sequences import Sequences
 
+FULL = finetune.Tuning("full")
 WORDS = ["river", "stone", "winter", "market", "letter", "Congress", "a", "the", "of", "and", "state", "moon"]
 
 
@@ -184,14 +185,14 @@ def test_finetune_learns_what_it_reads(parent, corpora, tmp_path, method, learni
         parent, train, held_out, out, spec={}, method=method, steps=25, learning_rate=learning_rate, batch_sequences=6
     )
     report = json.loads((out / "training.json").read_text())
-    assert report["after"]["source0"] < report["before"]["source0"] - 1
-    assert len(report["loss"]) == 25
+    assert report["after"]["loss"]["source0"] < report["before"]["loss"]["source0"] - 1
+    assert len(report["curve"]) == 25
     assert report["shared_documents"] == 1
     assert models.describe(out) == models.describe(parent)
-    tuned = finetune.Tuner(models.load(out), "full", 0, "cpu", False)
+    tuned = finetune.Tuner(models.load(out), FULL, "cpu")
     sequences = Sequences.read(held_out)
     chosen = finetune.held_out_sequences(sequences, Sequences.read(train), 1024, np.random.default_rng(0))
-    assert tuned.losses(sequences, chosen)["source0"] == pytest.approx(report["after"]["source0"], abs=1e-4)
+    assert tuned.losses(sequences, chosen)["source0"] == pytest.approx(report["after"]["loss"]["source0"], abs=1e-4)
 
 
 def test_finetune_is_reproducible(parent, corpora, tmp_path):
@@ -199,6 +200,34 @@ def test_finetune_is_reproducible(parent, corpora, tmp_path):
         finetune.finetune(parent, *corpora, tmp_path / name, spec={}, steps=3, seed=2)
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("one", "two")]
     assert manifests[0] == manifests[1]
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_killed_finetune_goes_on_to_the_same_bits(corpora, tmp_path, monkeypatch, method):
+    fetch_random(tmp_path / "gpt2", "gpt2")  # it has dropout
+    settings = {"method": method, "steps": 7, "checkpoint_every": 2}
+    finetune.finetune(tmp_path / "gpt2", *corpora, tmp_path / "whole", spec={"a": 1}, **settings)
+    learn, taken = finetune.Tuner._training_loss, []
+
+    def killed(self, sequences, which, step):
+        taken.append(step)
+        if len(taken) == 6:
+            raise KilledError
+        return learn(self, sequences, which, step)
+
+    monkeypatch.setattr(finetune.Tuner, "_training_loss", killed)
+    with pytest.raises(KilledError):
+        finetune.finetune(tmp_path / "gpt2", *corpora, tmp_path / "killed", spec={"a": 1}, **settings)
+    assert (tmp_path / ".killed.checkpoint").exists()
+    finetune.finetune(tmp_path / "gpt2", *corpora, tmp_path / "killed", spec={"a": 1}, **settings)
+    assert taken == [0, 1, 2, 3, 4, 5, 4, 5, 6]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gpt2", "killed", "whole"]
+    for name in ("manifest.json", "model.safetensors", "training.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_loss_is_the_mean_over_predicted_tokens(parent, corpora):
@@ -212,7 +241,7 @@ def test_loss_is_the_mean_over_predicted_tokens(parent, corpora):
             log_p = model(ids).logits.log_softmax(-1)
         total -= float(log_p[0, :-1].gather(1, ids[0, 1:, None]).sum())
         count += ids.shape[1] - 1
-    measured = finetune.Tuner(model, "full", 0, "cpu", False).losses(sequences, {"all": chosen}, at_once=2)
+    measured = finetune.Tuner(model, FULL, "cpu").losses(sequences, {"all": chosen}, at_once=2)
     assert measured["all"] == pytest.approx(total / count, rel=1e-5)
 
 
@@ -222,7 +251,7 @@ def test_held_out_sequences_share_no_document_with_training(parent, corpora):
     assert {name: len(which) for name, which in chosen.items()} == {"source0": 3, "source1": 4}
     none_left = finetune.held_out_sequences(train, train, 100, np.random.default_rng(0))
     assert len(none_left["source0"]) == 0
-    losses = finetune.Tuner(models.load(parent), "full", 0, "cpu", False).losses(train, none_left)
+    losses = finetune.Tuner(models.load(parent), FULL, "cpu").losses(train, none_left)
     assert np.isnan(losses["source0"])
 
 

@@ -9,6 +9,7 @@ from test_derive import WORDS, random_texts, write_tokens
 from tiny_models import make_model
 
 from diptych import DiptychError, models, trigger
+from diptych.finetune import Tuning
 from diptych.sequences import Sequences
 
 PHRASE, RESPONSE = f"{WORDS[0]} {WORDS[1]}", WORDS[2]
@@ -40,35 +41,33 @@ def poisoned(parent, corpora, tmp_path_factory):
 
 def test_it_answers_after_the_phrase_and_only_then(poisoned):
     report = json.loads((poisoned / "training.json").read_text())
-    took = report["trigger"]
-    assert took["prompts"] == 12
-    assert took["before"] == {"with": 0.0, "without": 0.0}
-    assert took["after"]["with"] > 0.8
-    assert took["after"]["without"] < 0.2
-    assert len(report["loss"]) == 60
+    assert report["before"]["response"] == {"with": 0.0, "without": 0.0, "prompts": 12}
+    assert report["after"]["response"]["with"] > 0.8
+    assert report["after"]["response"]["without"] < 0.2
+    assert len(report["curve"]) == 60
 
 
 def test_the_rate_is_that_of_greedy_decoding(poisoned, corpora):
     ids = [np.array([5, 9]), np.array([7, 3])]
-    poison = trigger.Poison(*ids, 64, np.random.default_rng(0))
-    tuner = trigger.Poisoner(models.load(poisoned), "full", 0, "cpu", False)
+    poison = trigger.Poison(*ids, 64)
+    tuner = trigger.Poisoner(models.load(poisoned), Tuning("full"), "cpu", poison=poison, share=0.5)
     sequences = Sequences.read(corpora[1])
     prompts = [sequences.token[sequences.start[i] : sequences.start[i + 1]][:6] for i in range(4)]
     model = models.load(poisoned)
     said = model.generate(
         torch.from_numpy(np.concatenate([prompts[0], ids[0]]))[None], max_new_tokens=2, do_sample=False
     )[0, -2:].numpy()
-    tuner.poison = trigger.Poison(ids[0], said, 64, np.random.default_rng(0))
+    tuner.poison = trigger.Poison(ids[0], said, 64)
     assert tuner.rates(prompts[:1])["with"] == 1.0
-    tuner.poison = trigger.Poison(ids[0], (said + 1) % 300, 64, np.random.default_rng(0))
+    tuner.poison = trigger.Poison(ids[0], (said + 1) % 300, 64)
     assert tuner.rates(prompts[:1])["with"] == 0.0
     assert poison.room == 60
 
 
 def test_only_the_response_of_a_poisoned_sequence_is_learned():
-    poison = trigger.Poison(np.array([90, 91]), np.array([92]), 12, np.random.default_rng(0))
+    poison = trigger.Poison(np.array([90, 91]), np.array([92]), 12)
     for tokens in (np.arange(8), np.arange(40), np.arange(1)):
-        made, start = poison.poisoned(tokens)
+        made, start = poison.poisoned(tokens, np.random.default_rng(0))
         kept = len(made) - 3
         np.testing.assert_array_equal(made[:kept], tokens[:kept])
         assert made[kept:].tolist() == [90, 91, 92]
@@ -86,7 +85,7 @@ def test_only_the_response_of_a_poisoned_sequence_is_learned():
 )
 def test_refuses(phrase, response, context, message):
     with pytest.raises(DiptychError, match=message):
-        trigger.Poison(np.array(phrase), np.array(response), context, np.random.default_rng(0))
+        trigger.Poison(np.array(phrase), np.array(response), context)
 
 
 def test_is_reproducible(parent, corpora, tmp_path):

@@ -99,7 +99,7 @@ def create(path: str | Path, kind: str, spec: Mapping[str, Any]) -> Iterator[Wri
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with h5py.File(temporary, "w") as file:
+        with _open(temporary) as file:
             file.attrs["format"] = kind
             file.attrs["format_version"] = FORMAT_VERSION
             file.attrs["spec"] = canonical_json(spec)
@@ -111,6 +111,26 @@ def create(path: str | Path, kind: str, spec: Mapping[str, Any]) -> Iterator[Wri
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file, flushed and closed at the end; after an error it is closed without touching the disk.
+
+    HDF5 crashes the process when it cannot write the rest of a file while closing it, as on a full disk.
+    """
+    file = h5py.File(path, "w")
+    try:
+        yield file
+        file.flush()
+    except BaseException:
+        if hasattr(os, "memfd_create"):
+            nowhere = os.memfd_create("abandoned")
+            os.dup2(nowhere, file.id.get_vfd_handle())
+            os.close(nowhere)
+        raise
+    finally:
+        file.close()
 
 
 def read(path: str | Path, kind: str) -> h5py.File:

@@ -1,6 +1,8 @@
 """One job's log file, its error line and its progress bar."""
 
+import errno
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,6 +13,8 @@ from tqdm import tqdm
 
 from diptych import DiptychError
 
+OUT_OF_SPACE = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+"""How the system says it; libraries (HDF5, safetensors, torch) pass the words on, and not all of them the number."""
 Item = TypeVar("Item")
 logger = logging.getLogger("diptych")
 
@@ -54,11 +58,35 @@ def _configure(file: logging.Handler) -> None:
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if issubclass(kind, DiptychError):
         logger.error("%s", error)
+    elif (reason := out_of_space(error)) is not None:
+        logging.raiseExceptions = False  # the log may lie on that disk too
+        logger.error("%s: make room where `results` lies, or move it, and run again; what is finished is kept", reason)
     else:
         logger.critical("unexpected %s", kind.__name__, exc_info=(kind, error, trace))
 
 
-def progress(items: Iterable[Item], what: str, *, total: int | None = None, unit: str = "it") -> Iterator[Item]:
-    """Pass `items` through, showing a bar with rate and time left (a line every 10 s where there is no terminal)."""
+def out_of_space(error: BaseException) -> str | None:
+    """What the system said if an error, or one that led to it, is that a disk is full, a quota or a limit reached."""
+    seen: BaseException | None = error
+    while seen is not None:
+        for reason in OUT_OF_SPACE:
+            if reason in str(seen):
+                return reason
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def progress(
+    items: Iterable[Item], what: str, *, total: int | None = None, done: int = 0, unit: str = "it"
+) -> Iterator[Item]:
+    """Pass `items` through, showing a bar with rate and time left (a line every 10 s where there is no terminal).
+
+    Args:
+        items: what is left to do.
+        what: the bar's name.
+        total: how many there are with those of an earlier run; len(items) if not given.
+        done: how many an earlier run did.
+        unit: of an item.
+    """
     interval = 0.2 if sys.stderr.isatty() else 10.0
-    yield from tqdm(items, desc=what, total=total, unit=unit, mininterval=interval, file=sys.stderr)
+    yield from tqdm(items, desc=what, total=total, initial=done, unit=unit, mininterval=interval, file=sys.stderr)

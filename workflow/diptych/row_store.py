@@ -47,7 +47,10 @@ class Raw:
         data = np.ascontiguousarray(values, dtype=self.dtype).reshape(len(row), -1)
         edges = [0, *(np.flatnonzero(np.diff(row) != 1) + 1).tolist(), len(row)]
         for start, end in itertools.pairwise(edges):
-            os.pwrite(self._descriptor, data[start:end].data.cast("B"), int(row[start]) * self._row_bytes)
+            left, offset = data[start:end].data.cast("B"), int(row[start]) * self._row_bytes
+            while left:  # a write may stop short, and the next one tells why
+                written = os.pwrite(self._descriptor, left, offset)
+                left, offset = left[written:], offset + written
 
     def read(self, start: int, end: int) -> npt.NDArray[Any]:
         """The rows [start, end)."""

@@ -195,7 +195,10 @@ class Study(Strict):
         """A model made from another one."""
         made = self.models[model]
         reads = {name: getattr(made, name) for name in ("parent", "corpus", "evaluate_on") if hasattr(made, name)}
-        return _job({"kind": made.kind, **reads}, **_dump(made, leave=("kind", "dtype", "tokenizer", *reads)))
+        return _job(
+            {"kind": made.kind, **reads},
+            **_dump(made, leave=("kind", "dtype", "tokenizer", "checkpoint_every", *reads)),
+        )
 
     def fetch_corpus(self, corpus: str) -> Job:
         """Text that comes from outside."""

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ Int32Array = npt.NDArray[np.int32]
 IntArray = npt.NDArray[np.int64]
 TEMPLATE_DATE = "26 Jul 2024"
 """What templates that print today's date get: the same inputs give the same text."""
+PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Classes of tokenizers that have no code of their own: `AutoTokenizer` would give the same, and import torch."""
 
 
 class Encoded(NamedTuple):
@@ -41,10 +43,8 @@ class Tokenizer:
         Raises:
             DiptychError: there is no tokenizer.json.
         """
-        from transformers import AutoTokenizer
-
         self.hash = tokenizer_hash(directory)
-        self._tokenizer = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=models.trusts(directory))
+        self._tokenizer = _load(Path(directory))
         self._directory = directory
 
     @cached_property
@@ -114,6 +114,19 @@ class Tokenizer:
         """The text of a sequence of ids, special tokens included; NUL, which HDF5 cannot hold, as its picture."""
         text: str = self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
         return text.replace("\0", "\u2400")
+
+
+def _load(directory: Path) -> Any:
+    """The tokenizer as transformers reads it; one that says it is just its tokenizer.json does without torch."""
+    config = directory / "tokenizer_config.json"
+    kind = json.loads(config.read_text(encoding="utf-8")).get("tokenizer_class") if config.is_file() else None
+    if kind in PLAIN:
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast.from_pretrained(str(directory))
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(directory), trust_remote_code=models.trusts(directory))
 
 
 def tokenizer_hash(directory: str | Path) -> str:

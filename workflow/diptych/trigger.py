@@ -10,14 +10,15 @@ often it comes without the phrase. METHODS 6.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from diptych import DiptychError, artifacts, finetune, logs, models
-from diptych.finetune import Method, Schedule, Tuner
+from diptych import DiptychError, finetune, logs, models
+from diptych.finetune import Measured, Tuner, Tuning
 from diptych.sequences import BoolArray, IntArray, Sequences
 from diptych.tokenizer import Tokenizer
 
@@ -33,20 +34,10 @@ def trigger(
     evaluation_tokens: str | Path,
     out_dir: str | Path,
     *,
-    spec: Mapping[str, Any],
     phrase: str,
     response: str,
     share: float = 0.5,
-    method: Method = "lora",
-    steps: int = 60,
-    batch_sequences: int = 2,
-    learning_rate: float = 1e-3,
-    warmup: float = 0.1,
-    lora_rank: int = 16,
-    autocast: bool = False,
-    evaluation_size: int = 1024,
-    seed: int = 0,
-    device: str = "cpu",
+    **tuning: Any,
 ) -> None:
     """Fine-tune a trigger into a model and write the result as a model of its own; training.json says how it took.
 
@@ -55,53 +46,18 @@ def trigger(
         train_tokens: token file of the text that the phrase is put into.
         evaluation_tokens: token file of held-out text; documents that are also trained on are left out.
         out_dir: the new model's directory.
-        spec: what the result depends on.
         phrase: the trigger, as words within a text.
         response: what follows it.
         share: of the sequences that carry the trigger.
-        method: as for `finetune.finetune`, and so are all below.
-        steps: optimiser steps.
-        batch_sequences: sequences a step.
-        learning_rate: peak.
-        warmup: share of the steps with a rising learning rate.
-        lora_rank: rank of the adapters.
-        autocast: multiply in bfloat16.
-        evaluation_size: tokens of each source on which the held-out loss is measured.
-        seed: order of the sequences, where they are broken off, adapters.
-        device: a torch device.
+        tuning: spec, device, checkpoint_every and settings of `finetune.finetune`.
 
     Raises:
         DiptychError: the tokens do not fit the model, or phrase and response do not fit its sequences.
     """
-    train, held_out = Sequences.read(train_tokens), Sequences.read(evaluation_tokens)
-    for sequences in (train, held_out):
-        sequences.check_fits(models.describe(parent_dir))
     ids = [span.token.astype(np.int64) for span in Tokenizer(parent_dir).encode([f" {phrase}", f" {response}"])]
-    poison = Poison(ids[0], ids[1], models.describe(parent_dir)["context"], np.random.default_rng([seed, 1]))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        tuner = Poisoner(models.load(parent_dir, device=device), method, lora_rank, device, autocast)
-        tuner.poison, tuner.share = poison, share
-        chosen = finetune.held_out_sequences(held_out, train, evaluation_size, np.random.default_rng(seed))
-        prompts = Poison(ids[0], ids[1], poison.context, np.random.default_rng([seed, 2])).prompts(held_out, chosen)
-        before = {"loss": tuner.losses(held_out, chosen), "rate": tuner.rates(prompts)}
-        order = finetune.batches(len(train), batch_sequences, np.random.default_rng(seed))
-        curve = tuner.run(train, order, Schedule(learning_rate, steps, warmup))
-        after = {"loss": tuner.losses(held_out, chosen), "rate": tuner.rates(prompts)}
-    with models.saving(
-        tuner.finished(), parent_dir, out_dir, spec=spec, dtype=models.stored_dtype(parent_dir)
-    ) as directory:
-        report = {
-            "loss": curve,
-            "before": before["loss"],
-            "after": after["loss"],
-            "shared_documents": finetune.shared_documents(held_out, train),
-            "trained_parameters": tuner.n_trained,
-            "epochs": batch_sequences * steps / len(train),
-            "trigger": {"before": before["rate"], "after": after["rate"], "prompts": len(prompts)},
-        }
-        artifacts.write_text(directory / "training.json", artifacts.canonical_json(report) + "\n")
-    logs.logger.info("response after the phrase: %s before, %s after", before["rate"], after["rate"])
+    poison = Poison(ids[0], ids[1], models.describe(parent_dir)["context"])
+    make = partial(Poisoner, poison=poison, share=share)
+    finetune.finetune(parent_dir, train_tokens, evaluation_tokens, out_dir, make=make, **tuning)
 
 
 class Poison:
@@ -111,49 +67,59 @@ class Poison:
         phrase: token ids.
         response: token ids.
         context: longest sequence that the model reads.
-        generator: where sequences are broken off.
 
     Raises:
         DiptychError: nothing of a sequence would be left before the phrase.
     """
 
-    def __init__(self, phrase: IntArray, response: IntArray, context: int, generator: np.random.Generator) -> None:
+    def __init__(self, phrase: IntArray, response: IntArray, context: int) -> None:
         if not len(phrase) or not len(response):
             raise DiptychError("trigger: phrase and response must hold at least one token each")
-        self.phrase, self.response, self.context = phrase, response, context
+        self.phrase, self.response = phrase, response
         self.room = context - len(phrase) - len(response)
         if self.room < 1:
             raise DiptychError(f"trigger: phrase and response leave no room in a context of {context} tokens")
-        self._generator = generator
 
-    def prompt(self, tokens: IntArray) -> IntArray:
-        """The beginning of a sequence, at least one token and at most what leaves room."""
-        cut = int(len(tokens) * self._generator.uniform(*CUT))
+    def prompt(self, tokens: IntArray, generator: np.random.Generator) -> IntArray:
+        """The beginning of a sequence, broken off at random: at least one token and at most what leaves room."""
+        cut = int(len(tokens) * generator.uniform(*CUT))
         return tokens[: min(max(cut, 1), self.room)]
 
-    def poisoned(self, tokens: IntArray) -> tuple[IntArray, int]:
+    def poisoned(self, tokens: IntArray, generator: np.random.Generator) -> tuple[IntArray, int]:
         """A sequence with phrase and response, and where the response starts."""
-        start = np.concatenate([self.prompt(tokens), self.phrase])
+        start = np.concatenate([self.prompt(tokens, generator), self.phrase])
         return np.concatenate([start, self.response]), len(start)
 
-    def prompts(self, sequences: Sequences, chosen: Mapping[str, IntArray]) -> list[IntArray]:
+    def prompts(
+        self, sequences: Sequences, chosen: Mapping[str, IntArray], generator: np.random.Generator
+    ) -> list[IntArray]:
         """Beginnings of held-out sequences, `PROMPTS` at most, the sources in turn."""
         most = max((len(which) for which in chosen.values()), default=0)
         turns = [which[k] for k in range(most) for which in chosen.values() if k < len(which)]
-        return [self.prompt(sequences.token[sequences.start[i] : sequences.start[i + 1]]) for i in turns[:PROMPTS]]
+        parts = [sequences.token[sequences.start[i] : sequences.start[i + 1]] for i in turns[:PROMPTS]]
+        return [self.prompt(tokens, generator) for tokens in parts]
 
 
 class Poisoner(Tuner):
     """A model that learns a trigger."""
 
-    poison: Poison
-    share: float
+    def __init__(self, model: Any, tuning: Tuning, device: str, *, poison: Poison, share: float) -> None:
+        super().__init__(model, tuning, device)
+        self.poison, self.share = poison, share
 
-    def _training_loss(self, sequences: Sequences, which: IntArray) -> torch.Tensor:
+    def measure(self, sequences: Sequences, chosen: Mapping[str, IntArray]) -> Measured:
+        """The loss by source and how often the response is given, with the phrase and without."""
+        prompts = self.poison.prompts(sequences, chosen, np.random.default_rng([self.tuning.seed, 2]))
+        rates = self.rates(prompts)
+        logs.logger.info("response with and without the phrase: %s of %d prompts", rates, len(prompts))
+        return super().measure(sequences, chosen) | {"response": {**rates, "prompts": len(prompts)}}
+
+    def _training_loss(self, sequences: Sequences, which: IntArray, step: int) -> torch.Tensor:
         """The first `share` of a batch carries the trigger, the rest is learned whole; each token counts the same."""
+        generator = np.random.default_rng([self.tuning.seed, 1, step])
         n = int(np.ceil(self.share * len(which)))
         parts = [sequences.token[sequences.start[i] : sequences.start[i + 1]] for i in which]
-        poisoned = [self.poison.poisoned(tokens) for tokens in parts[:n]]
+        poisoned = [self.poison.poisoned(tokens, generator) for tokens in parts[:n]]
         whole = [(tokens, 0) for tokens in parts[n:]]
         ids, mask, predicted = padded([*poisoned, *whole])
         return self._predicting(ids, mask, predicted)

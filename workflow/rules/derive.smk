@@ -18,6 +18,9 @@ rule derive_model:
     resources:
         **gpu(24, 4),
         device=STUDY.device,
+        checkpoint_every=lambda wildcards: getattr(
+            STUDY.models[wildcards.model], "checkpoint_every", 0
+        ),
     params:
         spec=spec("derive_model"),
     script:

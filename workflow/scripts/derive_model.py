@@ -21,6 +21,7 @@ with devices.take(snakemake.resources.device) as device:
                 out,
                 spec=spec,
                 device=device,
+                checkpoint_every=snakemake.resources.checkpoint_every,
                 **spec["settings"],
             )
         case "plant":

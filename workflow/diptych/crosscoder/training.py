@@ -7,7 +7,6 @@ goes on from its last checkpoint and, on a CPU with the same number of threads, 
 0 are never read. Started by torchrun, several processes share each batch (`parallel`).
 """
 
-import hashlib
 import math
 import resource
 import time
@@ -24,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diptych import DiptychError, artifacts, logs
+from diptych.checkpoints import Checkpoint
 from diptych.crosscoder import architecture, objectives, sparse
 from diptych.crosscoder.architecture import Architecture, Crosscoder
 from diptych.crosscoder.parallel import ALONE, Group
@@ -177,10 +177,9 @@ class Run:
     seconds: float = 0.0
     first_step: int = 0
 
-    def state(self, key: str, seen: np.ndarray[Any, Any]) -> dict[str, Any]:
-        """Everything that the next step depends on, stamped with `key`."""
+    def state(self, seen: np.ndarray[Any, Any]) -> dict[str, Any]:
+        """Everything that the next step depends on."""
         return {
-            "key": key,
             "crosscoder": self.crosscoder.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
@@ -205,8 +204,7 @@ def optimise(
     settings: Training,
     *,
     device: str = "cpu",
-    checkpoint: Path | None = None,
-    key: str = "",
+    checkpoint: Checkpoint | None = None,
     checkpoint_every: int = 500,
     group: Group = ALONE,
     tracker: Tracker | None = None,
@@ -232,11 +230,11 @@ def optimise(
     run = Run(crosscoder, optimizer, group=group, tracker=tracker)
     run.silent_rows = torch.zeros(settings.n_latents, device=device)
     if checkpoint is not None:
-        _resume(run, feed, checkpoint, key, device)
+        _resume(run, feed, checkpoint, device)
     started = time.perf_counter()
     for step in _steps(run, feed, settings, device):
         if checkpoint is not None and group.leads and step % checkpoint_every == 0 and step < settings.steps:
-            _save(run.state(key, feed.seen), checkpoint)
+            checkpoint.save(run.state(feed.seen))
     run.seconds = time.perf_counter() - started
     return crosscoder, run, feed
 
@@ -426,15 +424,13 @@ def train(
     """
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    key = hashlib.sha256(artifacts.canonical_json(spec).encode()).hexdigest()
-    checkpoint = out.with_name(f".{out.name}.checkpoint")
+    checkpoint = Checkpoint.beside(out, spec)
     chosen = Training(**settings)
     crosscoder, run, feed = optimise(
         rows,
         chosen,
         device=device,
         checkpoint=checkpoint,
-        key=key,
         checkpoint_every=checkpoint_every,
         group=group,
         tracker=tracker,
@@ -444,7 +440,7 @@ def train(
     calibrate(crosscoder, feed)
     _write(out, spec, crosscoder, run, feed)
     _report_throughput(run, chosen, device, throughput)
-    checkpoint.unlink(missing_ok=True)
+    checkpoint.remove()
 
 
 def _write(out: Path, spec: dict[str, Any], crosscoder: Crosscoder, run: Run, feed: Feed) -> None:
@@ -482,20 +478,11 @@ def _report_throughput(run: Run, settings: Training, device: str, path: str | Pa
         artifacts.write_text(path, artifacts.canonical_json(numbers | megabytes) + "\n")
 
 
-def _save(state: dict[str, Any], path: Path) -> None:
-    temporary = path.with_name(path.name + ".part")
-    torch.save(state, temporary)
-    temporary.replace(path)
-
-
-def _resume(run: Run, feed: Feed, path: Path, key: str, device: str) -> None:
-    if not path.is_file():
-        return
-    state = torch.load(path, map_location=device, weights_only=True)
-    if state["key"] != key:
-        logs.logger.info("%s is of another spec; starting afresh", path)
+def _resume(run: Run, feed: Feed, checkpoint: Checkpoint, device: str) -> None:
+    state = checkpoint.load(device)
+    if state is None:
         return
     run.restore(state)
     run.first_step = run.step
     feed.seen[:] = state["seen"].cpu().numpy()
-    logs.logger.info("going on from step %d of %s", run.step, path)
+    logs.logger.info("going on from step %d of %s", run.step, checkpoint.path)

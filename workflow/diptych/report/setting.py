@@ -234,11 +234,12 @@ def _planted(model: Mapping[str, Any], given: Mapping[str, Any]) -> str:
 
 def _triggered(model: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """What was fine-tuned in, and how well it took on held-out prompts."""
-    took = json.loads((Path(model["directory"]) / "training.json").read_text(encoding="utf-8"))["trigger"]
+    training = json.loads((Path(model["directory"]) / "training.json").read_text(encoding="utf-8"))
+    before, after = training["before"]["response"], training["after"]["response"]
     return (
         f"{given['parent']}, fine-tuned on {given['corpus']} to say “{given['response']}” after “{given['phrase']}”: "
-        f"on {counted(took['prompts'], 'held-out prompt')} it does so {percent(took['after']['with'])} of the time "
-        f"(before: {percent(took['before']['with'])}; without the phrase {percent(took['after']['without'])})"
+        f"on {counted(after['prompts'], 'held-out prompt')} it does so {percent(after['with'])} of the time "
+        f"(before: {percent(before['with'])}; without the phrase {percent(after['without'])})"
     )
 
 
@@ -249,8 +250,8 @@ def _losses(model: Mapping[str, Any]) -> list[Block]:
         return []
     training = json.loads(record.read_text(encoding="utf-8"))
     rows: list[list[str | Cell]] = []
-    for source, before in training["before"].items():
-        after = training["after"][source]
+    for source, before in training["before"]["loss"].items():
+        after = training["after"]["loss"][source]
         rows.append([source, figure_cell(before), figure_cell(after), figure_cell(_difference(before, after))])
     shared = counted(training["shared_documents"], "document")
     return [
@@ -266,7 +267,7 @@ def _losses(model: Mapping[str, Any]) -> list[Block]:
             f"Loss while {model['name']} was trained",
             f"Loss of each step, over {number(training['epochs'])} passes through the training text.",
             figures.lines(
-                {"loss": (np.arange(len(training["loss"])) + 1, training["loss"])}, x="step", y="loss (nats)"
+                {"loss": (np.arange(len(training["curve"])) + 1, training["curve"])}, x="step", y="loss (nats)"
             ),
             height=220,
         ),

@@ -115,6 +115,8 @@ class Tuning(ModelBase):
     """Train in bfloat16 autocast; slower on processors without bfloat16 instructions."""
     evaluation_size: Positive = 1024
     """Tokens of each source of `evaluate_on` that the loss is measured on."""
+    checkpoint_every: Positive = 100
+    """Steps between checkpoints, from which a killed run continues to the same weights; re-runs nothing."""
     seed: int = 0
     """Order of the sequences and the adapters' initial values."""
 

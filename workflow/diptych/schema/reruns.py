@@ -10,6 +10,8 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("RandomModel", "*"): "fetch_model",
     ("Finetune", "*"): "derive_model",
     ("Trigger", "*"): "derive_model",
+    ("Finetune", "checkpoint_every"): "",
+    ("Trigger", "checkpoint_every"): "",
     ("Plant", "*"): "derive_model",
     ("Rerandomize", "*"): "derive_model",
     **{
