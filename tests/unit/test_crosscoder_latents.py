@@ -107,7 +107,7 @@ def test_latent_scaling_by_the_formula():
         assert found.rec[j, 1, 0] == pytest.approx(beta(rec[0], d_B[j]) / beta(rec[1], d_B[j]), rel=1e-3)
 
 
-def test_latent_scaling_of_unequal_widths_compares_lengths():
+def test_latent_scaling_of_unequal_widths_compares_lengths(monkeypatch):
     crosscoder, data, _ = hand_made()
     x_A, x_B = data.take(np.arange(len(data))).x
     wide = rows.in_memory([np.pad(x_A, ((0, 0), (0, 2))), x_B], data.document)
@@ -121,6 +121,29 @@ def test_latent_scaling_of_unequal_widths_compares_lengths():
     assert found.err[2, 0, 1] == pytest.approx(1, abs=0.02)
     assert found.err[1, 1, 0] == pytest.approx(0, abs=0.02)
     assert np.isnan(found.err[3]).all()
+    assert found.err_lo[2, 0, 1] <= found.err[2, 0, 1] <= found.err_hi[2, 0, 1]
+    assert found.err_hi[2, 0, 1] - found.err_lo[2, 0, 1] < 0.1
+    assert found.err_hi[1, 1, 0] < 0.1
+    monkeypatch.setattr(scaling, "GROUP_BYTES", 2000)  # one latent at a time
+    again = scaling.latent_scaling(padded, wide, np.arange(len(wide)))
+    for name in ("err", "rec", "err_lo", "rec_hi", "firings"):
+        np.testing.assert_allclose(getattr(again, name), getattr(found, name), atol=1e-6)
+
+
+def test_intervals_of_unequal_widths_hold_the_truth():
+    """Rows y^m = f d^m + noise in two spaces of other widths, whose |d^other| / |d^own| is .5: 95 % of intervals."""
+    held = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        own, other = np.array([1.0, 0, 0]), np.array([0.3, 0.4, 0, 0, 0])
+        sums = [
+            d + rng.normal(0, 0.5, (scaling.GROUPS, len(d))) + 0.2 * rng.normal(0, 1, (scaling.GROUPS, 1)) * d
+            for d in (own, other)
+        ]
+        products = [np.einsum("ad,bd->ab", s[::2], s[1::2])[:, :, None] for s in sums]
+        found = scaling._length_ratios("err", products, np.array([True]), 300, seed)
+        held.append(found["err_lo"][0, 0, 1] <= 0.5 <= found["err_hi"][0, 0, 1])
+    assert 0.88 < np.mean(held) <= 1
 
 
 def test_label_swap_finds_the_latent_that_follows_the_model():

@@ -29,6 +29,10 @@ BoolArray = npt.NDArray[np.bool_]
 
 LATENT_BLOCK = 256
 """Latents bootstrapped together."""
+GROUPS = 20
+"""Groups of documents whose sums give the intervals of unequal widths, an even number."""
+GROUP_BYTES = 2**31
+"""Memory that the groups' sums may take; latents beyond it wait for another pass over the rows."""
 EXCLUSIVE_NU = (0.2, 0.5)
 """Largest |nu_err| and |nu_rec| of an exclusive latent (METHODS 5)."""
 
@@ -39,8 +43,8 @@ class Scaling:
 
     Attributes:
         err, rec: nu of the error and of the reconstruction; NaN as `latent_scaling` says.
-        err_lo, err_hi, rec_lo, rec_hi: 95 % intervals over documents (NaN for unequal widths).
-        random: the own error's beta along a random direction over that along d_j; about 0.
+        err_lo, err_hi, rec_lo, rec_hi: 95 % intervals over documents, or over groups of them for unequal widths.
+        random: the own error's beta along a random direction over that along d_j; about 0; NaN for unequal widths.
         firings: int64 [F], rows on which each latent fires.
     """
 
@@ -72,10 +76,10 @@ def latent_scaling(
 
     d_j is the decoder row of `own`. y_err^m = x^m - x_hat^m + f_j d_j^m; y_rec^m = x_hat^m. NaN where a latent fires
     on fewer than `min_firings` rows or own beta's interval covers 0. Unequal widths compare lengths instead (see
-    `_split_half`).
+    `_by_lengths`).
     """
     if len(set(crosscoder.architecture.widths)) > 1:
-        return _split_half(crosscoder, rows, index, min_firings)
+        return _by_lengths(crosscoder, rows, index, min_firings, n_bootstrap, seed)
     n_models, n_latents = len(crosscoder.architecture.widths), crosscoder.architecture.n_latents
     documents, unit = np.unique(rows.document[index], return_inverse=True)
     place = np.zeros(len(rows), dtype=np.int64)
@@ -167,31 +171,81 @@ def _entries(values_Bd: Tensor, directions_Fd: Tensor, chosen: sparse.Selection)
     return sparse.entries_of_product(values_Bd.contiguous(), directions_Fd.T, chosen)
 
 
-def _split_half(crosscoder: Crosscoder, rows: Rows, index: IntArray, min_firings: int) -> Scaling:
+def _by_lengths(
+    crosscoder: Crosscoder, rows: Rows, index: IntArray, min_firings: int, n_bootstrap: int, seed: int
+) -> Scaling:
     """nu for unequal widths: lengths of v^m = sum f y^m / sum f^2, other over own.
 
-    The squared length is v_1 . v_2 of two halves of the documents, whose noise is independent, at least 0.
+    The squared length is v_1 . v_2 of two halves of the documents, whose noise is independent, at least 0. Documents
+    are dealt to `GROUPS`, every other one in the second half; the intervals weight whole groups.
     """
-    n_models, n_latents = len(crosscoder.architecture.widths), crosscoder.architecture.n_latents
-    half_of = np.zeros(len(rows), dtype=np.int64)
-    half_of[index] = np.unique(rows.document[index], return_inverse=True)[1] % 2
-    squares, firings = torch.zeros(2, n_latents), torch.zeros(n_latents, dtype=torch.int64)
-    totals = {name: torch.zeros(2, n_latents, sum(crosscoder.architecture.widths)) for name in ("err", "rec")}
-    for half in (0, 1):
-        for block in encoded_blocks(crosscoder, rows, index[half_of[index] == half]):
-            squares[half] += torch.zeros(n_latents).index_add_(0, block.chosen.latent.cpu(), block.f.square().cpu())
-            firings += torch.bincount(block.chosen.latent.cpu(), minlength=n_latents)
+    plan = crosscoder.architecture
+    group = np.unique(rows.document[index], return_inverse=True)[1] % GROUPS
+    latent_bytes = 2 * 4 * GROUPS * sum(plan.widths)
+    blocks = np.array_split(np.arange(plan.n_latents), -(-plan.n_latents * latent_bytes // GROUP_BYTES))
+    parts: list[dict[str, npt.NDArray[Any]]] = []
+    for block in blocks:
+        sums, firings = _group_sums(crosscoder, rows, index, group, slice(block[0], block[-1] + 1))
+        part: dict[str, npt.NDArray[Any]] = {"firings": firings}
+        for name, total in sums.items():
+            products = [
+                torch.einsum("afd,bfd->abf", total_m[::2].double(), total_m[1::2].double()).numpy()
+                for total_m in crosscoder.per_model(total)
+            ]
+            part |= _length_ratios(name, products, firings >= min_firings, n_bootstrap, seed)
+        parts.append(part)
+    out = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Scaling(**out, random=np.full(out["err"].shape, np.nan))
+
+
+def _group_sums(
+    crosscoder: Crosscoder, rows: Rows, index: IntArray, group: IntArray, latents: slice
+) -> tuple[dict[str, Tensor], IntArray]:
+    """sum f y_err and sum f y_rec [GROUPS, F', D] over each group's rows, and firings [F'], of some latents."""
+    n_chosen = latents.stop - latents.start
+    shape = (GROUPS, n_chosen, sum(crosscoder.architecture.widths))
+    sums = {name: torch.zeros(shape) for name in ("err", "rec")}
+    squares, firings = torch.zeros(GROUPS, n_chosen), torch.zeros(n_chosen, dtype=torch.int64)
+    for number in range(GROUPS):
+        for block in encoded_blocks(crosscoder, rows, index[group == number]):
+            latent = block.chosen.latent
+            kept = (latent >= latents.start) & (latent < latents.stop)
+            own = sparse.Selection(block.chosen.row[kept], latent[kept] - latents.start, (len(block.z_BD), n_chosen))
+            f = block.f[kept]
+            squares[number].index_add_(0, own.latent.cpu(), f.square().cpu())
+            firings += torch.bincount(own.latent.cpu(), minlength=n_chosen)
             for name, values in (("err", block.z_BD - block.x_hat_BD), ("rec", block.x_hat_BD)):
-                totals[name][half] += sparse.sum_by_latent(block.f, values, block.chosen).cpu()
-    totals["err"] += squares[:, :, None] * crosscoder.W_dec.detach().cpu()
-    nan = np.full((n_latents, n_models, n_models), np.nan)
-    found = {}
-    enough = (firings >= min_firings).numpy()
-    for name, total in totals.items():
-        halves = [crosscoder.per_model(total[half] / squares[half][:, None]) for half in (0, 1)]
-        dots = np.stack([(a.double() * b.double()).sum(1).numpy() for a, b in zip(*halves, strict=True)])
-        length = np.sqrt(np.maximum(dots, 0.0))
+                sums[name][number] += sparse.sum_by_latent(f, values, own).cpu()
+    sums["err"] += squares[:, :, None] * crosscoder.W_dec.detach().cpu()[latents]
+    return sums, firings.numpy()
+
+
+def _length_ratios(
+    name: str, products: list[DoubleArray], enough: BoolArray, n_bootstrap: int, seed: int
+) -> dict[str, DoubleArray]:
+    """nu [F', own, other] with its interval from v_a . v_b of the halves' groups [GROUPS / 2, GROUPS / 2, F']."""
+
+    def squared(product: DoubleArray, weights: DoubleArray) -> DoubleArray:
+        first = np.tensordot(weights[:, ::2], product, axes=1)
+        return np.asarray(np.einsum("nb,nbf->nf", weights[:, 1::2], first))
+
+    def ratio(other: DoubleArray, own: DoubleArray) -> DoubleArray:
+        """Not a number where the own side's squared length is not above 0."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = length.T[:, None, :] / length.T[:, :, None]
-        found[name] = np.where(enough[:, None, None] & (dots.T[:, :, None] > 0), ratio, np.nan)
-    return Scaling(found["err"], found["rec"], nan, nan, nan, nan, nan, firings.numpy())
+            return np.asarray(np.sqrt(np.maximum(other, 0.0) / np.where(own > 0, own, np.nan)))
+
+    shape = (len(enough), len(products), len(products))
+    out = {key: np.full(shape, np.nan) for key in (name, f"{name}_lo", f"{name}_hi")}
+    every, units = np.ones((1, GROUPS)), np.eye(GROUPS)
+    for own, product in enumerate(products):
+        for other, against in enumerate(products):
+
+            def weighted(
+                weights: DoubleArray, top: DoubleArray = against, bottom: DoubleArray = product
+            ) -> DoubleArray:
+                return ratio(squared(top, weights), squared(bottom, weights))
+
+            lo, hi = statistics.poisson_bootstrap(units, weighted, n=n_bootstrap, seed=seed)
+            for key, values in zip(out, (weighted(every)[0], lo, hi), strict=True):
+                out[key][:, own, other] = np.where(enough, values, np.nan)
+    return out
