@@ -14,7 +14,7 @@ import small_study
 from diptych import artifacts, findings, planted, rows
 from diptych.crosscoder import evaluation, latents, seeds, training
 from diptych.evidence import Context, Text, Token
-from diptych.report import blocks, crosscoders, figures, page, setting
+from diptych.report import blocks, crosscoders, figures, page, setting, summary
 
 
 @pytest.fixture
@@ -339,3 +339,23 @@ def test_curves_are_compared_where_most_of_them_reach():
     assert crosscoders.unexplained_at(points["narrow"], 200**0.5) == pytest.approx(0.35)
     assert crosscoders.unexplained_at(points["narrow"], 21.9) == 0.3
     assert np.isnan(crosscoders.unexplained_at(points["far"], 20.0))
+
+
+def test_the_opening_of_a_grid_speaks_of_like_sites():
+    cells = [
+        {"name": "grid", "role": "compared", "a": "base", "b": "tuned", "site_a": a, "site_b": b, "files": {}}
+        | {"site": a if a == b else f"{a}--{b}"}
+        for a in ("first", "last")
+        for b in ("first", "last")
+    ]
+    answers = [
+        {"pair": "grid", "site": cell["site"], "method": "linear_map", "status": "found", "findings": 2}
+        for cell in cells
+    ]
+    found = findings.Findings({}, np.zeros((0, 1)), answers, [])
+    assert summary.answer({"pairs": cells}, found) == (
+        "tuned differs from base at first: 2 findings (2 by the linear map). "
+        "tuned differs from base at last: 2 findings (2 by the linear map). "
+        "The tables below say what stands in the 2 other cells of the grid of grid."
+    )
+    assert summary.answer({"pairs": cells[1:2]}, found).startswith("tuned at last differs from base at first: 2")

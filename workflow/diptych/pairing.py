@@ -437,18 +437,9 @@ def pair(
     chosen: Selection | None = None,
     features_a_on_b: Sequence[str | Path] = (),
     features_b_on_a: Sequence[str | Path] = (),
-    rule: Rule = "mutual",
-    score: Score = "rho",
-    cut: float = 0.05,
-    twin: float = 0.99,
-    min_retention: float = 0.1,
-    concept_filter: bool = True,
-    rho_floor: float = 0.1,
-    candidates: int = 10,
     bootstrap: int = 1000,
     seed: int = 0,
-    memory: int = 2**30,
-    device: str = "cpu",
+    **settings: Any,
 ) -> None:
     """Stage `pair_features`: pair two dictionaries and test what is left; write an artifact of kind "pairing".
 
@@ -469,18 +460,9 @@ def pair(
         chosen: which of A's rows are compared; all if not given.
         features_a_on_b: shards of A's dictionary on B, to test A's unmatched latents; none for unequal widths.
         features_b_on_a: shards of B's dictionary on A.
-        rule: as for `pair_latents`.
-        score: likewise.
-        cut: likewise.
-        twin: likewise.
-        min_retention: likewise.
-        concept_filter: likewise.
-        rho_floor: likewise.
-        candidates: likewise.
         bootstrap: replicates for the intervals of the gains.
         seed: of that bootstrap.
-        memory: as for `pair_latents`.
-        device: likewise.
+        settings: rule, score and the other keyword arguments of `pair_latents`.
 
     Raises:
         DiptychError: an input is missing or does not fit, or no latent is eligible.
@@ -494,11 +476,7 @@ def pair(
     ]
     with artifacts.read(linear_map_path, "linear_map") as file:
         slopes = Slopes(linear_map.load(file, "forward").slope, linear_map.load(file, "backward").slope)
-    table = correlation.read(correlation_path)
-    pairing = pair_latents(
-        sides[0], sides[1], table, slopes, rule=rule, score=score, cut=cut, twin=twin, min_retention=min_retention,
-        concept_filter=concept_filter, rho_floor=rho_floor, candidates=candidates, memory=memory, device=device,
-    )  # fmt: skip
+    pairing = pair_latents(sides[0], sides[1], correlation.read(correlation_path), slopes, **settings)
     tests: dict[str, gains.Gain] = {}
     if features_a_on_b:
         own, other = features.common_rows(on_a, features.read(features_a_on_b), aligned, chosen)

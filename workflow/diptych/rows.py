@@ -85,6 +85,11 @@ class Rows:
         """d_m of each model."""
         return tuple(side.width for side in self.sides)
 
+    @property
+    def streamed(self) -> bool:
+        """Whether models run when rows are read."""
+        return any(isinstance(side, Streamed) for side in self.sides)
+
     def blocks(
         self, size: int, *, select: BoolArray | None = None, shuffle: np.random.Generator | None = None
     ) -> Iterator[Block]:

@@ -54,6 +54,22 @@ class Group:
         if self.size > 1:
             distributed.broadcast(values, src=0)
 
+    def gather(self, values: Tensor) -> Tensor:
+        """The rows of all processes, however many each has, one process after another, where the own ones are."""
+        if self.size == 1:
+            return values
+        # NCCL moves what is on a GPU, gloo what is not.
+        device = torch.device("cuda") if distributed.get_backend() == "nccl" else values.device
+        own = values.to(device)
+        counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(self.size)]
+        distributed.all_gather(counts, torch.tensor([len(own)], device=device))
+        padded = own.new_zeros((max(int(count) for count in counts), *own.shape[1:]))
+        padded[: len(own)] = own
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        distributed.all_gather(parts, padded)
+        kept = [part[: int(count)] for part, count in zip(parts, counts, strict=True)]
+        return torch.cat(kept).to(values.device)
+
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace each gradient by its mean over the processes, whose parts of a batch are equally large."""
         if self.size == 1:
@@ -70,14 +86,7 @@ class Group:
         if self.size == 1:
             return objectives.largest(scores, budget)
         top = scores if len(scores) <= budget else scores.topk(budget, sorted=False).values
-        counts = [torch.zeros(1, dtype=torch.int64, device=top.device) for _ in range(self.size)]
-        distributed.all_gather(counts, torch.tensor([len(top)], device=top.device))
-        longest = max(int(count) for count in counts)
-        padded = torch.cat([top, top.new_zeros(longest - len(top))])
-        parts = [torch.empty_like(padded) for _ in range(self.size)]
-        distributed.all_gather(parts, padded)
-        kept = [part[: int(count)] for part, count in zip(parts, counts, strict=True)]
-        return objectives.largest(torch.cat(kept), budget)
+        return objectives.largest(self.gather(top), budget)
 
 
 ALONE = Group()

@@ -62,6 +62,7 @@ class Feed:
         self.index = np.flatnonzero((rows.fold != 0) & ~aside)
         self.aside = np.flatnonzero(aside)
         self.seen = np.zeros(len(rows), dtype=np.bool_)
+        self._counts = np.ones(len(rows), dtype=np.bool_)
         self._all: FloatArray | None = None
         if len(self.index) < settings.batch or settings.buffer_rows < 2 * settings.batch:
             raise DiptychError(
@@ -92,7 +93,7 @@ class Feed:
                 if first < step + n_steps:
                     values = self._load(part)
                     order = np.random.default_rng([self.settings.seed, 1, epoch, number]).permutation(len(part))
-                    order = order[self.rows.counting(part)[order]]
+                    order = order[self._counts[part][order]]
                     for start in range(batch * max(0, first - step), batch * n_steps, batch):
                         # Streamed rows that turned out not to count may leave the last batch short: it begins anew.
                         chosen = order.take(np.arange(start, start + batch), mode="wrap")
@@ -126,11 +127,21 @@ class Feed:
         if self._all is not None:
             return self._all
         values = np.empty((len(part), sum(self.crosscoder.architecture.widths)), dtype=np.float32)
-        for start in range(0, len(part), READ_ROWS):
-            values[start : start + READ_ROWS] = self.normalised(part[start : start + READ_ROWS])
+        size = READ_ROWS * self.group.size
+        for start in range(0, len(part), size):
+            chunk = part[start : start + size]
+            values[start : start + size], self._counts[chunk] = self._read(chunk)
         if len(part) == len(self.index):
             self._all = values
         return values
+
+    def _read(self, chunk: IntArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+        """Normalised rows and which of them count; streamed ones, which are dear, each process runs its share of."""
+        if not self.rows.streamed or self.group.size == 1:
+            return self.normalised(chunk), self.rows.counting(chunk)
+        own = np.array_split(chunk, self.group.size)[self.group.rank]
+        values, counts = torch.from_numpy(self.normalised(own)), torch.from_numpy(self.rows.counting(own))
+        return self.group.gather(values).numpy(), self.group.gather(counts.byte()).bool().numpy()
 
     def normalised(self, index: IntArray) -> FloatArray:
         """Normalised rows [len(index), D]."""

@@ -40,7 +40,7 @@ def section(inputs: Mapping[str, Any]) -> Section:
         Section("text", "Text", [_text(corpus) for corpus in inputs["corpora"]]),
         Section("pairs", "Pairs", [_pairs(inputs["pairs"]), *_alignments(inputs["pairs"])]),
     ]
-    intro = Prose("A is the reference of each pair, B the compared model; both read the same text at the same site.")
+    intro = Prose("A is the reference of each pair, B the compared model; both read the same text.")
     return Section("setting", "What was compared, and on what", [intro], inner)
 
 

@@ -34,6 +34,8 @@ SHORT = {
     "missed": ("planted direction missed", "warn"),
 }
 """Status -> what a cell of the matrix says, and its tone."""
+CELLS_IN_WORDS = 3
+"""Cells of a pair's grid of sites that the opening speaks of: those of like sites before others."""
 TEXT_OF_CONTEXTS = 240
 """Characters of contexts shown in the findings table."""
 
@@ -66,7 +68,15 @@ def banner(findings: Findings) -> Banner:
 
 def answer(inputs: Mapping[str, Any], findings: Findings) -> str:
     """One paragraph: what differs, by how much, and what cannot be told."""
-    said = [_compared(pair, findings) for pair in inputs["pairs"] if pair["role"] == "compared"]
+    compared = [pair for pair in inputs["pairs"] if pair["role"] == "compared"]
+    said = []
+    for name in dict.fromkeys(pair["name"] for pair in compared):
+        cells = [pair for pair in compared if pair["name"] == name]
+        shown = ([cell for cell in cells if cell["site_a"] == cell["site_b"]] or cells)[:CELLS_IN_WORDS]
+        said += [_compared(cell, findings) for cell in shown]
+        if len(cells) > len(shown):
+            rest = counted(len(cells) - len(shown), "other cell")
+            said.append(f"The tables below say what stands in the {rest} of the grid of {name}.")
     planted = [_planted(pair, findings) for pair in inputs["pairs"] if pair["role"] == "planted"]
     return " ".join([*said, *planted]) or "This study compares no two different models."
 
@@ -78,16 +88,16 @@ def _compared(pair: Mapping[str, Any], findings: Findings) -> str:
     unclear = [METHOD_NAMES[a["method"]] for a in answers if a["status"] == "unclear"]
     untested = [METHOD_NAMES[a["method"]] for a in answers if a["status"] == "untested"]
     parts = []
+    alike = pair["site_a"] == pair["site_b"]
+    a, b = pair["a"] if alike else f"{pair['a']} at {pair['site_a']}", f"{pair['b']} at {pair['site_b']}"
     if found:
         by = listed([f"{count} by the {name}" for name, count in found.items()])
-        parts.append(
-            f"{pair['b']} differs from {pair['a']} at {pair['site_b']}: {counted(sum(found.values()), 'finding')} "
-            f"({by})."
-        )
+        what = f"{pair['b']} differs from {a} at {pair['site_b']}" if alike else f"{b} differs from {a}"
+        parts.append(f"{what}: {counted(sum(found.values()), 'finding')} ({by}).")
     if none:
         parts.append(
-            f"The {listed(none)} found no difference between {pair['a']} and {pair['b']}, though with the same "
-            "settings a planted one was found."
+            f"The {listed(none)} found no difference between {a} and {b}, though with the same settings a planted one "
+            "was found."
         )
     if unclear:
         parts.append(
@@ -147,7 +157,7 @@ def section(inputs: Mapping[str, Any], findings: Findings) -> Section:
         caption="What each method says of each pair; the sentences below say why.",
     )
     said: list[list[str | Cell]] = [
-        [pair["name"], METHOD_NAMES[a["method"]], Cell(a["text"], tone=SHORT[a["status"]][1])]
+        [_label(pair), METHOD_NAMES[a["method"]], Cell(a["text"], tone=SHORT[a["status"]][1])]
         for pair in inputs["pairs"]
         for a in _answers(pair, findings)
     ]
