@@ -23,8 +23,13 @@ Eigen = tuple[DoubleArray, DoubleArray]
 
 RESOLUTION = 1e-6
 """R^2 is not known better than this from float32 products: smaller differences are ties."""
-STEPS = 2000
-"""Bound on Procrustes iterations; well-conditioned spaces take tens."""
+STEPS = (40, 2000)
+"""Least and greatest bound on Procrustes iterations."""
+WORK = 1e10
+"""Multiplications of d_A d_B^2 that decide between them. Well-conditioned spaces need tens of steps; where one
+direction has most of the variance (Gemma-3 to SmolLM2: 44 %) they are small: after 47, R^2 is .02 below the best."""
+SPAN_PENALTY = 1e-6
+"""Ridge penalty, in mean eigenvalues of C_AA, of the regression whose directions are one start of the iteration."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +76,23 @@ def procrustes(m: moments.Moments, tolerance: float = RESOLUTION, polar: DoubleA
     """Least-squares s Q, Q semi-orthogonal, as one slope [d_A, d_B] (METHODS 2); `polar` of C_AB where it is known.
 
     For d_A <= d_B the polar factor of C_AB is the answer. For d_A > d_B the error also depends on which d_B
-    directions of A are kept; Q then follows Q <- polar(C_AB / s - C_AA Q + l_max(C_AA) Q), which never raises the
-    error, with Nesterov's extrapolation and its restart, until a step improves R^2 by less than `tolerance`.
+    directions of A are kept. From the better of two starts, polar(C_AB) and the best Q into the directions that
+    regression uses, Q then follows Q <- polar(C_AB / s - C_AA Q + l_max(C_AA) Q), which never raises the error, with
+    Nesterov's extrapolation and its restart, until a step improves R^2 by less than `tolerance`, or the bound of
+    `STEPS` and `WORK` is reached.
     """
     q = polar_factor(m.C_AB) if polar is None else polar
     s = _procrustes_scale(q, m)
     if m.C_AB.shape[0] <= m.C_AB.shape[1] or s == 0.0:
         return s * q
+    q = max((q, _within_regression(m)), key=lambda start: _procrustes_scale(start, m) * float(np.sum(start * m.C_AB)))
+    s = _procrustes_scale(q, m)
     largest = float(linalg.eigvalsh(m.C_AA, subset_by_index=[len(m.C_AA) - 1, len(m.C_AA) - 1])[0])
     total = float(np.trace(m.C_BB))
     gain = s * float(np.sum(q * m.C_AB))
     ahead, previous, momentum = q, q, 1.0
-    for _ in range(STEPS):
+    steps = int(np.clip(WORK / q.size / q.shape[1], *STEPS))
+    for _ in range(steps):
         new = _polar_of_full_rank(m.C_AB / s - m.C_AA @ ahead + largest * ahead)
         new_s = _procrustes_scale(new, m)
         new_gain = new_s * float(np.sum(new * m.C_AB))
@@ -96,6 +106,18 @@ def procrustes(m: moments.Moments, tolerance: float = RESOLUTION, polar: DoubleA
         ahead = q + ((momentum - 1) / next_momentum) * (q - previous)
         gain, momentum = new_gain, next_momentum
     return s * polar_factor(q)
+
+
+def _within_regression(m: moments.Moments) -> DoubleArray:
+    """The best semi-orthogonal Q among those into the d_B directions of A that least squares uses to predict B.
+
+    Inside them Q is square, and the polar factor is exact: it is the answer where B is some of A's directions turned.
+    """
+    penalty = SPAN_PENALTY * float(np.trace(m.C_AA)) / len(m.C_AA)
+    slope = linalg.solve(m.C_AA + penalty * np.eye(len(m.C_AA)), m.C_AB, assume_a="pos")
+    basis = np.linalg.qr(slope)[0]
+    within: DoubleArray = basis @ polar_factor(basis.T @ m.C_AB)
+    return within
 
 
 def _polar_of_full_rank(matrix: DoubleArray) -> DoubleArray:
