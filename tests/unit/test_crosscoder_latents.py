@@ -276,3 +276,29 @@ def test_three_models(tmp_path):
     with artifacts.read(tmp_path / "l.h5", "latents") as file:
         assert artifacts.read_json(file, "classes")[3:] == ["A-only", "B-only", "C-only"]
         assert set(artifacts.read_json(file, "alignment")) == {"0-1", "0-2", "1-2"}
+
+
+@pytest.mark.parametrize(("labels", "found"), [({"only_A": 3, "only_B": 3}, True), ({}, False)])
+def test_latents_of_unequal_widths_are_tested_by_latent_scaling(tmp_path, labels, found):
+    """Equal features in two spaces: nothing may stand; planted ones do."""
+    made = planted.make_pair(labels=labels, n_documents=150, d_A=24, d_B=32, d_0=24, n_features=32)
+    data = made.rows()
+    training.train(data, tmp_path / "w.h5", spec={}, n_latents=48, k=5, batch=128, steps=400, learning_rate=1e-2)
+    latents.describe(tmp_path / "w.h5", data, tmp_path / "l.h5", spec={})
+    run = {"name": "x", "seed": 0, "weights": str(tmp_path / "w.h5"), "latents": str(tmp_path / "l.h5")}
+    offers = ranking.crosscoder_offers({"crosscoders": [run]})
+    ranked = ranking.rank(offers, ranking.Threshold(0.05, 0.5))
+    assert bool(ranked.findings) == found
+    for finding in ranked.findings:
+        offer = finding.offer
+        cosine = made.truths(offer.side) @ offer.direction / np.linalg.norm(offer.direction)
+        assert np.abs(cosine).max() > 0.7
+        assert offer.lo <= offer.held_out <= offer.hi
+        assert (offer.effect > 0) == (offer.side == "B")
+
+
+def test_the_mean_of_an_ablation_is_that_of_the_training_rows():
+    crosscoder, data, _ = hand_made()
+    mean = evaluation.training_mean(crosscoder, data)
+    train = data.take(np.flatnonzero(data.fold != 0)).x
+    np.testing.assert_allclose(mean.numpy(), np.concatenate([part.mean(axis=0) for part in train]), atol=1e-5)

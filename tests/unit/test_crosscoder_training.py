@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from diptych.crosscoder.training import Training
 
 torch.set_num_threads(1)
 SMALL = {"n_latents": 48, "k": 4, "batch": 128, "steps": 40, "learning_rate": 1e-3}
+MORTAL = {**SMALL, "n_latents": 400, "dead_share": 0.02, "k_initial": 8}
+"""Settings at which latents die within the run."""
 
 
 def random_crosscoder(widths=(6, 4), n_latents=20, **settings) -> Crosscoder:
@@ -92,6 +95,89 @@ def test_l1_penalty_by_hand():
     torch.testing.assert_close(terms.sparsity, by_hand.detach())
 
 
+@pytest.mark.parametrize("shared", [0, 8])
+def test_l1_and_jumprelu_by_the_formula(shared):
+    """METHODS 5: the penalty of shared latents is a share of the others', silent latents are pulled up."""
+    crosscoder = random_crosscoder(widths=(5, 5), activation="relu", n_shared=shared)
+    crosscoder.log_theta = torch.nn.Parameter(torch.full((20,), -1.0, dtype=torch.float64))
+    z_BD = torch.randn(32, 10, dtype=torch.float64)
+    pre = z_BD @ crosscoder.W_enc.T + crosscoder.b_enc
+    norm = crosscoder.W_dec[:, :5].norm(dim=1) + crosscoder.W_dec[:, 5:].norm(dim=1)
+    weight = torch.ones(20, dtype=torch.float64)
+    weight[:shared] = 0.25
+    theta = np.exp(-1.0)
+    jumped = torch.where(pre >= theta, pre, 0.0)
+    expected = {
+        "l1": (0.7 * pre.relu() * norm * weight).sum(1).mean(),
+        "jumprelu": (0.7 * torch.tanh(4 * jumped * norm) * weight).sum(1).mean()
+        + 3e-6 * ((theta - pre).relu() * norm).sum(1).mean(),
+    }
+    for name, sparsity in expected.items():
+        terms = objectives.evaluate_terms(crosscoder, z_BD, Objective(name, shared_penalty=0.25), Step(penalty=0.7))
+        torch.testing.assert_close(terms.sparsity, sparsity.detach(), rtol=1e-12, atol=0)
+        f_BF = pre.relu() if name == "l1" else jumped
+        error = (z_BD - f_BF @ crosscoder.W_dec - crosscoder.b_dec).square().sum(1).mean()
+        torch.testing.assert_close(terms.loss, error + sparsity)
+
+
+def silent_run(auxiliary=1 / 32):
+    """A run whose latents 0 .. 9 cannot fire."""
+    settings = Training(**{**SMALL, "steps": 100}, dead_share=0.05, auxiliary=auxiliary)
+    data = planted.make_pair(n_documents=20).rows()
+    crosscoder = Crosscoder(settings.architecture(data.widths))
+    training.set_normalisation(crosscoder, data, np.flatnonzero(data.fold != 0))
+    with torch.no_grad():
+        crosscoder.b_enc[:10] = -20.0
+    optimizer = torch.optim.Adam(crosscoder.parameters(), lr=settings.rate)
+    run = training.Run(crosscoder, optimizer, silent_rows=torch.zeros(settings.n_latents))
+    return run, settings, training.Feed(data, crosscoder, settings)
+
+
+def test_silent_latents_are_dead_after_their_share_of_the_rows_until_they_fire(monkeypatch):
+    run, settings, feed = silent_run()
+    named = []
+    evaluate = objectives.evaluate_terms
+
+    def watched(crosscoder, z_BD, objective, step):
+        named.append(set(step.dead.tolist()))
+        return evaluate(crosscoder, z_BD, objective, step)
+
+    monkeypatch.setattr(objectives, "evaluate_terms", watched)
+    batches = feed.batches(0)
+    for _ in range(8):
+        training.take_step(run, next(batches), settings.losses(), settings)
+        run.step += 1
+    assert all(not dead & set(range(10)) for dead in named[:5])  # 5 % of 100 steps
+    assert all(dead >= set(range(10)) for dead in named[5:])
+    with torch.no_grad():
+        run.crosscoder.b_enc[:10] = 1.0
+    training.take_step(run, next(batches), settings.losses(), settings)
+    assert not run.silent_rows[:10].any()
+
+
+def test_the_auxiliary_loss_revives_dead_latents():
+    alive = {}
+    for auxiliary in (0.0, 1.0):
+        run, settings, feed = silent_run(auxiliary)
+        with torch.no_grad():  # they read something, but say too little of it to be chosen
+            run.crosscoder.b_enc[:10] = 0.0
+            run.crosscoder.W_dec[:10] *= 0.01
+        for _, z_BD in zip(range(60), feed.batches(0), strict=False):
+            training.take_step(run, z_BD, settings.losses(), settings)
+            run.step += 1
+        alive[auxiliary] = int((run.silent_rows[:10] == 0).sum())
+    assert alive[0.0] == 0
+    assert alive[1.0] >= 8
+
+
+def test_gradients_are_clipped():
+    run, settings, feed = silent_run()
+    settings = replace(settings, clip=1e-3)
+    training.take_step(run, next(feed.batches(0)), settings.losses(), settings)
+    total = torch.stack([weight.grad.norm() for weight in run.crosscoder.parameters()]).norm()
+    assert float(total) == pytest.approx(1e-3, rel=1e-3)
+
+
 def test_auxiliary_loss_is_in_the_total_without_bias_and_with_a_detached_residual():
     crosscoder = random_crosscoder(activation="threshold")
     with torch.no_grad():
@@ -142,9 +228,10 @@ def test_dedicated_latents_keep_zero_encoder_and_decoder_rows_in_other_models():
         assert in_B[12:24].abs().sum(1).min() > 0
 
 
-def test_shared_latents_stay_tied():
+@pytest.mark.parametrize("independent", [False, True])
+def test_shared_latents_stay_tied(independent):
     pair = planted.make_pair(n_documents=10, labels={"only_B": 4})
-    crosscoder, _, _ = training.optimise(pair.rows(), Training(**SMALL, shared=0.5))
+    crosscoder, _, _ = training.optimise(pair.rows(), Training(**SMALL, shared=0.5, independent=independent))
     in_A, in_B = crosscoder.per_model(crosscoder.W_dec.detach())
     torch.testing.assert_close(in_A[:24], in_B[:24], rtol=1e-5, atol=1e-6)
     assert (in_A[24:] - in_B[24:]).abs().max() > 1e-3
@@ -383,7 +470,7 @@ def train_in_child(path, kill_after):
 
     training.take_step = counted
     data = planted.make_pair(n_documents=20).rows()
-    training.train(data, path, spec={"a": 1}, checkpoint_every=7, **SMALL)
+    training.train(data, path, spec={"a": 1}, checkpoint_every=7, **MORTAL)
     os._exit(0)
 
 
@@ -396,6 +483,8 @@ def test_a_run_killed_at_random_steps_goes_on_to_the_same_bits(tmp_path, seed):
     assert train_in_child(tmp_path / "killed.h5", 1000) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.h5", "whole.h5"]
     assert (tmp_path / "killed.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    with artifacts.read(tmp_path / "whole.h5", "crosscoder") as file:
+        assert file["series/dead_share"][:].max() > 0
 
 
 def test_checkpoint_of_another_spec_is_not_used(tmp_path):
@@ -414,6 +503,11 @@ def test_weights_come_back_from_the_artifact(tmp_path):
     crosscoder = architecture.load(tmp_path / "weights.h5")
     assert float(crosscoder.threshold) > 0
     assert crosscoder.architecture.widths == (24, 32)
+    trained, _, feed = training.optimise(data, Training(**SMALL))
+    training.calibrate(trained, feed)
+    for name, value in trained.state_dict().items():
+        torch.testing.assert_close(crosscoder.state_dict()[name], value, rtol=0, atol=0)
+    assert (crosscoder.scale != 1).all()
     with artifacts.read(tmp_path / "weights.h5", "crosscoder") as file:
         assert file["series/fvu"].shape == (40, 2)
         assert file["series/fvu"][-1].max() < file["series/fvu"][0].min()

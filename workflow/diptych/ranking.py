@@ -305,8 +305,9 @@ def crosscoder_offers(files: Mapping[str, Any]) -> list[Offer]:
     """Latents whose decoder row is in one model alone.
 
     The effect is that of the label swap: the latent's activations summed as the models are and with the two models'
-    rows exchanged, their difference over their sum; negative for latents of A. Only the weights, which never saw the
-    held-out documents, decide who is a candidate; latent scaling can only take one away.
+    rows exchanged, their difference over their sum; negative for latents of A. Where widths differ and rows cannot be
+    exchanged, it is 1 less the share of it that is in the other model's error (nu_err), p from its bootstrap. Only the
+    weights, which never saw the held-out documents, decide who is a candidate; latent scaling can only take one away.
     """
     runs = [run for run in files["crosscoders"] if has_sides(run)]
     names = list(dict.fromkeys(run["name"] for run in runs))

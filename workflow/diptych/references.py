@@ -180,6 +180,13 @@ def _check_steered(study: "Study", alias: str) -> None:
 
 def _check_crosscoder(study: "Study", alias: str, crosscoder: Crosscoder) -> None:
     _check_site(study, f"crosscoders.{alias}.site", crosscoder.site)
+    if crosscoder.dedicated and len(crosscoder.dedicated) != len(crosscoder.models):
+        raise ConfigError(
+            f"crosscoders.{alias}.dedicated: {len(crosscoder.dedicated)} shares for {len(crosscoder.models)} models; "
+            "give one for each"
+        )
+    if crosscoder.shared + sum(crosscoder.dedicated) > 1:
+        raise ConfigError(f"crosscoders.{alias}.dedicated: with `shared` these are more than all latents; lower them")
     if len(crosscoder.models) == 2:
         return
     if "diff" in (crosscoder.objective, *crosscoder.sweep.objective):

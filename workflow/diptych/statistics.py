@@ -172,10 +172,11 @@ def poisson_bootstrap(
         else:
             with np.errstate(divide="ignore", invalid="ignore"):
                 replicates.append(np.asarray(statistic(sums), dtype=np.float64))
-    return _percentiles(np.concatenate(replicates), level)
+    return percentiles(np.concatenate(replicates), level)
 
 
-def _percentiles(replicates: FloatArray, level: float) -> Interval:
+def percentiles(replicates: FloatArray, level: float = 0.95) -> Interval:
+    """Interval of replicates [n, ...]; NaN where more than (1 - level) / 2 of them are not finite."""
     edge = (1.0 - level) / 2.0
     finite = np.isfinite(replicates)
     enough = finite.mean(axis=0) >= 1.0 - edge

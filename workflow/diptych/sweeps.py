@@ -45,7 +45,11 @@ def _members(alias: str, given: Crosscoder) -> Iterator[tuple[str, Crosscoder]]:
         name = ".".join([alias, *map(str, places)])
         member = _with(alias, given, {**values, "sweep": {}})
         yield name, member
-        if given.ceiling:
+        if given.ceiling and member.objective == "diff" and "objective" not in swept:
+            raise ConfigError(
+                f"crosscoders.{alias}.ceiling: x_B - x_A of a model and itself is 0; leave it out for diff"
+            )
+        if given.ceiling and member.objective != "diff":
             own = {"models": (given.models[0],) * len(given.models), "independent": True, "ceiling": False}
             yield f"{name}.{CEILING}", _with(alias, member, own)
 

@@ -76,6 +76,9 @@ class Crosscoder(nn.Module):
         self.architecture = architecture
         widths, n_latents = architecture.widths, architecture.n_latents
         directions = initial_directions(widths, n_latents, seed, independent) * decoder_norm
+        if architecture.n_shared:
+            tied = directions[: architecture.n_shared, : widths[0]]
+            directions[: architecture.n_shared] = tied.repeat(1, len(widths))
         self.W_dec = nn.Parameter(directions.clone())
         self.W_enc = nn.Parameter(directions.clone())
         self.b_enc = nn.Parameter(torch.zeros(n_latents))

@@ -25,6 +25,8 @@ DoubleArray = npt.NDArray[np.float64]
 
 CODE_BYTES = 2**27
 """Memory of one block's dense code; sets how many rows are read together."""
+MEAN_ROWS, MEAN_BLOCK = 100_000, 8192
+"""Rows that a mean is taken over at most, and how many are read together."""
 L0_TOLERANCE = 0.1
 """Held-out L0 further than this share from k is a warning (METHODS 5)."""
 DENSITY_EDGES = np.arange(-6.0, 0.01, 0.25)
@@ -103,7 +105,7 @@ def evaluate_rows(crosscoder: Crosscoder, rows: Rows, index: IntArray) -> Scores
     error, square = np.zeros((n_sources, n_models)), np.zeros((n_sources, n_models))
     total, count = np.zeros((n_sources, sum(plan.widths))), np.zeros(n_sources)
     explained, scored, firings = np.zeros(n_models), np.zeros(n_models), np.zeros(plan.n_latents)
-    l0 = []
+    l0, mean_D = [], crosscoder.normalise(training_mean(crosscoder, rows))
     for block in encoded_blocks(crosscoder, rows, index):
         source = rows.source[block.row]
         error_BM = _squares(crosscoder, block.z_BD - block.x_hat_BD)
@@ -112,8 +114,10 @@ def evaluate_rows(crosscoder: Crosscoder, rows: Rows, index: IntArray) -> Scores
         np.add.at(square, source, square_BM)
         np.add.at(total, source, block.z_BD.double().cpu().numpy())
         count += np.bincount(source, minlength=n_sources)
-        off_mean = square_BM > 0
-        explained += np.divide(square_BM - error_BM, square_BM, where=off_mean, out=np.zeros_like(square_BM)).sum(0)
+        from_mean_BM = _squares(crosscoder, block.z_BD - mean_D)
+        off_mean = from_mean_BM > 0
+        gain_BM = from_mean_BM - error_BM
+        explained += np.divide(gain_BM, from_mean_BM, where=off_mean, out=np.zeros_like(gain_BM)).sum(0)
         scored += off_mean.sum(0)
         firings += torch.bincount(block.chosen.latent, minlength=plan.n_latents).cpu().numpy()
         l0.append(torch.diff(block.chosen.row_start).cpu().numpy())
@@ -130,6 +134,20 @@ def evaluate_rows(crosscoder: Crosscoder, rows: Rows, index: IntArray) -> Scores
         ev_token_mean=explained / scored,
         density=firings / len(index),
     )
+
+
+def training_mean(crosscoder: Crosscoder, rows: Rows) -> Tensor:
+    """Mean of the rows outside fold 0 in raw units, or of `MEAN_ROWS` spread over them: [D] on the crosscoder's device.
+
+    An imported crosscoder does not know it; its own `mean` may be 0.
+    """
+    train = np.flatnonzero(rows.fold != 0)
+    spread = train[np.unique(np.linspace(0, len(train) - 1, min(len(train), MEAN_ROWS)).astype(np.int64))]
+    total = torch.zeros(sum(crosscoder.architecture.widths), dtype=torch.float64)
+    for start in range(0, len(spread), MEAN_BLOCK):
+        x = rows.take(spread[start : start + MEAN_BLOCK]).x
+        total += architecture.side_by_side(x, crosscoder.architecture).sum(0, dtype=torch.float64)
+    return (total / len(spread)).float().to(crosscoder.mean.device)
 
 
 def _squares(crosscoder: Crosscoder, values_BD: Tensor) -> DoubleArray:

@@ -44,6 +44,8 @@ class Scaling:
     Attributes:
         err, rec: nu of the error and of the reconstruction; NaN as `latent_scaling` says.
         err_lo, err_hi, rec_lo, rec_hi: 95 % intervals over documents, or over groups of them for unequal widths.
+        p: of `EXCLUSIVE_NU[0]` or more of it being in the other's error, by the same bootstrap; NaN for equal widths,
+            where a label swap tests more.
         random: the own error's beta along a random direction over that along d_j; about 0; NaN for unequal widths.
         firings: int64 [F], rows on which each latent fires.
     """
@@ -54,6 +56,7 @@ class Scaling:
     err_hi: DoubleArray
     rec_lo: DoubleArray
     rec_hi: DoubleArray
+    p: DoubleArray
     random: DoubleArray
     firings: IntArray
 
@@ -86,7 +89,8 @@ def latent_scaling(
     place[index] = unit
     sums = _projections(crosscoder, rows, index, place, len(documents), seed)
     shape = (n_latents, n_models, n_models)
-    out = {name: np.full(shape, np.nan) for name in ("err", "rec", "err_lo", "err_hi", "rec_lo", "rec_hi", "random")}
+    names = ("err", "rec", "err_lo", "err_hi", "rec_lo", "rec_hi", "p", "random")
+    out = {name: np.full(shape, np.nan) for name in names}
     for start in range(0, n_latents, LATENT_BLOCK):
         block = slice(start, min(start + LATENT_BLOCK, n_latents))
         dense = {key: value[:, block].toarray() for key, value in sums.items()}
@@ -223,29 +227,21 @@ def _group_sums(
 def _length_ratios(
     name: str, products: list[DoubleArray], enough: BoolArray, n_bootstrap: int, seed: int
 ) -> dict[str, DoubleArray]:
-    """nu [F', own, other] with its interval from v_a . v_b of the halves' groups [GROUPS / 2, GROUPS / 2, F']."""
-
-    def squared(product: DoubleArray, weights: DoubleArray) -> DoubleArray:
+    """nu [F', own, other], its interval and p from v_a . v_b of the halves' groups [GROUPS / 2, GROUPS / 2, F']."""
+    weights = np.random.default_rng(seed).poisson(1.0, (n_bootstrap, GROUPS)).astype(np.float64)
+    weights = np.concatenate([np.ones((1, GROUPS)), weights])  # the data itself, then its replicates
+    squares = []
+    for product in products:
         first = np.tensordot(weights[:, ::2], product, axes=1)
-        return np.asarray(np.einsum("nb,nbf->nf", weights[:, 1::2], first))
-
-    def ratio(other: DoubleArray, own: DoubleArray) -> DoubleArray:
-        """Not a number where the own side's squared length is not above 0."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(np.sqrt(np.maximum(other, 0.0) / np.where(own > 0, own, np.nan)))
-
+        squares.append(np.einsum("nb,nbf->nf", weights[:, 1::2], first))
     shape = (len(enough), len(products), len(products))
-    out = {key: np.full(shape, np.nan) for key in (name, f"{name}_lo", f"{name}_hi")}
-    every, units = np.ones((1, GROUPS)), np.eye(GROUPS)
-    for own, product in enumerate(products):
-        for other, against in enumerate(products):
-
-            def weighted(
-                weights: DoubleArray, top: DoubleArray = against, bottom: DoubleArray = product
-            ) -> DoubleArray:
-                return ratio(squared(top, weights), squared(bottom, weights))
-
-            lo, hi = statistics.poisson_bootstrap(units, weighted, n=n_bootstrap, seed=seed)
-            for key, values in zip(out, (weighted(every)[0], lo, hi), strict=True):
-                out[key][:, own, other] = np.where(enough, values, np.nan)
-    return out
+    out = {key: np.full(shape, np.nan) for key in (name, f"{name}_lo", f"{name}_hi", "p")}
+    for own, bottom in enumerate(squares):
+        for other, top in enumerate(squares):
+            # Not a number where the own side's squared length is not above 0.
+            nu = np.sqrt(np.maximum(top, 0.0) / np.where(bottom > 0, bottom, np.nan))
+            lo, hi = statistics.percentiles(nu[1:])
+            p = (1 + np.sum(~(nu[1:] < EXCLUSIVE_NU[0]), axis=0)) / (1 + n_bootstrap)
+            for key, values in zip(out, (nu[0], lo, hi, p), strict=True):
+                out[key][:, own, other] = np.where(enough & np.isfinite(nu[0]), values, np.nan)
+    return out if name == "err" else {key: values for key, values in out.items() if key != "p"}

@@ -20,7 +20,7 @@ from torch.nn.functional import kl_div, log_softmax, nll_loss
 
 from diptych import artifacts, logs, patched
 from diptych.crosscoder.architecture import Crosscoder
-from diptych.crosscoder.evaluation import encoded_blocks
+from diptych.crosscoder.evaluation import encoded_blocks, training_mean
 from diptych.rows import IntArray, Rows
 
 BATCH_TOKENS = 512
@@ -143,7 +143,7 @@ def splice(
 ) -> Spliced:
     """Run the model of number `model` as it is, with its rows reconstructed, set to 0 and set to their mean."""
     device = crosscoder.mean.device
-    mean_d = crosscoder.per_model(crosscoder.mean)[model]
+    mean_d = crosscoder.per_model(training_mean(crosscoder, rows))[model]
     totals, n = dict.fromkeys(("clean", "spliced", "zero", "mean", "kl"), 0.0), 0
     for ids, row, target in text.batches():
         ids, scored, target = ids.to(device), (target >= 0).to(device), target[target >= 0].to(device)

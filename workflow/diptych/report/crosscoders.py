@@ -82,7 +82,8 @@ def _reconstruction(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], 
     table = Table(
         ["run", "steps", "distinct rows", "k", "active (L0)", *unexplained, "together", "dead"],
         rows,
-        caption="Share of variance unexplained (FVU) on held-out documents, for each model and for all together.",
+        caption="Share of variance unexplained (FVU) on held-out documents, for each model and for all together; of "
+        "x_B − x_A for a dictionary on the difference, which no model's share is.",
     )
     return [
         table,
@@ -102,7 +103,7 @@ def models_of(pair: Mapping[str, Any]) -> list[str]:
 def _run_row(
     run: Mapping[str, Any], numbers: Mapping[str, Any], training: Mapping[str, Any], n_models: int
 ) -> list[str | Cell]:
-    fvu = numbers["fvu"] if len(numbers["fvu"]) == n_models else numbers["fvu"] * n_models
+    fvu = numbers["fvu"] if len(numbers["fvu"]) == n_models else [None] * n_models
     return [
         f"{run['name']}, seed {run['seed']}",
         figure_cell(training["steps"]),
@@ -189,6 +190,8 @@ def _curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
     for run in runs:
         given = settings[run["weights"]]
         name = ", ".join(f"{key} {given[key]}" for key in differing) or "all"
+        if given.get("objective") == "diff":
+            continue  # the difference's variance is not the models'
         with artifacts.read(run["evaluation"], "evaluation") as file:
             numbers = artifacts.read_json(file, "summary")
         point = (float(numbers["l0_mean"]), float(numbers["fvu_total"]))

@@ -43,7 +43,8 @@ TWINS = 20
 def sections(
     pair: Mapping[str, Any], run: Mapping[str, Any], text: Text, contexts: int, standing: Collection[str]
 ) -> list[Section]:
-    """What the latents of one run are; `standing` holds "side id" of findings."""
+    """What the latents of one run are; `standing` holds "side id" of findings, an id with the run's name or without."""
+    standing = {entry.replace(f" {run['name']} ", " ", 1) for entry in standing}
     with artifacts.read(run["latents"], "latents") as file:
         columns = artifacts.read_table(file, "latents")
         classes = artifacts.read_json(file, "classes")
@@ -72,6 +73,7 @@ def of_many(described: Mapping[str, Any], run: Mapping[str, Any], text: Text, co
             [words.get(name, name).replace("other", "in between"), figure_cell(count)] for name, count in counts.items()
         ]
         pairs: list[list[str | Cell]] = []
+        widths = artifacts.read_json(file, "widths")
         for key, found in aligned.items():
             first, second = (models[int(part)] for part in key.split("-"))
             pairs.append([f"{first}, {second}", figure_cell(found["value"]), figure_cell(found["null"])])
@@ -80,6 +82,9 @@ def of_many(described: Mapping[str, Any], run: Mapping[str, Any], text: Text, co
             Prose(f"Sharedness {number(shared['activation'])} (1: every latent is equally in all models)."),
             Table(["models", "alignment of their decoders", "of unrelated rows"], pairs),
         ]
+        if len(set(widths)) > 1:
+            said = "Models of unequal width cannot start from the same values, which alone lowers their alignment: "
+            whose.append(Note("warn", f"{said}no verdict. A crosscoder of two of them can have a `ceiling`."))
         own = [_own(file, columns, place, model, text, contexts) for place, model in enumerate(models)]
     return [
         Section(f"{described['id']}-norms", "Whose latents", whose),
