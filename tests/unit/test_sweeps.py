@@ -55,14 +55,33 @@ def test_an_alias_made_twice_is_one_clear_error():
         expand({"x": one, "x.ceiling": Crosscoder.model_validate(GIVEN)})
 
 
-def test_the_study_holds_what_is_trained():
-    study = Study.load(
+def test_a_difference_has_no_ceiling():
+    with pytest.raises(ConfigError, match=r"crosscoders\.x\.ceiling: .* is 0"):
+        made(objective="diff", ceiling=True)
+    swept = made(sweep={"objective": ["batchtopk", "diff"]}, ceiling=True)
+    assert list(swept) == ["x.0", "x.0.ceiling", "x.1"]
+
+
+def study_of(**crosscoder):
+    return Study.load(
         {
             "models": {"base": {"kind": "random"}, "tuned": {"kind": "random", "seed": 1}},
             "corpora": {"text": {"tokens": 100, "sources": {"a": {"kind": "local", "paths": ["x"]}}}},
-            "crosscoders": {"x": {**GIVEN, "sweep": {"k": [4, 8]}, "ceiling": True}},
+            "crosscoders": {"x": {**GIVEN, **crosscoder}},
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("dedicated", "said"), [([0.1], "1 shares for 2 models"), ([0.6, 0.3], "more than all latents")]
+)
+def test_dedicated_latents_that_cannot_be_are_one_clear_error(dedicated, said):
+    with pytest.raises(ConfigError, match=rf"crosscoders\.x\.dedicated: .*{said}"):
+        study_of(dedicated=dedicated, shared=0.2)
+
+
+def test_the_study_holds_what_is_trained():
+    study = study_of(sweep={"k": [4, 8]}, ceiling=True)
     assert list(study.crosscoders) == ["x.0", "x.0.ceiling", "x.1", "x.1.ceiling"]
     assert study.ceiling("x.0") == "x.0.ceiling"
     assert study.ceiling("x.0.ceiling") is None
