@@ -90,9 +90,26 @@ def test_published_weights_are_taken_over_with_their_scales(tmp_path):
     latents.describe(tmp_path / "w.h5", data, tmp_path / "l.h5", spec={}, n_bootstrap=10)
     with pytest.raises(DiptychError, match="2 models, but `scales` has 3"):
         exchange.take_over(tmp_path / "cc.safetensors", tmp_path / "w.h5", spec={}, scales=(1, 1, 1))
-    (tmp_path / "cc.pt").write_bytes(b"no safetensors here, but something else")
-    with pytest.raises(DiptychError, match="not a safetensors file"):
-        exchange.load_published(tmp_path / "cc.pt")
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("run by a pickle",)
+
+
+def test_a_pt_file_gives_tensors_and_nothing_else(tmp_path, capsys):
+    names = {"W_enc": (2, 8, 12), "W_dec": (12, 2, 8), "b_enc": (12,), "b_dec": (2, 8)}
+    tensors = {name: torch.randn(shape) for name, shape in names.items()}
+    torch.save(tensors, tmp_path / "cc.pt")
+    crosscoder = exchange.load_published(tmp_path / "cc.pt")
+    torch.testing.assert_close(crosscoder.W_dec[:, :8].detach(), tensors["W_dec"][:, 0])
+    torch.save({**tensors, "more": Code()}, tmp_path / "code.pt")
+    (tmp_path / "none.safetensors").write_bytes(b"something else")
+    (tmp_path / "none.pt").write_bytes(b"something else")
+    for name in ("code.pt", "none.pt", "none.safetensors"):
+        with pytest.raises(DiptychError, match="holds no plain tensors"):
+            exchange.load_published(tmp_path / name)
+    assert "run by a pickle" not in capsys.readouterr().out
 
 
 def test_recovery_is_full_for_a_permuted_copy_and_none_for_random_weights():

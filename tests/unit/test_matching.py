@@ -37,6 +37,20 @@ def test_optimal_total_is_scipys_and_the_prices_prove_it(seed: int, k: int) -> N
     assert (found.pairs.score > tau).all()
 
 
+def test_near_copies_are_told_apart_by_distance() -> None:
+    """Distances of 1e-4 between vectors of length 30, of which a float32 x^2 + y^2 - 2 x y keeps no digit."""
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(60, 900))).astype(np.float32)
+    y = (x + 3e-6 * rng.normal(size=x.shape)).astype(np.float32)
+    y = np.concatenate([y, x[:20] + np.float32(1e-5)])[rng.permutation(80)]
+    scores = DenseScores(torch.from_numpy(x), torch.from_numpy(y), "euclidean")
+    full = -np.linalg.norm(x[:, None].astype(np.float64) - y[None], axis=2)
+    found = matching.optimal(scores, scores.candidates(3), -1.0)
+    worth = full + 1.0
+    rows, columns = linear_sum_assignment(-worth)
+    assert found.total == pytest.approx(worth[rows, columns].sum(), abs=1e-5)
+
+
 def test_the_scan_proves_what_its_bounds_reach() -> None:
     """Clear matches far above the floor need no second look; contested ones do, and both are proven optimal."""
     rng = np.random.default_rng(0)

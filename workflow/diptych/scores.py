@@ -140,14 +140,18 @@ class DenseScores:
 
     def _blocks(self, what: str) -> Iterator[tuple[int, torch.Tensor]]:
         rows, columns = self.shape
-        size = max(1, self.memory // (DENSE_ENTRY_BYTES * max(columns, 1)))
+        entry = DENSE_ENTRY_BYTES * (2 if self.kind == "euclidean" else 1)
+        size = max(1, self.memory // (entry * max(columns, 1)))
         starts = range(0, rows, size)
-        squares = self.y.square().sum(dim=1) if self.kind == "euclidean" else None
+        y = self.y.double() if self.kind == "euclidean" else self.y
+        squares = y.square().sum(dim=1) if self.kind == "euclidean" else None
         for start in logs.progress(starts, what, total=len(starts), unit="block"):
             x = self.x[start : start + size]
-            block = x @ self.y.T
-            if squares is not None:
-                block = -(x.square().sum(dim=1)[:, None] + squares - 2 * block).clamp_(min=0).sqrt_()
+            if squares is not None:  # of near copies float32 would keep no digit of the difference
+                x = x.double()
+                block = -(x.square().sum(dim=1)[:, None] + squares - 2 * x @ y.T).clamp_(min=0).sqrt_()
+            else:
+                block = x @ y.T
             if self.rho is not None:
                 block = (block + self._correlations(start, start + len(x)).to(block)) / 2
             if self.own:

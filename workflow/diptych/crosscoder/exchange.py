@@ -11,6 +11,8 @@ The exported weights act on raw activations, with no means, scales or scores to 
 """
 
 import json
+import pickle
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,18 +86,20 @@ def from_published(tensors: Mapping[str, Tensor]) -> Crosscoder:
 
 
 def load_published(path: str | Path) -> Crosscoder:
-    """`from_published` of a safetensors file.
+    """`from_published` of a safetensors file, or of a .pt file, of which nothing but tensors is read.
 
     Raises:
         DiptychError: there is none, or it is none.
     """
     if not Path(path).is_file():
-        raise DiptychError(f"{path}: no such file; give the crosscoder's safetensors file")
+        raise DiptychError(f"{path}: no such file; give the crosscoder's safetensors or .pt file")
     try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise DiptychError(f"{path}: not a safetensors file ({error}); convert a .pt file first") from None
-    return from_published(tensors)
+        if zipfile.is_zipfile(path):  # what torch.save writes
+            return from_published(torch.load(path, map_location="cpu", weights_only=True))
+        return from_published(load_file(path))
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError) as error:
+        said = str(error).splitlines()[0]
+        raise DiptychError(f"{path}: holds no plain tensors ({said}); save them as safetensors") from None
 
 
 def take_over(path: str | Path, out: str | Path, *, spec: dict[str, Any], scales: Sequence[float] = ()) -> None:

@@ -101,8 +101,8 @@ class Crosscoder(Strict):
     sweep: Sweep = Sweep()
     """Values to try."""
     weights: str | None = None
-    """A safetensors file in the layout of the published Gemma-2-2B crosscoder (W_enc [M, d, F], W_dec [F, M, d], b_enc,
-    b_dec), taken over instead of training; the keys of training then mean nothing."""
+    """A safetensors or .pt file in the layout of the published Gemma-2-2B crosscoder (W_enc [M, d, F], W_dec [F, M, d],
+    b_enc, b_dec), taken over instead of training; the keys of training then mean nothing."""
     scales: tuple[Rate, ...] = ()
     """For such weights, the factor that each model's rows are multiplied by before they are encoded; 1 if not given."""
     splice_tokens: Annotated[int, Field(ge=0)] = 16_384
