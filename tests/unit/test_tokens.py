@@ -203,6 +203,56 @@ def test_roles_and_named_positions(tmp_path: Path) -> None:
     assert not file["counts"][:][file["position"][:] < prefix].any()
 
 
+MARKERS = {
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+    "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "\n\n"),
+    "gemma": ("<start_of_turn>", "<end_of_turn>", "\n"),
+}
+HEADERS = {
+    "chatml": [("@im_start", "<|im_start|>"), ("@assistant", "assistant"), ("@newline", "\n")],
+    "llama3": [
+        ("assistant_header", "<|start_header_id|>"),
+        ("@asst", "assistant"),
+        ("@endheader", "<|end_header_id|>"),
+        ("@newline", "\n\n"),
+    ],
+    "gemma": [("assistant_header", "<start_of_turn>"), ("@model", "model"), ("@newline", "\n")],
+}
+ANSWER = "The assistant met the model.\n\nIt is an assistant\nand a model."
+
+
+def spoken(file: h5py.File, sequence: int) -> list[tuple[str, str]]:
+    """(role, text) of the stretches of one sequence that have one role; named positions begin with @."""
+    named = [f"@{name}" for name in artifacts.read_json(file, "named_positions")]
+    roles = [*templates.ROLES, *named]
+    word = dict(zip(file["vocabulary/id"][:].tolist(), artifacts.read_strings(file, "vocabulary/text"), strict=True))
+    first, last = file["sequences/start"][sequence : sequence + 2]
+    said = [(roles[file["role"][row]], word[int(file["token"][row])]) for row in range(first, last)]
+    return [(role, "".join(text for _, text in some)) for role, some in itertools.groupby(said, lambda pair: pair[0])]
+
+
+@pytest.mark.parametrize("name", sorted(MARKERS))
+@pytest.mark.parametrize("answered", [False, True])
+def test_named_positions_are_those_of_the_last_header(tmp_path: Path, name: str, answered: bool) -> None:
+    answer = [{"role": "assistant", "content": ANSWER}]
+    turns = [[*user(f"Is {n} a model?"), *answer, *user(f"And {n}?"), *(answer if answered else [])] for n in range(4)]
+    place = chat_corpus(tmp_path, turns)
+    # "model" is one token to Gemma, as "assistant" is to the tokenizer of these tests.
+    make_tokenizer(place / name, markers=(*MARKERS[name], "model"), template=None)
+    settings = {"tokens": None, "sequence_length": 400, "folds": 3, "template": name}
+    file = prepare(place, tmp_path / "a.h5", tokenizer=name, **settings)
+    header = "".join(text for _, text in HEADERS[name])
+    for sequence in range(4):
+        said = spoken(file, sequence)
+        assert [text for role, text in said if role == "user"][1].startswith("And")
+        assert [text for role, text in said if role == "assistant"] == [ANSWER] * (1 + answered)
+        assert next(text for role, text in said if role == "assistant_header") == header, "of the first answer"
+        opened = next(place for place, pair in enumerate(said) if pair[0].startswith("@"))
+        opened -= HEADERS[name][0][0] == "assistant_header"
+        assert said[opened : opened + len(HEADERS[name])] == HEADERS[name]
+        assert [role for role, _ in said[opened + len(HEADERS[name]) :]] == ["assistant", "template"] * answered
+
+
 def test_long_prompts_are_cut_before_the_template(tmp_path: Path) -> None:
     place = chat_corpus(tmp_path, [user("consider the roads " * (20 + n)) for n in range(3)])
     file = prepare(place, tmp_path / "a.h5", tokens=None, sequence_length=24, folds=3)

@@ -205,27 +205,30 @@ class Chat:
         return [*messages[:last], shorter, *messages[last + 1 :]]
 
     def _roles(self, name: str, rendered: templates.Rendered, encoded: Encoded) -> npt.NDArray[np.int8]:
-        """A token has the role of the character it begins with; named positions go over the header's."""
+        """A token has the role of the character it begins with; named positions go over the last header's."""
         starts = np.array([segment.start for segment in rendered.segments])
         codes = np.array([templates.ROLES.index(segment.role) for segment in rendered.segments], dtype=np.int8)
         role = codes[np.searchsorted(starts, encoded.span[:, 0], side="right") - 1]
-        header = np.flatnonzero(role == templates.ROLES.index("assistant_header"))
+        headers = [segment for segment in rendered.segments if segment.role == "assistant_header"]
         for number, position in enumerate(self.positions, len(templates.ROLES)):
-            role[self._place(name, position, header, rendered.text, encoded)] = number
+            role[self._place(name, position, headers[-1] if headers else None, rendered.text, encoded)] = number
         return role
 
-    def _place(self, name: str, position: str, header: IntArray, text: str, encoded: Encoded) -> int:
+    def _place(self, name: str, position: str, last: templates.Segment | None, text: str, encoded: Encoded) -> int:
         """The token of a named position: the same token in every prompt, and the end of its text where that is known.
 
         A tokenizer may cut a marker's text into several tokens (SmolLM2: ass, istant): its last one is taken.
         """
         offset, expected = self.positions[position]
+        start, end = (last.start, last.end) if last else (0, 0)
+        header = np.flatnonzero((encoded.span[:, 0] >= start) & (encoded.span[:, 1] <= end))
         place = int(header[-1]) + offset if len(header) else -1
-        if expected is not None and len(header):
-            place = _ends_at(encoded, header, text.rfind(expected) + len(expected) if expected in text else -1)
+        if expected is not None:
+            at = text.rfind(expected, start, end)
+            place = _ends_at(encoded, header, at + len(expected) if at >= 0 else -1)
         if place in header and self._expected.setdefault(position, int(encoded.token[place])) == encoded.token[place]:
             return place
-        found = f", which is {text[encoded.span[header[0], 0] :]!r}" if len(header) else ""
+        found = f", which is {text[start:end]!r}" if last else ""
         raise DiptychError(
             f"{name}: the template position {position!r} ({offset}) is absent from the last assistant header{found}; "
             "check `positions` and `template`"
