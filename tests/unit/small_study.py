@@ -90,6 +90,8 @@ def write_tokens(path: Path, document: np.ndarray, *, words: int = 200, seed: in
             "sequences": len(documents) // 2,
             "tokens": n // 2,
             "counted": n // 2,
+            "too_long": 3,
+            "refused": 1,
         }
         file.json("summary", {"old": counts, "modern": counts})
 

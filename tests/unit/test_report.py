@@ -129,7 +129,9 @@ def test_the_rows_quality_is_shown(html):
     seen = Page(html).seen()
     assert "Site suspect: dictionary_b reconstructs blocks.14 of base better" in seen
     assert seen.count("Site suspect") == 1
-    for words in ("broken characters", "left out: repeated", "computed in, error", "float32, exact", "effective rank"):
+    for words in ("broken characters", "left out: repeated", "left out: too long", "left out: refused"):
+        assert words in seen
+    for words in ("computed in, error", "float32, exact", "effective rank"):
         assert words in seen
     assert "the last of each document" not in seen
 

@@ -175,10 +175,11 @@ def test_snap_moves_to_words_and_gives_up_without_spaces() -> None:
 # --- conversations ------------------------------------------------------------------------------------------------
 
 
-def chat_corpus(place: Path, prompts: list[list[dict[str, str]]]) -> Path:
+def chat_corpus(place: Path, conversations: list[list[dict[str, str]]], **more: Any) -> Path:
     place.mkdir(parents=True, exist_ok=True)
-    (place / "chat.jsonl").write_text("".join(json.dumps({"messages": turns}) + "\n" for turns in prompts))
-    corpora.fetch(place / "corpus", spec={}, sources={"chat": {"kind": "local", "paths": [str(place / "chat.jsonl")]}})
+    (place / "chat.jsonl").write_text("".join(json.dumps({"messages": turns}) + "\n" for turns in conversations))
+    source = {"kind": "local", "paths": [str(place / "chat.jsonl")], **more}
+    corpora.fetch(place / "corpus", spec={}, sources={"chat": source})
     make_tokenizer(place / "plain")
     return place
 
@@ -277,6 +278,50 @@ def test_bad_conversations_name_the_prompt(tmp_path: Path, settings: dict[str, A
     place = chat_corpus(tmp_path, [user(f"Roads {n}") for n in range(3)])
     with pytest.raises(DiptychError, match=message):
         prepare(place, tmp_path / "a.h5", **{"tokens": None, "sequence_length": 64, "folds": 3, **settings})
+
+
+LONG = [*user("Hi"), {"role": "assistant", "content": "roads " * 90}, *user("And?")]
+REFUSED = [*user("Hi"), {"role": "assistant", "content": "refuse me"}]
+REFUSES = "{% if messages[-1]['content'] == 'refuse me' %}{{ raise_exception('no') }}{% endif %}"
+
+
+def test_conversations_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path) -> None:
+    place = chat_corpus(tmp_path, [*(user(f"Roads {n}") for n in range(9)), LONG, [*LONG, *user("No?")], REFUSED])
+    settings = {"sequence_length": 64, "folds": 3, "template": REFUSES + templates.NAMED["chatml"].source}
+    file = prepare(place, tmp_path / "a.h5", tokens=None, **settings)
+    summary = artifacts.read_json(file, "summary")["chat"]
+    assert (summary["documents"], summary["too_long"], summary["refused"]) == (9, 2, 1)
+    assert len(file["documents/text_hash"]) == len(file["sequences/document"]) == 9
+    every = len(file["token"])
+    budget = prepare(place, tmp_path / "b.h5", tokens=every, **settings)
+    np.testing.assert_array_equal(budget["token"][:], file["token"][:])
+    with pytest.raises(DiptychError, match=f"source 'chat' has text for {every} of {every + 1} tokens"):
+        prepare(place, tmp_path / "c.h5", tokens=every + 1, **settings)
+
+
+def test_a_source_that_is_mostly_left_out_is_an_error(tmp_path: Path) -> None:
+    many = [[*user(f"Roads {n}"), *LONG[1:]] for n in range(5)]
+    place = chat_corpus(tmp_path / "many", [*(user(f"Roads {n}") for n in range(4)), *many])
+    for budget in (None, 300):
+        with pytest.raises(DiptychError, match=r"'chat': 5 of 9 conversations left out \(5 longer than .*raise `seq"):
+            prepare(place, tmp_path / "b.h5", tokens=budget, sequence_length=64, folds=3)
+    few = chat_corpus(tmp_path / "few", [*(user(f"Roads {n}") for n in range(2)), LONG])
+    with pytest.raises(DiptychError, match="too few are left for 3 folds"):
+        prepare(few, tmp_path / "b.h5", tokens=None, sequence_length=64, folds=3)
+
+
+@pytest.mark.parametrize("settings", [{"template": "{{ raise_exception('no') }}"}, {"sequence_length": 5}])
+def test_a_drawn_prompt_that_cannot_be_read_is_an_error(tmp_path: Path, settings: dict[str, Any]) -> None:
+    drawn = {"rule": "first_turn", "number": 9, "seed": 0}
+    asks = [*(user(f"Roads {n}") for n in range(8)), user("refuse me")]
+    place = chat_corpus(tmp_path, asks, prompts=drawn)
+    chosen = {"tokens": None, "sequence_length": 64, "folds": 3, "template": REFUSES + templates.NAMED["chatml"].source}
+    with pytest.raises(DiptychError, match=r"chat/chat.jsonl:9: the chat template refuses it \(no\); set `template`$"):
+        prepare(place, tmp_path / "a.h5", **chosen)
+    mixed = {"chat": {"kind": "corpus", "corpus": "corpus"}}
+    corpora.fetch(place / "mixed", spec={}, sources=mixed, corpora_dir=place)
+    with pytest.raises(DiptychError, match=r"^chat/chat/chat.jsonl:\d: "):
+        prepare(place, tmp_path / "a.h5", corpus="mixed", **{**chosen, **settings})
 
 
 def test_a_marker_cut_into_pieces_is_known_by_its_last_one(tmp_path: Path) -> None:

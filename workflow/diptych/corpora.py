@@ -14,8 +14,9 @@ tokenizer sees it. A corpus is a list of sources; a source has a name and one or
     )
 
 The directory holds `documents.jsonl`, one JSON object a line in the order of the sources' names and of their
-files (`id`, `source`, and `text`, or `messages` for chat), and `corpus.json` with counts by source and the sha256
-of the documents. Text is Unicode NFC with "\\n" line ends. Bytes that are not UTF-8 become U+FFFD and are counted.
+files (`id`, `source`, and `text`, or `messages` for chat; `drawn` for drawn prompts), and `corpus.json` with counts by
+source and the sha256 of the documents. Text is Unicode NFC with "\\n" line ends. Bytes that are not UTF-8 become
+U+FFFD and are counted.
 Documents that are empty or repeat an earlier one word for word (a repeated document could stand on both sides of a
 held-out split) are left out and counted.
 """
@@ -46,15 +47,18 @@ class Raw(NamedTuple):
     content: str | list[dict[str, str]]
     replaced: int
     """Characters that stand for bytes that were not UTF-8."""
+    drawn: bool = False
+    """Whether it is a prompt drawn from a source's documents."""
 
 
 class Document(NamedTuple):
-    """A document of a fetched corpus: `text`, or `messages` for chat (the other one is None)."""
+    """A document of a fetched corpus: `text`, or `messages` for chat (the other one is None); `drawn`: a prompt."""
 
     id: str
     source: str
     text: str | None
     messages: list[dict[str, str]] | None
+    drawn: bool = False
 
 
 def fetch(
@@ -145,7 +149,8 @@ class Corpus:
             for number in index:
                 file.seek(self._starts[number])
                 record = json.loads(file.readline())
-                yield Document(record["id"], record["source"], record.get("text"), record.get("messages"))
+                text, messages = record.get("text"), record.get("messages")
+                yield Document(record["id"], record["source"], text, messages, record.get("drawn", False))
 
     def _index(self, line: bytes, start: int) -> None:
         record = json.loads(line)
@@ -180,7 +185,8 @@ def _records(
         count["broken_documents"] += document.replaced > 0
         count["broken_characters"] += document.replaced
         field = "text" if isinstance(content, str) else "messages"
-        yield {"id": f"{name}/{document.id}", "source": name, field: content}
+        drawn = {"drawn": True} if document.drawn else {}
+        yield {"id": f"{name}/{document.id}", "source": name, field: content, **drawn}
         if source.get("documents") and count["documents"] >= source["documents"]:
             return
 
@@ -198,7 +204,7 @@ def _draw_prompts(raw: Iterable[Raw], name: str, source: Mapping[str, Any]) -> I
     drawn = prompts.draw(((one.id, one.content) for one in read), what=name, **source["prompts"])
     logs.logger.info("source %s: %d of %d different prompts drawn", name, len(drawn.prompts), drawn.offered)
     for prompt in drawn.prompts:
-        yield Raw(prompt.id, [{"role": "user", "content": prompt.text}], prompt.text.count(REPLACEMENT))
+        yield Raw(prompt.id, [{"role": "user", "content": prompt.text}], prompt.text.count(REPLACEMENT), drawn=True)
 
 
 def _empty_counts() -> dict[str, int]:
@@ -347,7 +353,7 @@ def _read_corpus(directory: Path) -> Iterator[Raw]:
     corpus = Corpus(directory)
     for document in corpus.documents(range(len(corpus))):
         content: str | list[dict[str, str]] = document.text if document.text is not None else document.messages or []
-        yield Raw(document.id, content, 0)
+        yield Raw(document.id, content, 0, document.drawn)
 
 
 def _first_line(error: Exception) -> str:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,14 @@ TEMPLATE_DATE = "26 Jul 2024"
 """What templates that print today's date get: the same inputs give the same text."""
 PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """Classes of tokenizers that have no code of their own: `AutoTokenizer` would give the same, and import torch."""
+
+
+class UnreadableError(DiptychError):
+    """A conversation that cannot be read: `cause` is `too_long` or `refused` (by the template)."""
+
+    def __init__(self, message: str, cause: Literal["too_long", "refused"]) -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 class Encoded(NamedTuple):
@@ -171,7 +179,8 @@ class Chat:
         """Rendered text, tokens and roles of a conversation, its last user turn shortened to fit `limit` tokens.
 
         Raises:
-            DiptychError: it cannot be rendered or shortened, or a named position is absent; the document is named.
+            UnreadableError: it cannot be rendered or shortened; the document is named.
+            DiptychError: a named position is absent; the document is named.
         """
         messages = [dict(message) for message in document.messages or []]
         while True:
@@ -190,16 +199,17 @@ class Chat:
                 generation_prompt=self._generation_prompt,
             )
         except templates.TemplateError as error:
-            raise DiptychError(f"{name}: {error}") from error
+            raise UnreadableError(f"{name}: {error}", "refused") from error
         except Exception as error:  # a template raises whatever its author chose
-            raise DiptychError(f"{name}: the chat template refuses it ({str(error).splitlines()[0]})") from error
+            said = f"the chat template refuses it ({models.first_line(error)}); set `template`"
+            raise UnreadableError(f"{name}: {said}", "refused") from error
 
     def _shorten(self, name: str, messages: list[dict[str, str]], excess: int) -> list[dict[str, str]]:
         """Cut `excess` tokens from the end of the last user turn: the header behind it must stay."""
         last = max((place for place, turn in enumerate(messages) if turn["role"] == "user"), default=None)
         encoded = self._tokenizer.encode([messages[last]["content"]])[0] if last is not None else None
         if last is None or encoded is None or len(encoded.token) <= excess:
-            raise DiptychError(f"{name}: longer than `sequence_length` even without its last user turn; raise it")
+            raise UnreadableError(f"{name}: longer than `sequence_length` even without its last user turn", "too_long")
         end = int(encoded.span[len(encoded.token) - excess, 0])
         shorter = {"role": "user", "content": messages[last]["content"][:end].rstrip()}
         return [*messages[:last], shorter, *messages[last + 1 :]]

@@ -287,7 +287,9 @@ def _text(corpus: Mapping[str, Any]) -> Table:
         [
             source,
             figure_cell(fetched[source]["documents"]),
-            *(figure_cell(fetched[source][key]) for key in ("empty", "duplicates", "broken_characters")),
+            *(figure_cell(fetched[source][key]) for key in ("empty", "duplicates")),
+            *(figure_cell(numbers[key]) for key in ("too_long", "refused")),
+            figure_cell(fetched[source]["broken_characters"]),
             *(figure_cell(numbers[key]) for key in ("documents", "sequences", "tokens", "counted")),
         ]
         for source, numbers in summary.items()
@@ -297,6 +299,8 @@ def _text(corpus: Mapping[str, Any]) -> Table:
         "documents there",
         "left out: empty",
         "left out: repeated",
+        "left out: too long",
+        "left out: refused by template",
         "broken characters",
         "documents read",
         "sequences",
