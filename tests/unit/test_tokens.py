@@ -101,6 +101,19 @@ def test_bos_is_inserted_where_the_tokenizer_does_and_does_not_count(place: Path
     assert (plain["counts"][:] == (plain["position"][:] >= 2)).all()
 
 
+def test_nul_characters_are_read_and_shown_as_their_picture(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for number in range(6):
+        (tmp_path / "texts" / f"{number}.txt").write_bytes(f"document {number} with \0 in it ".encode() * 5)
+    source = {"kind": "local", "paths": [str(tmp_path / "texts" / "*.txt")]}
+    corpora.fetch(tmp_path / "corpus", spec={}, sources={"x": source})
+    make_tokenizer(tmp_path / "plain")
+    file = prepare(tmp_path, tmp_path / "a.h5", tokens=100)
+    words = artifacts.read_strings(file, "vocabulary/text")
+    assert "\u2400" in "".join(words)
+    assert "\0" not in "".join(words)
+
+
 def test_folds_are_balanced_and_agree_between_tokenizers_and_budgets(place: Path, tmp_path: Path) -> None:
     a = prepare(place, tmp_path / "a.h5", tokens=200)
     b = prepare(place, tmp_path / "b.h5", tokens=None, tokenizer="small")

@@ -116,12 +116,16 @@ class Tokenizer:
         """What each id adds to a text: decoded behind another token, since some decoders strip a leading space."""
         anchor = self._tokenizer("a", add_special_tokens=False)["input_ids"]
         before = self._tokenizer.decode(anchor)
-        return [self._tokenizer.decode([*anchor, int(i)]).removeprefix(before) for i in ids]
+        return [_storable(self._tokenizer.decode([*anchor, int(i)]).removeprefix(before)) for i in ids]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of a sequence of ids, special tokens included; NUL, which HDF5 cannot hold, as its picture."""
-        text: str = self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
-        return text.replace("\0", "\u2400")
+        """The text of a sequence of ids, special tokens included."""
+        return _storable(self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+
+def _storable(text: str) -> str:
+    """NUL, which HDF5 cannot hold in a text, as its picture."""
+    return text.replace("\0", "\u2400")
 
 
 def _load(directory: Path) -> Any:
