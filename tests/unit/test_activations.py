@@ -309,6 +309,31 @@ def test_too_little_disk_is_an_error_before_the_first_row(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("sites", [["middle"], ["blocks.1.hook_mlp_out"]])
+def test_truncated_weights_are_one_line(place: Path, tmp_path: Path, sites: list[str]) -> None:
+    import shutil
+
+    shutil.copytree(place / "model", tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(DiptychError, match=r"cut: cannot be loaded \(.*\); make the model again") as caught:
+        dump(place, tmp_path / "x.h5", model=tmp_path / "cut", sites=sites)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("sites", [["middle"], ["blocks.1.hook_mlp_out"]])
+def test_a_model_that_does_not_fit_the_memory_is_one_line(
+    place: Path, tmp_path: Path, sites: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: Any, **_more: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(DiptychError, match="model: out of memory while the model is loaded; set its `dtype`") as caught:
+        dump(place, tmp_path / "x.h5", sites=sites)
+    assert "\n" not in str(caught.value)
+
+
 def test_float16_overflow_is_refused(tmp_path: Path) -> None:
     store = row_store.Store(tmp_path / "0.h5", {}, {"middle": row_store.Shape(2, 4)}, "float16")
     store.open(16)

@@ -108,7 +108,7 @@ def test_nul_characters_are_read_and_shown_as_their_picture(tmp_path: Path) -> N
     source = {"kind": "local", "paths": [str(tmp_path / "texts" / "*.txt")]}
     corpora.fetch(tmp_path / "corpus", spec={}, sources={"x": source})
     make_tokenizer(tmp_path / "plain")
-    file = prepare(tmp_path, tmp_path / "a.h5", tokens=100)
+    file = prepare(tmp_path, tmp_path / "a.h5", tokens=90)
     words = artifacts.read_strings(file, "vocabulary/text")
     assert "\u2400" in "".join(words)
     assert "\0" not in "".join(words)
@@ -389,6 +389,22 @@ def test_hash_is_of_what_decides_the_ids(place: Path, tmp_path: Path) -> None:
     assert tokenizer_hash(tmp_path / "again") == tokenizer_hash(place / "plain")
     with pytest.raises(DiptychError, match=r"no tokenizer\.json"):
         tokenizer_hash(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", "{", r"tokenizer\.json: not JSON .*; fetch or save"),
+        ("tokenizer.json", "[]", r"tokenizer\.json: not a JSON object; fetch or save"),
+        ("tokenizer.json", "{}", r"tokenizer\.json: holds no `model`"),
+        ("tokenizer_config.json", "{", r"tokenizer_config\.json: not JSON"),
+    ],
+)
+def test_a_broken_tokenizer_is_one_line(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (make_tokenizer(tmp_path) / name).write_text(content)
+    with pytest.raises(DiptychError, match=message) as caught:
+        Tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_vocabulary_text_keeps_leading_spaces(place: Path) -> None:

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from diptych import DiptychError, artifacts, logs
-from diptych.hooked import DType, HookedModel, Loader, block_outputs, is_out_of_memory, widths
+from diptych.hooked import DType, HookedModel, Loader, block_outputs, widths
+from diptych.models import is_out_of_memory
 from diptych.row_store import Shape, Store
 from diptych.tokenizer import tokenizer_hash
 

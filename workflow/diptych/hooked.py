@@ -165,12 +165,13 @@ class Loader:
     def _load_bridge(self, dtype: DType, hooks: Mapping[str, str]) -> HookedModel:
         from transformer_lens.model_bridge import TransformerBridge
 
-        bridge = TransformerBridge.boot_transformers(
-            self._directory,
-            device=str(self._device),
-            dtype=TORCH[dtype],
-            trust_remote_code=models.trusts(self._directory),
-        )
+        with models.loading(self._directory):
+            bridge = TransformerBridge.boot_transformers(
+                self._directory,
+                device=str(self._device),
+                dtype=TORCH[dtype],
+                trust_remote_code=models.trusts(self._directory),
+            )
         for hook in self.hooks.values():
             if hook not in bridge.hook_dict:
                 raise unknown(hook, bridge.hook_dict)
@@ -190,11 +191,6 @@ def block_outputs(hook: str) -> dict[str, str]:
     last = block_of(hook) or 0
     blocks = {f"block {block}": f"blocks.{block}.hook_resid_post" for block in range(last + 1)}
     return {"the embedding": "blocks.0.hook_resid_pre", **blocks}
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a forward pass failed for lack of memory, on a GPU or on the CPU (whose allocator has no error class)."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def find_blocks(model: nn.Module, n_layers: int) -> nn.ModuleList:

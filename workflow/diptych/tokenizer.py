@@ -49,7 +49,7 @@ class Tokenizer:
         """Load it.
 
         Raises:
-            DiptychError: there is no tokenizer.json.
+            DiptychError: there is no tokenizer.json, or it is broken.
         """
         self.hash = tokenizer_hash(directory)
         self._tokenizer = _load(Path(directory))
@@ -131,7 +131,7 @@ def _storable(text: str) -> str:
 def _load(directory: Path) -> Any:
     """The tokenizer as transformers reads it; one that says it is just its tokenizer.json does without torch."""
     config = directory / "tokenizer_config.json"
-    kind = json.loads(config.read_text(encoding="utf-8")).get("tokenizer_class") if config.is_file() else None
+    kind = _read_json(config).get("tokenizer_class") if config.is_file() else None
     if kind in PLAIN:
         from transformers import PreTrainedTokenizerFast
 
@@ -141,6 +141,18 @@ def _load(directory: Path) -> Any:
     return AutoTokenizer.from_pretrained(str(directory), trust_remote_code=models.trusts(directory))
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DiptychError(
+            f"{path}: not JSON ({models.first_line(error)}); fetch or save the tokenizer again"
+        ) from error
+    if not isinstance(stored, dict):
+        raise DiptychError(f"{path}: not a JSON object; fetch or save the tokenizer again")
+    return stored
+
+
 def tokenizer_hash(directory: str | Path) -> str:
     """sha256 of what decides a text's ids: vocabulary, merges, normalizer, pre-tokenizer and added tokens.
 
@@ -148,12 +160,14 @@ def tokenizer_hash(directory: str | Path) -> str:
     differ in these and still read the same ids.
 
     Raises:
-        DiptychError: there is no tokenizer.json.
+        DiptychError: there is no tokenizer.json, or it is broken.
     """
     path = Path(directory) / "tokenizer.json"
     if not path.is_file():
         raise DiptychError(f"{directory}: no tokenizer.json; save the model with a fast tokenizer")
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    stored = _read_json(path)
+    if not isinstance(stored.get("model"), dict):
+        raise DiptychError(f"{path}: holds no `model`, so it is no fast tokenizer; fetch or save it again")
     model = dict(stored["model"])
     model["merges"] = [" ".join(merge) if isinstance(merge, list) else merge for merge in model.get("merges") or []]
     added = sorted((token["id"], token["content"]) for token in stored.get("added_tokens") or [])

@@ -117,9 +117,9 @@ def prepare(
     for name, mine, budget in zip(corpus.sources, by_source, budgets, strict=True):
         drawn, missing = _draw(reader, mine, window=window, seed=seed, budget=budget, source=name)
         _check_left_out(reader, mine, drawn, source=name, folds=folds)
-        if missing:
+        if budget is not None and missing:
             raise DiptychError(
-                f"corpus source {name!r} has text for {(budget or 0) - missing:,} of {budget:,} tokens; lower `tokens` "
+                f"corpus source {name!r} has text for {budget - missing:,} of {budget:,} tokens; lower `tokens` "
                 "or `characters_per_token`, change `shares`, or add documents"
             )
         drawn.sort(key=lambda sequence: (sequence.unit, sequence.start))
