@@ -8,9 +8,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import yaml
 from tiny_models import make_texts, make_tokenizer
 
 from diptych import DiptychError, artifacts, corpora, templates, tokens
+from diptych.study import Study
 from diptych.tokenizer import Tokenizer, tokenizer_hash
 
 
@@ -335,6 +337,40 @@ def test_a_drawn_prompt_that_cannot_be_read_is_an_error(tmp_path: Path, settings
     corpora.fetch(place / "mixed", spec={}, sources=mixed, corpora_dir=place)
     with pytest.raises(DiptychError, match=r"^chat/chat/chat.jsonl:\d: "):
         prepare(place, tmp_path / "a.h5", corpus="mixed", **{**chosen, **settings})
+
+
+GEMMA_IT = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    + templates.NAMED["gemma"].source
+)
+
+
+@pytest.mark.parametrize("name", ["gemma", "llama"])
+def test_the_shipped_studies_read_whole_conversations_in_one_template(tmp_path: Path, name: str) -> None:
+    """Base without a chat template, chat with its own: both read chats and web text to the same tokens."""
+    studies = Path(__file__).parents[2] / "config" / "studies"
+    study = Study.load(yaml.safe_load((studies / f"{name}.yaml").read_text(encoding="utf-8")))
+    assert study.tokenizer("chat") == study.tokenizer("base") == "base"
+    chats = [[*user(f"Is {n} a road?"), {"role": "assistant", "content": f"Yes,\n\n{n} is."}] for n in range(6)]
+    chats.append([{"role": "system", "content": "Be brief."}, *chats[0]])
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps({"conversation": turns}) + "\n" for turns in chats))
+    web = make_texts(tmp_path / "web", "web", 6)
+    sources = {
+        "chats": {"kind": "local", "paths": [str(tmp_path / "chat.jsonl")], "column": "conversation"},
+        "web": {"kind": "local", "paths": [str(web / "*.txt")]},
+    }
+    corpora.fetch(tmp_path / "corpus", spec={}, sources=sources)
+    markers = MARKERS[study.corpora["mixed"].template]
+    for model, template in (("base", None), ("chat", GEMMA_IT)):
+        make_tokenizer(tmp_path / model, bos=True, template=template, markers=markers)
+    settings = {**study.prepare_tokens("mixed", "base")["settings"], "tokens": 200}
+    base, chat = (
+        prepare(tmp_path, tmp_path / f"{model}.h5", tokenizer=model, **settings) for model in ("base", "chat")
+    )
+    np.testing.assert_array_equal(base["token"][:], chat["token"][:])
+    np.testing.assert_array_equal(base["role"][:], chat["role"][:])
+    assert artifacts.read_json(base, "summary")["chats"]["refused"] == 0
+    assert {"assistant", "user"} <= {role for role, _ in spoken(base, 0)}
 
 
 def test_a_marker_cut_into_pieces_is_known_by_its_last_one(tmp_path: Path) -> None:
