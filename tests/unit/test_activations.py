@@ -236,6 +236,32 @@ def test_compute_precision_is_measured_against_float32(place: Path, tmp_path: Pa
     assert artifacts.read_json(file, "storage_error")["middle"] == {"mean": 0.0, "max": 0.0}
 
 
+@pytest.mark.parametrize("fails", ["load", "forward"])
+def test_precision_that_memory_does_not_allow_is_not_measured(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    load, to, call = hooked.Loader.load, torch.nn.Module.to, hooked.HookedModel.__call__
+    full: list[str] = []
+
+    def marked(self: hooked.Loader, dtype: Any) -> hooked.HookedModel:
+        full[:] = [fails] if dtype == "float32" else []
+        return load(self, dtype)
+
+    def no_room(self: Any, *given: Any, **more: Any) -> Any:
+        if full == [{"to": "load", "__call__": "forward"}[more.pop("what")]]:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+        return (to if isinstance(self, torch.nn.Module) else call)(self, *given, **more)
+
+    monkeypatch.setattr(hooked.Loader, "load", marked)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *a, **k: no_room(self, *a, what="to", **k))
+    monkeypatch.setattr(hooked.HookedModel, "__call__", lambda self, *a, **k: no_room(self, *a, what="__call__", **k))
+    file = dump(place, tmp_path / "a.h5", dtype="bfloat16", store="bfloat16")
+    assert artifacts.read_json(file, "compute_error") == {}
+    assert artifacts.read_json(file, "compute_unmeasured") == "out of memory in float32"
+    monkeypatch.undo()
+    assert artifacts.read_json(dump(place, tmp_path / "b.h5", dtype="bfloat16"), "compute_unmeasured") is None
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
 def test_cpu_and_gpu_agree_to_the_precision(place: Path, tmp_path: Path, dtype: str, tolerance: float) -> None:

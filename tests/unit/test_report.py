@@ -156,6 +156,15 @@ def test_selected_tokens_and_coverage_are_shown(tmp_path):
     assert setting._tokens({**pair, "rows": ["newline", "user"]}) == "role newline or user"
 
 
+def test_precision_that_was_not_measured_is_not_called_exact():
+    measured = {"compute_dtype": "bfloat16", "compute_error": {"median": 0.01, "max": 0.1}, "compute_unmeasured": None}
+    assert setting._compute_error(measured) == "1.0 %"
+    assert setting._compute_error({**measured, "compute_dtype": "float32", "compute_error": None}) == "exact"
+    assert setting._compute_error({**measured, "compute_error": None}) == "not measured"
+    short = {**measured, "compute_error": None, "compute_unmeasured": "out of memory in float32"}
+    assert setting._compute_error(short) == "not measured (out of memory in float32)"
+
+
 def test_figures_are_valid_and_have_their_place(html):
     plots = plots_of(html)
     ids = Page(html).ids

@@ -340,7 +340,7 @@ def test_a_drawn_prompt_that_cannot_be_read_is_an_error(tmp_path: Path, settings
 
 
 GEMMA_IT = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     + templates.NAMED["gemma"].source
 )
 

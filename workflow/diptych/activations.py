@@ -27,7 +27,7 @@ from torch import Tensor
 
 from diptych import DiptychError, artifacts, logs
 from diptych.hooked import DType, HookedModel, Loader, block_outputs, widths
-from diptych.models import is_out_of_memory
+from diptych.models import OutOfMemoryError, is_out_of_memory
 from diptych.row_store import Shape, Store
 from diptych.tokenizer import tokenizer_hash
 
@@ -76,12 +76,13 @@ def dump(
         store: dtype on disk.
         batch_tokens: tokens of one forward pass, padding included; at least one sequence is read. None: from the
             model's width (`batch_of`).
-        measure_precision: read a few sequences again in float32 (shard 0 only) and store the relative error.
+        measure_precision: read a few sequences again in float32 (shard 0 only) and store the relative error, or that
+            the memory does not hold the model in float32.
         device: "auto", "cpu" or "cuda".
 
     Raises:
         DiptychError: another tokenizer, an unknown site, sequences longer than the model's context, too little disk,
-            values that are not finite or do not fit float16, or too little memory for a single sequence.
+            values that are not finite or do not fit float16, or too little memory for the model or a single sequence.
     """
     work = Work.of_shard(tokens_path, shard, shards)
     check_tokenizer(model_dir, tokens_path)
@@ -96,7 +97,7 @@ def dump(
     del model
     gc.collect()  # hooks and model hold each other
     if measure_precision and shard == 0 and dtype != "float32":
-        held.progress.compute_error = _compute_error(loader.load("float32"), loader, work, held, on)
+        _measure_precision(loader, work, held, on)
     held.finish(
         {"hooks": loader.hooks, "first_row": work.first_row, "compute_dtype": dtype, "neighbours": near},
         work.first_row + work.sample_rows(),
@@ -342,18 +343,22 @@ def _not_finite(model: HookedModel, work: Work, site: str, bad: int, device: tor
     )
 
 
-def _compute_error(
-    reference: HookedModel, loader: Loader, work: Work, store: Store, device: torch.device
-) -> dict[str, dict[str, float]]:
+def _measure_precision(loader: Loader, work: Work, store: Store, device: torch.device) -> None:
     """Median and maximum relative error of the stored rows against a float32 forward pass, on a few sequences."""
     batch = work.batch(0, PRECISION_TOKENS)
-    exact = reference(torch.from_numpy(work.padded(batch)).to(device), loader.hooks)
+    try:
+        exact = forward(loader.load("float32"), torch.from_numpy(work.padded(batch)).to(device), loader.hooks)
+    except OutOfMemoryError:
+        exact = None
+    if exact is None:
+        store.progress.unmeasured = "out of memory in float32"
+        logs.logger.warning("the precision of the forward pass is not measured: %s", store.progress.unmeasured)
+        return
     row, real = work.rows_of(batch), real_tokens(work, batch, device)
-    errors = {}
     for site, value in exact.items():
-        errors[site] = relative_error(value[real].float().cpu().numpy(), store.get(site, row))
-        logs.logger.info("site %s: median relative error %.2g against float32", site, errors[site]["median"])
-    return errors
+        error = relative_error(value[real].float().cpu().numpy(), store.get(site, row))
+        store.progress.compute_error[site] = error
+        logs.logger.info("site %s: median relative error %.2g against float32", site, error["median"])
 
 
 def relative_error(exact: npt.NDArray[np.float32], stored: npt.NDArray[np.float32]) -> dict[str, float]:

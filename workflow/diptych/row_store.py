@@ -87,6 +87,8 @@ class Progress:
     storage_error: dict[str, dict[str, float]] = field(default_factory=dict)
     """Relative error of a row by storing it, by site: `sum` over the rows and `max`."""
     compute_error: dict[str, dict[str, float]] = field(default_factory=dict)
+    unmeasured: str | None = None
+    """Why there is no `compute_error` where one was asked for."""
 
 
 class Store:
@@ -191,6 +193,7 @@ class Store:
                 writer.json(name, value)
             writer.json("storage_error", {site: self._storage_error(site) for site in self._sites})
             writer.json("compute_error", self.progress.compute_error)
+            writer.json("compute_unmeasured", self.progress.unmeasured)
             writer.json("batch", {"tokens": self.progress.batch_tokens, "halved": self.progress.halved})
         for raw in self._raw.values():
             raw.close()
