@@ -360,6 +360,80 @@ def test_a_model_that_does_not_fit_the_memory_is_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_the_disk_must_hold_all_shards_to_come(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import collections
+
+    usage = collections.namedtuple("usage", "total used free")
+    free = [0]
+    monkeypatch.setattr(row_store.shutil, "disk_usage", lambda _path: usage(10, 10, free[0]))
+    others = {tmp_path / "1.h5": 30_000, tmp_path / "2.h5": 20_000}
+    row = 4 * 32 + 4
+    own = row_store.Store(tmp_path / "0.h5", {}, {"middle": row_store.Shape(10_000, 32)}, "float32", None, others)
+    free[0] = (60_000 + 10_000) * row - 1
+    said = r"0\.h5: needs 0\.01 GB of disk \(3 of 3 shards to come, 0\.01 GB, and a working copy of one\) and 0\.01 GB"
+    with pytest.raises(DiptychError, match=said) as caught:
+        own.open(16)
+    assert "more shards" not in str(caught.value)
+    (tmp_path / "1.h5").touch()
+    free[0] = (30_000 + 10_000) * row - 1
+    with pytest.raises(DiptychError, match="2 of 3 shards to come"):
+        own.open(16)
+    free[0] += 1
+    caplog.set_level("INFO", "diptych")
+    own.open(16)
+    assert "2 of 3 shards to come, 0.00 GB" in caplog.text
+    own.save()
+    values = torch.ones((10_000, 32))
+    own.put("middle", np.arange(10_000), values, np.ones(10_000, dtype=np.float32))
+    own.save()
+    free[0] -= 10_000 * row  # what it has written is not asked for again
+    again = row_store.Store(tmp_path / "0.h5", {}, {"middle": row_store.Shape(10_000, 32)}, "float32", None, others)
+    again.open(16)
+
+
+def test_a_dump_asks_for_the_room_of_its_other_shards(place: Path, tmp_path: Path) -> None:
+    whole = activations.Work.of_shard(place / "tokens.h5", 0, 1)
+    work = activations.Work.of_shard(place / "tokens.h5", 1, 3)
+    assert list(work.others) == [0, 2]
+    assert sum(work.others.values()) + work.n_rows == whole.n_rows
+    assert whole.others == {}
+
+
+def scaled_layer(place: Path, out: Path, factor: float) -> Path:
+    """The model with block 2's MLP output scaled: what is behind the middle changes, the middle does not."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(place / "model", out)
+    weights = load_file(out / "model.safetensors")
+    weights["model.layers.2.mlp.down_proj.weight"] *= factor
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    return out
+
+
+def test_neighbours_are_sampled_in_a_dtype_that_holds_them(place: Path, tmp_path: Path) -> None:
+    model = scaled_layer(place, tmp_path / "big", 1e7)
+    file = dump(place, tmp_path / "a.h5", model=model, store="float16")
+    sampled = file["sample/blocks.2.hook_resid_post"]
+    assert (file["sites/middle/values"].dtype, sampled.attrs["dtype"]) == (np.float16, "bfloat16")
+    values = artifacts.from_bfloat16(sampled[:])
+    assert np.isfinite(values).all()
+    assert np.abs(values).max() > 65_504
+
+
+def test_a_neighbour_that_is_not_finite_is_left_out(
+    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = scaled_layer(place, tmp_path / "nan", float("nan"))
+    file = dump(place, tmp_path / "a.h5", model=model)
+    assert artifacts.read_json(file, "neighbours") == {"middle": ["blocks.0.hook_resid_post"]}
+    assert list(file["sample"]) == ["blocks.0.hook_resid_post"]
+    assert "blocks.2.hook_resid_post: values are not finite" in caplog.text
+
+
 def test_float16_overflow_is_refused(tmp_path: Path) -> None:
     store = row_store.Store(tmp_path / "0.h5", {}, {"middle": row_store.Shape(2, 4)}, "float16")
     store.open(16)

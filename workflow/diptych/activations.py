@@ -16,7 +16,7 @@ neighbouring layers is stored too, so that a dictionary can be asked whether it 
 import gc
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def dump(
     Args:
         model_dir: transformers directory with weights and tokenizer.
         tokens_path: token file, of the same tokenizer.
-        out: the artifact, kind "activations".
+        out: the artifact, kind "activations"; those of the other shards, named by their number, are beside it.
         spec: what the result depends on; a stopped job is resumed only under the same spec.
         sites: each a hook name, a relative depth or `first | middle | last` (see `sites.resolve_site`).
         shard: which of the contiguous spans of sequences, 0 <= shard < shards.
@@ -93,7 +93,8 @@ def dump(
     held = _store(Path(out), spec, loader, widths(model, on), work, store)
     held.open(batch_tokens or batch_of(loader.width))
     _run(model, loader, work, held, on)
-    near = {site: [hook for hook in hooks if hook in model.hooks] for site, hooks in loader.neighbours.items()}
+    there = set(model.hooks) - set(held.progress.dropped)
+    near = {site: [hook for hook in hooks if hook in there] for site, hooks in loader.neighbours.items()}
     del model
     gc.collect()  # hooks and model hold each other
     if measure_precision and shard == 0 and dtype != "float32":
@@ -115,7 +116,9 @@ def _store(
     """All rows at the sites, some rows at their neighbours."""
     k = len(work.sample_rows())
     sites = {site: Shape(work.n_rows, width[site]) for site in loader.hooks}
-    return Store(out, spec, sites, dtype, {hook: Shape(k, width[hook]) for hook in width if hook not in sites})
+    sample = {hook: Shape(k, width[hook]) for hook in width if hook not in sites}
+    others = {out.with_name(f"{shard}{out.suffix}"): rows for shard, rows in work.others.items()}
+    return Store(out, spec, sites, dtype, sample, others)
 
 
 # --- which rows -----------------------------------------------------------------------------------------------
@@ -132,6 +135,7 @@ class Work:
         order: int64 [S], in which they are read: first the sampled ones, each part by falling length.
         sampled: how many of the order are sampled.
         path: the token file, for messages.
+        others: rows of the other shards, by shard.
     """
 
     token: Int32Array
@@ -140,6 +144,7 @@ class Work:
     order: IntArray
     sampled: int = 0
     path: str = ""
+    others: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
     def of_shard(cls, tokens_path: str | Path, shard: int, shards: int) -> "Work":
@@ -160,7 +165,8 @@ class Work:
         longest_first = np.argsort(-np.diff(own), kind="stable")
         chosen = np.isin(longest_first, sample)
         order = np.concatenate([longest_first[chosen], longest_first[~chosen]])
-        return cls(token, own, int(start[first]), order, len(sample), str(tokens_path))
+        others = {other: int(rows) for other, rows in enumerate(np.diff(start[edges])) if other != shard}
+        return cls(token, own, int(start[first]), order, len(sample), str(tokens_path), others)
 
     @property
     def n_rows(self) -> int:
