@@ -91,6 +91,36 @@ def test_plain_hooks_bridge_hooks_and_hidden_states_agree(architecture: str, tmp
     torch.testing.assert_close(bridge["blocks.1.hook_mlp_out"], _mlp_out(own, architecture, ids), rtol=1e-4, atol=1e-4)
 
 
+MLP_OUTPUT = {"llama": "down_proj", "gpt2": "c_proj", "neox": "dense_4h_to_h", "gemma2": "down_proj"}
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "neox", "gemma2", "gemma3"])
+def test_attention_middle_and_neurons_are_the_models_own(architecture: str, tmp_path: Path) -> None:
+    """attn_out is what attention adds to the stream, resid_mid the sum, post what the MLP's output matrix reads."""
+    from transformers import AutoModelForCausalLM
+
+    directory = make_model(tmp_path / architecture, architecture)
+    ids = torch.arange(3, 63).reshape(2, 30)
+    parallel = architecture == "neox"  # attention and MLP read the same stream: there is no middle
+    hooks = ["hook_resid_pre", "hook_attn_out", "mlp.hook_post", "hook_mlp_out", "hook_resid_post"]
+    hooks += [] if parallel else ["hook_resid_mid"]
+    value = hooked.Loader(directory, [f"blocks.1.{hook}" for hook in hooks], CPU).load("float32")(ids)
+    own = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    block: Any = hooked.find_blocks(own, 3)[1]
+    output = getattr(block.mlp, MLP_OUTPUT.get(architecture, "down_proj"))
+    seen: list[torch.Tensor] = []
+    output.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    with torch.inference_mode():
+        own(ids)
+    torch.testing.assert_close(value["blocks.1.mlp.hook_post"], seen[0], rtol=1e-4, atol=1e-4)
+    before, added = value["blocks.1.hook_resid_pre"], value["blocks.1.hook_attn_out"]
+    after = before + added + value["blocks.1.hook_mlp_out"]
+    torch.testing.assert_close(after, value["blocks.1.hook_resid_post"], rtol=1e-4, atol=1e-4)
+    assert added.abs().max() > 0.01
+    if not parallel:
+        torch.testing.assert_close(value["blocks.1.hook_resid_mid"], before + added, rtol=1e-4, atol=1e-4)
+
+
 def _mlp_out(model: Any, architecture: str, ids: torch.Tensor) -> torch.Tensor:
     """What block 1 adds to the stream through its MLP (Gemma: after the norm behind it)."""
     blocks = hooked.find_blocks(model, 3)

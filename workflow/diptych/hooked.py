@@ -147,9 +147,9 @@ class Loader:
     def load(self, dtype: DType) -> HookedModel:
         """The model without weight processing, hooked at the sites and, where they exist, their neighbours."""
         hooks = {**{hook: hook for near in self.neighbours.values() for hook in near}, **self.hooks}
-        if all(_RESIDUAL.fullmatch(hook) for hook in hooks.values()):
-            return self._load_plain(dtype, hooks)
-        return self._load_bridge(dtype, hooks)
+        plain = all(_RESIDUAL.fullmatch(hook) for hook in hooks.values())
+        with models.loading(self._directory):
+            return self._load_plain(dtype, hooks) if plain else self._load_bridge(dtype, hooks)
 
     def _load_plain(self, dtype: DType, hooks: Mapping[str, str]) -> HookedModel:
         model = models.load(self._directory, dtype=dtype, device=str(self._device))
@@ -165,13 +165,12 @@ class Loader:
     def _load_bridge(self, dtype: DType, hooks: Mapping[str, str]) -> HookedModel:
         from transformer_lens.model_bridge import TransformerBridge
 
-        with models.loading(self._directory):
-            bridge = TransformerBridge.boot_transformers(
-                self._directory,
-                device=str(self._device),
-                dtype=TORCH[dtype],
-                trust_remote_code=models.trusts(self._directory),
-            )
+        bridge = TransformerBridge.boot_transformers(
+            self._directory,
+            device=str(self._device),
+            dtype=TORCH[dtype],
+            trust_remote_code=models.trusts(self._directory),
+        )
         for hook in self.hooks.values():
             if hook not in bridge.hook_dict:
                 raise unknown(hook, bridge.hook_dict)
