@@ -218,6 +218,20 @@ def test_files_that_are_not_what_they_are_called_are_one_line(tmp_path: Path, na
     assert "\n" not in str(caught.value)
 
 
+def test_a_compressed_file_that_is_cut_short_is_one_line(tmp_path: Path) -> None:
+    import zstandard
+
+    lines = [json.dumps({"text": f"text {n} " + os.urandom(40).hex()}).encode() + b"\n" for n in range(3000)]
+    whole = zstandard.compress(b"".join(lines[:2000])) + zstandard.compress(b"".join(lines[2000:]))
+    (tmp_path / "a.jsonl.zst").write_bytes(whole)
+    documents, _ = fetch(tmp_path, x=local(tmp_path / "a.jsonl.zst"))
+    assert [document["text"] for document in documents] == [json.loads(line)["text"] for line in lines]
+    for cut in (len(whole) - 1, len(whole) // 2, 5):
+        (tmp_path / "a.jsonl.zst").write_bytes(whole[:cut])
+        with pytest.raises(DiptychError, match=r"a\.jsonl\.zst: ends in the middle of its zstd data"):
+            fetch(tmp_path, x=local(tmp_path / "a.jsonl.zst"))
+
+
 @pytest.mark.parametrize("line", [b'{"prompt": "a \xff bad"}\n', b'{"prompt": \n'])
 def test_a_hub_stream_that_breaks_is_one_line(tmp_path: Path, line: bytes) -> None:
     (tmp_path / "dataset").mkdir()

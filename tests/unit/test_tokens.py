@@ -433,6 +433,7 @@ def test_hash_is_of_what_decides_the_ids(place: Path, tmp_path: Path) -> None:
         ("tokenizer.json", "{", r"tokenizer\.json: not JSON .*; fetch or save"),
         ("tokenizer.json", "[]", r"tokenizer\.json: not a JSON object; fetch or save"),
         ("tokenizer.json", "{}", r"tokenizer\.json: holds no `model`"),
+        ("tokenizer.json", '{"model": {"type": "BPE"}}', r"its tokenizer cannot be read \(.*\); fetch or save"),
         ("tokenizer_config.json", "{", r"tokenizer_config\.json: not JSON"),
     ],
 )

@@ -23,7 +23,6 @@ held-out split) are left out and counted.
 
 import glob
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -38,6 +37,8 @@ from diptych import DiptychError, artifacts, logs, prompts, wheels
 REPLACEMENT = "\ufffd"
 Item = TypeVar("Item")
 SURROGATE = re.compile("[\ud800-\udfff]")
+READ_BYTES = 2**16
+"""Compressed bytes read at once."""
 SUFFIXES = (".txt", ".jsonl", ".jsonl.zst", ".parquet")
 
 
@@ -300,10 +301,26 @@ def _decode(data: bytes) -> tuple[str, int]:
 
 
 def _decompress(file: IO[bytes], name: str) -> Iterator[bytes]:
+    """The lines of a zstd file."""
     import zstandard
 
-    lines = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
-    return _whole(lines, (zstandard.ZstdError,), f"{name}: broken zstd", "fetch or compress it again")
+    left = b""
+    for data in _whole(_frames(file, name), (zstandard.ZstdError,), f"{name}: broken zstd", "fetch it again"):
+        *lines, left = (left + data).split(b"\n")
+        yield from lines
+    yield left
+
+
+def _frames(file: IO[bytes], name: str) -> Iterator[bytes]:
+    """Decompressed pieces of a file of one or more zstd frames (appending to such a file adds one)."""
+    import zstandard
+
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    while data := frame.unused_data or file.read(READ_BYTES):
+        frame = zstandard.ZstdDecompressor().decompressobj() if frame.eof else frame
+        yield frame.decompress(data)
+    if not frame.eof:
+        raise DiptychError(f"{name}: ends in the middle of its zstd data; fetch it again")
 
 
 def _whole(

@@ -132,13 +132,17 @@ def _load(directory: Path) -> Any:
     """The tokenizer as transformers reads it; one that says it is just its tokenizer.json does without torch."""
     config = directory / "tokenizer_config.json"
     kind = _read_json(config).get("tokenizer_class") if config.is_file() else None
-    if kind in PLAIN:
-        from transformers import PreTrainedTokenizerFast
+    try:
+        if kind in PLAIN:
+            from transformers import PreTrainedTokenizerFast
 
-        return PreTrainedTokenizerFast.from_pretrained(str(directory))
-    from transformers import AutoTokenizer
+            return PreTrainedTokenizerFast.from_pretrained(str(directory))
+        from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(directory), trust_remote_code=models.trusts(directory))
+        return AutoTokenizer.from_pretrained(str(directory), trust_remote_code=models.trusts(directory))
+    except Exception as error:  # tokenizers has no class of error of its own
+        said = models.first_line(error)
+        raise DiptychError(f"{directory}: its tokenizer cannot be read ({said}); fetch or save it again") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
