@@ -90,6 +90,8 @@ def write_tokens(path: Path, document: np.ndarray, *, words: int = 200, seed: in
             "sequences": len(documents) // 2,
             "tokens": n // 2,
             "counted": n // 2,
+            "too_long": 3,
+            "refused": 1,
         }
         file.json("summary", {"old": counts, "modern": counts})
 
@@ -103,7 +105,8 @@ def write_gates(path: Path, n: int) -> None:
         "numerical_rank": 24, "effective_rank": 18.0, "constant_columns": 0, "duplicate_share": 0.0,
         "distinct_tokens": 200, "warnings": [], "norm_limit": 16.0, "hook": "blocks.15.hook_resid_post",
         "compute_dtype": "float32", "stored_dtype": "bfloat16", "storage_error": {"mean": 0.0016, "max": 0.0024},
-        "compute_error": None, "batch_halved": 0, "max_norm_by_position": [24052.0, 1004.0, 242.0, 210.0, 208.0],
+        "compute_error": None, "compute_unmeasured": None,
+        "batch_halved": 0, "max_norm_by_position": [24052.0, 1004.0, 242.0, 210.0, 208.0],
     }  # fmt: skip
     with artifacts.create(path, "gates", SPEC) as file:
         file.array(f"sites/{SITE}/valid", np.ones(n, dtype=bool))

@@ -91,6 +91,36 @@ def test_plain_hooks_bridge_hooks_and_hidden_states_agree(architecture: str, tmp
     torch.testing.assert_close(bridge["blocks.1.hook_mlp_out"], _mlp_out(own, architecture, ids), rtol=1e-4, atol=1e-4)
 
 
+MLP_OUTPUT = {"llama": "down_proj", "gpt2": "c_proj", "neox": "dense_4h_to_h", "gemma2": "down_proj"}
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "neox", "gemma2", "gemma3"])
+def test_attention_middle_and_neurons_are_the_models_own(architecture: str, tmp_path: Path) -> None:
+    """attn_out is what attention adds to the stream, resid_mid the sum, post what the MLP's output matrix reads."""
+    from transformers import AutoModelForCausalLM
+
+    directory = make_model(tmp_path / architecture, architecture)
+    ids = torch.arange(3, 63).reshape(2, 30)
+    parallel = architecture == "neox"  # attention and MLP read the same stream: there is no middle
+    hooks = ["hook_resid_pre", "hook_attn_out", "mlp.hook_post", "hook_mlp_out", "hook_resid_post"]
+    hooks += [] if parallel else ["hook_resid_mid"]
+    value = hooked.Loader(directory, [f"blocks.1.{hook}" for hook in hooks], CPU).load("float32")(ids)
+    own = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    block: Any = hooked.find_blocks(own, 3)[1]
+    output = getattr(block.mlp, MLP_OUTPUT.get(architecture, "down_proj"))
+    seen: list[torch.Tensor] = []
+    output.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    with torch.inference_mode():
+        own(ids)
+    torch.testing.assert_close(value["blocks.1.mlp.hook_post"], seen[0], rtol=1e-4, atol=1e-4)
+    before, added = value["blocks.1.hook_resid_pre"], value["blocks.1.hook_attn_out"]
+    after = before + added + value["blocks.1.hook_mlp_out"]
+    torch.testing.assert_close(after, value["blocks.1.hook_resid_post"], rtol=1e-4, atol=1e-4)
+    assert added.abs().max() > 0.01
+    if not parallel:
+        torch.testing.assert_close(value["blocks.1.hook_resid_mid"], before + added, rtol=1e-4, atol=1e-4)
+
+
 def _mlp_out(model: Any, architecture: str, ids: torch.Tensor) -> torch.Tensor:
     """What block 1 adds to the stream through its MLP (Gemma: after the norm behind it)."""
     blocks = hooked.find_blocks(model, 3)
@@ -236,6 +266,32 @@ def test_compute_precision_is_measured_against_float32(place: Path, tmp_path: Pa
     assert artifacts.read_json(file, "storage_error")["middle"] == {"mean": 0.0, "max": 0.0}
 
 
+@pytest.mark.parametrize("fails", ["load", "forward"])
+def test_precision_that_memory_does_not_allow_is_not_measured(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    load, to, call = hooked.Loader.load, torch.nn.Module.to, hooked.HookedModel.__call__
+    full: list[str] = []
+
+    def marked(self: hooked.Loader, dtype: Any) -> hooked.HookedModel:
+        full[:] = [fails] if dtype == "float32" else []
+        return load(self, dtype)
+
+    def no_room(self: Any, *given: Any, **more: Any) -> Any:
+        if full == [{"to": "load", "__call__": "forward"}[more.pop("what")]]:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+        return (to if isinstance(self, torch.nn.Module) else call)(self, *given, **more)
+
+    monkeypatch.setattr(hooked.Loader, "load", marked)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *a, **k: no_room(self, *a, what="to", **k))
+    monkeypatch.setattr(hooked.HookedModel, "__call__", lambda self, *a, **k: no_room(self, *a, what="__call__", **k))
+    file = dump(place, tmp_path / "a.h5", dtype="bfloat16", store="bfloat16")
+    assert artifacts.read_json(file, "compute_error") == {}
+    assert artifacts.read_json(file, "compute_unmeasured") == "out of memory in float32"
+    monkeypatch.undo()
+    assert artifacts.read_json(dump(place, tmp_path / "b.h5", dtype="bfloat16"), "compute_unmeasured") is None
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
 def test_cpu_and_gpu_agree_to_the_precision(place: Path, tmp_path: Path, dtype: str, tolerance: float) -> None:
@@ -307,6 +363,105 @@ def test_too_little_disk_is_an_error_before_the_first_row(
     with pytest.raises(DiptychError, match=r"needs 0\.00 GB of disk .* make room"):
         dump(place, tmp_path / "x.h5")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("sites", [["middle"], ["blocks.1.hook_mlp_out"]])
+def test_truncated_weights_are_one_line(place: Path, tmp_path: Path, sites: list[str]) -> None:
+    import shutil
+
+    shutil.copytree(place / "model", tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(DiptychError, match=r"cut: cannot be loaded \(.*\); make the model again") as caught:
+        dump(place, tmp_path / "x.h5", model=tmp_path / "cut", sites=sites)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("sites", [["middle"], ["blocks.1.hook_mlp_out"]])
+def test_a_model_that_does_not_fit_the_memory_is_one_line(
+    place: Path, tmp_path: Path, sites: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: Any, **_more: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(DiptychError, match="model: out of memory while the model is loaded; set its `dtype`") as caught:
+        dump(place, tmp_path / "x.h5", sites=sites)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_disk_must_hold_all_shards_to_come(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import collections
+
+    usage = collections.namedtuple("usage", "total used free")
+    free = [0]
+    monkeypatch.setattr(row_store.shutil, "disk_usage", lambda _path: usage(10, 10, free[0]))
+    others = {tmp_path / "1.h5": 30_000, tmp_path / "2.h5": 20_000}
+    row = 4 * 32 + 4
+    own = row_store.Store(tmp_path / "0.h5", {}, {"middle": row_store.Shape(10_000, 32)}, "float32", None, others)
+    free[0] = (60_000 + 10_000) * row - 1
+    said = r"0\.h5: needs 0\.01 GB of disk \(3 of 3 shards to come, 0\.01 GB, and a working copy of one\) and 0\.01 GB"
+    with pytest.raises(DiptychError, match=said) as caught:
+        own.open(16)
+    assert "more shards" not in str(caught.value)
+    (tmp_path / "1.h5").touch()
+    free[0] = (30_000 + 10_000) * row - 1
+    with pytest.raises(DiptychError, match="2 of 3 shards to come"):
+        own.open(16)
+    free[0] += 1
+    caplog.set_level("INFO", "diptych")
+    own.open(16)
+    assert "2 of 3 shards to come, 0.00 GB" in caplog.text
+    own.save()
+    values = torch.ones((10_000, 32))
+    own.put("middle", np.arange(10_000), values, np.ones(10_000, dtype=np.float32))
+    own.save()
+    free[0] -= 10_000 * row  # what it has written is not asked for again
+    again = row_store.Store(tmp_path / "0.h5", {}, {"middle": row_store.Shape(10_000, 32)}, "float32", None, others)
+    again.open(16)
+
+
+def test_a_dump_asks_for_the_room_of_its_other_shards(place: Path, tmp_path: Path) -> None:
+    whole = activations.Work.of_shard(place / "tokens.h5", 0, 1)
+    work = activations.Work.of_shard(place / "tokens.h5", 1, 3)
+    assert list(work.others) == [0, 2]
+    assert sum(work.others.values()) + work.n_rows == whole.n_rows
+    assert whole.others == {}
+
+
+def scaled_layer(place: Path, out: Path, factor: float) -> Path:
+    """The model with block 2's MLP output scaled: what is behind the middle changes, the middle does not."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(place / "model", out)
+    weights = load_file(out / "model.safetensors")
+    weights["model.layers.2.mlp.down_proj.weight"] *= factor
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    return out
+
+
+def test_neighbours_are_sampled_in_a_dtype_that_holds_them(place: Path, tmp_path: Path) -> None:
+    model = scaled_layer(place, tmp_path / "big", 1e7)
+    file = dump(place, tmp_path / "a.h5", model=model, store="float16")
+    sampled = file["sample/blocks.2.hook_resid_post"]
+    assert (file["sites/middle/values"].dtype, sampled.attrs["dtype"]) == (np.float16, "bfloat16")
+    values = artifacts.from_bfloat16(sampled[:])
+    assert np.isfinite(values).all()
+    assert np.abs(values).max() > 65_504
+
+
+def test_a_neighbour_that_is_not_finite_is_left_out(
+    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = scaled_layer(place, tmp_path / "nan", float("nan"))
+    file = dump(place, tmp_path / "a.h5", model=model)
+    assert artifacts.read_json(file, "neighbours") == {"middle": ["blocks.0.hook_resid_post"]}
+    assert list(file["sample"]) == ["blocks.0.hook_resid_post"]
+    assert "blocks.2.hook_resid_post: values are not finite" in caplog.text
 
 
 def test_float16_overflow_is_refused(tmp_path: Path) -> None:

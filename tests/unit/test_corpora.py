@@ -1,6 +1,7 @@
 """Corpora: the same documents in the same order from every origin, and an account of what was left out."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,100 @@ def test_a_corpus_of_corpora(tmp_path: Path) -> None:
     with pytest.raises(DiptychError, match=r"none: no documents\.jsonl; run the rule fetch_corpus"):
         mixture["x"]["corpus"] = "none"
         corpora.fetch(tmp_path / "corpora" / "more", spec={}, sources=mixture, corpora_dir=tmp_path / "corpora")
+
+
+# --- broken files -------------------------------------------------------------------------------------------------
+
+
+def broken_strings(*parts: bytes) -> Any:
+    """An Arrow text array with bytes that need not be UTF-8."""
+    import pyarrow as pa
+
+    return pa.array(parts, pa.binary()).view(pa.string())
+
+
+def test_parquet_with_broken_encoding_is_replaced_and_counted(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = broken_strings(b"good", b"bad\xff\xfe", "\ufffd of its own".encode())
+    pq.write_table(pa.table({"text": texts, "other": broken_strings(b"\xff", b"", b"")}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": texts.cast(pa.binary()).slice(1)}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"text": texts.slice(0, 2).dictionary_encode()}), tmp_path / "c.parquet")
+    found = [[d["text"] for d in fetch(tmp_path, x=local(tmp_path / f"{name}.parquet"))[0]] for name in "abc"]
+    assert found == [["good", "bad\ufffd\ufffd", "\ufffd of its own"], found[0][1:], found[0][:2]]
+    counts = fetch(tmp_path, x=local(tmp_path / "a.parquet"))[1]["sources"]["x"]
+    assert (counts["broken_documents"], counts["broken_characters"]) == (1, 2)
+
+
+def test_parquet_conversations_with_broken_encoding(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    said = broken_strings(b"Hi", b"Hello\xff", b"Hm")
+    turns = pa.StructArray.from_arrays(
+        [pa.array([1, 2, 3]), broken_strings(b"user", b"assistant", b"user"), said], names=["at", "role", "content"]
+    )
+    table = pa.table({"conversation": pa.ListArray.from_arrays(pa.array([0, 2, 3]), turns)})
+    pq.write_table(table, tmp_path / "chat.parquet")
+    documents, summary = fetch(tmp_path, x=local(tmp_path / "chat.parquet", column="conversation"))
+    answer = {"role": "assistant", "content": "Hello\ufffd"}
+    assert [d["messages"] for d in documents] == [
+        [{"role": "user", "content": "Hi"}, answer],
+        [{"role": "user", "content": "Hm"}],
+    ]
+    assert summary["sources"]["x"]["broken_characters"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("a.parquet", "a.parquet: broken Parquet .*; fetch"), ("a.jsonl.zst", "a.jsonl.zst: broken zstd .*; fetch")],
+)
+def test_files_that_are_not_what_they_are_called_are_one_line(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / name).write_bytes(b"nope" * 10)
+    with pytest.raises(DiptychError, match=message) as caught:
+        fetch(tmp_path, x=local(tmp_path / name))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_compressed_file_that_is_cut_short_is_one_line(tmp_path: Path) -> None:
+    import zstandard
+
+    lines = [json.dumps({"text": f"text {n} " + os.urandom(40).hex()}).encode() + b"\n" for n in range(3000)]
+    whole = zstandard.compress(b"".join(lines[:2000])) + zstandard.compress(b"".join(lines[2000:]))
+    (tmp_path / "a.jsonl.zst").write_bytes(whole)
+    documents, _ = fetch(tmp_path, x=local(tmp_path / "a.jsonl.zst"))
+    assert [document["text"] for document in documents] == [json.loads(line)["text"] for line in lines]
+    for cut in (len(whole) - 1, len(whole) // 2, 5):
+        (tmp_path / "a.jsonl.zst").write_bytes(whole[:cut])
+        with pytest.raises(DiptychError, match=r"a\.jsonl\.zst: ends in the middle of its zstd data"):
+            fetch(tmp_path, x=local(tmp_path / "a.jsonl.zst"))
+
+
+@pytest.mark.parametrize("line", [b'{"prompt": "a \xff bad"}\n', b'{"prompt": \n'])
+def test_a_hub_stream_that_breaks_is_one_line(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "train.jsonl").write_bytes(b'{"prompt": "whole"}\n' + line)
+    source = {"kind": "hub", "id": str(tmp_path / "dataset"), "revision": None, "split": "train", "column": "prompt"}
+    with pytest.raises(DiptychError, match=r"split train: cannot be read to its end .*; mend or leave") as caught:
+        fetch(tmp_path, x=source)
+    assert "\n" not in str(caught.value)
+
+
+def test_paths_may_be_absolute_and_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("a.txt", "sub/b.txt"):
+        (tmp_path / name).write_text(name)
+    monkeypatch.chdir(tmp_path)
+    documents, _ = fetch(tmp_path, x=local(tmp_path / "a.txt", Path("sub/b.txt")))
+    assert [document["id"] for document in documents] == ["x/a.txt", "x/sub/b.txt"]
+
+
+def test_file_names_that_are_not_utf8_are_replaced(tmp_path: Path) -> None:
+    name = os.fsdecode(b"na\xffme.txt")
+    try:
+        (tmp_path / name).write_text("one")
+    except OSError:
+        pytest.skip("this file system wants UTF-8 names")
+    documents, _ = fetch(tmp_path, x=local(tmp_path / "*.txt"))
+    assert documents[0]["id"] == "x/na\ufffdme.txt"

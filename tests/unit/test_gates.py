@@ -42,6 +42,7 @@ def write_rows(path: Path, values: np.ndarray, first_row: int = 0, halved: bool 
         file.json("compute_dtype", "bfloat16")
         file.json("storage_error", {"middle": {"mean": 0.001, "max": 0.001 * (1 + first_row)}})
         file.json("compute_error", {"middle": {"median": 0.01, "max": 0.1}} if first_row == 0 else {})
+        file.json("compute_unmeasured", None)
         file.json("batch", {"tokens": 64, "halved": int(first_row > 0 and halved)})
     return path
 
@@ -80,7 +81,7 @@ def test_clean_rows(tmp_path: Path) -> None:
     assert numbers["warnings"] == []
     assert numbers["hook"] == "blocks.1.hook_resid_post"
     assert numbers["storage_error"] == pytest.approx({"mean": 0.001, "max": 0.251})
-    assert numbers["compute_error"] == {"median": 0.01, "max": 0.1}
+    assert (numbers["compute_error"], numbers["compute_unmeasured"]) == ({"median": 0.01, "max": 0.1}, None)
     assert (numbers["compute_dtype"], numbers["stored_dtype"]) == ("bfloat16", "float32")
 
 

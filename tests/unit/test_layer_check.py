@@ -69,6 +69,19 @@ def test_the_neighbours_are_the_layers_own_rows(place: Path) -> None:
         np.testing.assert_array_equal(same, file["sites/middle/values"][:][sample - first])
 
 
+def test_a_layer_that_one_shard_lacks_is_not_compared(tmp_path: Path) -> None:
+    """A neighbour is left out of a shard whose values there are not finite; a shard may have no rows that count."""
+    sums = features.Reconstruction(10, np.zeros(2), 1.0, 4.0, 5.0, 10)
+    shards: list[dict[str, features.Reconstruction]] = [{"own": sums, "next": sums}, {"own": sums}, {}]
+    for number, layers in enumerate(shards):
+        with artifacts.create(tmp_path / f"{number}.h5", "features", {}) as file:
+            file.json("layers", list(layers))
+            for hook, found in layers.items():
+                features.write_reconstruction(file, f"layers/{hook}", found)
+    assert layer_check.read([tmp_path / "0.h5", tmp_path / "2.h5"]) == {"own": 0.25, "next": 0.25}
+    assert layer_check.read([tmp_path / f"{number}.h5" for number in range(3)]) == {"own": 0.25}
+
+
 def test_a_dictionary_is_best_where_it_belongs_and_suspect_one_layer_off(place: Path, tmp_path: Path) -> None:
     own = principal_dictionary(place, "middle", tmp_path / "own")
     fvu = measure(place, "middle", own, tmp_path / "middle")

@@ -129,7 +129,9 @@ def test_the_rows_quality_is_shown(html):
     seen = Page(html).seen()
     assert "Site suspect: dictionary_b reconstructs blocks.14 of base better" in seen
     assert seen.count("Site suspect") == 1
-    for words in ("broken characters", "left out: repeated", "computed in, error", "float32, exact", "effective rank"):
+    for words in ("broken characters", "left out: repeated", "left out: too long", "left out: refused"):
+        assert words in seen
+    for words in ("computed in, error", "float32, exact", "effective rank"):
         assert words in seen
     assert "the last of each document" not in seen
 
@@ -152,6 +154,15 @@ def test_selected_tokens_and_coverage_are_shown(tmp_path):
     told = {"all": "all that count", "last": "the last of each document", "user": "role user"}
     assert {wanted: setting._tokens({**pair, "rows": wanted}) for wanted in told} == told
     assert setting._tokens({**pair, "rows": ["newline", "user"]}) == "role newline or user"
+
+
+def test_precision_that_was_not_measured_is_not_called_exact():
+    measured = {"compute_dtype": "bfloat16", "compute_error": {"median": 0.01, "max": 0.1}, "compute_unmeasured": None}
+    assert setting._compute_error(measured) == "1.0 %"
+    assert setting._compute_error({**measured, "compute_dtype": "float32", "compute_error": None}) == "exact"
+    assert setting._compute_error({**measured, "compute_error": None}) == "not measured"
+    short = {**measured, "compute_error": None, "compute_unmeasured": "out of memory in float32"}
+    assert setting._compute_error(short) == "not measured (out of memory in float32)"
 
 
 def test_figures_are_valid_and_have_their_place(html):

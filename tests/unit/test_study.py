@@ -1,6 +1,9 @@
 import copy
+from itertools import groupby
+from pathlib import Path
 
 import pytest
+import yaml
 
 from diptych import reference
 from diptych.strict import ConfigError
@@ -99,7 +102,11 @@ BAD = [
     ),
     (put("template_diffs/tuned/corpus", "aksed"), "template_diffs.tuned.corpus: no corpus is called 'aksed'"),
     (put("template_diffs/tuned/dictionary", "sea"), "template_diffs.tuned.dictionary: no dictionary is called 'sea'"),
-    (put("models/tuned/tokenizer", "tuned"), "template_diffs.tuned.pair: base and tuned have different tokenizers"),
+    (
+        put("models/tuned/tokenizer", "tuned"),
+        "template_diffs.tuned.pair: base and tuned have different tokenizers, and both must read one text; "
+        "if theirs are equal, say so with models.tuned.tokenizer: base",
+    ),
     (put("template_diffs/tuned/target", ["chat"]), "template_diffs.tuned: give both target and control, or neither"),
     (put("template_diffs/tuned/link", "javascript:x"), "template_diffs.tuned.link: string should match pattern"),
     (
@@ -207,3 +214,56 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
 
 def test_reference_is_in_sync():
     assert reference.main(["--check"]) == 0
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ELSEWHERE = {
+    "models": {name: {"kind": "directory", "path": name} for name in ("small", "large", "tuned")},
+    "sites": {"main": ["middle", "blocks.2.hook_resid_post", "blocks.5.hook_resid_post"]},
+    "corpora": {"text": {"sources": {"x": {"kind": "local", "paths": ["x"]}}, "tokens": 10}},
+}
+"""What the README's later examples name and do not show."""
+
+
+def readme_configs():
+    """The README's indented blocks that are sections of a config."""
+    blocks = [
+        "\n".join(lines) for inside, lines in groupby(README.splitlines(), lambda at: at[:4] in ("    ", "")) if inside
+    ]
+    keys = tuple(f"    {name}:" for name in Study.model_fields)
+    return [yaml.safe_load(block) for block in blocks if block.strip("\n").startswith(keys)]
+
+
+def merged(one, other):
+    """Two configs as one, sections and what is in them joined."""
+    joined = {key: merged(one[key], other[key]) for key in one.keys() & other.keys() if isinstance(one[key], dict)}
+    return {**one, **other, **joined}
+
+
+def test_the_examples_of_the_readme_are_studies():
+    first, asked, *others = readme_configs()
+    assert Study.load(first).pairs
+    assert Study.load(merged(first, asked)).template_diffs
+    assert [set(config) for config in others] == [{"dictionaries"}, {"crosscoders"}]
+    for config in others:
+        Study.load(merged(merged(first, ELSEWHERE), config))
+
+
+def test_relative_depths_need_no_quotes():
+    config = copy.deepcopy(GOOD)
+    for change in (
+        put("sites", {"main": [0.25, "middle", 1]}),
+        put("pairs/tuned/sites", [0.25, "middle"]),
+        put("pairs/tuned/sites_b", [0.25, "middle"]),
+        put("dictionaries/deep", {"model": "base", "corpus": "both", "site": 0.25}),
+        put("crosscoders/tuned/site", 0.25),
+    ):
+        change(config)
+    study = Study.load(config)
+    assert study.sites == {"main": ("0.25", "middle", "1")}
+    assert study.cells("tuned")[0] == ("0.25", "0.25")
+    assert study.dictionaries["deep"].site == study.crosscoders["tuned"].site == "0.25"
+    assert study.dump_activations("both", "base", "main", "0")["settings"]["sites"] == ["0.25", "middle", "1"]
+    put("sites", {"main": [True]})(config)
+    with pytest.raises(ConfigError, match=r"sites.main.0: input should be a valid string \(got True\)"):
+        Study.load(config)

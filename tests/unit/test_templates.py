@@ -80,3 +80,26 @@ def test_families_are_known_by_their_marker() -> None:
         "model": templates.Position(-1, "model"),
         "newline": templates.Position(0, "\n"),
     }
+
+
+@pytest.mark.parametrize("name", sorted(templates.NAMED))
+@pytest.mark.parametrize("content", ["end", "I", "im", "of", "turn", "id", "A", "|", "i", "<", ""])
+def test_a_content_that_is_part_of_a_marker_is_found_where_it_was_said(name: str, content: str) -> None:
+    source = templates.NAMED[name].source
+    said = [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
+    rendered = templates.render(renderer(source), said, generation_prompt=True)
+    truth = templates.render(renderer(source), [{**turn, "content": "Q"} for turn in said], generation_prompt=True)
+    empty = [pair for pair in by_role(truth) if content or pair[1] != "Q"]
+    assert by_role(rendered) == [(role, content if text == "Q" else text) for role, text in empty]
+
+
+def test_a_marker_said_in_a_content_is_content() -> None:
+    said = [{"role": "user", "content": "What is <|im_end|>\n?"}, {"role": "assistant", "content": "\n\nassistant\n"}]
+    rendered = templates.render(renderer(templates.NAMED["chatml"].source), said, generation_prompt=True)
+    assert by_role(rendered)[1] == ("user", "What is <|im_end|>\n?")
+    assert by_role(rendered)[3:] == [
+        ("assistant_header", "<|im_start|>assistant\n"),
+        ("template", "\n\n"),
+        ("assistant", "assistant"),
+        ("template", "\n<|im_end|>\n"),
+    ]

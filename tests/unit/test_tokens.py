@@ -8,9 +8,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import yaml
 from tiny_models import make_texts, make_tokenizer
 
 from diptych import DiptychError, artifacts, corpora, templates, tokens
+from diptych.study import Study
 from diptych.tokenizer import Tokenizer, tokenizer_hash
 
 
@@ -101,6 +103,19 @@ def test_bos_is_inserted_where_the_tokenizer_does_and_does_not_count(place: Path
     assert (plain["counts"][:] == (plain["position"][:] >= 2)).all()
 
 
+def test_nul_characters_are_read_and_shown_as_their_picture(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for number in range(6):
+        (tmp_path / "texts" / f"{number}.txt").write_bytes(f"document {number} with \0 in it ".encode() * 5)
+    source = {"kind": "local", "paths": [str(tmp_path / "texts" / "*.txt")]}
+    corpora.fetch(tmp_path / "corpus", spec={}, sources={"x": source})
+    make_tokenizer(tmp_path / "plain")
+    file = prepare(tmp_path, tmp_path / "a.h5", tokens=90)
+    words = artifacts.read_strings(file, "vocabulary/text")
+    assert "\u2400" in "".join(words)
+    assert "\0" not in "".join(words)
+
+
 def test_folds_are_balanced_and_agree_between_tokenizers_and_budgets(place: Path, tmp_path: Path) -> None:
     a = prepare(place, tmp_path / "a.h5", tokens=200)
     b = prepare(place, tmp_path / "b.h5", tokens=None, tokenizer="small")
@@ -175,10 +190,11 @@ def test_snap_moves_to_words_and_gives_up_without_spaces() -> None:
 # --- conversations ------------------------------------------------------------------------------------------------
 
 
-def chat_corpus(place: Path, prompts: list[list[dict[str, str]]]) -> Path:
+def chat_corpus(place: Path, conversations: list[list[dict[str, str]]], **more: Any) -> Path:
     place.mkdir(parents=True, exist_ok=True)
-    (place / "chat.jsonl").write_text("".join(json.dumps({"messages": turns}) + "\n" for turns in prompts))
-    corpora.fetch(place / "corpus", spec={}, sources={"chat": {"kind": "local", "paths": [str(place / "chat.jsonl")]}})
+    (place / "chat.jsonl").write_text("".join(json.dumps({"messages": turns}) + "\n" for turns in conversations))
+    source = {"kind": "local", "paths": [str(place / "chat.jsonl")], **more}
+    corpora.fetch(place / "corpus", spec={}, sources={"chat": source})
     make_tokenizer(place / "plain")
     return place
 
@@ -201,6 +217,56 @@ def test_roles_and_named_positions(tmp_path: Path) -> None:
     prefix = artifacts.read_json(file, "common_prefix")
     assert prefix >= 3, "the opening of the turn is common to all prompts"
     assert not file["counts"][:][file["position"][:] < prefix].any()
+
+
+MARKERS = {
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+    "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "\n\n"),
+    "gemma": ("<start_of_turn>", "<end_of_turn>", "\n"),
+}
+HEADERS = {
+    "chatml": [("@im_start", "<|im_start|>"), ("@assistant", "assistant"), ("@newline", "\n")],
+    "llama3": [
+        ("assistant_header", "<|start_header_id|>"),
+        ("@asst", "assistant"),
+        ("@endheader", "<|end_header_id|>"),
+        ("@newline", "\n\n"),
+    ],
+    "gemma": [("assistant_header", "<start_of_turn>"), ("@model", "model"), ("@newline", "\n")],
+}
+ANSWER = "The assistant met the model.\n\nIt is an assistant\nand a model."
+
+
+def spoken(file: h5py.File, sequence: int) -> list[tuple[str, str]]:
+    """(role, text) of the stretches of one sequence that have one role; named positions begin with @."""
+    named = [f"@{name}" for name in artifacts.read_json(file, "named_positions")]
+    roles = [*templates.ROLES, *named]
+    word = dict(zip(file["vocabulary/id"][:].tolist(), artifacts.read_strings(file, "vocabulary/text"), strict=True))
+    first, last = file["sequences/start"][sequence : sequence + 2]
+    said = [(roles[file["role"][row]], word[int(file["token"][row])]) for row in range(first, last)]
+    return [(role, "".join(text for _, text in some)) for role, some in itertools.groupby(said, lambda pair: pair[0])]
+
+
+@pytest.mark.parametrize("name", sorted(MARKERS))
+@pytest.mark.parametrize("answered", [False, True])
+def test_named_positions_are_those_of_the_last_header(tmp_path: Path, name: str, answered: bool) -> None:
+    answer = [{"role": "assistant", "content": ANSWER}]
+    turns = [[*user(f"Is {n} a model?"), *answer, *user(f"And {n}?"), *(answer if answered else [])] for n in range(4)]
+    place = chat_corpus(tmp_path, turns)
+    # "model" is one token to Gemma, as "assistant" is to the tokenizer of these tests.
+    make_tokenizer(place / name, markers=(*MARKERS[name], "model"), template=None)
+    settings = {"tokens": None, "sequence_length": 400, "folds": 3, "template": name}
+    file = prepare(place, tmp_path / "a.h5", tokenizer=name, **settings)
+    header = "".join(text for _, text in HEADERS[name])
+    for sequence in range(4):
+        said = spoken(file, sequence)
+        assert [text for role, text in said if role == "user"][1].startswith("And")
+        assert [text for role, text in said if role == "assistant"] == [ANSWER] * (1 + answered)
+        assert next(text for role, text in said if role == "assistant_header") == header, "of the first answer"
+        opened = next(place for place, pair in enumerate(said) if pair[0].startswith("@"))
+        opened -= HEADERS[name][0][0] == "assistant_header"
+        assert said[opened : opened + len(HEADERS[name])] == HEADERS[name]
+        assert [role for role, _ in said[opened + len(HEADERS[name]) :]] == ["assistant", "template"] * answered
 
 
 def test_long_prompts_are_cut_before_the_template(tmp_path: Path) -> None:
@@ -227,6 +293,84 @@ def test_bad_conversations_name_the_prompt(tmp_path: Path, settings: dict[str, A
     place = chat_corpus(tmp_path, [user(f"Roads {n}") for n in range(3)])
     with pytest.raises(DiptychError, match=message):
         prepare(place, tmp_path / "a.h5", **{"tokens": None, "sequence_length": 64, "folds": 3, **settings})
+
+
+LONG = [*user("Hi"), {"role": "assistant", "content": "roads " * 90}, *user("And?")]
+REFUSED = [*user("Hi"), {"role": "assistant", "content": "refuse me"}]
+REFUSES = "{% if messages[-1]['content'] == 'refuse me' %}{{ raise_exception('no') }}{% endif %}"
+
+
+def test_conversations_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path) -> None:
+    place = chat_corpus(tmp_path, [*(user(f"Roads {n}") for n in range(9)), LONG, [*LONG, *user("No?")], REFUSED])
+    settings = {"sequence_length": 64, "folds": 3, "template": REFUSES + templates.NAMED["chatml"].source}
+    file = prepare(place, tmp_path / "a.h5", tokens=None, **settings)
+    summary = artifacts.read_json(file, "summary")["chat"]
+    assert (summary["documents"], summary["too_long"], summary["refused"]) == (9, 2, 1)
+    assert len(file["documents/text_hash"]) == len(file["sequences/document"]) == 9
+    every = len(file["token"])
+    budget = prepare(place, tmp_path / "b.h5", tokens=every, **settings)
+    np.testing.assert_array_equal(budget["token"][:], file["token"][:])
+    with pytest.raises(DiptychError, match=f"source 'chat' has text for {every} of {every + 1} tokens"):
+        prepare(place, tmp_path / "c.h5", tokens=every + 1, **settings)
+
+
+def test_a_source_that_is_mostly_left_out_is_an_error(tmp_path: Path) -> None:
+    many = [[*user(f"Roads {n}"), *LONG[1:]] for n in range(5)]
+    place = chat_corpus(tmp_path / "many", [*(user(f"Roads {n}") for n in range(4)), *many])
+    for budget in (None, 300):
+        with pytest.raises(DiptychError, match=r"'chat': 5 of 9 conversations left out \(5 longer than .*raise `seq"):
+            prepare(place, tmp_path / "b.h5", tokens=budget, sequence_length=64, folds=3)
+    few = chat_corpus(tmp_path / "few", [*(user(f"Roads {n}") for n in range(2)), LONG])
+    with pytest.raises(DiptychError, match="too few are left for 3 folds"):
+        prepare(few, tmp_path / "b.h5", tokens=None, sequence_length=64, folds=3)
+
+
+@pytest.mark.parametrize("settings", [{"template": "{{ raise_exception('no') }}"}, {"sequence_length": 5}])
+def test_a_drawn_prompt_that_cannot_be_read_is_an_error(tmp_path: Path, settings: dict[str, Any]) -> None:
+    drawn = {"rule": "first_turn", "number": 9, "seed": 0}
+    asks = [*(user(f"Roads {n}") for n in range(8)), user("refuse me")]
+    place = chat_corpus(tmp_path, asks, prompts=drawn)
+    chosen = {"tokens": None, "sequence_length": 64, "folds": 3, "template": REFUSES + templates.NAMED["chatml"].source}
+    with pytest.raises(DiptychError, match=r"chat/chat.jsonl:9: the chat template refuses it \(no\); set `template`$"):
+        prepare(place, tmp_path / "a.h5", **chosen)
+    mixed = {"chat": {"kind": "corpus", "corpus": "corpus"}}
+    corpora.fetch(place / "mixed", spec={}, sources=mixed, corpora_dir=place)
+    with pytest.raises(DiptychError, match=r"^chat/chat/chat.jsonl:\d: "):
+        prepare(place, tmp_path / "a.h5", corpus="mixed", **{**chosen, **settings})
+
+
+GEMMA_IT = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    + templates.NAMED["gemma"].source
+)
+
+
+@pytest.mark.parametrize("name", ["gemma", "llama"])
+def test_the_shipped_studies_read_whole_conversations_in_one_template(tmp_path: Path, name: str) -> None:
+    """Base without a chat template, chat with its own: both read chats and web text to the same tokens."""
+    studies = Path(__file__).parents[2] / "config" / "studies"
+    study = Study.load(yaml.safe_load((studies / f"{name}.yaml").read_text(encoding="utf-8")))
+    assert study.tokenizer("chat") == study.tokenizer("base") == "base"
+    chats = [[*user(f"Is {n} a road?"), {"role": "assistant", "content": f"Yes,\n\n{n} is."}] for n in range(6)]
+    chats.append([{"role": "system", "content": "Be brief."}, *chats[0]])
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps({"conversation": turns}) + "\n" for turns in chats))
+    web = make_texts(tmp_path / "web", "web", 6)
+    sources = {
+        "chats": {"kind": "local", "paths": [str(tmp_path / "chat.jsonl")], "column": "conversation"},
+        "web": {"kind": "local", "paths": [str(web / "*.txt")]},
+    }
+    corpora.fetch(tmp_path / "corpus", spec={}, sources=sources)
+    markers = MARKERS[study.corpora["mixed"].template]
+    for model, template in (("base", None), ("chat", GEMMA_IT)):
+        make_tokenizer(tmp_path / model, bos=True, template=template, markers=markers)
+    settings = {**study.prepare_tokens("mixed", "base")["settings"], "tokens": 200}
+    base, chat = (
+        prepare(tmp_path, tmp_path / f"{model}.h5", tokenizer=model, **settings) for model in ("base", "chat")
+    )
+    np.testing.assert_array_equal(base["token"][:], chat["token"][:])
+    np.testing.assert_array_equal(base["role"][:], chat["role"][:])
+    assert artifacts.read_json(base, "summary")["chats"]["refused"] == 0
+    assert {"assistant", "user"} <= {role for role, _ in spoken(base, 0)}
 
 
 def test_a_marker_cut_into_pieces_is_known_by_its_last_one(tmp_path: Path) -> None:
@@ -281,6 +425,23 @@ def test_hash_is_of_what_decides_the_ids(place: Path, tmp_path: Path) -> None:
     assert tokenizer_hash(tmp_path / "again") == tokenizer_hash(place / "plain")
     with pytest.raises(DiptychError, match=r"no tokenizer\.json"):
         tokenizer_hash(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", "{", r"tokenizer\.json: not JSON .*; fetch or save"),
+        ("tokenizer.json", "[]", r"tokenizer\.json: not a JSON object; fetch or save"),
+        ("tokenizer.json", "{}", r"tokenizer\.json: holds no `model`"),
+        ("tokenizer.json", '{"model": {"type": "BPE"}}', r"its tokenizer cannot be read \(.*\); fetch or save"),
+        ("tokenizer_config.json", "{", r"tokenizer_config\.json: not JSON"),
+    ],
+)
+def test_a_broken_tokenizer_is_one_line(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (make_tokenizer(tmp_path) / name).write_text(content)
+    with pytest.raises(DiptychError, match=message) as caught:
+        Tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_vocabulary_text_keeps_leading_spaces(place: Path) -> None:

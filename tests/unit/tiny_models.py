@@ -16,14 +16,21 @@ CHATML = (
 )
 
 
-def make_tokenizer(directory: Path, *, vocabulary: int = 400, bos: bool = False, template: str | None = CHATML) -> Path:
+def make_tokenizer(
+    directory: Path,
+    *,
+    vocabulary: int = 400,
+    bos: bool = False,
+    template: str | None = CHATML,
+    markers: tuple[str, ...] = ("<|im_start|>", "<|im_end|>"),
+) -> Path:
     """A byte-level BPE tokenizer trained on TEXT; two vocabulary sizes cut words differently."""
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    special = ["<|endoftext|>", *markers]
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=special,

@@ -16,7 +16,7 @@ neighbouring layers is stored too, so that a dictionary can be asked whether it 
 import gc
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from diptych import DiptychError, artifacts, logs
-from diptych.hooked import DType, HookedModel, Loader, block_outputs, is_out_of_memory, widths
+from diptych.hooked import DType, HookedModel, Loader, block_outputs, widths
+from diptych.models import OutOfMemoryError, is_out_of_memory
 from diptych.row_store import Shape, Store
 from diptych.tokenizer import tokenizer_hash
 
@@ -66,7 +67,7 @@ def dump(
     Args:
         model_dir: transformers directory with weights and tokenizer.
         tokens_path: token file, of the same tokenizer.
-        out: the artifact, kind "activations".
+        out: the artifact, kind "activations"; those of the other shards, named by their number, are beside it.
         spec: what the result depends on; a stopped job is resumed only under the same spec.
         sites: each a hook name, a relative depth or `first | middle | last` (see `sites.resolve_site`).
         shard: which of the contiguous spans of sequences, 0 <= shard < shards.
@@ -75,12 +76,13 @@ def dump(
         store: dtype on disk.
         batch_tokens: tokens of one forward pass, padding included; at least one sequence is read. None: from the
             model's width (`batch_of`).
-        measure_precision: read a few sequences again in float32 (shard 0 only) and store the relative error.
+        measure_precision: read a few sequences again in float32 (shard 0 only) and store the relative error, or that
+            the memory does not hold the model in float32.
         device: "auto", "cpu" or "cuda".
 
     Raises:
         DiptychError: another tokenizer, an unknown site, sequences longer than the model's context, too little disk,
-            values that are not finite or do not fit float16, or too little memory for a single sequence.
+            values that are not finite or do not fit float16, or too little memory for the model or a single sequence.
     """
     work = Work.of_shard(tokens_path, shard, shards)
     check_tokenizer(model_dir, tokens_path)
@@ -91,11 +93,12 @@ def dump(
     held = _store(Path(out), spec, loader, widths(model, on), work, store)
     held.open(batch_tokens or batch_of(loader.width))
     _run(model, loader, work, held, on)
-    near = {site: [hook for hook in hooks if hook in model.hooks] for site, hooks in loader.neighbours.items()}
+    there = set(model.hooks) - set(held.progress.dropped)
+    near = {site: [hook for hook in hooks if hook in there] for site, hooks in loader.neighbours.items()}
     del model
     gc.collect()  # hooks and model hold each other
     if measure_precision and shard == 0 and dtype != "float32":
-        held.progress.compute_error = _compute_error(loader.load("float32"), loader, work, held, on)
+        _measure_precision(loader, work, held, on)
     held.finish(
         {"hooks": loader.hooks, "first_row": work.first_row, "compute_dtype": dtype, "neighbours": near},
         work.first_row + work.sample_rows(),
@@ -113,7 +116,9 @@ def _store(
     """All rows at the sites, some rows at their neighbours."""
     k = len(work.sample_rows())
     sites = {site: Shape(work.n_rows, width[site]) for site in loader.hooks}
-    return Store(out, spec, sites, dtype, {hook: Shape(k, width[hook]) for hook in width if hook not in sites})
+    sample = {hook: Shape(k, width[hook]) for hook in width if hook not in sites}
+    others = {out.with_name(f"{shard}{out.suffix}"): rows for shard, rows in work.others.items()}
+    return Store(out, spec, sites, dtype, sample, others)
 
 
 # --- which rows -----------------------------------------------------------------------------------------------
@@ -130,6 +135,7 @@ class Work:
         order: int64 [S], in which they are read: first the sampled ones, each part by falling length.
         sampled: how many of the order are sampled.
         path: the token file, for messages.
+        others: rows of the other shards, by shard.
     """
 
     token: Int32Array
@@ -138,6 +144,7 @@ class Work:
     order: IntArray
     sampled: int = 0
     path: str = ""
+    others: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
     def of_shard(cls, tokens_path: str | Path, shard: int, shards: int) -> "Work":
@@ -158,7 +165,8 @@ class Work:
         longest_first = np.argsort(-np.diff(own), kind="stable")
         chosen = np.isin(longest_first, sample)
         order = np.concatenate([longest_first[chosen], longest_first[~chosen]])
-        return cls(token, own, int(start[first]), order, len(sample), str(tokens_path))
+        others = {other: int(rows) for other, rows in enumerate(np.diff(start[edges])) if other != shard}
+        return cls(token, own, int(start[first]), order, len(sample), str(tokens_path), others)
 
     @property
     def n_rows(self) -> int:
@@ -341,18 +349,22 @@ def _not_finite(model: HookedModel, work: Work, site: str, bad: int, device: tor
     )
 
 
-def _compute_error(
-    reference: HookedModel, loader: Loader, work: Work, store: Store, device: torch.device
-) -> dict[str, dict[str, float]]:
+def _measure_precision(loader: Loader, work: Work, store: Store, device: torch.device) -> None:
     """Median and maximum relative error of the stored rows against a float32 forward pass, on a few sequences."""
     batch = work.batch(0, PRECISION_TOKENS)
-    exact = reference(torch.from_numpy(work.padded(batch)).to(device), loader.hooks)
+    try:
+        exact = forward(loader.load("float32"), torch.from_numpy(work.padded(batch)).to(device), loader.hooks)
+    except OutOfMemoryError:
+        exact = None
+    if exact is None:
+        store.progress.unmeasured = "out of memory in float32"
+        logs.logger.warning("the precision of the forward pass is not measured: %s", store.progress.unmeasured)
+        return
     row, real = work.rows_of(batch), real_tokens(work, batch, device)
-    errors = {}
     for site, value in exact.items():
-        errors[site] = relative_error(value[real].float().cpu().numpy(), store.get(site, row))
-        logs.logger.info("site %s: median relative error %.2g against float32", site, errors[site]["median"])
-    return errors
+        error = relative_error(value[real].float().cpu().numpy(), store.get(site, row))
+        store.progress.compute_error[site] = error
+        logs.logger.info("site %s: median relative error %.2g against float32", site, error["median"])
 
 
 def relative_error(exact: npt.NDArray[np.float32], stored: npt.NDArray[np.float32]) -> dict[str, float]:

@@ -14,15 +14,15 @@ tokenizer sees it. A corpus is a list of sources; a source has a name and one or
     )
 
 The directory holds `documents.jsonl`, one JSON object a line in the order of the sources' names and of their
-files (`id`, `source`, and `text`, or `messages` for chat), and `corpus.json` with counts by source and the sha256
-of the documents. Text is Unicode NFC with "\\n" line ends. Bytes that are not UTF-8 become U+FFFD and are counted.
+files (`id`, `source`, and `text`, or `messages` for chat; `drawn` for drawn prompts), and `corpus.json` with counts by
+source and the sha256 of the documents. Text is Unicode NFC with "\\n" line ends. Bytes that are not UTF-8 become
+U+FFFD and are counted.
 Documents that are empty or repeat an earlier one word for word (a repeated document could stand on both sides of a
 held-out split) are left out and counted.
 """
 
 import glob
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -30,12 +30,15 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, TypeVar
 
 from diptych import DiptychError, artifacts, logs, prompts, wheels
 
 REPLACEMENT = "\ufffd"
+Item = TypeVar("Item")
 SURROGATE = re.compile("[\ud800-\udfff]")
+READ_BYTES = 2**16
+"""Compressed bytes read at once."""
 SUFFIXES = (".txt", ".jsonl", ".jsonl.zst", ".parquet")
 
 
@@ -46,15 +49,18 @@ class Raw(NamedTuple):
     content: str | list[dict[str, str]]
     replaced: int
     """Characters that stand for bytes that were not UTF-8."""
+    drawn: bool = False
+    """Whether it is a prompt drawn from a source's documents."""
 
 
 class Document(NamedTuple):
-    """A document of a fetched corpus: `text`, or `messages` for chat (the other one is None)."""
+    """A document of a fetched corpus: `text`, or `messages` for chat (the other one is None); `drawn`: a prompt."""
 
     id: str
     source: str
     text: str | None
     messages: list[dict[str, str]] | None
+    drawn: bool = False
 
 
 def fetch(
@@ -145,7 +151,8 @@ class Corpus:
             for number in index:
                 file.seek(self._starts[number])
                 record = json.loads(file.readline())
-                yield Document(record["id"], record["source"], record.get("text"), record.get("messages"))
+                text, messages = record.get("text"), record.get("messages")
+                yield Document(record["id"], record["source"], text, messages, record.get("drawn", False))
 
     def _index(self, line: bytes, start: int) -> None:
         record = json.loads(line)
@@ -180,7 +187,8 @@ def _records(
         count["broken_documents"] += document.replaced > 0
         count["broken_characters"] += document.replaced
         field = "text" if isinstance(content, str) else "messages"
-        yield {"id": f"{name}/{document.id}", "source": name, field: content}
+        drawn = {"drawn": True} if document.drawn else {}
+        yield {"id": f"{name}/{document.id}", "source": name, field: content, **drawn}
         if source.get("documents") and count["documents"] >= source["documents"]:
             return
 
@@ -198,7 +206,7 @@ def _draw_prompts(raw: Iterable[Raw], name: str, source: Mapping[str, Any]) -> I
     drawn = prompts.draw(((one.id, one.content) for one in read), what=name, **source["prompts"])
     logs.logger.info("source %s: %d of %d different prompts drawn", name, len(drawn.prompts), drawn.offered)
     for prompt in drawn.prompts:
-        yield Raw(prompt.id, [{"role": "user", "content": prompt.text}], prompt.text.count(REPLACEMENT))
+        yield Raw(prompt.id, [{"role": "user", "content": prompt.text}], prompt.text.count(REPLACEMENT), drawn=True)
 
 
 def _empty_counts() -> dict[str, int]:
@@ -269,8 +277,9 @@ def _expand(source: str, paths: str | Sequence[str]) -> list[str]:
 
 def _relative(paths: Sequence[str]) -> list[str]:
     """The paths below their deepest common directory: ids must not depend on where a corpus lies on disk."""
-    parent = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
-    return [Path(os.path.relpath(path, parent)).as_posix() for path in paths]
+    whole = [os.path.abspath(path) for path in paths]  # noqa: PTH100
+    parent = os.path.commonpath([os.path.dirname(path) for path in whole])  # noqa: PTH120
+    return [SURROGATE.sub(REPLACEMENT, Path(os.path.relpath(path, parent)).as_posix()) for path in whole]
 
 
 def _read_file(file: IO[bytes], name: str, column: str) -> Iterator[Raw]:
@@ -278,7 +287,7 @@ def _read_file(file: IO[bytes], name: str, column: str) -> Iterator[Raw]:
         text, replaced = _decode(file.read())
         yield Raw(name, text, replaced)
     elif name.endswith((".jsonl", ".jsonl.zst")):
-        yield from _read_jsonl(_decompress(file) if name.endswith(".zst") else file, name, column)
+        yield from _read_jsonl(_decompress(file, name) if name.endswith(".zst") else file, name, column)
     elif name.endswith(".parquet"):
         yield from _read_parquet(file, name, column)
     else:
@@ -291,13 +300,45 @@ def _decode(data: bytes) -> tuple[str, int]:
     return text, text.count(REPLACEMENT) - data.count(REPLACEMENT.encode())
 
 
-def _decompress(file: IO[bytes]) -> IO[bytes]:
+def _decompress(file: IO[bytes], name: str) -> Iterator[bytes]:
+    """The lines of a zstd file."""
     import zstandard
 
-    return cast(IO[bytes], io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)))
+    left = b""
+    for data in _whole(_frames(file, name), (zstandard.ZstdError,), f"{name}: broken zstd", "fetch it again"):
+        *lines, left = (left + data).split(b"\n")
+        yield from lines
+    yield left
 
 
-def _read_jsonl(file: IO[bytes], name: str, column: str) -> Iterator[Raw]:
+def _frames(file: IO[bytes], name: str) -> Iterator[bytes]:
+    """Decompressed pieces of a file of one or more zstd frames (appending to such a file adds one)."""
+    import zstandard
+
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    while data := frame.unused_data or file.read(READ_BYTES):
+        frame = zstandard.ZstdDecompressor().decompressobj() if frame.eof else frame
+        yield frame.decompress(data)
+    if not frame.eof:
+        raise DiptychError(f"{name}: ends in the middle of its zstd data; fetch it again")
+
+
+def _whole(
+    items: Iterable[Item], errors: tuple[type[Exception], ...], what: str, remedy: str = "fetch it again"
+) -> Iterator[Item]:
+    """Pass items through; an error of what reads them becomes one line."""
+    reader = iter(items)
+    while True:
+        try:
+            item = next(reader)
+        except StopIteration:
+            return
+        except errors as error:
+            raise DiptychError(f"{what} ({_first_line(error)}); {remedy}") from error
+        yield item
+
+
+def _read_jsonl(file: Iterable[bytes], name: str, column: str) -> Iterator[Raw]:
     for number, line in enumerate(file, 1):
         text, replaced = _decode(line)
         if not text.strip():
@@ -313,14 +354,56 @@ def _read_jsonl(file: IO[bytes], name: str, column: str) -> Iterator[Raw]:
 def _read_parquet(file: IO[bytes], name: str, column: str) -> Iterator[Raw]:
     import pyarrow.parquet
 
-    table = pyarrow.parquet.ParquetFile(file)
-    if column not in table.schema_arrow.names and "messages" not in table.schema_arrow.names:
-        raise DiptychError(f"{name}: no column {column!r}; it has {', '.join(table.schema_arrow.names)}")
+    errors, what = (pyarrow.ArrowException, OSError), f"{name}: broken Parquet"
+    try:
+        table = pyarrow.parquet.ParquetFile(file)
+    except errors as error:
+        raise DiptychError(f"{what} ({_first_line(error)}); fetch or write it again") from error
+    names = table.schema_arrow.names
+    if column not in names and "messages" not in names:
+        raise DiptychError(f"{name}: no column {column!r}; it has {', '.join(names)}")
+    wanted = column if column in names else "messages"
     number = 0
-    for batch in table.iter_batches(batch_size=1024):
-        for record in batch.to_pylist():
+    for batch in _whole(table.iter_batches(batch_size=1024, columns=[wanted]), errors, what):
+        for value in _as_bytes(batch.column(wanted)).to_pylist():
             number += 1
-            yield Raw(f"{name}:{number}", _field(record, column, f"{name}: row {number}"), 0)
+            decoded, replaced = _decoded(value)
+            yield Raw(f"{name}:{number}", _field({wanted: decoded}, column, f"{name}: row {number}"), replaced)
+
+
+def _as_bytes(array: Any) -> Any:
+    """An Arrow array whose texts, however deep, are bytes: a text that is not UTF-8 could not be taken out."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    return array.view(_bytes_type(array.type))
+
+
+def _bytes_type(kind: Any) -> Any:
+    import pyarrow as pa
+
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return pa.binary() if pa.types.is_string(kind) else pa.large_binary()
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        listed = pa.list_ if pa.types.is_list(kind) else pa.large_list
+        return listed(kind.value_field.with_type(_bytes_type(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_bytes_type(field.type)) for field in kind])
+    return kind
+
+
+def _decoded(value: Any) -> tuple[Any, int]:
+    """A value with its bytes as text, however deep, and how many characters replace broken ones."""
+    if isinstance(value, bytes):
+        return _decode(value)
+    if isinstance(value, dict):
+        parts = {key: _decoded(inner) for key, inner in value.items()}
+        return {key: inner for key, (inner, _) in parts.items()}, sum(replaced for _, replaced in parts.values())
+    if isinstance(value, list):
+        inners = [_decoded(inner) for inner in value]
+        return [inner for inner, _ in inners], sum(replaced for _, replaced in inners)
+    return value, 0
 
 
 def _read_hub(source: Mapping[str, Any], column: str) -> Iterator[Raw]:
@@ -338,7 +421,8 @@ def _read_hub(source: Mapping[str, Any], column: str) -> Iterator[Raw]:
         )
     except Exception as error:  # the hub client has some twenty kinds of error for "missing", "gated" and "offline"
         raise DiptychError(f"{what}: {_first_line(error)}; check id, revision, split and your access") from error
-    for number, record in enumerate(stream):
+    remedy = "mend or leave out that file, or download it and name it in `paths`, where broken text is read"
+    for number, record in enumerate(_whole(stream, (Exception,), f"{what}: cannot be read to its end", remedy)):
         yield Raw(str(number), _field(record, column, f"{what}, row {number}"), 0)
 
 
@@ -347,7 +431,7 @@ def _read_corpus(directory: Path) -> Iterator[Raw]:
     corpus = Corpus(directory)
     for document in corpus.documents(range(len(corpus))):
         content: str | list[dict[str, str]] = document.text if document.text is not None else document.messages or []
-        yield Raw(document.id, content, 0)
+        yield Raw(document.id, content, 0, document.drawn)
 
 
 def _first_line(error: Exception) -> str:

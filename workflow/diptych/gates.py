@@ -206,6 +206,7 @@ def how_made(shards: Sequence[str | Path], site: str) -> dict[str, Any]:
                     "compute_dtype": artifacts.read_json(file, "compute_dtype"),
                     "stored_dtype": str(file[f"sites/{site}/values"].attrs["dtype"]),
                     "compute_error": artifacts.read_json(file, "compute_error").get(site),
+                    "compute_unmeasured": artifacts.read_json(file, "compute_unmeasured"),
                 }
     mean = float(np.average([error["mean"] for error in errors], weights=sizes))
     return found | {

@@ -147,9 +147,9 @@ class Loader:
     def load(self, dtype: DType) -> HookedModel:
         """The model without weight processing, hooked at the sites and, where they exist, their neighbours."""
         hooks = {**{hook: hook for near in self.neighbours.values() for hook in near}, **self.hooks}
-        if all(_RESIDUAL.fullmatch(hook) for hook in hooks.values()):
-            return self._load_plain(dtype, hooks)
-        return self._load_bridge(dtype, hooks)
+        plain = all(_RESIDUAL.fullmatch(hook) for hook in hooks.values())
+        with models.loading(self._directory):
+            return self._load_plain(dtype, hooks) if plain else self._load_bridge(dtype, hooks)
 
     def _load_plain(self, dtype: DType, hooks: Mapping[str, str]) -> HookedModel:
         model = models.load(self._directory, dtype=dtype, device=str(self._device))
@@ -190,11 +190,6 @@ def block_outputs(hook: str) -> dict[str, str]:
     last = block_of(hook) or 0
     blocks = {f"block {block}": f"blocks.{block}.hook_resid_post" for block in range(last + 1)}
     return {"the embedding": "blocks.0.hook_resid_pre", **blocks}
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a forward pass failed for lack of memory, on a GPU or on the CPU (whose allocator has no error class)."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def find_blocks(model: nn.Module, n_layers: int) -> nn.ModuleList:

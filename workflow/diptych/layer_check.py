@@ -11,6 +11,7 @@ variance unexplained (FVU) is taken at its site and at the same place of the two
 The first hook is the site's own. Not lowest there: the site is suspect.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,14 +74,16 @@ def _reconstruction(values: FloatArray, dictionary: Dictionary, device: str) -> 
 
 
 def read(paths: Sequence[str | Path]) -> dict[str, float]:
-    """FVU by hook over all shards of a model's features, the site's own hook first."""
+    """FVU by hook over all shards of a model's features, the site's own hook first; hooks that all of them sampled."""
     pooled: dict[str, Reconstruction] = {}
+    shards: Counter[str] = Counter()
     for path in paths:
         with artifacts.read(path, "features") as file:
             for hook in artifacts.read_json(file, "layers"):
                 sums = features.read_reconstruction(file[f"layers/{hook}"])
                 pooled[hook] = pooled[hook].merge(sums) if hook in pooled else sums
-    return {hook: sums.fvu for hook, sums in pooled.items()}
+                shards[hook] += 1
+    return {hook: sums.fvu for hook, sums in pooled.items() if shards[hook] == max(shards.values())}
 
 
 def suspect(fvu: Mapping[str, float]) -> str | None:

@@ -47,6 +47,10 @@ SHAPE_KEYS: Mapping[str, tuple[str, ...]] = {
 """Names that architectures give the same thing in config.json."""
 
 
+class OutOfMemoryError(DiptychError):
+    """A model does not fit the memory."""
+
+
 class Description(TypedDict):
     """A model's shape: blocks, residual width, rows of the embedding, longest sequence, transformers' model type."""
 
@@ -83,13 +87,14 @@ def load(directory: str | Path, *, dtype: Dtype = "float32", device: str = "cpu"
         device: a torch device, as `devices.take` gives it.
 
     Raises:
-        DiptychError: no model there, or weights missing or of other shapes than config.json says.
+        OutOfMemoryError: it does not fit the memory.
+        DiptychError: no model there, or weights broken, missing or of other shapes than config.json says.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     trusted = trusts(directory)
-    try:
+    with loading(directory):
         model, report = AutoModelForCausalLM.from_pretrained(
             str(directory),
             dtype=getattr(torch, dtype),
@@ -97,12 +102,40 @@ def load(directory: str | Path, *, dtype: Dtype = "float32", device: str = "cpu"
             trust_remote_code=trusted,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise unreadable(directory, error) from error
+        model = model.eval().to(device)
     if report["missing_keys"]:
         names = sorted(report["missing_keys"])
         raise DiptychError(f"{directory}: {len(names)} weights are missing, the first is {names[0]!r}; make it again")
-    return model.eval().to(device)
+    return model
+
+
+@contextmanager
+def loading(directory: str | Path) -> Iterator[None]:
+    """Errors of what loads the model in `directory`, each as one line.
+
+    Raises:
+        OutOfMemoryError: the weights do not fit the memory.
+        DiptychError: files are broken, or not what config.json says.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, MemoryError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(
+                f"{directory}: out of memory while the model is loaded; set its `dtype` to bfloat16, or use a machine "
+                "with more memory"
+            ) from error
+        raise unreadable(directory, error) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether something failed for lack of memory, on a GPU or on the CPU (whose allocator has no error class)."""
+    import torch
+
+    short = "can't allocate memory" in str(error) or "Cannot allocate memory" in str(error)
+    return short or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def trusts(directory: str | Path) -> bool:

@@ -93,7 +93,10 @@ def _check_template_diff(study: "Study", where: str, diff: TemplateDiff) -> None
             f"{where}.dictionary: {diff.dictionary!r} reads site {site!r}, which pairs.{diff.pair}.sites does not list"
         )
     if study.tokenizer(pair.a) != study.tokenizer(pair.b):
-        raise ConfigError(f"{where}.pair: {pair.a} and {pair.b} have different tokenizers; both must read one text")
+        raise ConfigError(
+            f"{where}.pair: {pair.a} and {pair.b} have different tokenizers, and both must read one text; "
+            f"{_share(study.tokenizer(pair.a), pair.b)}"
+        )
     if diff.token is not None and diff.roles:
         raise ConfigError(f"{where}.token: give a token or roles, not both")
     if bool(diff.target) != bool(diff.control):
@@ -193,9 +196,15 @@ def _check_crosscoder(study: "Study", alias: str, crosscoder: Crosscoder) -> Non
         raise ConfigError(f"crosscoders.{alias}.objective: diff is x_B - x_A of two models; choose another one")
     owners = [study.tokenizer(model) for model in crosscoder.models]
     if len(set(owners)) > 1:
+        other = next(model for model, owner in zip(crosscoder.models, owners, strict=True) if owner != owners[0])
         raise ConfigError(
             f"crosscoders.{alias}.models: more than two models must share a tokenizer (these have {', '.join(owners)})"
+            f"; {_share(owners[0], other)}"
         )
+
+
+def _share(a: str, b: str) -> str:
+    return f"if theirs are equal, say so with models.{b}.tokenizer: {a}"
 
 
 def _check_site(study: "Study", where: str, site: str) -> None:

@@ -32,6 +32,7 @@ from diptych.schema import (
     Plant,
     Report,
     Similarity,
+    Site,
     Steering,
     TemplateDiff,
     TrainedDictionary,
@@ -57,7 +58,7 @@ class Study(Strict):
     """Models by alias."""
     corpora: Annotated[dict[Alias, Corpus], Field(min_length=1)]
     """Corpora by alias."""
-    sites: Annotated[dict[Alias, tuple[str, ...]], Field(min_length=1)] = {"main": ("middle",)}
+    sites: Annotated[dict[Alias, tuple[Site, ...]], Field(min_length=1)] = {"main": ("middle",)}
     """Groups of sites: the sites of one group are dumped by one forward pass into one file a shard. A site is `first`
     (after block 0, not the embedding), `middle` (relative depth 0.5), `last` (after the last block, before the final
     norm), a relative depth such as 0.25, or a TransformerLens hook such as blocks.3.hook_mlp_out."""

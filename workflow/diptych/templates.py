@@ -3,7 +3,8 @@
 A template puts markers around the turns of a conversation. Those markers are where chat tuning shows, so every token
 of a rendered conversation gets a role: `system`, `user`, `assistant` (what was said), `assistant_header` (the markers
 that open an assistant turn) or `template` (all other markers). Roles are read off by rendering ever longer prefixes
-of the conversation, so any template works whose rendering only ever appends:
+of the conversation, and where a turn's markers end by rendering a single character in its place, so any template works
+whose rendering only ever appends:
 
     rendered = templates.render(tokenizer_render, [{"role": "user", "content": "Hi"}], generation_prompt=True)
     rendered.text       # '<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n'
@@ -15,6 +16,7 @@ token: for ChatML `im_start` is -2, `assistant` -1 and `newline` 0.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from diptych import DiptychError
@@ -23,6 +25,8 @@ Messages = Sequence[Mapping[str, str]]
 Render = Callable[[Messages, bool], str]
 """(messages, whether to open an assistant turn at the end) -> text."""
 
+SENTINEL = "\ue000"
+"""A private-use character, said in a turn's place to see what the template puts around it."""
 ROLES = ("text", "template", "system", "user", "assistant_header", "assistant")
 """Roles of every token file, in the order of their codes; named positions come after them."""
 
@@ -64,9 +68,9 @@ class Template:
     """Named tokens of the assistant header."""
 
 
-_LLAMA3_TURN = "<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] }}<|eot_id|>"
+_LLAMA3_TURN = "<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] | trim }}<|eot_id|>"
 _GEMMA_TURN = (
-    "<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n{{ m['content'] }}<end_of_turn>\n"
+    "<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n{{ m['content'] | trim }}<end_of_turn>\n"
 )
 _LOOP = "{% for m in messages %}"
 
@@ -131,7 +135,9 @@ def render(render_text: Render, messages: Messages, *, generation_prompt: bool) 
     for count, message in enumerate(messages, 1):
         longer = render_text(messages[:count], False)
         _require_prefix(longer, text, message["role"])
-        segments += _turn_segments(longer, len(text), message)
+        probe = render_text([*messages[: count - 1], {**message, "content": SENTINEL}], False)
+        _require_prefix(probe, text, message["role"])
+        segments += _turn_segments(longer[len(text) :], probe[len(text) :], len(text), message)
         text = longer
     if generation_prompt and messages[-1]["role"] != "assistant":
         longer = render_text(messages, True)
@@ -148,14 +154,24 @@ def _require_prefix(longer: str, shorter: str, role: str) -> None:
         )
 
 
-def _turn_segments(text: str, start: int, message: Mapping[str, str]) -> list[Segment]:
-    """A turn is its opening markers, its content (templates may strip it) and its closing markers."""
+def _turn_segments(turn: str, probe: str, start: int, message: Mapping[str, str]) -> list[Segment]:
+    """A turn is its opening markers, its content (templates may strip it) and its closing markers.
+
+    Args:
+        turn: what the template adds for the message.
+        probe: the same with `SENTINEL` for its content, which may hold the text of a marker.
+        start: where the turn begins in the conversation.
+        message: with `role` and `content`.
+    """
     content = message["content"].strip()
-    # A template may put a default system prompt before the first turn: the content is the last match of the turn.
-    at = text.rfind(content, start)
+    opening = probe.rfind(SENTINEL)
+    closing = len(turn) - (len(probe) - opening - 1)
+    at = turn.find(content, opening, closing) if 0 <= opening <= closing else -1
     if at < 0:
         raise TemplateError(f"the content of a turn of {message['role']!r} is not in the rendered text")
     role = message["role"] if message["role"] in ROLES else "user"
-    opening = "assistant_header" if role == "assistant" else "template"
-    end = at + len(content)
-    return [Segment(start, at, opening), Segment(at, end, role), Segment(end, len(text), "template")]
+    # The white space that a content begins with is no part of the header: named positions count from its end.
+    header, end = ("assistant_header", opening) if role == "assistant" else ("template", at)
+    edges = (0, end, at, at + len(content), len(turn))
+    roles = (header, "template", role, "template")
+    return [Segment(start + a, start + b, name) for (a, b), name in zip(pairwise(edges), roles, strict=True)]

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,14 @@ TEMPLATE_DATE = "26 Jul 2024"
 """What templates that print today's date get: the same inputs give the same text."""
 PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """Classes of tokenizers that have no code of their own: `AutoTokenizer` would give the same, and import torch."""
+
+
+class UnreadableError(DiptychError):
+    """A conversation that cannot be read: `cause` is `too_long` or `refused` (by the template)."""
+
+    def __init__(self, message: str, cause: Literal["too_long", "refused"]) -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 class Encoded(NamedTuple):
@@ -41,7 +49,7 @@ class Tokenizer:
         """Load it.
 
         Raises:
-            DiptychError: there is no tokenizer.json.
+            DiptychError: there is no tokenizer.json, or it is broken.
         """
         self.hash = tokenizer_hash(directory)
         self._tokenizer = _load(Path(directory))
@@ -108,25 +116,45 @@ class Tokenizer:
         """What each id adds to a text: decoded behind another token, since some decoders strip a leading space."""
         anchor = self._tokenizer("a", add_special_tokens=False)["input_ids"]
         before = self._tokenizer.decode(anchor)
-        return [self._tokenizer.decode([*anchor, int(i)]).removeprefix(before) for i in ids]
+        return [_storable(self._tokenizer.decode([*anchor, int(i)]).removeprefix(before)) for i in ids]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of a sequence of ids, special tokens included; NUL, which HDF5 cannot hold, as its picture."""
-        text: str = self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
-        return text.replace("\0", "\u2400")
+        """The text of a sequence of ids, special tokens included."""
+        return _storable(self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+
+def _storable(text: str) -> str:
+    """NUL, which HDF5 cannot hold in a text, as its picture."""
+    return text.replace("\0", "\u2400")
 
 
 def _load(directory: Path) -> Any:
     """The tokenizer as transformers reads it; one that says it is just its tokenizer.json does without torch."""
     config = directory / "tokenizer_config.json"
-    kind = json.loads(config.read_text(encoding="utf-8")).get("tokenizer_class") if config.is_file() else None
-    if kind in PLAIN:
-        from transformers import PreTrainedTokenizerFast
+    kind = _read_json(config).get("tokenizer_class") if config.is_file() else None
+    try:
+        if kind in PLAIN:
+            from transformers import PreTrainedTokenizerFast
 
-        return PreTrainedTokenizerFast.from_pretrained(str(directory))
-    from transformers import AutoTokenizer
+            return PreTrainedTokenizerFast.from_pretrained(str(directory))
+        from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(directory), trust_remote_code=models.trusts(directory))
+        return AutoTokenizer.from_pretrained(str(directory), trust_remote_code=models.trusts(directory))
+    except Exception as error:  # tokenizers has no class of error of its own
+        said = models.first_line(error)
+        raise DiptychError(f"{directory}: its tokenizer cannot be read ({said}); fetch or save it again") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DiptychError(
+            f"{path}: not JSON ({models.first_line(error)}); fetch or save the tokenizer again"
+        ) from error
+    if not isinstance(stored, dict):
+        raise DiptychError(f"{path}: not a JSON object; fetch or save the tokenizer again")
+    return stored
 
 
 def tokenizer_hash(directory: str | Path) -> str:
@@ -136,12 +164,14 @@ def tokenizer_hash(directory: str | Path) -> str:
     differ in these and still read the same ids.
 
     Raises:
-        DiptychError: there is no tokenizer.json.
+        DiptychError: there is no tokenizer.json, or it is broken.
     """
     path = Path(directory) / "tokenizer.json"
     if not path.is_file():
         raise DiptychError(f"{directory}: no tokenizer.json; save the model with a fast tokenizer")
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    stored = _read_json(path)
+    if not isinstance(stored.get("model"), dict):
+        raise DiptychError(f"{path}: holds no `model`, so it is no fast tokenizer; fetch or save it again")
     model = dict(stored["model"])
     model["merges"] = [" ".join(merge) if isinstance(merge, list) else merge for merge in model.get("merges") or []]
     added = sorted((token["id"], token["content"]) for token in stored.get("added_tokens") or [])
@@ -171,7 +201,8 @@ class Chat:
         """Rendered text, tokens and roles of a conversation, its last user turn shortened to fit `limit` tokens.
 
         Raises:
-            DiptychError: it cannot be rendered or shortened, or a named position is absent; the document is named.
+            UnreadableError: it cannot be rendered or shortened; the document is named.
+            DiptychError: a named position is absent; the document is named.
         """
         messages = [dict(message) for message in document.messages or []]
         while True:
@@ -190,42 +221,46 @@ class Chat:
                 generation_prompt=self._generation_prompt,
             )
         except templates.TemplateError as error:
-            raise DiptychError(f"{name}: {error}") from error
+            raise UnreadableError(f"{name}: {error}", "refused") from error
         except Exception as error:  # a template raises whatever its author chose
-            raise DiptychError(f"{name}: the chat template refuses it ({str(error).splitlines()[0]})") from error
+            said = f"the chat template refuses it ({models.first_line(error)}); set `template`"
+            raise UnreadableError(f"{name}: {said}", "refused") from error
 
     def _shorten(self, name: str, messages: list[dict[str, str]], excess: int) -> list[dict[str, str]]:
         """Cut `excess` tokens from the end of the last user turn: the header behind it must stay."""
         last = max((place for place, turn in enumerate(messages) if turn["role"] == "user"), default=None)
         encoded = self._tokenizer.encode([messages[last]["content"]])[0] if last is not None else None
         if last is None or encoded is None or len(encoded.token) <= excess:
-            raise DiptychError(f"{name}: longer than `sequence_length` even without its last user turn; raise it")
+            raise UnreadableError(f"{name}: longer than `sequence_length` even without its last user turn", "too_long")
         end = int(encoded.span[len(encoded.token) - excess, 0])
         shorter = {"role": "user", "content": messages[last]["content"][:end].rstrip()}
         return [*messages[:last], shorter, *messages[last + 1 :]]
 
     def _roles(self, name: str, rendered: templates.Rendered, encoded: Encoded) -> npt.NDArray[np.int8]:
-        """A token has the role of the character it begins with; named positions go over the header's."""
+        """A token has the role of the character it begins with; named positions go over the last header's."""
         starts = np.array([segment.start for segment in rendered.segments])
         codes = np.array([templates.ROLES.index(segment.role) for segment in rendered.segments], dtype=np.int8)
         role = codes[np.searchsorted(starts, encoded.span[:, 0], side="right") - 1]
-        header = np.flatnonzero(role == templates.ROLES.index("assistant_header"))
+        headers = [segment for segment in rendered.segments if segment.role == "assistant_header"]
         for number, position in enumerate(self.positions, len(templates.ROLES)):
-            role[self._place(name, position, header, rendered.text, encoded)] = number
+            role[self._place(name, position, headers[-1] if headers else None, rendered.text, encoded)] = number
         return role
 
-    def _place(self, name: str, position: str, header: IntArray, text: str, encoded: Encoded) -> int:
+    def _place(self, name: str, position: str, last: templates.Segment | None, text: str, encoded: Encoded) -> int:
         """The token of a named position: the same token in every prompt, and the end of its text where that is known.
 
         A tokenizer may cut a marker's text into several tokens (SmolLM2: ass, istant): its last one is taken.
         """
         offset, expected = self.positions[position]
+        start, end = (last.start, last.end) if last else (0, 0)
+        header = np.flatnonzero((encoded.span[:, 0] >= start) & (encoded.span[:, 1] <= end))
         place = int(header[-1]) + offset if len(header) else -1
-        if expected is not None and len(header):
-            place = _ends_at(encoded, header, text.rfind(expected) + len(expected) if expected in text else -1)
+        if expected is not None:
+            at = text.rfind(expected, start, end)
+            place = _ends_at(encoded, header, at + len(expected) if at >= 0 else -1)
         if place in header and self._expected.setdefault(position, int(encoded.token[place])) == encoded.token[place]:
             return place
-        found = f", which is {text[encoded.span[header[0], 0] :]!r}" if len(header) else ""
+        found = f", which is {text[start:end]!r}" if last else ""
         raise DiptychError(
             f"{name}: the template position {position!r} ({offset}) is absent from the last assistant header{found}; "
             "check `positions` and `template`"

@@ -11,7 +11,8 @@ Windows, order and folds follow from the documents and the seed alone, never fro
 files of two tokenizers read the same text and `alignment` can pair their rows. A sequence never crosses a document;
 with `pack`, short documents of one source and fold are first joined into one longer document, which from then on is
 the unit of independence, with an end-of-text token between its parts. A conversation is one sequence: it is rendered
-by a chat template and its tokens get roles (see `templates`).
+by a chat template and its tokens get roles (see `templates`). One that the template refuses, or that does not fit a
+sequence, is left out and counted; a drawn prompt is an error instead, for the prompts are what is asked about.
 """
 
 import hashlib
@@ -26,11 +27,14 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych import DiptychError, artifacts, corpora, logs, templates
-from diptych.tokenizer import Chat, Encoded, Tokenizer, concatenate, inserted
+from diptych.tokenizer import Chat, Encoded, Tokenizer, UnreadableError, concatenate, inserted
 
 Int32Array = npt.NDArray[np.int32]
 ENCODE_AT_ONCE = 256
 """Windows tokenised in one call: enough for the tokenizer's threads, few enough for flat memory."""
+MOST_LEFT_OUT = 0.5
+"""Share of a source's conversations that may be left out: beyond it, what is read is no longer that source."""
+LEFT_OUT = {"too_long": "longer than `sequence_length`", "refused": "refused by the template"}
 SNAP = 64
 """Characters within which a window's edge moves to a word's edge; text without spaces is cut where it falls."""
 
@@ -98,8 +102,8 @@ def prepare(
         generation_prompt: end prompts with an opened assistant turn.
 
     Raises:
-        DiptychError: too little text for the budget, fewer documents than folds, an unreadable conversation, or an
-            absent named position.
+        DiptychError: too little text for the budget, fewer documents than folds, an unreadable prompt, more than
+            `MOST_LEFT_OUT` unreadable conversations, or an absent named position.
     """
     corpus = corpora.Corpus(corpus_dir)
     tokenizer = Tokenizer(tokenizer_dir)
@@ -111,7 +115,13 @@ def prepare(
     units: list[Unit] = []
     sequences: list[Passage] = []
     for name, mine, budget in zip(corpus.sources, by_source, budgets, strict=True):
-        drawn = _draw(reader, mine, window=window, seed=seed, budget=budget, source=name)
+        drawn, missing = _draw(reader, mine, window=window, seed=seed, budget=budget, source=name)
+        _check_left_out(reader, mine, drawn, source=name, folds=folds)
+        if budget is not None and missing:
+            raise DiptychError(
+                f"corpus source {name!r} has text for {budget - missing:,} of {budget:,} tokens; lower `tokens` "
+                "or `characters_per_token`, change `shares`, or add documents"
+            )
         drawn.sort(key=lambda sequence: (sequence.unit, sequence.start))
         used = sorted({sequence.unit for sequence in drawn})
         number = {unit: len(units) + place for place, unit in enumerate(used)}
@@ -222,8 +232,12 @@ def _generator(seed: int, name: str) -> np.random.Generator:
 
 def _draw(
     reader: "Reader", units: Sequence[Unit], *, window: int, seed: int, budget: int | None, source: str
-) -> list[Passage]:
-    """Sequences dealt round-robin over the units until they hold `budget` tokens; the last one is cut to fit."""
+) -> tuple[list[Passage], int]:
+    """Sequences dealt round-robin over the units until they hold `budget` tokens; the last one is cut to fit.
+
+    Returns:
+        The sequences, and how many tokens of the budget the source does not have.
+    """
     deals = _deals(units, window, seed)
     drawn: list[Passage] = []
     have = 0
@@ -233,17 +247,31 @@ def _draw(
         for sequence in reader.read(units, batch, f"tokenise {source}"):
             room = len(sequence.token) if budget is None else budget - have
             if len(sequence.token) > room and not units[sequence.unit].length:
-                return drawn
+                return drawn, 0
             fitting = _cut(sequence, room)
             if len(fitting.token):
                 drawn.append(fitting)
                 have += len(fitting.token)
-    if budget is not None and have < budget:
-        raise DiptychError(
-            f"corpus source {source!r} has text for {have:,} of {budget:,} tokens; lower `tokens` or "
-            "`characters_per_token`, change `shares`, or add documents"
-        )
-    return drawn
+    return drawn, 0 if budget is None else budget - have
+
+
+def _check_left_out(
+    reader: "Reader", units: Sequence[Unit], drawn: Sequence[Passage], *, source: str, folds: int
+) -> None:
+    """Say how many conversations of a source are left out; raise `DiptychError` if too few are left."""
+    causes = reader.left_out[source]
+    if not causes:
+        return
+    read = {sequence.unit for sequence in drawn}
+    tried = sum(not units[unit].length for unit in read) + causes.total()
+    why = ", ".join(f"{number} {LEFT_OUT[cause]}" for cause, number in sorted(causes.items()))
+    said = f"corpus source {source!r}: {causes.total()} of {tried} conversations left out ({why})"
+    remedy = f"the first: {reader.first_left_out[source]}; raise `sequence_length`, or choose another `template`"
+    if causes.total() > MOST_LEFT_OUT * tried:
+        raise DiptychError(f"{said}; {remedy}")
+    if len({units[unit].fold for unit in read}) < folds:
+        raise DiptychError(f"{said}, too few are left for {folds} folds; {remedy}")
+    logs.logger.warning("%s; the first: %s", said, reader.first_left_out[source])
 
 
 def _deals(units: Sequence[Unit], window: int, seed: int) -> list[tuple[int, int, int]]:
@@ -272,6 +300,10 @@ class Reader:
         self.sequence_length = sequence_length
         self.text_hash: dict[str, int] = {}
         """64 bits of the sha256 of each read unit's text, by id: equal for two tokenizers that read the same text."""
+        self.left_out: dict[str, Counter[str]] = {name: Counter() for name in corpus.sources}
+        """By source, how many conversations could not be read, by cause (`LEFT_OUT`)."""
+        self.first_left_out: dict[str, str] = {}
+        """By source, what is wrong with the first of them."""
 
     @property
     def roles(self) -> list[str]:
@@ -279,7 +311,10 @@ class Reader:
         return [*templates.ROLES, *(self.chat.positions if self.chat else {})]
 
     def read(self, units: Sequence[Unit], deals: Sequence[tuple[int, int, int]], what: str) -> list[Passage]:
-        """The sequences of (unit, start, end) deals, in their order; each unit's text is read once."""
+        """The sequences of (unit, start, end) deals, in their order; each unit's text is read once.
+
+        Conversations that cannot be read are counted in `left_out` and have no sequence.
+        """
         places: dict[int, list[int]] = {}
         for place, (unit, _, _) in enumerate(deals):
             places.setdefault(unit, []).append(place)
@@ -287,7 +322,8 @@ class Reader:
         waiting: list[tuple[int, int, str]] = []
         for unit in logs.progress(places, what, unit=" documents"):
             if not units[unit].length:
-                found[places[unit][0]] = self._conversation(unit, units[unit])
+                conversation = self._conversation(unit, units[unit])
+                found.update({places[unit][0]: conversation} if conversation else {})
                 continue
             parts = [document.text or "" for document in self.corpus.documents(units[unit].members)]
             text = "".join(parts)
@@ -300,7 +336,7 @@ class Reader:
                 found.update(self._windows(waiting, deals))
                 waiting = []
         found.update(self._windows(waiting, deals))
-        return [found[place] for place in range(len(deals))]
+        return [found[place] for place in sorted(found)]
 
     def _windows(
         self, waiting: Sequence[tuple[int, int, str]], deals: Sequence[tuple[int, int, int]]
@@ -318,11 +354,18 @@ class Reader:
             sequence = Passage(deals[place][0], deals[place][1], joined.token, joined.span, role)
             yield place, _cut(sequence, self.sequence_length)
 
-    def _conversation(self, number: int, unit: Unit) -> Passage:
+    def _conversation(self, number: int, unit: Unit) -> Passage | None:
         assert self.chat is not None
         document = next(self.corpus.documents(unit.members))
         prefix = inserted(self.tokenizer.prefix)
-        text, encoded, role = self.chat.encode(document, self.sequence_length - len(prefix.token))
+        try:
+            text, encoded, role = self.chat.encode(document, self.sequence_length - len(prefix.token))
+        except UnreadableError as error:
+            if document.drawn:
+                raise
+            self.left_out[document.source][error.cause] += 1
+            self.first_left_out.setdefault(document.source, str(error))
+            return None
         self.text_hash[unit.id] = _hash64(text)
         joined = concatenate([prefix, encoded])
         before = np.full(len(prefix.token), templates.ROLES.index("template"), dtype=np.int8)
@@ -395,30 +438,28 @@ def _write(
         file.json("tokenizer", reader.tokenizer.hash)
         file.json("folds", folds)
         file.json("common_prefix", prefix)
-        file.json(
-            "summary", _summary(reader.corpus.sources, source[document][number], counts, units, lengths, document)
-        )
+        file.json("summary", _summary(reader, source[document][number], counts, units, document))
 
 
 def _summary(
-    sources: Sequence[str],
+    reader: Reader,
     token_source: npt.NDArray[np.int32],
     counts: npt.NDArray[np.bool_],
     units: Sequence[Unit],
-    lengths: npt.NDArray[np.int64],
     document: Int32Array,
 ) -> dict[str, dict[str, int]]:
-    """By source: tokens, counted tokens, sequences, documents."""
+    """By source: tokens, counted tokens, sequences, documents, and conversations left out by cause."""
     documents = Counter(unit.source for unit in units)
     sequences = Counter(units[unit].source for unit in document)
     summary = {}
-    for number, name in enumerate(sources):
+    for number, name in enumerate(reader.corpus.sources):
         mine = token_source == number
         summary[name] = {
             "tokens": int(mine.sum()),
             "counted": int((mine & counts).sum()),
             "sequences": sequences[number],
             "documents": documents[number],
+            **{cause: reader.left_out[name][cause] for cause in LEFT_OUT},
         }
         logs.logger.info("source %s: %s", name, ", ".join(f"{value:,} {key}" for key, value in summary[name].items()))
     return summary

@@ -78,7 +78,6 @@ def _quality(gates: Sequence[Mapping[str, Any]]) -> Table:
     rows: list[list[str | Cell]] = []
     for gate in gates:
         numbers = _numbers(gate)
-        lost = numbers["compute_error"]
         rows.append(
             [
                 f"{gate['model']}, {gate['corpus']}",
@@ -90,7 +89,7 @@ def _quality(gates: Sequence[Mapping[str, Any]]) -> Table:
                 figure_cell(numbers["constant_columns"]),
                 Cell(percent(numbers["duplicate_share"]), order=numbers["duplicate_share"]),
                 figure_cell(numbers["distinct_tokens"]),
-                f"{numbers['compute_dtype']}, {percent(lost['median']) if lost else 'exact'}",
+                f"{numbers['compute_dtype']}, {_compute_error(numbers)}",
                 f"{numbers['stored_dtype']}, {percent(numbers['storage_error']['mean'])}",
             ]
         )
@@ -113,6 +112,15 @@ def _quality(gates: Sequence[Mapping[str, Any]]) -> Table:
         caption="Quality of the rows that count. Errors are those of a row relative to its length: of the forward pass "
         "against float32 (median), and of storing it (mean).",
     )
+
+
+def _compute_error(numbers: Mapping[str, Any]) -> str:
+    """What the forward pass lost to its precision."""
+    if numbers["compute_dtype"] == "float32":
+        return "exact"
+    if lost := numbers["compute_error"]:
+        return percent(lost["median"])
+    return f"not measured ({numbers['compute_unmeasured']})" if numbers["compute_unmeasured"] else "not measured"
 
 
 def _layers(pairs: Sequence[Mapping[str, Any]]) -> list[Block]:
@@ -287,7 +295,9 @@ def _text(corpus: Mapping[str, Any]) -> Table:
         [
             source,
             figure_cell(fetched[source]["documents"]),
-            *(figure_cell(fetched[source][key]) for key in ("empty", "duplicates", "broken_characters")),
+            *(figure_cell(fetched[source][key]) for key in ("empty", "duplicates")),
+            *(figure_cell(numbers[key]) for key in ("too_long", "refused")),
+            figure_cell(fetched[source]["broken_characters"]),
             *(figure_cell(numbers[key]) for key in ("documents", "sequences", "tokens", "counted")),
         ]
         for source, numbers in summary.items()
@@ -297,6 +307,8 @@ def _text(corpus: Mapping[str, Any]) -> Table:
         "documents there",
         "left out: empty",
         "left out: repeated",
+        "left out: too long",
+        "left out: refused by template",
         "broken characters",
         "documents read",
         "sequences",

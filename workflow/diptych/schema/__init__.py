@@ -26,7 +26,7 @@ from diptych.schema.models import (
 from diptych.schema.pairs import Correlation, LinearMap, Pair, Pairing, Similarity, Steering, TemplateDiff
 from diptych.schema.reruns import RERUNS
 from diptych.schema.text import Corpus, CorpusText, HubText, Prompts, WheelText
-from diptych.schema.values import Alias
+from diptych.schema.values import Alias, Site
 
 __all__ = [
     "RERUNS",
@@ -52,6 +52,7 @@ __all__ = [
     "Report",
     "SaelensDictionary",
     "Similarity",
+    "Site",
     "SparsifyDictionary",
     "Steering",
     "Sweep",

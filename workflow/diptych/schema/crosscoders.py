@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from diptych.schema.values import Alias, Positive, Rate, Share, Wanted
+from diptych.schema.values import Alias, Positive, Rate, Share, Site, Wanted
 from diptych.strict import Strict
 
 
@@ -36,7 +36,7 @@ class Crosscoder(Strict):
     """The models, A first."""
     corpus: Alias
     """Text they read."""
-    site: str = "middle"
+    site: Site = "middle"
     """Site it reads in each model."""
     rows: Wanted = "all"
     """Tokens it reads: all that count (all), the last one of each document (last), or those of one

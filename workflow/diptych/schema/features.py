@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from diptych.schema.values import Alias, Positive, Rate, Share
+from diptych.schema.values import Alias, Positive, Rate, Share, Site
 from diptych.strict import Strict
 
 
@@ -33,7 +33,7 @@ class DictionaryBase(Strict):
 
     model: Alias
     """The model whose activations it is trained on."""
-    site: str
+    site: Site
     """The site it reads."""
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from diptych import wordlists
-from diptych.schema.values import Alias, Positive, Rate, Share, Wanted
+from diptych.schema.values import Alias, Positive, Rate, Share, Site, Wanted
 from diptych.strict import Strict
 
 OnePerSite = Annotated[tuple[Alias, ...], Field(min_length=1)]
@@ -20,9 +20,9 @@ class Pair(Strict):
     """Model B."""
     corpus: Alias
     """Text both read."""
-    sites: Annotated[tuple[str, ...], Field(min_length=1)] = ("middle",)
+    sites: Annotated[tuple[Site, ...], Field(min_length=1)] = ("middle",)
     """Sites of A that are compared: each with the same site of B, if `sites_b` lists none."""
-    sites_b: tuple[str, ...] = ()
+    sites_b: tuple[Site, ...] = ()
     """Sites of B for a grid: every site of A is compared with every one of these."""
     dictionary_a: Alias | OnePerSite | None = None
     """Dictionary of A, or a list of one for each site; both or neither."""

@@ -99,7 +99,8 @@ class Corpus(Strict):
     """Token budget over all sources, spread over as many documents as possible; null (all there is) only where every
     source draws `prompts`."""
     sequence_length: Annotated[int, Field(ge=8)] = 128
-    """Longest sequence in tokens; a sequence never crosses a document unless `pack`."""
+    """Longest sequence in tokens; a sequence never crosses a document unless `pack`. Conversations that do not fit
+    with their last user turn cut are left out and counted."""
     characters_per_token: Rate = 6.0
     """Characters read for one token of `sequence_length`; above the tokenizer's own ratio every sequence is full."""
     skip_first: Annotated[int, Field(ge=1)] = 1
@@ -108,7 +109,8 @@ class Corpus(Strict):
     """Fill sequences with several documents."""
     template: str = "model"
     """Chat template of conversations and prompts, the same text for all models: the tokenizer's own (model), plain,
-    chatml, llama3, gemma, or Jinja text."""
+    chatml, llama3, gemma, or Jinja text. Conversations that it refuses are left out and counted; prompts are an
+    error."""
     positions: dict[str, Annotated[int, Field(le=0)]] | None = None
     """Names of template tokens by their offset from the last token of the assistant header; null: the template
     family's (chatml: im_start -2, assistant -1, newline 0; llama3: asst -2, endheader -1, newline 0; gemma: model -1,

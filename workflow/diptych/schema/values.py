@@ -1,8 +1,14 @@
 """Kinds of values that several sections have."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+
+
+def _depth_as_text(given: Any) -> Any:
+    """A relative depth that YAML reads as a number."""
+    return f"{given}" if isinstance(given, int | float) and not isinstance(given, bool) else given
+
 
 Alias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.]*$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -10,3 +16,4 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Wanted = str | Annotated[tuple[str, ...], Field(min_length=1)]
+Site = Annotated[str, BeforeValidator(_depth_as_text, json_schema_input_type=str | float)]
