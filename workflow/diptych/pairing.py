@@ -458,7 +458,8 @@ def pair(
         unmatched: path of the ranked unmatched features as TSV.
         alignment: the aligned rows of two tokenizers.
         chosen: which of A's rows are compared; all if not given.
-        features_a_on_b: shards of A's dictionary on B, to test A's unmatched latents; none for unequal widths.
+        features_a_on_b: shards of A's dictionary on B, to test A's unmatched latents; none at different sites, and
+            untested where they hold no codes because the widths differ (`features.unreadable`).
         features_b_on_a: shards of B's dictionary on A.
         bootstrap: replicates for the intervals of the gains.
         seed: of that bootstrap.
@@ -478,10 +479,10 @@ def pair(
         slopes = Slopes(linear_map.load(file, "forward").slope, linear_map.load(file, "backward").slope)
     pairing = pair_latents(sides[0], sides[1], correlation.read(correlation_path), slopes, **settings)
     tests: dict[str, gains.Gain] = {}
-    if features_a_on_b:
+    if features_a_on_b and not features.unreadable(features_a_on_b[0]):
         own, other = features.common_rows(on_a, features.read(features_a_on_b), aligned, chosen)
         tests["a"] = gains.activation_gain(own, other, pairing.a.unmatched(), bootstrap=bootstrap, seed=seed)
-    if features_b_on_a:
+    if features_b_on_a and not features.unreadable(features_b_on_a[0]):
         other, own = features.common_rows(features.read(features_b_on_a), on_b, aligned, chosen)
         tests["b"] = gains.activation_gain(own, other, pairing.b.unmatched(), bootstrap=bootstrap, seed=seed)
     write(pairing, tests, sides, out, spec)

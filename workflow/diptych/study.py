@@ -250,7 +250,8 @@ class Study(Strict):
 
     def encode_features(self, corpus: str, model: str, dictionary: str, shard: str) -> Job:
         """One shard of a model's rows in a dictionary's features."""
-        return _job({"corpus": corpus, "model": model, "site": self.dictionaries[dictionary].site, "shard": shard})
+        made = self.dictionaries[dictionary]
+        return _job({"corpus": corpus, "model": model, "site": made.site, "shard": shard}, own=model == made.model)
 
     def fit_linear_map(self, pair: str, site_a: str, site_b: str) -> Job:
         """The maps between the two models of a pair."""

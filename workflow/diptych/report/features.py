@@ -7,9 +7,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from diptych import artifacts
+from diptych import artifacts, features
 from diptych.evidence import Codes, Text
-from diptych.features import Reconstruction
 from diptych.report import figures, matches
 from diptych.report.blocks import (
     Block,
@@ -67,6 +66,7 @@ def section(
         standing: "side id" of the features that are findings.
         floors: unmatched share of floor pairs by name: what different seeds alone leave unmatched.
     """
+    pair = {**pair, "files": _readable(pair["files"])}
     parts = [
         Section(f"{pair['id']}-dictionaries", "The dictionaries", [_dictionaries(pair)]),
         Section(f"{pair['id']}-correlation", "Correlation of features", _correlation(pair)),
@@ -74,6 +74,12 @@ def section(
         Section(f"{pair['id']}-changed", "Features that changed most", _changed(pair, texts, contexts, standing)),
     ]
     return Section(f"{pair['id']}-features", "Sparse features", [], parts)
+
+
+def _readable(files: Mapping[str, Any]) -> dict[str, Any]:
+    """The files without the codes of dictionaries that are not as wide as the other model."""
+    across = ("features_a_on_b", "features_b_on_a")
+    return {key: found for key, found in files.items() if key not in across or not features.unreadable(found[0])}
 
 
 def unmatched_share(pair: Mapping[str, Any]) -> float:
@@ -124,20 +130,13 @@ def _summary(shards: Sequence[str]) -> dict[str, float]:
     """L0, FVU and dead share over all shards."""
     n, firings, pooled = 0, 0, None
     for path in shards:
-        with artifacts.read(path, "features") as file:
+        with features.open_shard(path) as file:
             n += len(file["token_row"])
             firings += len(file["data"])
-            part = _reconstruction(file)
+            part = features.read_reconstruction(file["reconstruction"])
             pooled = part if pooled is None else pooled.merge(part)
     fvu = pooled.fvu if pooled else float("nan")
     return {"rows": n, "l0": firings / max(n, 1), "fvu": fvu, "dead": float((Codes(shards).density == 0).mean())}
-
-
-def _reconstruction(file: h5py.File) -> Reconstruction:
-    group = file["reconstruction"]
-    error, total, ev = (float(value) for value in group["sums"][:])
-    n, tokens = (int(value) for value in group["counts"][:])
-    return Reconstruction(n, group["mean"][:], error, total, ev, tokens)
 
 
 # --- correlation --------------------------------------------------------------------------------------------------
@@ -323,7 +322,7 @@ def _changed(
 def _unmatched(file: h5py.File, reader: _Reader, side: Side, standing: Collection[str]) -> list[Block]:
     model, other = reader.names[side], reader.names["a" if side == "b" else "b"]
     if f"gain_{side}" not in file:
-        return [Note("info", f"Unmatched features of {model} were not tested on {other}: the widths differ.")]
+        return [Note("info", f"Unmatched features of {model} were not tested on {other}: widths or sites differ.")]
     gain = artifacts.read_table(file, f"gain_{side}")
     if not len(gain["latent"]):
         return [Prose(f"No feature of {model} is unmatched.")]
