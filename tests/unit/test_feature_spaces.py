@@ -10,7 +10,7 @@ import small_study
 from scipy import stats
 
 from diptych import artifacts, correlation, dictionaries, feature_maps, features, similarity_inputs, similarity_table
-from diptych.report import grids, page
+from diptych.report import blocks, grids, page
 from diptych.report import similarity as section
 
 
@@ -160,6 +160,32 @@ def test_a_grid_is_shown_as_heat_maps_and_lines(study, tmp_path):
     assert rho[1] == rho.max() > rho[0]  # one model through two dictionaries pairs better than two models
     shown = [name for name in ("tuned-middle", "tuned-last", "tuned-middle--last") if f'id="pair-{name}"' in html]
     assert shown == ["tuned-middle--last"]
+
+
+def test_the_published_procedure_stands_beside_ours(study, tmp_path):
+    """Each printed number beside the right one of the same name; p without the 1 may be 0, the right one not."""
+    cell = copy.deepcopy(study["pairs"][0]) | {"id": "x"}
+    cell["files"]["lan2024"] = str(tmp_path / "lan2024.h5")
+    with artifacts.create(tmp_path / "lan2024.h5", "lan2024", {}) as file:
+        theirs = {"measure": ["mean_rho", "rsa", "svcca"], "value": [0.698, 0.207, 0.678],
+                  "null_mean": [np.nan, 0.0, 0.01], "p": [np.nan, 0.0, 0.25]}  # fmt: skip
+        file.table("scores", {name: np.array(values) for name, values in theirs.items()}, nan="no level")
+        file.json("counts", {"pairs": 321, "rows": 1000, "latents": 400})
+    scores = section.Scores(study["similarity"])
+    table = next(
+        block for block in section.section(cell, scores, None).blocks if "lan2024" in getattr(block, "columns", ())
+    )
+    assert "on 321 pairs and 1,000 rows" in table.caption
+    shown = {line[0]: [getattr(part, "text", part) for part in line[1:]] for line in table.rows}
+    names = {measure: section.called(measure) for measure in theirs["measure"]}
+    assert list(shown) == list(names.values())
+    assert shown[names["mean_rho"]][:3] == [".698", "–", "–"]
+    assert shown[names["rsa"]][:3] == [".207", "0", "0"]
+    assert shown[names["svcca"]][:3] == [".678", ".010", ".250"]
+    ours = {row["measure"]: row for row in scores.of("tuned") if row["subspace"] == "all"}
+    for measure, name in names.items():
+        assert shown[name][3] == blocks.number(ours[measure]["value"])
+        assert shown[name][5] == blocks.p_value(ours[measure]["p"])
 
 
 def test_what_is_circular_is_said(study, tmp_path):

@@ -120,7 +120,8 @@ class Similarity(Strict):
     neuron_rows: Positive = 20_000
     """Token rows on which neurons are correlated, at most."""
     compat: tuple[Literal["lan2024"], ...] = ()
-    """Published procedures to reproduce beside the right one, labelled; for pairs of models with one tokenizer."""
+    """Published procedures to reproduce beside the right one, labelled; for pairs of models with one tokenizer (of
+    two models that read the same tokens, one names the other as its `tokenizer`)."""
     map: bool = True
     """Draw the two-panel UMAP map of the paired features."""
     map_neighbours: Annotated[int, Field(ge=2)] = 15
