@@ -171,6 +171,23 @@ def test_mmcs_and_its_level():
     np.testing.assert_allclose(measures.mmcs(x, y[shuffled])[0], best, atol=1e-6)
 
 
+def test_the_level_of_mmcs_does_not_see_that_rows_are_paired_more_than_once():
+    """Rows of B that several rows of A share, as a pairing of one to many has them."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 6)), rng.normal(size=(20, 6))
+    best, level = measures.mmcs(x, y)
+    again = measures.mmcs(x, y[np.arange(40) // 2])
+    np.testing.assert_allclose(again, (best, level), atol=1e-6)
+    assert level.mean() < best.mean() - 0.1
+    cosine, none = measures.mmcs(x, np.ones((5, 6)))
+    assert np.isnan(none).all()
+    np.testing.assert_allclose(cosine, x.sum(axis=1) / np.linalg.norm(x, axis=1) / np.sqrt(6), atol=1e-6)
+    one_direction = np.ones((40, 6)) * 2.0 ** (np.arange(40) % 5)[:, None]
+    row = similarity.table_row("features", "all", cells(x, one_direction, mapped=x)["mmcs"], Pairs(x, one_direction))
+    assert np.isnan(row["null_mean"])
+    assert "all rows of B have one direction" in row["reason"]
+
+
 # --- nulls
 
 

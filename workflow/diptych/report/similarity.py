@@ -116,8 +116,10 @@ def _scores(rows: Rows) -> list[Block]:
     table = Table(
         columns,
         body,
-        caption="By chance: mean and standard deviation over random re-pairings. q is over all sites of this pair and "
-        "all word lists. A dash has its reason on hover.",
+        caption="By chance: mean and standard deviation over re-pairings of the same rows, over random ones or (CKA, "
+        "mean squared canonical correlation, mean correlation) exactly over all; of MMCS, which re-pairing does not "
+        "change, the mean and its standard error with each found row replaced by its nearest other row. q is over all "
+        "sites of this pair and all word lists. A dash has its reason on hover.",
     )
     notes = [Prose(f"Not scored ({why}): {', '.join(names)}.") for why, names in void.items()]
     return [*([table] if body else []), *notes]
