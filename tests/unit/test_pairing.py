@@ -102,6 +102,15 @@ def test_a_known_permutation_and_what_only_one_has_come_back(differing: Case, ru
     assert {pairing.STATUSES[code] for code in found.b.status[absent]} == {"dead"}
 
 
+def test_a_cut_of_one_cuts_nothing(differing: Case) -> None:
+    found, cut = (
+        differing.pair(rule="one_to_one", cut=level, rho_floor=-1.0, concept_filter=False) for level in (1.0, 0.05)
+    )
+    assert found.summary["steps"]["q"] == found.summary["matched"] == found.summary["steps"]["candidates"]
+    assert cut.summary["matched"] < found.summary["matched"]
+    assert (found.summary["cut"], cut.summary["cut"]) == (1.0, 0.05)
+
+
 def fitted_slopes(truth: planted.PlantedPair) -> Slopes:
     """The best maps between the two spaces, as the stage learns them."""
     folds = moments.accumulate(truth.rows())

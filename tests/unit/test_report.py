@@ -382,3 +382,22 @@ def test_a_dictionary_that_cannot_read_the_other_model_is_left_out(study, tmp_pa
     assert [row[1] for row in dictionaries.blocks[0].rows] == [pair["a"], pair["b"]]
     notes = [block.text for block in changed.blocks if isinstance(block, blocks.Note)]
     assert [note.partition(":")[2] for note in notes] == [" widths or sites differ."] * 2
+
+
+@pytest.mark.parametrize("cut", [0.05, 1.0])
+def test_a_pairing_without_a_cut_says_so(study, tmp_path, cut):
+    pair = copy.deepcopy(study["pairs"][0]) | {"id": "x"}
+    source = pair["files"]["pairing"]
+    pair["files"]["pairing"] = str(tmp_path / "pairing.h5")
+    with artifacts.read(source, "pairing") as file, artifacts.create(tmp_path / "pairing.h5", "pairing", {}) as out:
+        out.table("pairs", artifacts.read_table(file, "pairs"), nan="test")
+        out.json("statuses", artifacts.read_json(file, "statuses"))
+        out.json("summary", artifacts.read_json(file, "summary") | {"cut": cut})
+    said, table, *_, facts, decoys = report_features._pairing(pair, {})[:6]
+    words = " ".join(
+        [said.text, decoys.caption, *(line[0] for line in table.rows), *(label for label, _ in facts.items)]
+    )
+    for text in ("only if it beats decoys", "no better fit than chance", "fit better than decoys", "hardly any decoy"):
+        assert (text in words) == (cut < 1), text
+    for text in ("No decoy cut was applied (pairing.cut: 1)", "no decoy cut", "nobody was left", "No pair was cut"):
+        assert (text in words) == (cut == 1), text

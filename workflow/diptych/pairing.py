@@ -204,7 +204,7 @@ def pair_latents(
         slopes: of the maps between the spaces.
         rule: how pairs are made.
         score: what makes two latents alike.
-        cut: q above this is `unmatched`.
+        cut: q above this is `unmatched`; 1 cuts nothing.
         twin: latents of one dictionary that score at least this are grouped (by cosine for `euclidean`).
         min_retention: below this share of the median ||d R|| / ||d|| a decoder row of A has no cosine.
         concept_filter: drop pairs whose top tokens hold a stop token or share none, then those of low correlation.
@@ -234,6 +234,7 @@ def pair_latents(
     verdicts_b = _verdicts(table.b, _stands_for(table.b, latents[1], way.stands_for[1]), way.of_b, judge, 1)
     ordered = {name: pairs[name] for name in PAIR_COLUMNS}
     summary = _summary(ordered, verdicts_a, verdicts_b, way) | {"steps": steps, "score": score, "rule": rule}
+    summary["cut"] = cut
     summary["not_carried_by_map"] = int((geometry.retention < min_retention).sum())
     return Pairing(ordered, verdicts_a, verdicts_b, summary)
 

@@ -48,6 +48,8 @@ STEP_WORDS = {
     "rho": "left: correlate above the floor",
 }
 """What a pair must pass, in this order."""
+UNCUT = {"unmatched": "unmatched: nobody was left to match it with", "q": "left: all, no decoy cut was applied"}
+"""What the cut would have said, where `pairing.cut` is 1."""
 NOT_ELIGIBLE = ("dead", "below_min_active")
 ITEMS = 4
 """Features of each kind shown with contexts."""
@@ -200,23 +202,29 @@ def _pairing(pair: Mapping[str, Any], floors: Floors) -> list[Block]:
         pairs = artifacts.read_table(file, "pairs")
         matched = artifacts.read_json(file, "statuses").index("matched")
     counts = {side: summary[f"status_{side}"] for side in ("a", "b")}
+    is_cut = summary["cut"] < 1.0
+    words = STATUS_WORDS | STEP_WORDS | ({} if is_cut else UNCUT)
     rows: list[list[str | Cell]] = [
-        [words, *(cell for side in ("a", "b") for cell in _share(counts[side], status))]
-        for status, words in STATUS_WORDS.items()
+        [words[status], *(cell for side in ("a", "b") for cell in _share(counts[side], status))]
+        for status in STATUS_WORDS
     ]
     columns = ["status", pair["a"], "of eligible", pair["b"], "of eligible"]
     blocks: list[Block] = [
         Prose(
-            "Each feature of one model is matched with one of the other; a match counts only if it beats decoys, the "
-            "best fits inside one dictionary. Every feature ends with one status."
+            "Each feature of one model is matched with one of the other"
+            + (
+                "; a match counts only if it beats decoys, the best fits inside one dictionary."
+                if is_cut
+                else ". No decoy cut was applied (pairing.cut: 1): a match may fit no better than features inside one "
+                "dictionary do, so being matched, or unmatched, says little."
+            )
+            + " Every feature ends with one status."
         ),
         Table(columns, rows, caption="Eligible features fire often enough, in enough documents, to be judged."),
         _floor_note(pair, floors),
         _fits(summary),
-        Facts(
-            [(words, f"{summary['steps'][step]:,}") for step, words in STEP_WORDS.items() if step in summary["steps"]]
-        ),
-        *matches.blocks(pair, pairs, matched, summary["score"]),
+        Facts([(words[step], f"{summary['steps'][step]:,}") for step in STEP_WORDS if step in summary["steps"]]),
+        *matches.blocks(pair, pairs, matched, summary["score"], is_cut),
     ]
     return blocks
 

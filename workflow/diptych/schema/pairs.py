@@ -75,7 +75,7 @@ class Pairing(Strict):
     score: Literal["rho", "cosine", "euclidean", "mean"] = "rho"
     """Correlation, decoder cosine after the map, distance after the map, or the mean of the first two."""
     cut: Share = 0.05
-    """q of the decoys above which a match is none."""
+    """q of the decoys above which a match is none; 1 keeps all pairs."""
     twin: Share = 0.99
     """Decoder cosine inside one dictionary from which two features count as one."""
     min_retention: Annotated[float, Field(ge=0, le=1)] = 0.1
