@@ -72,7 +72,7 @@ def test_planted_neurons_come_back_with_their_rows(made):
     assert np.abs(found.rho[~is_true]).max(initial=0) < 0.3
     np.testing.assert_allclose(found.mapped[is_true], found.y[is_true], atol=0.02)
     assert all(len(words) == 5 for words in found.tokens_a)
-    again = neurons.paired(pair, W, tokens, place / "map.h5", most=900)
+    again = neurons.paired(pair, W, tokens, place / "map.h5", most=900, memory=2**12)
     np.testing.assert_array_equal(again.x, found.x)
 
 

@@ -24,5 +24,6 @@ pairing.pair(
     chosen=selection.read(given.tokens_a, spec["reads"]["rows"]),
     features_a_on_b=given.get("features_a_on_b", ()),
     features_b_on_a=given.get("features_b_on_a", ()),
+    memory=snakemake.resources.correlation_mib * 2**20,
     **spec["settings"],
 )

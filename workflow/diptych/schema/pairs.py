@@ -64,7 +64,8 @@ class Correlation(Strict):
     seed: int = 0
     """Seed of the halves of the documents."""
     memory: Positive = 1024
-    """MiB that the blocks of correlations may take together; re-runs nothing."""
+    """MiB that the blocks of correlations may take together, also where features are paired, neurons are compared and
+    a published procedure is run; re-runs nothing."""
 
 
 class Pairing(Strict):
@@ -77,7 +78,8 @@ class Pairing(Strict):
     cut: Share = 0.05
     """q of the decoys above which a match is none; 1 keeps all pairs."""
     twin: Share = 0.99
-    """Decoder cosine inside one dictionary from which two features count as one."""
+    """Score inside one dictionary, in the pairing's own (decoder cosine for euclidean), from which two features count
+    as one: else they would be each other's decoys."""
     min_retention: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Least length of a mapped decoder row, relative to the median, for its cosine to mean anything."""
     concept_filter: bool = True
