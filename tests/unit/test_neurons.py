@@ -76,6 +76,20 @@ def test_planted_neurons_come_back_with_their_rows(made):
     np.testing.assert_array_equal(again.x, found.x)
 
 
+def test_their_correlation_has_a_level(made):
+    """On the documents that judged: pairs re-paired at random, hence about 0, and far below what they score."""
+    place, pair, W, _ = made
+    found = neurons.paired(pair, W, (place / "tokens.h5",) * 2, place / "map.h5")
+    codes_a, codes_b = found.codes
+    assert len(codes_a) == len(codes_b) < len(pair) / 2 + 60
+    again = [np.corrcoef(codes_a[:, k], codes_b[:, k])[0, 1] for k in range(len(found))]
+    np.testing.assert_allclose(again, found.rho, atol=1e-6)
+    cell = score(found, Settings(measures=("rho",)), np.random.default_rng(0))[0]
+    r = np.corrcoef(codes_a.T, codes_b.T)[: len(found), len(found) :]
+    assert cell.null.mean == pytest.approx(r.mean(), abs=1e-9)
+    assert cell.null.mean + 5 * cell.null.sd < cell.value
+
+
 def test_a_model_with_itself(made):
     place, pair, W, _ = made
     same = rows.in_memory([pair.take(np.arange(len(pair))).x[0]] * 2, pair.document, fold=pair.fold)

@@ -93,14 +93,16 @@ def paired(
     with artifacts.read(linear_map_path, "linear_map") as file:
         slope = linear_map.load(file, "forward").slope
     x = written_rows[0][i].astype(np.float64)
-    chosen = table.halves.of(sides[0].document) >= 0
+    half = table.halves.of(sides[0].document)
+    codes_a, codes_b = (np.asarray(side.codes)[half == 1][:, best] for side, best in zip(sides, (i, j), strict=True))
     return Pairs(
         x=x,
         y=written_rows[1][j].astype(np.float64),
         rho=table.a.held_out[0, i, 0],
         mapped=x @ slope,
-        tokens_a=_top_tokens(sides[0], chosen, i, evidence.Text(tokens[0])),
-        tokens_b=_top_tokens(sides[1], chosen, j, evidence.Text(tokens[1])),
+        tokens_a=_top_tokens(sides[0], half >= 0, i, evidence.Text(tokens[0])),
+        tokens_b=_top_tokens(sides[1], half >= 0, j, evidence.Text(tokens[1])),
+        codes=(codes_a, codes_b),
     )
 
 
