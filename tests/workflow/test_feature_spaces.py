@@ -32,6 +32,25 @@ def test_features_of_other_tokenizers_and_widths_are_paired(finished):
     assert "Unmatched features of other were not tested on base: widths or sites differ." in report
 
 
+def test_neurons_are_scored_beside_features(done):
+    """Of two tokenizers, widths and architectures: the neurons that write into the site compared."""
+    config = done.config()
+    config["pairs"] = {"across": config["pairs"]["across"]}
+    config["sites"]["neurons"] = ["first.mlp.hook_post"]
+    config["similarity"] |= {"neurons": True, "neuron_rows": 3000}
+    done.write_config(config | {"template_diffs": {}, "crosscoders": {}, "steering": {"pairs": []}})
+    path = "results/test/pairs/across/first--first/similarity.h5"
+    done.snakemake(path)
+    with artifacts.read(done.path / path, "similarity") as file:
+        scores = artifacts.read_table(file, "scores")
+    whole = scores["subspace"] == "all"
+    for points in ("features", "neurons"):
+        mine = whole & (scores["points"] == points) & np.isin(scores["measure"], ("rsa", "mmcs", "mean_rho"))
+        assert mine.sum() == 3
+        assert np.isfinite(scores["value"][mine]).all()
+        assert np.isfinite(scores["null_mean"][mine]).all()
+
+
 def test_a_cell_of_two_sites_reads_no_dictionary_on_the_other_model(blank):
     """A dictionary of the first site of one model is no question to the first site of the other."""
     config = blank.config()
