@@ -1,33 +1,65 @@
-"""Writes tests/data/dictionary: random directions in SAELens' format, for the first site of the test study's base."""
+"""Writes tests/data/dictionary and dictionary_narrow: SAELens directories for `base` and the narrower `other`.
+
+Both are for the first site. Feature i of either detects one frequent token of `base`, so that the two
+dictionaries pair up though tokenizers and widths differ. Needs what the test study stored:
+
+    snakemake --configfile config/studies/test.yaml --cores 2 results/test/pairs/across/first--first/linear_map.h5
+    PYTHONPATH=workflow python tests/data/make_dictionary.py
+"""
 
 import json
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-FEATURES, WIDTH = 48, 32
+from diptych.rows import Model, stored
+
+FEATURES = 48
+RESULTS = Path("results/test")
+NAMES = {"base": "dictionary", "other": "dictionary_narrow"}
 
 
 def main() -> None:
-    place = Path(__file__).parent / "dictionary"
+    import h5py
+
+    sides = []
+    for model in NAMES:
+        place = RESULTS / "activations" / "both" / model / "main"
+        tokens = RESULTS / "tokens" / "both" / f"{model}.h5"
+        sides.append(Model([str(place / "0.h5")], str(place / "gates.h5"), str(tokens), "first"))
+    rows = stored(sides, str(RESULTS / "alignments" / "both" / "base--other.h5"))
+    x = rows.take(np.arange(len(rows))).x
+    with h5py.File(sides[0].tokens) as file:
+        token = file["token"][:][rows.token_row[0]]
+    names, count = np.unique(token, return_counts=True)
+    frequent = names[np.argsort(-count, kind="stable")[:FEATURES]]
+    for values, (model, name) in zip(x, NAMES.items(), strict=True):
+        write(Path(__file__).parent / name, model, values.astype(np.float64), token[:, None] == frequent)
+
+
+def write(place: Path, model: str, x: np.ndarray, wanted: np.ndarray) -> None:
+    """Decoder: mean row [F, d] of each token; encoder: Fisher's linear discriminant of the tokens on rows x [n, d]."""
     place.mkdir(exist_ok=True)
-    rows = np.random.default_rng(0).normal(size=(FEATURES, WIDTH)).astype(np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    mean = x.mean(axis=0)
+    rows = np.stack([x[mine].mean(axis=0) - mean for mine in wanted.T])
+    within = x[wanted.any(axis=1)] - mean - rows[wanted.argmax(axis=1)[wanted.any(axis=1)]]
+    encoder = np.linalg.solve(np.cov(within.T) + 1e-6 * np.eye(x.shape[1]), rows.T)
+    encoder /= np.sqrt(np.sum(rows.T * encoder, axis=0))
     weights = {
-        "W_dec": rows,
-        "W_enc": np.ascontiguousarray(rows.T),
+        "W_dec": np.ascontiguousarray(rows, np.float32),
+        "W_enc": np.ascontiguousarray(encoder, np.float32),
         "b_enc": np.zeros(FEATURES, np.float32),
-        "b_dec": np.zeros(WIDTH, np.float32),
+        "b_dec": mean.astype(np.float32),
     }
-    save_file(weights, place / "sae_weights.safetensors")
+    (place / "sae_weights.safetensors").write_bytes(save(weights))
     config = {
         "architecture": "topk",
-        "k": 4,
-        "d_in": WIDTH,
+        "k": 1,
+        "d_in": x.shape[1],
         "d_sae": FEATURES,
         "dtype": "float32",
-        "metadata": {"hook_name": "blocks.1.hook_resid_pre", "model_name": "base"},
+        "metadata": {"hook_name": "blocks.1.hook_resid_pre", "model_name": model},
     }
     (place / "cfg.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
 

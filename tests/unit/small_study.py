@@ -235,7 +235,7 @@ class Maker:
             # The floor's second dictionary is read one layer off.
             factor = 0.5 if seeds["ab".index(dictionary)] else 2
             near = {SITE: sums, "blocks.14": dataclasses.replace(sums, error=sums.error * factor)}
-            features.encode(one, dictionaries[dictionary], path, spec=SPEC, layers=near)
+            features.encode(one, dictionaries[dictionary], path, spec=SPEC, layers=lambda near=near: near)
             files[f"features_{key}"] = [str(path)]
         self._pairing(files, place, dictionaries)
         if role != "floor":

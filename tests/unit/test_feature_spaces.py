@@ -9,8 +9,18 @@ import pytest
 import small_study
 from scipy import stats
 
-from diptych import artifacts, correlation, dictionaries, feature_maps, features, similarity_inputs, similarity_table
-from diptych.report import grids, page
+from diptych import (
+    artifacts,
+    correlation,
+    dictionaries,
+    feature_maps,
+    features,
+    similarity,
+    similarity_inputs,
+    similarity_scores,
+    similarity_table,
+)
+from diptych.report import blocks, grids, page, sites
 from diptych.report import similarity as section
 
 
@@ -151,8 +161,9 @@ def test_a_grid_is_shown_as_heat_maps_and_lines(study, tmp_path):
     assert [panel["type"] for panel in heat["data"]] == ["heatmap"] * 3
     assert heat["data"][0]["y"] == ["middle", "last"]
     line = plots["lines-tuned-knn_jaccard_4"]["data"]
-    assert [series["name"] for series in line] == ["middle", "last"]
-    np.testing.assert_allclose(line[1]["y"], [table["value"][near][1], table["value"][near][3]], rtol=1e-4)
+    assert [series["name"] for series in line] == ["middle", "middle by chance", "last", "last by chance"]
+    np.testing.assert_allclose(line[2]["y"], [table["value"][near][1], table["value"][near][3]], rtol=1e-4)
+    np.testing.assert_allclose(line[3]["y"], [table["null_mean"][near][1], table["null_mean"][near][3]], rtol=1e-4)
     for plot in plots.values():
         go.Figure(plot)
     assert "1 of 4 cells" in html
@@ -160,6 +171,53 @@ def test_a_grid_is_shown_as_heat_maps_and_lines(study, tmp_path):
     assert rho[1] == rho.max() > rho[0]  # one model through two dictionaries pairs better than two models
     shown = [name for name in ("tuned-middle", "tuned-last", "tuned-middle--last") if f'id="pair-{name}"' in html]
     assert shown == ["tuned-middle--last"]
+
+
+def test_layers_are_shown_as_lines_without_heat_maps(study, tmp_path):
+    """`sites` with several and no `sites_b`; every site is shown in full below."""
+    cells = [copy.deepcopy(study["pairs"][k]) | {"name": "layers", "role": "compared", "site_a": site, "site_b": site}
+             for k, site in ((0, "middle"), (3, "last"))]  # fmt: skip
+    path = tmp_path / "layers.h5"
+    similarity_table.collect(cells, path, tmp_path / "layers.tsv", spec={})
+    inputs = {**study, "pairs": cells, "similarity": str(path)}
+    page.build(inputs, tmp_path / "index.html", spec=small_study.SPEC, contexts=1, cells=1)
+    html = (tmp_path / "index.html").read_text()
+    plots = json.loads(html.split('id="figures">', 1)[1].split("</script>", 1)[0])
+    assert not any(name.startswith("grid-") for name in plots)
+    table = similarity_table.read(path)
+    mine = (table["measure"] == "knn_jaccard_4") & (table["subspace"] == "all")
+    score, level = plots["lines-layers-knn_jaccard_4"]["data"]
+    assert (score["name"], score["x"], level["name"]) == ("features", ["middle", "last"], "features by chance")
+    np.testing.assert_allclose(score["y"], table["value"][mine], rtol=1e-4)
+    np.testing.assert_allclose(level["y"], table["null_mean"][mine], rtol=1e-4)
+    assert html.index("site by site") < html.index('id="pair-layers-middle"') < html.index('id="pair-layers-last"')
+    assert not sites.are_layers(cells[:1])
+
+
+def test_the_published_procedure_stands_beside_ours(study, tmp_path):
+    """Each printed number beside the right one of the same name; p without the 1 may be 0, the right one not."""
+    cell = copy.deepcopy(study["pairs"][0]) | {"id": "x"}
+    cell["files"]["lan2024"] = str(tmp_path / "lan2024.h5")
+    with artifacts.create(tmp_path / "lan2024.h5", "lan2024", {}) as file:
+        theirs = {"measure": ["mean_rho", "rsa", "svcca"], "value": [0.698, 0.207, 0.678],
+                  "null_mean": [np.nan, 0.0, 0.01], "p": [np.nan, 0.0, 0.25]}  # fmt: skip
+        file.table("scores", {name: np.array(values) for name, values in theirs.items()}, nan="no level")
+        file.json("counts", {"pairs": 321, "rows": 1000, "latents": 400})
+    scores = section.Scores(study["similarity"])
+    table = next(
+        block for block in section.section(cell, scores, None).blocks if "lan2024" in getattr(block, "columns", ())
+    )
+    assert "on 321 pairs and 1,000 rows" in table.caption
+    shown = {line[0]: [getattr(part, "text", part) for part in line[1:]] for line in table.rows}
+    names = {measure: section.called(measure) for measure in theirs["measure"]}
+    assert list(shown) == list(names.values())
+    assert shown[names["mean_rho"]][:3] == [".698", "–", "–"]
+    assert shown[names["rsa"]][:3] == [".207", "0", "0"]
+    assert shown[names["svcca"]][:3] == [".678", ".010", ".250"]
+    ours = {row["measure"]: row for row in scores.of("tuned") if row["subspace"] == "all"}
+    for measure, name in names.items():
+        assert shown[name][3] == blocks.number(ours[measure]["value"])
+        assert shown[name][5] == blocks.p_value(ours[measure]["p"])
 
 
 def test_what_is_circular_is_said(study, tmp_path):
@@ -177,7 +235,47 @@ def test_neurons_stand_beside_features(study):
     scores._rows += [row | {"points": "neurons"} for row in rows]
     table = section.section({**study["pairs"][0], "id": "x"}, scores, None).blocks[1]
     assert sum("neurons" in column for column in table.columns) == 1
-    assert len(table.columns) == 11
+    assert len(table.columns) == 13
+
+
+def test_what_exceeds_chance_and_degenerate_rows_are_shown(study, tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(200, 4)), rng.normal(size=(200, 5))
+    y[:60, :4] += x[:60]
+    x[7], y[3], y[4] = x[6], 0.0, 0.0
+    x[:, 2] = 1.0
+    cell = copy.deepcopy(study["pairs"][0]) | {"id": "x"}
+    cell["files"]["similarity"] = str(tmp_path / "s.h5")
+    quick = {"measures": ["cca"], "nuclear_repairings": 9}
+    similarity.compare({"features": similarity_scores.Pairs(x, y)}, tmp_path / "s.h5", spec={}, **quick)
+    similarity_table.collect([cell], tmp_path / "t.h5", tmp_path / "t.tsv", spec={})
+    shown = section.section(cell, section.Scores(tmp_path / "t.h5"), None).blocks
+    table = next(block for block in shown if isinstance(block, blocks.Table))
+    assert [name.partition(" (")[0] for name in table.columns] == [
+        "measure",
+        "features",
+        "by chance",
+        "ratio",
+        "z",
+        "p",
+        "q",
+    ]
+    lines = [[part.text for part in line] for line in table.rows]
+    k = next(k for k, line in enumerate(lines) if line[0] == section.called("mean_squared_cc"))
+    header, *rows = ((line.split("\t")) for line in (tmp_path / "t.tsv").read_text().splitlines())
+    row = next(dict(zip(header, row, strict=True)) for row in rows if "mean_squared_cc" in row)
+    value, level, sd, above, z = (float(row[name]) for name in ("value", "null_mean", "null_sd", "above_null", "z"))
+    assert above == pytest.approx((value - level) / (1 - level), abs=1e-5)
+    assert z == pytest.approx((value - level) / sd, rel=1e-3)
+    assert lines[k][4] == blocks.number(z)
+    assert lines[k + 1][:2] == ["of what is possible above chance", blocks.number(above)]
+    said = next(block.text for block in shown if getattr(block, "text", "").startswith("Degenerate"))
+    assert said == (
+        "Degenerate input: features of base: 1 repeated row, 1 constant column; "
+        "features of tuned: 1 repeated row, 2 zero rows."
+    )
+    clean = section.section(study["pairs"][0] | {"id": "x"}, section.Scores(study["similarity"]), None).blocks
+    assert any("no repeated or zero row" in getattr(block, "text", "") for block in clean)
 
 
 def test_tokens_in_hover_texts_are_escaped():

@@ -110,6 +110,19 @@ def test_a_shard_without_valid_rows_is_an_empty_file_not_an_error(tmp_path: Path
     assert found.summary()["fvu"] == features.read([tmp_path / "full.h5"]).summary()["fvu"]
 
 
+def test_a_dictionary_of_another_width_is_absent_on_the_other_model_and_an_error_on_its_own(tmp_path: Path) -> None:
+    """The neighbouring layers are not looked at either: they have the rows' width."""
+    data, narrower, path = some_rows(d=4), relu(d=3), tmp_path / "across.h5"
+    features.encode(data, narrower, path, spec={}, own=False, layers=lambda: pytest.fail("measured"))
+    assert features.unreadable(path) == "a dictionary of width 3 cannot read rows of width 4"
+    with pytest.raises(DiptychError, match=r"across\.h5: a dictionary of width 3 cannot read rows of width 4"):
+        features.read([path])
+    with pytest.raises(DiptychError, match="check its site"):
+        features.encode(data, narrower, tmp_path / "own.h5", spec={}, own=True)
+    features.encode(data, relu(d=4), path, spec={}, own=False)
+    assert features.unreadable(path) is None
+
+
 def test_top_rows_are_the_largest_values_in_token_rows() -> None:
     codes = sparse.csr_array(np.array([[0, 1], [3, 0], [2, 0], [3, 0]], dtype=np.float32))
     zeros = np.zeros(4, np.int64)

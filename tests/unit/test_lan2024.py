@@ -76,6 +76,20 @@ def test_first_seen_keeps_the_lowest():
     assert b.tolist() == [0, 1, 4]
 
 
+def test_the_best_of_a_is_found_in_blocks():
+    rng = np.random.default_rng(0)
+    z = [torch.from_numpy(rng.normal(size=(200, width)).astype(np.float32)) for width in (37, 11)]
+    z[0][:, 5] = 1.0
+    found = lan2024.Correlator.start(*z).plus(*z)
+    whole, blocks = found.best_of_a(), found.best_of_a(memory=4 * 24 * 11)
+    with np.errstate(invalid="ignore"):
+        rho = np.nan_to_num(np.corrcoef(z[0].numpy().T, z[1].numpy().T)[:37, 37:])
+    np.testing.assert_array_equal(blocks[0], rho.argmax(axis=0))
+    np.testing.assert_allclose(blocks[1], rho.max(axis=0), atol=1e-5)
+    for one, other in zip(whole, blocks, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_other_sites_are_refused():
     with pytest.raises(DiptychError, match="lan2024 reads hook_resid_post sites"):
         lan2024._layer("blocks.1.hook_mlp_out", 3)

@@ -51,7 +51,7 @@ def measure(place: Path, site: str, dictionary: dictionaries.Dictionary, out: Pa
         model = rows.Model([str(shard)], str(place / "gates.h5"), str(place / "tokens.h5"), site)
         layers = layer_check.measure(shard, model.gates, site, dictionary)
         paths.append(out / shard.name)
-        features.encode(rows.stored([model]), dictionary, paths[-1], spec={}, layers=layers)
+        features.encode(rows.stored([model]), dictionary, paths[-1], spec={}, layers=lambda layers=layers: layers)
     return layer_check.read(paths)
 
 

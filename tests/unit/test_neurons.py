@@ -72,8 +72,22 @@ def test_planted_neurons_come_back_with_their_rows(made):
     assert np.abs(found.rho[~is_true]).max(initial=0) < 0.3
     np.testing.assert_allclose(found.mapped[is_true], found.y[is_true], atol=0.02)
     assert all(len(words) == 5 for words in found.tokens_a)
-    again = neurons.paired(pair, W, tokens, place / "map.h5", most=900)
+    again = neurons.paired(pair, W, tokens, place / "map.h5", most=900, memory=2**12)
     np.testing.assert_array_equal(again.x, found.x)
+
+
+def test_their_correlation_has_a_level(made):
+    """On the documents that judged: pairs re-paired at random, hence about 0, and far below what they score."""
+    place, pair, W, _ = made
+    found = neurons.paired(pair, W, (place / "tokens.h5",) * 2, place / "map.h5")
+    codes_a, codes_b = found.codes
+    assert len(codes_a) == len(codes_b) < len(pair) / 2 + 60
+    again = [np.corrcoef(codes_a[:, k], codes_b[:, k])[0, 1] for k in range(len(found))]
+    np.testing.assert_allclose(again, found.rho, atol=1e-6)
+    cell = score(found, Settings(measures=("rho",)), np.random.default_rng(0))[0]
+    r = np.corrcoef(codes_a.T, codes_b.T)[: len(found), len(found) :]
+    assert cell.null.mean == pytest.approx(r.mean(), abs=1e-9)
+    assert cell.null.mean + 5 * cell.null.sd < cell.value
 
 
 def test_a_model_with_itself(made):

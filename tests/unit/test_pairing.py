@@ -102,6 +102,15 @@ def test_a_known_permutation_and_what_only_one_has_come_back(differing: Case, ru
     assert {pairing.STATUSES[code] for code in found.b.status[absent]} == {"dead"}
 
 
+def test_a_cut_of_one_cuts_nothing(differing: Case) -> None:
+    found, cut = (
+        differing.pair(rule="one_to_one", cut=level, rho_floor=-1.0, concept_filter=False) for level in (1.0, 0.05)
+    )
+    assert found.summary["steps"]["q"] == found.summary["matched"] == found.summary["steps"]["candidates"]
+    assert cut.summary["matched"] < found.summary["matched"]
+    assert (found.summary["cut"], cut.summary["cut"]) == (1.0, 0.05)
+
+
 def fitted_slopes(truth: planted.PlantedPair) -> Slopes:
     """The best maps between the two spaces, as the stage learns them."""
     folds = moments.accumulate(truth.rows())
@@ -396,13 +405,13 @@ class Weights:
         self.W_enc, self.W_dec = side.W_enc, side.W_dec
 
 
-def write_tokens(path: Path, pair: planted.PlantedPair) -> None:
-    """Token n says which feature fires most on row n."""
-    n, documents = len(pair.document), int(pair.document.max()) + 1
-    names = np.maximum(pair.codes_A, pair.codes_B).argmax(axis=1)
+def write_tokens(path: Path, pair: planted.PlantedPair, times: int = 1) -> None:
+    """Token n says which feature fires most on row n; each row `times` in a row."""
+    n, documents = times * len(pair.document), int(pair.document.max()) + 1
+    names = np.maximum(pair.codes_A, pair.codes_B).argmax(axis=1).repeat(times)
     with artifacts.create(path, "tokens", {}) as out:
         out.array("token", names.astype(np.int32))
-        out.array("sequence", pair.document.astype(np.int32))
+        out.array("sequence", pair.document.astype(np.int32).repeat(times))
         out.array("position", (np.arange(n) % 40).astype(np.int32))
         out.array("counts", np.ones(n, dtype=bool))
         out.array("role", np.zeros(n, dtype=np.int8))
@@ -454,3 +463,46 @@ def test_stage_end_to_end(tmp_path: Path) -> None:
     assert {int(line[2]) for line in alone[1:] if line[1] == "B"} == set(only_B.tolist())
     assert [int(line[0]) for line in alone[1:] if line[1] == "B"] == [1, 2, 3]
     assert latents_b["top_tokens"][pairs["b"][matched][0]].split("\t")[0].strip().startswith("w")
+
+
+def test_stage_with_two_tokenizers_and_widths(tmp_path: Path) -> None:
+    """Every other row of B is one of A: the pairs are those of one tokenizer; neither dictionary reads the other."""
+    truth = planted.make_pair(2, n_documents=100, labels={"only_A": 2}, rate=0.1)
+    case = Case(truth)
+    n = len(truth.document)
+    write_tokens(tmp_path / "tokens_a.h5", truth)
+    write_tokens(tmp_path / "tokens_b.h5", truth, times=2)
+    b, between = case.b.codes, sparse.csr_array((n, case.b.codes.n_features), dtype=np.float32)
+    codes = sparse.csr_array(sparse.vstack([b.csr, between]))[np.arange(2 * n).reshape(2, n).T.ravel()]
+    twice = Features(codes, np.arange(2 * n), *(part.repeat(2) for part in (b.document, b.fold, b.source)))
+    for name, side in (("a", case.a.codes), ("b", twice), ("same", b)):
+        features.write(side, tmp_path / f"{name}.h5", {})
+    features.write_unreadable(tmp_path / "across.h5", {}, (32, 48))
+    with artifacts.create(tmp_path / "alignment.h5", "alignment", {}) as out:
+        out.json("identity", False)
+        out.array("row_a", np.arange(n))
+        out.array("row_b", 2 * np.arange(n))
+    linear_map.fit(truth.rows(), tmp_path / "map.h5", spec={}, bootstrap=10)
+    found = []
+    for features_b, tokens_b, alignment in (("same", "a", None), ("b", "b", tmp_path / "alignment.h5")):
+        shards = [tmp_path / "a.h5"], [tmp_path / f"{features_b}.h5"]
+        correlation.correlate(*shards, tmp_path / "correlation.h5", spec={}, alignment=alignment)
+        pairing.pair(
+            tmp_path / "correlation.h5", *shards, Weights(case.a), Weights(case.b), tmp_path / "map.h5",  # type: ignore[arg-type]
+            tmp_path / "tokens_a.h5", tmp_path / f"tokens_{tokens_b}.h5", tmp_path / "pairing.h5", spec={},
+            alignment=alignment, features_a_on_b=[tmp_path / "across.h5"], features_b_on_a=[tmp_path / "across.h5"],
+            unmatched=tmp_path / "unmatched.tsv",
+        )  # fmt: skip
+        with artifacts.read(tmp_path / "pairing.h5", "pairing") as file:
+            assert not {"gain_a", "gain_b"} & set(file)
+            found.append(artifacts.read_table(file, "pairs"))
+            words = artifacts.read_table(file, "latents_b")["top_tokens"]
+    matched = found[1]["outcome"] == MATCHED
+    assert matched.sum() > 20
+    np.testing.assert_array_equal(case.of_b[found[1]["b"][matched]], found[1]["a"][matched])
+    for name, values in found[0].items():
+        np.testing.assert_allclose(found[1][name], values, rtol=1e-9, err_msg=name)
+    j = int(found[1]["b"][matched][0])
+    assert words[j].split("\t")[0].strip() == f"w{case.of_b[j]}"
+    lines = (tmp_path / "unmatched.tsv").read_text().splitlines()
+    assert {int(line.split("\t")[2]) for line in lines[1:]} == set(truth.features("only_A").tolist())

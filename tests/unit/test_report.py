@@ -11,10 +11,11 @@ import plotly.graph_objects as go
 import pytest
 import small_study
 
-from diptych import artifacts, findings, planted, rows
+from diptych import artifacts, features, findings, planted, rows
 from diptych.crosscoder import evaluation, latents, seeds, training
 from diptych.evidence import Context, Text, Token
 from diptych.report import blocks, crosscoders, figures, page, setting, summary
+from diptych.report import features as report_features
 
 
 @pytest.fixture
@@ -370,3 +371,44 @@ def test_the_opening_of_a_grid_speaks_of_like_sites():
         "The tables below say what stands in the 2 other cells of the grid of grid."
     )
     assert summary.answer({"pairs": cells[1:2]}, found).startswith("tuned at last differs from base at first: 2")
+
+
+def test_a_dictionary_that_cannot_read_the_other_model_is_left_out(study, tmp_path):
+    pair = copy.deepcopy(study["pairs"][0]) | {"id": "across"}
+    for sides in ("a_on_b", "b_on_a"):
+        path = tmp_path / f"{sides}.h5"
+        features.write_unreadable(path, {}, (24, 32))
+        pair["files"][f"features_{sides}"] = [str(path)]
+    with artifacts.read(pair["files"]["pairing"], "pairing") as file:
+        kept = {name: artifacts.read_table(file, name) for name in ("pairs", "latents_a", "latents_b")}
+        said = {name: artifacts.read_json(file, name) for name in ("statuses", "columns", "summary")}
+    pair["files"]["pairing"] = str(tmp_path / "pairing.h5")
+    with artifacts.create(tmp_path / "pairing.h5", "pairing", {}) as file:
+        for name, table in kept.items():
+            file.table(name, table, nan="test")
+        for name, value in said.items():
+            file.json(name, value)
+    texts = {side: Text(pair["files"][f"tokens_{side}"]) for side in "ab"}
+    dictionaries, *_, changed = report_features.section(pair, texts, 2, [], {}).sections
+    assert [row[1] for row in dictionaries.blocks[0].rows] == [pair["a"], pair["b"]]
+    notes = [block.text for block in changed.blocks if isinstance(block, blocks.Note)]
+    assert [note.partition(":")[2] for note in notes] == [" widths or sites differ."] * 2
+
+
+@pytest.mark.parametrize("cut", [0.05, 1.0])
+def test_a_pairing_without_a_cut_says_so(study, tmp_path, cut):
+    pair = copy.deepcopy(study["pairs"][0]) | {"id": "x"}
+    source = pair["files"]["pairing"]
+    pair["files"]["pairing"] = str(tmp_path / "pairing.h5")
+    with artifacts.read(source, "pairing") as file, artifacts.create(tmp_path / "pairing.h5", "pairing", {}) as out:
+        out.table("pairs", artifacts.read_table(file, "pairs"), nan="test")
+        out.json("statuses", artifacts.read_json(file, "statuses"))
+        out.json("summary", artifacts.read_json(file, "summary") | {"cut": cut})
+    said, table, *_, facts, decoys = report_features._pairing(pair, {})[:6]
+    words = " ".join(
+        [said.text, decoys.caption, *(line[0] for line in table.rows), *(label for label, _ in facts.items)]
+    )
+    for text in ("only if it beats decoys", "no better fit than chance", "fit better than decoys", "hardly any decoy"):
+        assert (text in words) == (cut < 1), text
+    for text in ("No decoy cut was applied (pairing.cut: 1)", "no decoy cut", "nobody was left", "No pair was cut"):
+        assert (text in words) == (cut == 1), text

@@ -171,6 +171,23 @@ def test_mmcs_and_its_level():
     np.testing.assert_allclose(measures.mmcs(x, y[shuffled])[0], best, atol=1e-6)
 
 
+def test_the_level_of_mmcs_does_not_see_that_rows_are_paired_more_than_once():
+    """Rows of B that several rows of A share, as a pairing of one to many has them."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 6)), rng.normal(size=(20, 6))
+    best, level = measures.mmcs(x, y)
+    again = measures.mmcs(x, y[np.arange(40) // 2])
+    np.testing.assert_allclose(again, (best, level), atol=1e-6)
+    assert level.mean() < best.mean() - 0.1
+    cosine, none = measures.mmcs(x, np.ones((5, 6)))
+    assert np.isnan(none).all()
+    np.testing.assert_allclose(cosine, x.sum(axis=1) / np.linalg.norm(x, axis=1) / np.sqrt(6), atol=1e-6)
+    one_direction = np.ones((40, 6)) * 2.0 ** (np.arange(40) % 5)[:, None]
+    row = similarity.table_row("features", "all", cells(x, one_direction, mapped=x)["mmcs"], Pairs(x, one_direction))
+    assert np.isnan(row["null_mean"])
+    assert "all rows of B have one direction" in row["reason"]
+
+
 # --- nulls
 
 
@@ -247,7 +264,9 @@ def test_re_pairing_by_index_equals_re_pairing_the_rows():
 
 def test_p_is_uniform_when_nothing_is_shared():
     rng = np.random.default_rng(11)
-    p = {name: [] for name in ("cka", "cka_debiased", "mean_squared_cc", "procrustes", "rsa", "knn_mutual_4")}
+    exact = ("cka", "cka_debiased", "mean_squared_cc")
+    counts = ("knn_mutual_4", "knn_jaccard_4")
+    p = {name: [] for name in (*exact, "procrustes", "svcca", "pwcca_a", "pwcca_b", "rsa", *counts)}
     settings = QUICK._replace(repairings=39, nuclear_repairings=39, variance=1.0)
     for seed in range(120):
         x, y = rng.exponential(size=(40, 3)), rng.normal(size=(40, 4))
@@ -256,31 +275,33 @@ def test_p_is_uniform_when_nothing_is_shared():
             p[name].append(found[name].null.p)
     for name, values in p.items():
         spread = np.array(values)
-        if name in ("procrustes", "rsa", "knn_mutual_4"):  # p on a grid of 1/40: spread it over its step
+        if name not in exact:  # p on a grid of 1/40: spread it over its step
             spread -= rng.uniform(0, 1 / 40, size=len(spread))
-        if name == "knn_mutual_4":  # ties make p larger, never smaller
+        if name in counts:  # ties make p larger, never smaller
             assert stats.kstest(spread, "uniform", alternative="greater").pvalue > 0.01
         else:
             assert stats.kstest(spread, "uniform").pvalue > 0.005, name
 
 
-def test_mean_rho_level_against_every_pairing():
+@pytest.mark.parametrize("kept", [np.asarray, sparse.csr_array])
+def test_mean_rho_level_against_every_pairing(kept):
     rng = np.random.default_rng(4)
     common = rng.exponential(size=(50, 6)) * (rng.random((50, 6)) < 0.4)
     codes_a = common + rng.exponential(size=(50, 6)) * (rng.random((50, 6)) < 0.2)
     codes_b = common
     r = np.corrcoef(codes_a.T, codes_b.T)[:6, 6:]
     every = [np.mean(r[np.arange(6), list(order)]) for order in itertools.permutations(range(6))]
-    found = nulls.mean_rho_null(sparse.csr_array(codes_a), sparse.csr_array(codes_b))
+    found = nulls.mean_rho_null(kept(codes_a), kept(codes_b))
     assert found.mean == pytest.approx(np.mean(every), abs=1e-12)
     assert found.sd == pytest.approx(np.std(every), abs=1e-12)
     assert np.isnan(found.p)
 
 
-def test_mean_rho_level_survives_a_silent_latent():
+@pytest.mark.parametrize("kept", [np.asarray, sparse.csr_array])
+def test_mean_rho_level_survives_a_silent_latent(kept):
     codes = np.random.default_rng(0).exponential(size=(20, 4))
     codes[:, 2] = 0.0
-    found = nulls.mean_rho_null(sparse.csr_array(codes), sparse.csr_array(codes))
+    found = nulls.mean_rho_null(kept(codes), kept(codes))
     assert np.isfinite([found.mean, found.sd]).all()
 
 

@@ -197,6 +197,18 @@ def test_keys_of_a_template_diff_must_go_together(more, message):
     assert message in str(error.value)
 
 
+def test_a_published_procedure_must_have_models_to_run_on():
+    config = {**copy.deepcopy(GOOD), "template_diffs": {}, "similarity": {"compat": ["lan2024"]}}
+    assert Study.load(config).reproduces("lan2024", "tuned", "middle", "middle")
+    config["models"]["tuned"]["tokenizer"] = "tuned"
+    with pytest.raises(ConfigError, match=r"similarity\.compat: lan2024 .* set models\.tuned\.tokenizer: base if"):
+        Study.load(config)
+    for side in "ab":
+        del config["pairs"]["tuned"][f"dictionary_{side}"]
+    with pytest.raises(ConfigError, match=r"similarity\.compat: lan2024 .* no compared pair has dictionaries"):
+        Study.load(config)
+
+
 def test_a_dictionary_of_another_site_is_no_template_diff():
     config = copy.deepcopy(GOOD)
     config["sites"] = {"main": ["middle", "last"]}

@@ -35,6 +35,13 @@ def test_a_shipped_study_can_be_planned(fresh, path):
     assert count["fetch_dictionary"] == sum(study.dictionaries[name].kind != "trained" for name in used)
 
 
+def test_the_published_procedure_runs_on_the_family_that_it_was_published_for():
+    study = Study.load(yaml.safe_load((ROOT / "config" / "studies" / "pythia.yaml").read_text()))
+    cells = study.cells("family")
+    assert ("blocks.2.hook_resid_post", "blocks.5.hook_resid_post") in cells
+    assert all(study.reproduces("lan2024", "family", *cell) for cell in cells)
+
+
 def test_the_random_control_and_the_poisoned_pair_ship():
     study = Study.load(yaml.safe_load((ROOT / "config" / "studies" / "feature_spaces.yaml").read_text()))
     assert {model.kind for model in study.models.values()} == {"wheel", "rerandomize", "trigger"}

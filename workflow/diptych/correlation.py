@@ -12,6 +12,12 @@ and never stored:
     table.a.partner[half, i]          # the k latents of B that fire most like i, on one half of the documents
     table.a.selected[half, i]         # their correlations on that half: too good, they were chosen for it
     table.a.held_out[half, i]         # their correlations on the other half: what to believe
+
+Dense sites go the same way from Python: neurons (which the workflow does by itself, `similarity.neurons`) and the
+coordinates of the residual stream (which it does not), each a latent:
+
+    a, b = (features.dense(rows.stored([side])) for side in (model_A, model_B))          # rows.Model each
+    table = correlate_features(*features.common_rows(a, b), k=10)
 """
 
 from collections.abc import Mapping, Sequence

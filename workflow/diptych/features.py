@@ -8,8 +8,9 @@ into xhat = decode(f). `encode_rows` runs a model's valid rows through it block 
     codes.summary()["fvu"]                       # share of the rows' variance that decode(encode(x)) misses
     codes.statistics().density                   # [F] share of the rows on which each latent fires
 
-A dictionary is read on its own model and on the other model of a pair; each shard of rows is one file, and `read`
-puts the shards together. `dense` gives neurons and residual coordinates the same face.
+A dictionary is read on its own model and on the other model of a pair, if that is as wide (else the file says that it
+is not, `unreadable`); each shard of rows is one file, and `read` puts the shards together. `dense` gives neurons and
+residual coordinates the same face.
 """
 
 import time
@@ -36,6 +37,8 @@ DoubleArray = npt.NDArray[np.float64]
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
+UNREADABLE = "unreadable"
+"""Attribute of a shard without codes: why a dictionary of one model cannot read the other's rows."""
 TOP_ROWS = 20
 """Rows kept per latent in a shard's file: what a reader looks at before trusting a name for it."""
 
@@ -411,11 +414,39 @@ def write(
             write_reconstruction(out, f"layers/{hook}", sums)
 
 
+def write_unreadable(path: str | Path, spec: Mapping[str, Any], widths: Sequence[int]) -> None:
+    """Write a shard that says why it holds no codes: a dictionary of the first width on rows of the second."""
+    reason = f"a dictionary of width {widths[0]} cannot read rows of width {widths[1]}"
+    logs.logger.warning("%s; none of its features can be compared on them", reason)
+    with artifacts.create(path, "features", spec) as out:
+        out.json(UNREADABLE, reason)
+
+
 def write_reconstruction(out: artifacts.Writer, name: str, sums: Reconstruction) -> None:
     """Write the sums as a group of their own."""
     out.array(f"{name}/mean", sums.mean)
     out.array(f"{name}/sums", [sums.error, sums.total, sums.ev_token_sum])
     out.array(f"{name}/counts", [sums.n, sums.ev_tokens])
+
+
+def open_shard(path: str | Path) -> h5py.File:
+    """Open one shard.
+
+    Raises:
+        DiptychError: it holds no codes (`unreadable`), or is no whole artifact.
+    """
+    file = artifacts.read(path, "features")
+    if UNREADABLE in file.attrs:
+        reason = artifacts.read_json(file, UNREADABLE)
+        file.close()
+        raise DiptychError(f"{path}: {reason}; take a dictionary of the rows' width")
+    return file
+
+
+def unreadable(path: str | Path) -> str | None:
+    """Why a shard holds no codes: its dictionary, of another model, cannot read these rows; None if it does."""
+    with artifacts.read(path, "features") as file:
+        return str(artifacts.read_json(file, UNREADABLE)) if UNREADABLE in file.attrs else None
 
 
 def read(paths: Sequence[str | Path]) -> Features:
@@ -429,7 +460,7 @@ def read_summary(paths: Sequence[str | Path]) -> dict[str, float]:
 
 
 def _read_shard(path: str | Path) -> Features:
-    with artifacts.read(path, "features") as file:
+    with open_shard(path) as file:
         codes = sparse.csr_array(
             (file["data"][:], file["indices"][:], file["indptr"][:]),
             shape=(len(file["token_row"]), artifacts.read_json(file, "n_features")),
@@ -457,14 +488,29 @@ def encode(
     out: str | Path,
     *,
     spec: Mapping[str, Any],
-    layers: Mapping[str, Reconstruction] | None = None,
+    own: bool = True,
+    layers: Callable[[], Mapping[str, Reconstruction]] = dict,
     block_rows: int = 4096,
     device: "str | torch.device" = "cpu",
 ) -> None:
     """Stage `encode_features`: one shard's valid rows of one model through a dictionary, written to `out`.
 
-    `layers` holds the dictionary's reconstruction at its site and the neighbouring layers (`layer_check.measure`).
+    Args:
+        rows: of the shard.
+        dictionary: its weights are on `device`.
+        out: path of the artifact; of a dictionary that cannot read these rows it says why.
+        spec: stored with it.
+        own: whether the dictionary belongs to the rows' model, and so must be able to read them.
+        layers: the dictionary's reconstruction at its site and the neighbouring layers (`layer_check.measure`).
+        block_rows: rows encoded at a time.
+        device: where the encoding runs.
+
+    Raises:
+        DiptychError: the dictionary is the model's own, and not of the rows' width.
     """
+    if not own and rows.widths != (dictionary.width,):
+        write_unreadable(out, spec, (dictionary.width, *rows.widths))
+        return
     begun = time.monotonic()
     features = encode_rows(rows, dictionary, block_rows=block_rows, device=device)
     numbers = features.summary()
@@ -473,4 +519,4 @@ def encode(
         "%d rows at %.0f rows/s, L0 %.1f, FVU %.3f, dead %.1f %%",
         len(rows), speed, numbers["l0_mean"], numbers["fvu"], 100 * numbers["dead_share"],
     )  # fmt: skip
-    write(features, out, spec, layers)
+    write(features, out, spec, layers())

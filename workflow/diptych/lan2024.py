@@ -37,6 +37,8 @@ BATCH = 8
 """Sequences of one forward pass."""
 MOST_ROWS = 100_000
 """Rows read at most, padding included; the published comparison read fewer."""
+ENTRY_BYTES = 24
+"""Memory of one correlation while the best are found: float64, and a copy while it is made."""
 NULL_ROWS = 2000
 """Pairs of the null of RSA at most, as for the right scores."""
 
@@ -75,16 +77,27 @@ class Correlator:
         squares = (self.squares[0] + x.double().square().sum(0), self.squares[1] + y.double().square().sum(0))
         return Correlator(self.pilot, self.cross, sums, squares, self.rows + len(x))
 
-    def best_of_a(self) -> tuple[IntArray, FloatArray]:
-        """For each column of B the column of A that correlates most with it, and how much; constant columns get 0."""
+    def best_of_a(self, memory: int = 2**30) -> tuple[IntArray, FloatArray]:
+        """For each column of B the column of A that correlates most with it, and how much; constant columns get 0.
+
+        Works through blocks of A's columns that take at most `memory` bytes beside `cross`.
+        """
         n = self.rows
         deviation = [
             (q / n - (s / n).square()).clamp_min(0).sqrt() for s, q in zip(self.sums, self.squares, strict=True)
         ]
         inverse = [torch.where(d > 0, 1 / d, 0.0) for d in deviation]
-        rho = self.cross.double() / n - torch.outer(self.sums[0] / n, self.sums[1] / n)
-        best = (rho * inverse[0][:, None] * inverse[1]).max(dim=0)
-        return best.indices.cpu().numpy(), best.values.float().cpu().numpy()
+        mean = [total / n for total in self.sums]
+        value = torch.full_like(mean[1], -torch.inf)
+        index = torch.zeros(len(value), dtype=torch.int64, device=value.device)
+        step = max(1, memory // (ENTRY_BYTES * len(value)))
+        for start in range(0, len(mean[0]), step):
+            rows = slice(start, start + step)
+            rho = (self.cross[rows].double() / n).addr_(mean[0][rows], mean[1], alpha=-1)
+            best = rho.mul_(inverse[0][rows, None]).mul_(inverse[1]).max(dim=0)
+            better = best.values > value
+            value, index = torch.where(better, best.values, value), torch.where(better, best.indices + start, index)
+        return index.cpu().numpy(), value.float().cpu().numpy()
 
 
 def first_seen(best: IntArray) -> tuple[IntArray, IntArray]:
@@ -108,6 +121,7 @@ def reproduce(
     repairings: int = 1000,
     rsa_rows: int = 5000,
     seed: int = 0,
+    memory: int = 2**30,
     device: str = "cpu",
 ) -> None:
     """Stage `reproduce_lan2024`: the published procedure on two models with one tokenizer (kind "lan2024").
@@ -125,6 +139,7 @@ def reproduce(
         repairings: behind p.
         rsa_rows: pairs of RSA at most.
         seed: of the re-pairings.
+        memory: bytes that blocks of correlations may take, beside the sums of products, 4 bytes a pair of latents.
         device: a torch device.
 
     Raises:
@@ -134,7 +149,7 @@ def reproduce(
     for z_A, z_B in _batches((model_a, model_b), (dictionary_a, dictionary_b), tokens, (site_a, site_b), device):
         found = (found or Correlator.start(z_A, z_B)).plus(z_A, z_B)
     assert found is not None
-    best, rho = found.best_of_a()
+    best, rho = found.best_of_a(memory)
     a, b = first_seen(best)
     rng = np.random.default_rng(seed)
     scores = [("mean_rho", float(rho[b].mean()), float("nan"), float("nan"))]

@@ -62,6 +62,7 @@ def paired(
     linear_map_path: str | Path,
     *,
     most: int = 20_000,
+    memory: int = 2**30,
     seed: int = 0,
 ) -> Pairs:
     """Neurons of A and B that are each other's best partner.
@@ -72,6 +73,7 @@ def paired(
         tokens: the token files of A and B.
         linear_map_path: of the residual sites; its best map carries A's rows to B's space.
         most: token rows used at most, of whole documents.
+        memory: bytes that blocks of correlations may take; the activations themselves are held besides.
         seed: of the documents, and of their halves.
 
     Raises:
@@ -83,7 +85,7 @@ def paired(
     for side, matrix in zip(sides, written_rows, strict=True):
         if side.n_features != len(matrix):
             raise DiptychError(f"neurons: {side.n_features} at the site, but W_out has {len(matrix)} rows")
-    table = correlation.correlate_features(sides[0], sides[1], k=1, seed=seed)
+    table = correlation.correlate_features(sides[0], sides[1], k=1, seed=seed, memory=memory)
     best_b, best_a = table.a.partner[0, :, 0], table.b.partner[0, :, 0]
     i = np.flatnonzero(best_b >= 0)
     i = i[best_a[best_b[i]] == i]
@@ -91,14 +93,16 @@ def paired(
     with artifacts.read(linear_map_path, "linear_map") as file:
         slope = linear_map.load(file, "forward").slope
     x = written_rows[0][i].astype(np.float64)
-    chosen = table.halves.of(sides[0].document) >= 0
+    half = table.halves.of(sides[0].document)
+    codes_a, codes_b = (np.asarray(side.codes)[half == 1][:, best] for side, best in zip(sides, (i, j), strict=True))
     return Pairs(
         x=x,
         y=written_rows[1][j].astype(np.float64),
         rho=table.a.held_out[0, i, 0],
         mapped=x @ slope,
-        tokens_a=_top_tokens(sides[0], chosen, i, evidence.Text(tokens[0])),
-        tokens_b=_top_tokens(sides[1], chosen, j, evidence.Text(tokens[1])),
+        tokens_a=_top_tokens(sides[0], half >= 0, i, evidence.Text(tokens[0])),
+        tokens_b=_top_tokens(sides[1], half >= 0, j, evidence.Text(tokens[1])),
+        codes=(codes_a, codes_b),
     )
 
 

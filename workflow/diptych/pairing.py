@@ -204,7 +204,7 @@ def pair_latents(
         slopes: of the maps between the spaces.
         rule: how pairs are made.
         score: what makes two latents alike.
-        cut: q above this is `unmatched`.
+        cut: q above this is `unmatched`; 1 cuts nothing.
         twin: latents of one dictionary that score at least this are grouped (by cosine for `euclidean`).
         min_retention: below this share of the median ||d R|| / ||d|| a decoder row of A has no cosine.
         concept_filter: drop pairs whose top tokens hold a stop token or share none, then those of low correlation.
@@ -234,6 +234,7 @@ def pair_latents(
     verdicts_b = _verdicts(table.b, _stands_for(table.b, latents[1], way.stands_for[1]), way.of_b, judge, 1)
     ordered = {name: pairs[name] for name in PAIR_COLUMNS}
     summary = _summary(ordered, verdicts_a, verdicts_b, way) | {"steps": steps, "score": score, "rule": rule}
+    summary["cut"] = cut
     summary["not_carried_by_map"] = int((geometry.retention < min_retention).sum())
     return Pairing(ordered, verdicts_a, verdicts_b, summary)
 
@@ -458,7 +459,8 @@ def pair(
         unmatched: path of the ranked unmatched features as TSV.
         alignment: the aligned rows of two tokenizers.
         chosen: which of A's rows are compared; all if not given.
-        features_a_on_b: shards of A's dictionary on B, to test A's unmatched latents; none for unequal widths.
+        features_a_on_b: shards of A's dictionary on B, to test A's unmatched latents; none at different sites, and
+            untested where they hold no codes because the widths differ (`features.unreadable`).
         features_b_on_a: shards of B's dictionary on A.
         bootstrap: replicates for the intervals of the gains.
         seed: of that bootstrap.
@@ -478,10 +480,10 @@ def pair(
         slopes = Slopes(linear_map.load(file, "forward").slope, linear_map.load(file, "backward").slope)
     pairing = pair_latents(sides[0], sides[1], correlation.read(correlation_path), slopes, **settings)
     tests: dict[str, gains.Gain] = {}
-    if features_a_on_b:
+    if features_a_on_b and not features.unreadable(features_a_on_b[0]):
         own, other = features.common_rows(on_a, features.read(features_a_on_b), aligned, chosen)
         tests["a"] = gains.activation_gain(own, other, pairing.a.unmatched(), bootstrap=bootstrap, seed=seed)
-    if features_b_on_a:
+    if features_b_on_a and not features.unreadable(features_b_on_a[0]):
         other, own = features.common_rows(features.read(features_b_on_a), on_b, aligned, chosen)
         tests["b"] = gains.activation_gain(own, other, pairing.b.unmatched(), bootstrap=bootstrap, seed=seed)
     write(pairing, tests, sides, out, spec)

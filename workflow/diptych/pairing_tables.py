@@ -23,7 +23,7 @@ GAIN_COLUMNS = ("fitted", "held_out", "lo", "hi", "p", "q", "documents")
 class Alone(NamedTuple):
     """A model's unmatched latents [u]: nearest candidate (-1 for none), its score and q, and the test of their gain.
 
-    `top_tokens` is of all latents of the dictionary; `gain` is None where the models' widths differ.
+    `top_tokens` is of all latents of the dictionary; `gain` is None where widths or sites differ.
     """
 
     latent: IntArray
@@ -47,8 +47,8 @@ def matches(pairs: Mapping[str, npt.NDArray[Any]], kept: IntArray, top_tokens: t
 def unmatched(sides: Mapping[str, Alone]) -> str:
     """The unmatched features of every side, ranked, as TSV.
 
-    By the p of the gain (how much more a feature fires in its own model), then by the gain; where the widths differ
-    and nothing could be tested, by the nearest candidate: the worse its q and score, the higher.
+    By the p of the gain (how much more a feature fires in its own model), then by the gain; where the widths
+    or sites differ and nothing could be tested, by the nearest candidate: the worse its q and score, the higher.
     """
     parts = [_ranked(name, side) for name, side in sides.items()]
     return tsv({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})

@@ -165,12 +165,31 @@ def _check_similarity(study: "Study") -> None:
             raise ConfigError(f"similarity.word_lists: {error}") from None
         if names.count(Path(name).stem) > 1:
             raise ConfigError(f"similarity.word_lists: two lists are called {Path(name).stem!r}; rename one")
+    _check_compat(study)
     compared = {cell for pair in study.pairs for cell in study.cells(pair) if study.has_features(pair, *cell)}
     for site in sorted({site for cell in compared for site in cell} if study.similarity.neurons else ()):
         place = sites.neurons_of(site)
         if place is None or place not in chain.from_iterable(study.sites.values()):
             needed = f"list {place!r} in a group of `sites`" if place else "it is no residual site"
             raise ConfigError(f"similarity.neurons: site {site!r} is compared, but {needed}; or set neurons: false")
+
+
+def _check_compat(study: "Study") -> None:
+    """A published procedure that is asked for must be run on something: one tokenizer, and features."""
+    cells = [(name, *cell) for name in study.pairs for cell in study.cells(name)]
+    compared = [cell for cell in cells if study.has_features(*cell) and study.role(*cell) == "compared"]
+    for procedure in study.similarity.compat:
+        if any(study.reproduces(procedure, *cell) for cell in compared):
+            continue
+        if not compared:
+            raise ConfigError(
+                f"similarity.compat: {procedure} compares features, but no compared pair has dictionaries"
+            )
+        pair = study.pairs[compared[0][0]]
+        raise ConfigError(
+            f"similarity.compat: {procedure} is for models with one tokenizer, and those of no compared pair share it; "
+            f"set models.{pair.b}.tokenizer: {study.tokenizer(pair.a)} if {pair.b} reads {pair.a}'s tokens"
+        )
 
 
 def _check_steered(study: "Study", alias: str) -> None:

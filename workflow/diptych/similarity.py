@@ -106,6 +106,8 @@ def table_row(points: str, subspace: str, cell: Score, pairs: Pairs) -> dict[str
     if not cell.void:
         if cell.measure == "mmcs":
             reasons.append("no p: the null of MMCS is a level")
+            if np.isnan(mean):
+                reasons.append("no level: all rows of B have one direction")
         elif cell.measure == "mean_rho":
             reasons.append(
                 "no p: pairs were chosen for their correlation" + ("" if pairs.codes else "; no codes given")

@@ -203,18 +203,23 @@ def mmcs(mapped: RealArray, y: RealArray) -> tuple[DoubleArray, DoubleArray]:
     """Maximum cosine of each row of A to the rows of B, and its level without the true counterpart.
 
     MMCS does not change when rows are re-paired. Its null level replaces the row of B that was found by that row's
-    nearest other row of B: the score that the density of B's dictionary alone would give.
+    nearest other row of B: the score that the density of B's dictionary alone would give. A row that several pairs
+    share (a pairing of one to many) counts once: its copies are no other row.
 
     Args:
         mapped: [p_A, d_B], A's rows carried to B's space.
-        y: [p_B, d_B], p_B >= 2.
+        y: [p_B, d_B].
 
     Returns:
-        maximum cosine [p_A] and level [p_A]; both uncentred cosines. MMCS is the mean of the first.
+        maximum cosine [p_A] and level [p_A], NaN if all rows of B have one direction; both uncentred cosines. MMCS
+        is the mean of the first.
     """
-    unit_a, unit_b = unit_rows(mapped).astype(np.float32), unit_rows(y).astype(np.float32)
-    other = nearest(y, 1)[:, 0]
-    best, level = np.empty(len(unit_a)), np.empty(len(unit_a))
+    unit_a = unit_rows(mapped).astype(np.float32)
+    unit_b = np.unique(unit_rows(y).astype(np.float32), axis=0)
+    best, level = np.empty(len(unit_a)), np.full(len(unit_a), np.nan)
+    if len(unit_b) == 1:
+        return np.minimum((unit_a @ unit_b.T)[:, 0].astype(np.float64), 1.0), level
+    other = nearest(unit_b, 1)[:, 0]
     for start, cosine in _cosine_blocks(unit_a, unit_b):
         index = np.arange(len(cosine))
         winner = np.argmax(cosine, axis=1)

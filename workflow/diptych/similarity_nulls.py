@@ -31,6 +31,7 @@ from diptych.statistics import SMALLEST_P, permutation_p
 TIE = 1e-6
 """A re-paired score this close to the observed one counts as equal: re-pairings run in float32."""
 Graph = tuple[tuple[int, int], ...]
+Codes = sparse.csr_array | SingleArray
 
 
 class Null(NamedTuple):
@@ -229,30 +230,52 @@ def from_draws(observed: float, draws: DoubleArray) -> Null:
     return Null(float(draws.mean()), float(draws.std(ddof=1)), float(permutation_p(observed - TIE, draws)))
 
 
-def mean_rho_null(codes_a: sparse.csr_array, codes_b: sparse.csr_array) -> Null:
+def mean_rho_null(codes_a: Codes, codes_b: Codes) -> Null:
     """Closed-form mean and sd of the mean correlation when the pairs' latents are re-paired; no p.
 
     With R the p x p correlations of A's latents with B's, the mean of p of them taken along a random permutation has
     mean R.. and variance sum (R_ij - R_i. - R_.j + R..)^2 / (p^2 (p - 1)) (Hoeffding 1951).
 
     Args:
-        codes_a: [n, p] activations of A's latents, column i of pair i.
-        codes_b: [n, p] activations of B's latents on the same n tokens.
+        codes_a: [n, p] activations of A's latents (CSR) or neurons (an array), column i of pair i.
+        codes_b: [n, p] those of B on the same n tokens, kept alike.
     """
-    n, p = codes_a.shape
-    a, b = sparse.csc_array(codes_a.astype(np.float64)), sparse.csc_array(codes_b.astype(np.float64))
-    (mean_a, sd_a), (mean_b, sd_b) = _column_moments(a), _column_moments(b)
+    p = codes_a.shape[1]
     row_mean, column_sum, square = np.empty(p), np.zeros(p), 0.0
-    for start in range(0, p, measures.BLOCK_ROWS):
-        columns = slice(start, min(start + measures.BLOCK_ROWS, p))
-        product = np.asarray((a[:, columns].T @ b).todense())
-        block = (product / n - np.outer(mean_a[columns], mean_b)) / np.outer(sd_a[columns], sd_b)
+    blocks = _dense_blocks if isinstance(codes_a, np.ndarray) else _sparse_blocks
+    for columns, block in blocks(codes_a, codes_b):
         row_mean[columns] = block.mean(axis=1)
         column_sum += block.sum(axis=0)
         square += float(np.sum(block**2))
     grand, column_mean = float(row_mean.mean()), column_sum / p
     spread = square - p * float(row_mean @ row_mean) - p * float(column_mean @ column_mean) + (p * grand) ** 2
     return Null(grand, math.sqrt(max(0.0, spread) / (p - 1)) / p, float("nan"))
+
+
+def _sparse_blocks(codes_a: Codes, codes_b: Codes) -> Iterator[tuple[slice, DoubleArray]]:
+    """Correlations of some columns of A with all of B, and which columns."""
+    a, b = (sparse.csc_array(codes, dtype=np.float64) for codes in (codes_a, codes_b))
+    (mean_a, sd_a), (mean_b, sd_b) = _column_moments(a), _column_moments(b)
+    n, p = a.shape
+    for start in range(0, p, measures.BLOCK_ROWS):
+        columns = slice(start, min(start + measures.BLOCK_ROWS, p))
+        product = np.asarray((a[:, columns].T @ b).todense())
+        yield columns, (product / n - np.outer(mean_a[columns], mean_b)) / np.outer(sd_a[columns], sd_b)
+
+
+def _dense_blocks(codes_a: Codes, codes_b: Codes) -> Iterator[tuple[slice, DoubleArray]]:
+    """The same for columns that are seldom zero."""
+    a, b = np.asarray(codes_a), _unit_columns(np.asarray(codes_b))
+    for start in range(0, a.shape[1], measures.BLOCK_ROWS):
+        columns = slice(start, min(start + measures.BLOCK_ROWS, a.shape[1]))
+        yield columns, _unit_columns(a[:, columns]).T @ b
+
+
+def _unit_columns(values: npt.NDArray[Any]) -> DoubleArray:
+    """Columns [n, p] about their means, of length 1; a constant one is 0."""
+    centred = np.asarray(values - values.mean(axis=0, dtype=np.float64), dtype=np.float64)
+    length = np.linalg.norm(centred, axis=0)
+    return np.asarray(np.divide(centred, length, out=np.zeros_like(centred), where=length > 0.0))
 
 
 def _column_moments(codes: sparse.csc_array) -> tuple[DoubleArray, DoubleArray]:

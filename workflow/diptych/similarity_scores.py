@@ -16,13 +16,12 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from diptych import DiptychError, artifacts
 from diptych import similarity_measures as measures
 from diptych import similarity_nulls as nulls
 from diptych.similarity_measures import DoubleArray, IntArray, RealArray, SingleArray, Space
-from diptych.similarity_nulls import Null
+from diptych.similarity_nulls import Codes, Null
 
 CANONICAL = measures.CanonicalScores._fields
 FAMILIES = ("cca", "procrustes", "cka", "rsa", "knn", "mmcs", "rho")
@@ -57,7 +56,8 @@ class Pairs:
         rho: [p], held-out correlation of each pair; None where none was computed.
         mapped: [p, d_B], A's rows carried to B's space, for MMCS; None without a map.
         tokens_a, tokens_b: top activating tokens of each pair's latents, for semantic subspaces.
-        codes: activations of the pairs' latents on the same tokens, two CSR [n, p], for the level of `rho`.
+        codes: activations of the pairs' latents on the same tokens that judged `rho`, for its level: two [n, p], CSR
+            or (neurons) arrays.
         circular: the pairing used the decoder cosine, so geometric scores repeat how pairs were chosen.
     """
 
@@ -67,7 +67,7 @@ class Pairs:
     mapped: RealArray | None = None
     tokens_a: Sequence[Sequence[str]] | None = None
     tokens_b: Sequence[Sequence[str]] | None = None
-    codes: tuple[sparse.csr_array, sparse.csr_array] | None = None
+    codes: tuple[Codes, Codes] | None = None
     circular: bool = False
 
     def __len__(self) -> int:

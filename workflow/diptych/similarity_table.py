@@ -20,8 +20,8 @@ from diptych.statistics import benjamini_hochberg
 
 CELL = ("pair", "role", "site_a", "site_b")
 COLUMNS = (
-    *CELL, "points", "subspace", "measure", "value", "null_mean", "null_sd", "ratio", "p", "q", "subset_mean",
-    "subset_sd", "n_pairs", "circular", "compat", "reason",
+    *CELL, "points", "subspace", "measure", "value", "null_mean", "null_sd", "ratio", "z",
+    "above_null", "p", "q", "subset_mean", "subset_sd", "n_pairs", "circular", "compat", "reason",
 )  # fmt: skip
 """Columns of the text."""
 FAMILY = ("pair", "points", "measure")

@@ -59,7 +59,8 @@ class Study(Strict):
     corpora: Annotated[dict[Alias, Corpus], Field(min_length=1)]
     """Corpora by alias."""
     sites: Annotated[dict[Alias, tuple[Site, ...]], Field(min_length=1)] = {"main": ("middle",)}
-    """Groups of sites: the sites of one group are dumped by one forward pass into one file a shard. A site is `first`
+    """Groups of sites: the sites of one group are dumped by one forward pass into one file a shard, for every model
+    that is read at any of them; a site that not all of these have belongs in a group of its own. A site is `first`
     (after block 0, not the embedding), `middle` (relative depth 0.5), `last` (after the last block, before the final
     norm), a relative depth such as 0.25, or a TransformerLens hook such as blocks.3.hook_mlp_out."""
     dictionaries: dict[Alias, Dictionary] = {}
@@ -251,7 +252,8 @@ class Study(Strict):
 
     def encode_features(self, corpus: str, model: str, dictionary: str, shard: str) -> Job:
         """One shard of a model's rows in a dictionary's features."""
-        return _job({"corpus": corpus, "model": model, "site": self.dictionaries[dictionary].site, "shard": shard})
+        made = self.dictionaries[dictionary]
+        return _job({"corpus": corpus, "model": model, "site": made.site, "shard": shard}, own=model == made.model)
 
     def fit_linear_map(self, pair: str, site_a: str, site_b: str) -> Job:
         """The maps between the two models of a pair."""

@@ -304,7 +304,7 @@ def _select(shards: Sequence[str | Path], wanted: IntArray, prompts: _Prompts) -
     """Codes of the sorted token rows `wanted`, CSR [len(wanted), F]."""
     parts, found = [], []
     for path in shards:
-        with artifacts.read(path, "features") as file:
+        with features.open_shard(path) as file:
             token_row = file["token_row"][:]
             at = np.flatnonzero(np.isin(token_row, wanted))
             found.append(token_row[at])

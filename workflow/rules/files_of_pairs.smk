@@ -97,6 +97,9 @@ def pair_files(name, site_a, site_b):
             files[f"features_{side}"] = [
                 relative(path) for path in features_of(pair.corpus, model, dictionary)
             ]
-            across = features_of(pair.corpus, other_model, dictionary)
-            files[f"features_{side}_on_{other}"] = [relative(path) for path in across]
+            if site_a == site_b:
+                across = features_of(pair.corpus, other_model, dictionary)
+                files[f"features_{side}_on_{other}"] = [
+                    relative(path) for path in across
+                ]
     return files

@@ -41,16 +41,18 @@ def own_features(wildcards):
 
 
 def cross_features(wildcards):
-    """The codes of each dictionary on the other model's rows."""
+    """Both dictionaries, and the codes of each on the other model's rows, where both are read at one site."""
     pair = STUDY.pairs[wildcards.pair]
     dictionary_a, dictionary_b = cell_dictionaries(wildcards)
-    return {
-        "features_a_on_b": features_of(pair.corpus, pair.b, dictionary_a),
-        "features_b_on_a": features_of(pair.corpus, pair.a, dictionary_b),
+    inputs = {
         "dictionary_a": dictionary_manifest(dictionary_a),
         "dictionary_b": dictionary_manifest(dictionary_b),
         "tokens_b": tokens_of(pair.corpus, pair.b),
     }
+    if wildcards.site_a == wildcards.site_b:
+        inputs["features_a_on_b"] = features_of(pair.corpus, pair.b, dictionary_a)
+        inputs["features_b_on_a"] = features_of(pair.corpus, pair.a, dictionary_b)
+    return inputs
 
 
 def steered_pair(wildcards):

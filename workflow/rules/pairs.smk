@@ -63,6 +63,7 @@ rule pair_features:
     threads: 4
     resources:
         **cpu(16),
+        correlation_mib=STUDY.correlation.memory,
     params:
         spec=spec("pair_features"),
     script:
@@ -86,6 +87,7 @@ rule compare_spaces:
     threads: 4
     resources:
         **cpu(16, 2),
+        correlation_mib=STUDY.correlation.memory,
     params:
         spec=spec("compare_spaces", files=word_lists()),
     script:
@@ -106,6 +108,7 @@ rule reproduce_lan2024:
     threads: 8
     resources:
         **gpu(48, 4),
+        correlation_mib=STUDY.correlation.memory,
         device=STUDY.device,
     params:
         spec=spec("reproduce_lan2024"),

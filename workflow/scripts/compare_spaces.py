@@ -33,6 +33,7 @@ if "neurons_a" in reads:
         (given.tokens_a, given.tokens_b),
         given.linear_map,
         most=most,
+        memory=snakemake.resources.correlation_mib * 2**20,
         seed=settings["seed"],
     )
 similarity.compare(pairs, snakemake.output[0], spec=spec, subspaces=subspaces, **settings)

@@ -1,5 +1,6 @@
 """Rule encode_features: one shard of one model's rows to the sparse codes of a dictionary."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,6 @@ torch.set_num_threads(snakemake.threads)
 place = rows.Model([snakemake.input.shards], snakemake.input.gates, snakemake.input.tokens, spec["reads"]["site"])
 dictionary = dictionaries.load(Path(snakemake.input.dictionary).parent)
 with devices.take(snakemake.resources.device) as device:
-    layers = layer_check.measure(snakemake.input.shards, place.gates, place.site, dictionary, device)
+    layers = partial(layer_check.measure, snakemake.input.shards, place.gates, place.site, dictionary, device)
     out = snakemake.output[0]
     features.encode(rows.stored([place]), dictionary, out, spec=spec, layers=layers, device=device, **spec["settings"])

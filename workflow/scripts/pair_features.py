@@ -22,7 +22,8 @@ pairing.pair(
     unmatched=snakemake.output.unmatched,
     alignment=given.get("alignment") or None,
     chosen=selection.read(given.tokens_a, spec["reads"]["rows"]),
-    features_a_on_b=given.features_a_on_b,
-    features_b_on_a=given.features_b_on_a,
+    features_a_on_b=given.get("features_a_on_b", ()),
+    features_b_on_a=given.get("features_b_on_a", ()),
+    memory=snakemake.resources.correlation_mib * 2**20,
     **spec["settings"],
 )

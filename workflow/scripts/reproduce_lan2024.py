@@ -21,6 +21,7 @@ with devices.take(snakemake.resources.device) as device:
         spec=spec,
         site_a=spec["reads"]["site_a"],
         site_b=spec["reads"]["site_b"],
+        memory=snakemake.resources.correlation_mib * 2**20,
         device=device,
         **spec["settings"],
     )

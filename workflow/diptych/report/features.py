@@ -7,9 +7,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from diptych import artifacts
+from diptych import artifacts, features
 from diptych.evidence import Codes, Text
-from diptych.features import Reconstruction
 from diptych.report import figures, matches
 from diptych.report.blocks import (
     Block,
@@ -49,6 +48,8 @@ STEP_WORDS = {
     "rho": "left: correlate above the floor",
 }
 """What a pair must pass, in this order."""
+UNCUT = {"unmatched": "unmatched: nobody was left to match it with", "q": "left: all, no decoy cut was applied"}
+"""What the cut would have said, where `pairing.cut` is 1."""
 NOT_ELIGIBLE = ("dead", "below_min_active")
 ITEMS = 4
 """Features of each kind shown with contexts."""
@@ -67,6 +68,7 @@ def section(
         standing: "side id" of the features that are findings.
         floors: unmatched share of floor pairs by name: what different seeds alone leave unmatched.
     """
+    pair = {**pair, "files": _readable(pair["files"])}
     parts = [
         Section(f"{pair['id']}-dictionaries", "The dictionaries", [_dictionaries(pair)]),
         Section(f"{pair['id']}-correlation", "Correlation of features", _correlation(pair)),
@@ -74,6 +76,12 @@ def section(
         Section(f"{pair['id']}-changed", "Features that changed most", _changed(pair, texts, contexts, standing)),
     ]
     return Section(f"{pair['id']}-features", "Sparse features", [], parts)
+
+
+def _readable(files: Mapping[str, Any]) -> dict[str, Any]:
+    """The files without the codes of dictionaries that are not as wide as the other model."""
+    across = ("features_a_on_b", "features_b_on_a")
+    return {key: found for key, found in files.items() if key not in across or not features.unreadable(found[0])}
 
 
 def unmatched_share(pair: Mapping[str, Any]) -> float:
@@ -124,20 +132,13 @@ def _summary(shards: Sequence[str]) -> dict[str, float]:
     """L0, FVU and dead share over all shards."""
     n, firings, pooled = 0, 0, None
     for path in shards:
-        with artifacts.read(path, "features") as file:
+        with features.open_shard(path) as file:
             n += len(file["token_row"])
             firings += len(file["data"])
-            part = _reconstruction(file)
+            part = features.read_reconstruction(file["reconstruction"])
             pooled = part if pooled is None else pooled.merge(part)
     fvu = pooled.fvu if pooled else float("nan")
     return {"rows": n, "l0": firings / max(n, 1), "fvu": fvu, "dead": float((Codes(shards).density == 0).mean())}
-
-
-def _reconstruction(file: h5py.File) -> Reconstruction:
-    group = file["reconstruction"]
-    error, total, ev = (float(value) for value in group["sums"][:])
-    n, tokens = (int(value) for value in group["counts"][:])
-    return Reconstruction(n, group["mean"][:], error, total, ev, tokens)
 
 
 # --- correlation --------------------------------------------------------------------------------------------------
@@ -201,23 +202,29 @@ def _pairing(pair: Mapping[str, Any], floors: Floors) -> list[Block]:
         pairs = artifacts.read_table(file, "pairs")
         matched = artifacts.read_json(file, "statuses").index("matched")
     counts = {side: summary[f"status_{side}"] for side in ("a", "b")}
+    is_cut = summary["cut"] < 1.0
+    words = STATUS_WORDS | STEP_WORDS | ({} if is_cut else UNCUT)
     rows: list[list[str | Cell]] = [
-        [words, *(cell for side in ("a", "b") for cell in _share(counts[side], status))]
-        for status, words in STATUS_WORDS.items()
+        [words[status], *(cell for side in ("a", "b") for cell in _share(counts[side], status))]
+        for status in STATUS_WORDS
     ]
     columns = ["status", pair["a"], "of eligible", pair["b"], "of eligible"]
     blocks: list[Block] = [
         Prose(
-            "Each feature of one model is matched with one of the other; a match counts only if it beats decoys, the "
-            "best fits inside one dictionary. Every feature ends with one status."
+            "Each feature of one model is matched with one of the other"
+            + (
+                "; a match counts only if it beats decoys, the best fits inside one dictionary."
+                if is_cut
+                else ". No decoy cut was applied (pairing.cut: 1): a match may fit no better than features inside one "
+                "dictionary do, so being matched, or unmatched, says little."
+            )
+            + " Every feature ends with one status."
         ),
         Table(columns, rows, caption="Eligible features fire often enough, in enough documents, to be judged."),
         _floor_note(pair, floors),
         _fits(summary),
-        Facts(
-            [(words, f"{summary['steps'][step]:,}") for step, words in STEP_WORDS.items() if step in summary["steps"]]
-        ),
-        *matches.blocks(pair, pairs, matched, summary["score"]),
+        Facts([(words[step], f"{summary['steps'][step]:,}") for step in STEP_WORDS if step in summary["steps"]]),
+        *matches.blocks(pair, pairs, matched, summary["score"], is_cut),
     ]
     return blocks
 
@@ -323,7 +330,7 @@ def _changed(
 def _unmatched(file: h5py.File, reader: _Reader, side: Side, standing: Collection[str]) -> list[Block]:
     model, other = reader.names[side], reader.names["a" if side == "b" else "b"]
     if f"gain_{side}" not in file:
-        return [Note("info", f"Unmatched features of {model} were not tested on {other}: the widths differ.")]
+        return [Note("info", f"Unmatched features of {model} were not tested on {other}: widths or sites differ.")]
     gain = artifacts.read_table(file, f"gain_{side}")
     if not len(gain["latent"]):
         return [Prose(f"No feature of {model} is unmatched.")]

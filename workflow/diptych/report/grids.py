@@ -85,16 +85,19 @@ def heat_maps(
     return plot
 
 
-def by_site(sites: Sequence[str], series: Mapping[str, npt.ArrayLike], *, x: str, y: str) -> Plot:
-    """One line for each series along sites, in their order."""
-    data = [
-        {
-            "type": "scatter", "mode": "lines+markers", "name": html.escape(name, quote=False), "x": list(sites),
-            "y": numbers(values),
-            "line": {"color": COLOURS[i % len(COLOURS)], "width": 2, "dash": DASHES[i // len(COLOURS) % len(DASHES)]},
-        }
-        for i, (name, values) in enumerate(series.items())
-    ]  # fmt: skip
+def by_site(sites: Sequence[str], series: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]], *, x: str, y: str) -> Plot:
+    """For each series a line of its values along sites, in their order, and a thin one of their level by chance."""
+    data = []
+    for i, (name, (values, level)) in enumerate(series.items()):
+        shown, colour = html.escape(name, quote=False), COLOURS[i % len(COLOURS)]
+        dash = DASHES[i // len(COLOURS) % len(DASHES)]
+        for label, heights, mode, line in (
+            (shown, values, "lines+markers", {"width": 2, "dash": dash}),
+            (f"{shown} by chance", level, "lines", {"width": 1, "dash": "dot"}),
+        ):
+            if np.isfinite(np.asarray(heights, dtype=np.float64)).any():
+                one = {"x": list(sites), "y": numbers(heights), "line": {"color": colour, **line}}
+                data.append({"type": "scatter", "mode": mode, "name": label, **one})
     return {
         "data": data,
         "layout": layout(x, y, xaxis={"type": "category"}, showlegend=len(data) > 1, margin={"t": 24}),

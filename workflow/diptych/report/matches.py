@@ -20,7 +20,7 @@ SCORES = {
 }
 
 
-def blocks(pair: Mapping[str, Any], pairs: Columns, matched: int, score: str) -> list[Block]:
+def blocks(pair: Mapping[str, Any], pairs: Columns, matched: int, score: str, is_cut: bool) -> list[Block]:
     """Score against decoys, cosine against unrelated pairs, norm differences, and norm difference against cosine.
 
     Args:
@@ -28,6 +28,7 @@ def blocks(pair: Mapping[str, Any], pairs: Columns, matched: int, score: str) ->
         pairs: the candidate pairs (`pairing.PAIR_COLUMNS`).
         matched: the outcome of a matched pair.
         score: the pairing's own.
+        is_cut: whether a pair that decoys reach is no match.
     """
     if not len(pairs["a"]):
         return []
@@ -37,7 +38,8 @@ def blocks(pair: Mapping[str, Any], pairs: Columns, matched: int, score: str) ->
             f"{pair['id']}-match-scores",
             "How well the candidate pairs fit, against decoys",
             f"Candidate pairs by their score ({SCORES[score]}), and the best fits inside one dictionary, which are "
-            "certainly no counterparts. A pair is a match only where hardly any decoy reaches.",
+            "certainly no counterparts. "
+            + ("A pair is a match only where hardly any decoy reaches." if is_cut else "No pair was cut by them."),
             {"candidate pairs": (pairs["score"], "var(--b)"), "decoys": (pairs["decoy"], "var(--both)")},
             SCORES[score],
         )

@@ -23,6 +23,7 @@ from diptych.report import (
     provenance,
     setting,
     similarity,
+    sites,
     steering,
     summary,
     template_diffs,
@@ -125,7 +126,7 @@ def _named(pair: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pair_sections(inputs: Mapping[str, Any], found: findings.Findings, contexts: int, in_full: int) -> list[Section]:
-    """One section a pair; a grid of sites gets one of its own before those of its best cells."""
+    """One section a cell; sites compared with each other get one of their own first, a grid's best cells then."""
     floors = {
         pair["name"]: features.unmatched_share(pair)
         for pair in inputs["pairs"]
@@ -136,10 +137,12 @@ def _pair_sections(inputs: Mapping[str, Any], found: findings.Findings, contexts
     for name in dict.fromkeys(pair["name"] for pair in inputs["pairs"]):
         cells = [pair for pair in inputs["pairs"] if pair["name"] == name]
         shown = cells
-        if similarity.is_grid(cells):
-            sections.append(similarity.grid_section(cells, scores, in_full))
+        if sites.is_grid(cells):
+            sections.append(sites.grid_section(cells, scores, in_full))
             best = sorted(cells, key=lambda cell: -scores.pairing_quality(name, cell["site_a"], cell["site_b"]))
             shown = best[:in_full]
+        elif sites.are_layers(cells):
+            sections.append(sites.layers_section(cells, scores))
         for cell in shown:
             geometry = _geometry(cell, scores, inputs.get("maps"))
             sections.append(_pair_section(cell, found, contexts, floors, geometry))

@@ -1,15 +1,26 @@
-"""How alike the feature spaces are: every score beside its null, maps of paired features, and grids of sites."""
+"""How alike the feature spaces are at one cell: every score beside its null, word lists, and the map of the pairs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from diptych import artifacts, feature_maps, similarity_table
 from diptych.report import grids
-from diptych.report.blocks import Block, Cell, Figure, Note, Prose, Section, Table, figure_cell, number, p_value
+from diptych.report.blocks import (
+    Block,
+    Cell,
+    Figure,
+    Note,
+    Prose,
+    Section,
+    Table,
+    counted,
+    figure_cell,
+    number,
+    p_value,
+)
 
 Rows = list[dict[str, Any]]
 MEASURES = {
@@ -34,6 +45,7 @@ HINTS = {
     "mmcs": "Does not change when pairs are mixed; by chance: each found row replaced by its nearest other row.",
     "mean_rho": "Pairs were chosen for it on other documents, so it has a level but no p.",
 }
+DEGENERATE = {"repeated_rows": "repeated row", "zero_rows": "zero row", "constant_columns": "constant column"}
 SUBSPACE_MEASURES = ("rsa", "cka_debiased", "mean_rho")
 INTRO = (
     "Features of the two models were paired by how they fire. If both models also arrange them alike, the paired "
@@ -86,6 +98,7 @@ def section(pair: Mapping[str, Any], scores: Scores, maps: str | Path | None) ->
             )
         )
     blocks += _scores(rows)
+    blocks.append(_quality(pair))
     if pair["files"].get("lan2024"):
         blocks.append(_published(pair["files"]["lan2024"], rows))
     if any(row["subspace"] != "all" for row in rows):
@@ -103,12 +116,14 @@ def _scores(rows: Rows) -> list[Block]:
     by = {(row["points"], row["measure"]): row for row in whole}
     columns = ["measure"]
     for name in points:
-        columns += [f"{name} ({_n_pairs(whole, name):,} pairs)", "by chance", "ratio", "p", "q"]
+        columns += [f"{name} ({_n_pairs(whole, name):,} pairs)", "by chance", "ratio", "z", "p", "q"]
     body: list[list[str | Cell]] = []
     for measure in _ordered([row["measure"] for row in whole if row["points"] == points[0]]):
         if any(np.isfinite(by[name, measure]["value"]) for name in points):
             line: list[str | Cell] = [Cell(called(measure), hint=HINTS.get(measure, ""))]
-            body.append(line + [cell for name in points for cell in _cells(by[name, measure])])
+            body.append(line + [cell for name in points for cell in score_cells(by[name, measure])])
+            if measure == "mean_squared_cc":
+                body.append(_above([by[name, measure] for name in points]))
     void: dict[str, list[str]] = {}
     for row in whole:
         if not np.isfinite(row["value"]):
@@ -116,11 +131,27 @@ def _scores(rows: Rows) -> list[Block]:
     table = Table(
         columns,
         body,
-        caption="By chance: mean and standard deviation over random re-pairings. q is over all sites of this pair and "
-        "all word lists. A dash has its reason on hover.",
+        caption="By chance: mean and standard deviation over re-pairings of the same rows, over random ones or (CKA, "
+        "mean squared canonical correlation, mean correlation) exactly over all; of MMCS, which re-pairing does not "
+        "change, the mean and its standard error with each found row replaced by its nearest other row. q is over all "
+        "sites of this pair and all word lists. A dash has its reason on hover.",
     )
     notes = [Prose(f"Not scored ({why}): {', '.join(names)}.") for why, names in void.items()]
     return [*([table] if body else []), *notes]
+
+
+def _quality(pair: Mapping[str, Any]) -> Prose:
+    """Degenerate rows among the pairs, counted: they weigh on every score (METHODS 0.6)."""
+    with artifacts.read(pair["files"]["similarity"], "similarity") as file:
+        table = artifacts.read_table(file, "quality")
+    found = []
+    for k in np.flatnonzero(table["subspace"] == "all").tolist():
+        for side in "ab":
+            counts = {what: int(table[f"{what}_{side}"][k]) for what in DEGENERATE}
+            said = [counted(count, DEGENERATE[what]) for what, count in counts.items() if count]
+            if said:
+                found.append(f"{table['points'][k]} of {pair[side]}: {', '.join(said)}")
+    return Prose(f"Degenerate input: {'; '.join(found) or 'no repeated or zero row, no constant column'}.")
 
 
 def _n_pairs(rows: Rows, points: str) -> int:
@@ -136,17 +167,28 @@ def _ordered(measures: list[str]) -> list[str]:
     return sorted(measures, key=lambda measure: place[measure])
 
 
-def _cells(row: Mapping[str, Any]) -> list[Cell]:
-    """Value, level, ratio, p and q of one score."""
+def score_cells(row: Mapping[str, Any]) -> list[Cell]:
+    """Value, level, ratio, z, p and q of one score."""
     level = f"{number(row['null_mean'])} ± {number(row['null_sd'], 4)}" if np.isfinite(row["null_mean"]) else "–"
     tone = "found" if row["q"] <= 0.05 else ""
     return [
         Cell(number(row["value"]), _order(row["value"]), tone, row["reason"]),
         Cell(level, _order(row["null_mean"]), "muted", row["reason"]),
         Cell(number(row["ratio"]), _order(row["ratio"]), "", row["reason"]),
+        Cell(number(row["z"]), _order(row["z"]), "", row["reason"]),
         Cell(p_value(row["p"]), _order(row["p"]), "", row["reason"]),
         Cell(p_value(row["q"]), _order(row["q"]), "", row["reason"]),
     ]
+
+
+def _above(rows: Rows) -> list[str | Cell]:
+    """The share of what a score could exceed its level by that it does, for each kind of points."""
+    line: list[str | Cell] = [
+        Cell("of what is possible above chance", tone="muted", hint="(score - level) / (1 - level)")
+    ]
+    for row in rows:
+        line += [Cell(number(row["above_null"]), _order(row["above_null"])), *(Cell("") for _ in range(5))]
+    return line
 
 
 def _order(value: float) -> float | None:
@@ -168,7 +210,7 @@ def _published(path: str, rows: Rows) -> Table:
                 figure_cell(value),
                 figure_cell(level),
                 Cell(p_value(p) if p else "0", _order(p)),
-                *(_cells(mine)[k] if mine else Cell("–") for k in (0, 1, 3)),
+                *(score_cells(mine)[k] if mine else Cell("–") for k in (0, 1, 4)),
             ]
         )
     return Table(
@@ -233,92 +275,3 @@ def _map(pair: Mapping[str, Any], drawn: feature_maps.FeatureMap) -> Figure:
         grids.two_panels(drawn.a, drawn.b, drawn.rho, texts, titles=(pair["a"], pair["b"])),
         height=420,
     )
-
-
-# --- grids ------------------------------------------------------------------------------------------------------------
-
-
-def is_grid(cells: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a pair compares different sites and has scores there."""
-    return any(cell["site_a"] != cell["site_b"] for cell in cells) and any(
-        cell["files"].get("similarity") for cell in cells
-    )
-
-
-def grid_section(cells: Sequence[Mapping[str, Any]], scores: Scores, in_full: int) -> Section:
-    """The scores of all sites of A by all sites of B of one pair."""
-    first = cells[0]
-    rows = [row for row in scores.of(first["name"]) if row["subspace"] == "all"]
-    sites_a, sites_b = (list(dict.fromkeys(row[f"site_{side}"] for row in rows)) for side in ("a", "b"))
-    blocks: list[Block] = [
-        Prose(
-            f"Every listed site of {first['a']} by every listed site of {first['b']}. A dot marks q ≤ .05 over the "
-            f"whole grid. {min(in_full, len(cells))} of {len(cells)} cells, those whose features pair best, are shown "
-            "in full below."
-        )
-    ]
-    slug = "".join(character if character.isalnum() else "-" for character in first["name"])
-    for points in sorted({row["points"] for row in rows}):
-        for measure in dict.fromkeys(row["measure"] for row in rows if row["points"] == points):
-            mine = [row for row in rows if (row["points"], row["measure"]) == (points, measure)]
-            if np.isfinite([row["value"] for row in mine]).any():
-                blocks.append(_heat_maps(f"{slug}-{points}-{measure}", points, measure, mine, sites_a, sites_b, first))
-    blocks += _lines(slug, rows, sites_a, sites_b, first)
-    blocks.append(_grid_table(rows))
-    return Section(f"grid-{slug}", f"{first['name']}: {first['a']} and {first['b']}, site by site", blocks)
-
-
-def _matrix(rows: Rows, sites_a: Sequence[str], sites_b: Sequence[str], column: str) -> npt.NDArray[np.float64]:
-    by = {(row["site_a"], row["site_b"]): row[column] for row in rows}
-    return np.array([[by.get((a, b), np.nan) for b in sites_b] for a in sites_a], dtype=np.float64)
-
-
-def _heat_maps(
-    slug: str, points: str, measure: str, rows: Rows, sites_a: list[str], sites_b: list[str], pair: Mapping[str, Any]
-) -> Figure:
-    value, ratio, q = (_matrix(rows, sites_a, sites_b, name) for name in ("value", "ratio", "q"))
-    logarithm = np.log10(value, out=np.full_like(value, np.nan), where=value > 0)
-    logarithm = np.asarray(np.round(logarithm, 4) + 0.0, dtype=np.float64)
-    return Figure(
-        f"grid-{slug}",
-        f"{called(measure)} ({points})",
-        "Score, its logarithm (base 10), and the score over its level by chance (none where that level is about 0).",
-        grids.heat_maps(
-            {"score": value, "log score": logarithm, "ratio to chance": ratio},
-            rows=sites_a, columns=sites_b, marked=q <= 0.05, x=f"site of {pair['b']}", y=f"site of {pair['a']}",
-        ),
-        height=110 + 44 * len(sites_a),
-    )  # fmt: skip
-
-
-def _lines(slug: str, rows: Rows, sites_a: list[str], sites_b: list[str], pair: Mapping[str, Any]) -> list[Block]:
-    """Each measure of the features along the sites of the model with more of them, one line a site of the other."""
-    along, other = ("a", "b") if len(sites_a) >= len(sites_b) else ("b", "a")
-    sites, others = (sites_a, sites_b) if along == "a" else (sites_b, sites_a)
-    if len(sites) < 2:
-        return []
-    blocks: list[Block] = []
-    for measure in dict.fromkeys(row["measure"] for row in rows):
-        mine = [row for row in rows if (row["points"], row["measure"]) == ("features", measure)]
-        by = {(row[f"site_{along}"], row[f"site_{other}"]): row["value"] for row in mine}
-        series = {site: [by.get((at, site), np.nan) for at in sites] for site in others}
-        if np.isfinite(list(series.values())).any():
-            blocks.append(
-                Figure(
-                    f"lines-{slug}-{measure}",
-                    f"{called(measure)} by site of {pair[along]}",
-                    f"One line for each site of {pair[other]}.",
-                    grids.by_site(sites, series, x=f"site of {pair[along]}", y="score"),
-                    height=260,
-                )
-            )
-    return blocks
-
-
-def _grid_table(rows: Rows) -> Table:
-    body: list[list[str | Cell]] = [
-        [row["site_a"], row["site_b"], row["points"], called(row["measure"]), figure_cell(row["n_pairs"]), *_cells(row)]
-        for row in rows
-    ]
-    columns = ["site of A", "site of B", "of", "measure", "pairs", "score", "by chance", "ratio", "p", "q"]
-    return Table(columns, body, caption="Every score of the grid.", interactive=True)

@@ -51,7 +51,9 @@ class LinearMap(Strict):
 
 
 class Correlation(Strict):
-    """Correlation of features, exact, from their sparse codes (METHODS 3.1)."""
+    """Correlation of features, exact, from their sparse codes (METHODS 3.1). Neurons: `similarity.neurons`; residual
+    coordinates from Python alone (the head of workflow/diptych/correlation.py says how).
+    """
 
     k: Positive = 10
     """Partners kept for each feature."""
@@ -64,7 +66,8 @@ class Correlation(Strict):
     seed: int = 0
     """Seed of the halves of the documents."""
     memory: Positive = 1024
-    """MiB that the blocks of correlations may take together; re-runs nothing."""
+    """MiB that the blocks of correlations may take together, also where features are paired, neurons are compared and
+    a published procedure is run; re-runs nothing."""
 
 
 class Pairing(Strict):
@@ -75,9 +78,10 @@ class Pairing(Strict):
     score: Literal["rho", "cosine", "euclidean", "mean"] = "rho"
     """Correlation, decoder cosine after the map, distance after the map, or the mean of the first two."""
     cut: Share = 0.05
-    """q of the decoys above which a match is none."""
+    """q of the decoys above which a match is none; 1 keeps all pairs."""
     twin: Share = 0.99
-    """Decoder cosine inside one dictionary from which two features count as one."""
+    """Score inside one dictionary, in the pairing's own (decoder cosine for euclidean), from which two features count
+    as one: else they would be each other's decoys."""
     min_retention: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Least length of a mapped decoder row, relative to the median, for its cosine to mean anything."""
     concept_filter: bool = True
@@ -120,7 +124,8 @@ class Similarity(Strict):
     neuron_rows: Positive = 20_000
     """Token rows on which neurons are correlated, at most."""
     compat: tuple[Literal["lan2024"], ...] = ()
-    """Published procedures to reproduce beside the right one, labelled; for pairs of models with one tokenizer."""
+    """Published procedures to reproduce beside the right one, labelled; for pairs of models with one tokenizer (of
+    two models that read the same tokens, one names the other as its `tokenizer`)."""
     map: bool = True
     """Draw the two-panel UMAP map of the paired features."""
     map_neighbours: Annotated[int, Field(ge=2)] = 15
