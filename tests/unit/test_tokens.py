@@ -386,6 +386,18 @@ def test_a_marker_cut_into_pieces_is_known_by_its_last_one(tmp_path: Path) -> No
     assert named[first + 2] == "\n"
 
 
+def test_a_position_that_is_another_token_in_another_prompt_is_an_error(tmp_path: Path) -> None:
+    source = (
+        "{% for m in messages %}{{ m['role'] }} {{ loop.index }}\n{{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant {{ messages | length + 1 }}{% endif %}"
+    )
+    turns = [[*user(f"Roads {n}"), *(user("More") if n == 2 else [])] for n in range(3)]
+    place = chat_corpus(tmp_path, turns)
+    with pytest.raises(DiptychError, match=r"'number' is the token '[23]', and '[23]' in"):
+        settings = {"template": source, "positions": {"number": 0}, "tokens": None, "sequence_length": 64, "folds": 3}
+        prepare(place, tmp_path / "a.h5", **settings)
+
+
 def test_a_position_outside_the_header_is_absent(tmp_path: Path) -> None:
     place = chat_corpus(tmp_path, [user(f"Roads {n}") for n in range(3)])
     with pytest.raises(DiptychError, match=r"'before' \(-9\) is absent from the last assistant header, which is '<"):

@@ -258,13 +258,23 @@ class Chat:
         if expected is not None:
             at = text.rfind(expected, start, end)
             place = _ends_at(encoded, header, at + len(expected) if at >= 0 else -1)
-        if place in header and self._expected.setdefault(position, int(encoded.token[place])) == encoded.token[place]:
+        if place in header:
+            self._require_same(name, position, int(encoded.token[place]))
             return place
         found = f", which is {text[start:end]!r}" if last else ""
         raise DiptychError(
             f"{name}: the template position {position!r} ({offset}) is absent from the last assistant header{found}; "
             "check `positions` and `template`"
         )
+
+    def _require_same(self, name: str, position: str, token: int) -> None:
+        known = self._expected.setdefault(position, token)
+        if known != token:
+            was, now = self._tokenizer.texts([known, token])
+            raise DiptychError(
+                f"{name}: the template position {position!r} is the token {now!r}, and {was!r} in earlier prompts; "
+                "choose a `template` whose header this tokenizer always cuts alike, or other `positions`"
+            )
 
 
 def _ends_at(encoded: Encoded, header: IntArray, end: int) -> int:
