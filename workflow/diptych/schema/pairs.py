@@ -52,7 +52,8 @@ class LinearMap(Strict):
 
 class Correlation(Strict):
     """Correlation of features, exact, from their sparse codes (METHODS 3.1). Neurons: `similarity.neurons`; residual
-    coordinates from Python alone (the head of workflow/diptych/correlation.py says how)."""
+    coordinates from Python alone (the head of workflow/diptych/correlation.py says how).
+    """
 
     k: Positive = 10
     """Partners kept for each feature."""
