@@ -30,7 +30,7 @@ from scipy.optimize import linear_sum_assignment
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
 from diptych import matching
-from diptych.scores import DenseScores
+from diptych.dense_scores import DenseScores
 
 NAMES = ("scan", "solve and prove", "scipy, all matched", "scipy, floored")
 

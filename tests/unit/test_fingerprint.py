@@ -68,7 +68,7 @@ BUDGET = {
     "diptych.gates": HEAVY - {"scipy.stats"},
     "diptych.linear_map": {"torch", "transformers", "transformer_lens", "sae_lens", "plotly"},
     "diptych.correlation": {"torch", "transformers", "transformer_lens", "sae_lens", "plotly"},
-    "diptych.pairing": {"transformers", "transformer_lens", "sae_lens", "plotly"},
+    "diptych.pairing": {"torch", "transformers", "transformer_lens", "sae_lens", "plotly"},
     "diptych.report.page": {"torch", "transformers", "transformer_lens", "sae_lens"},
     "diptych.activations": {"transformer_lens", "sae_lens"},
     "diptych.finetune": {"transformer_lens", "sae_lens"},

@@ -6,7 +6,8 @@ from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
 from diptych import correlation, matching
-from diptych.scores import DenseScores, Edges, SparseScores
+from diptych.dense_scores import DenseScores
+from diptych.scores import Edges, SparseScores
 
 DoubleArray = npt.NDArray[np.float64]
 

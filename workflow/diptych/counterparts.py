@@ -16,14 +16,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import sparse
 from scipy.sparse import csgraph
 
 from diptych import correlation, matching
 from diptych.correlation import Correlations
 from diptych.features import Features
-from diptych.scores import DenseScores, Edges, Scores, SparseScores
+from diptych.scores import Edges, Scores, SparseScores
 
 BoolArray = npt.NDArray[np.bool_]
 DoubleArray = npt.NDArray[np.float64]
@@ -166,6 +165,10 @@ class Scorer:
         if score == "rho":
             assert rho is not None
             return SparseScores(rho, own, self.memory)
+        import torch  # takes longer than most pairings by correlation, which do without
+
+        from diptych.dense_scores import DenseScores
+
         x, y = (
             torch.from_numpy(
                 self.geometry.rows[side][chosen] if score == "euclidean" else self.geometry.unit(side, chosen)
