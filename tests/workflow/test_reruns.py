@@ -173,8 +173,11 @@ def test_a_statement_runs_exactly_the_stages_that_import_it(done, file):
         for script in (done.path / "workflow" / "scripts").glob("*.py")
         if path.resolve() in {p.resolve() for p in first_party(done, script)}
     }
-    starts = {job.rule for job in done.plan() if "Params" in job.reason}
-    assert starts == importing
+    plan = done.plan()
+    starts = {job.rule for job in plan if "Params" in job.reason}
+    # Snakemake does not look further into a job that has to run because its input does.
+    behind = {job.rule for job in plan if "updated by another job" in job.reason}
+    assert starts <= importing <= starts | behind
     assert "pair_features" in starts
     assert "fit_linear_map" not in starts
 
