@@ -44,6 +44,7 @@ def test_features_of_other_tokenizers_and_widths_are_paired(across):
     assert (pairs["a"] == pairs["b"])[matched].mean() > 0.9
     report = (across / "report" / "index.html").read_text()
     assert "Unmatched features of other were not tested on base: widths or sites differ." in report
+    assert "nothing can be said: neither dictionary was read on the other model" in report
 
 
 def test_neurons_are_scored_beside_features(across):

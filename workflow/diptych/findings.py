@@ -146,7 +146,8 @@ def _rankings(pair: Mapping[str, Any], q: float, min_effect: Mapping[Method, flo
     for method in METHODS:
         key, offers = OFFERS[method]
         if pair["files"].get(key):
-            found[method] = ranking.rank(offers(pair["files"]), Threshold(q, min_effect[method]))
+            untestable = ranking.untested_pairing(pair["files"]) if method == "pairing" else ""
+            found[method] = ranking.rank(offers(pair["files"]), Threshold(q, min_effect[method]), untestable)
             count = len(found[method].findings)
             logs.logger.info("%s, %s: %d of %d stand", pair["name"], method, count, len(found[method].candidates))
     return found

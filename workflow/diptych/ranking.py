@@ -137,8 +137,14 @@ class Ranking:
         return [candidate for candidate in self.candidates if candidate.stands]
 
 
-def rank(offers: Sequence[Offer], threshold: Threshold) -> Ranking:
-    """Give each offer its q (its own, or among the offers) and legs; order by weakest leg, p, then larger effect."""
+def rank(offers: Sequence[Offer], threshold: Threshold, untestable: str = "") -> Ranking:
+    """Give each offer its q (its own, or among the offers) and legs; order by weakest leg, p, then larger effect.
+
+    Args:
+        offers: what a method puts forward.
+        threshold: what a finding must reach.
+        untestable: why the method could not test anything, where that is known beforehand.
+    """
     among = statistics.benjamini_hochberg([offer.p for offer in offers])
     q = [value if math.isnan(offer.q) else offer.q for offer, value in zip(offers, among, strict=True)]
     candidates = [
@@ -150,7 +156,7 @@ def rank(offers: Sequence[Offer], threshold: Threshold) -> Ranking:
         key=lambda i: (-candidates[i].weakest, _last(offers[i].p), -_last(abs(offers[i].effect), -1.0), i),
     )
     ordered = _mark_repeats([candidates[i] for i in order])
-    return Ranking(ordered, _untestable(offers))
+    return Ranking(ordered, untestable or _untestable(offers))
 
 
 def _untestable(offers: Sequence[Offer]) -> str:
@@ -272,6 +278,13 @@ def pairing_offers(files: Mapping[str, Any]) -> list[Offer]:
     """
     with artifacts.read(files["pairing"], "pairing") as file:
         return [*_features(file, files, "A", -1.0), *_features(file, files, "B", 1.0)]
+
+
+def untested_pairing(files: Mapping[str, Any]) -> str:
+    """Why no unmatched feature could be tested, or ""."""
+    with artifacts.read(files["pairing"], "pairing") as file:
+        tested = "gain_a" in file or "gain_b" in file
+    return "" if tested else "neither dictionary was read on the other model, whose width or site is another"
 
 
 def _features(file: h5py.File, files: Mapping[str, Any], side: SideName, sign: float) -> list[Offer]:
