@@ -232,10 +232,28 @@ def test_a_compressed_file_that_is_cut_short_is_one_line(tmp_path: Path) -> None
             fetch(tmp_path, x=local(tmp_path / "a.jsonl.zst"))
 
 
-@pytest.mark.parametrize("line", [b'{"prompt": "a \xff bad"}\n', b'{"prompt": \n'])
-def test_a_hub_stream_that_breaks_is_one_line(tmp_path: Path, line: bytes) -> None:
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_broken_text_in_a_hub_stream_is_read_and_reported(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "dataset"
+    place.mkdir()
+    if kind == "jsonl":
+        (place / "train.jsonl").write_bytes(b'{"prompt": "whole"}\n{"prompt": "a \xff bad"}\n')
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.table({"prompt": broken_strings(b"whole", b"a \xff bad")}), place / "train.parquet")
+    source = {"kind": "hub", "id": str(place), "revision": "main", "split": "train", "column": "prompt"}
+    documents, summary = fetch(tmp_path, x=source)
+    assert [document["text"] for document in documents] == ["whole", "a \ufffd bad"]
+    assert summary["sources"]["x"]["broken_characters"] == 1
+    with pytest.raises(DiptychError, match="split train: no column 'text'; it has prompt"):
+        fetch(tmp_path, x={**source, "column": "text"})
+
+
+def test_a_hub_stream_that_breaks_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "dataset").mkdir()
-    (tmp_path / "dataset" / "train.jsonl").write_bytes(b'{"prompt": "whole"}\n' + line)
+    (tmp_path / "dataset" / "train.jsonl").write_bytes(b'{"prompt": "whole"}\n{"prompt": \n')
     source = {"kind": "hub", "id": str(tmp_path / "dataset"), "revision": None, "split": "train", "column": "prompt"}
     with pytest.raises(DiptychError, match=r"split train: cannot be read to its end .*; mend or leave") as caught:
         fetch(tmp_path, x=source)

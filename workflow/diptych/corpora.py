@@ -37,6 +37,8 @@ from diptych import DiptychError, artifacts, logs, prompts, wheels
 REPLACEMENT = "\ufffd"
 Item = TypeVar("Item")
 SURROGATE = re.compile("[\ud800-\udfff]")
+HUB_ROWS = 256
+"""Records of a hub dataset read together."""
 READ_BYTES = 2**16
 """Compressed bytes read at once."""
 SUFFIXES = (".txt", ".jsonl", ".jsonl.zst", ".parquet")
@@ -359,16 +361,24 @@ def _read_parquet(file: IO[bytes], name: str, column: str) -> Iterator[Raw]:
         table = pyarrow.parquet.ParquetFile(file)
     except errors as error:
         raise DiptychError(f"{what} ({_first_line(error)}); fetch or write it again") from error
-    names = table.schema_arrow.names
+    wanted = _column(table.schema_arrow.names, column, name)
+    batches = (batch.column(wanted) for batch in table.iter_batches(batch_size=1024, columns=[wanted]))
+    for number, (value, replaced) in enumerate(_values(_whole(batches, errors, what)), 1):
+        yield Raw(f"{name}:{number}", _field({wanted: value}, column, f"{name}: row {number}"), replaced)
+
+
+def _column(names: Sequence[str], column: str, where: str) -> str:
+    """The column that is read of a table."""
     if column not in names and "messages" not in names:
-        raise DiptychError(f"{name}: no column {column!r}; it has {', '.join(names)}")
-    wanted = column if column in names else "messages"
-    number = 0
-    for batch in _whole(table.iter_batches(batch_size=1024, columns=[wanted]), errors, what):
-        for value in _as_bytes(batch.column(wanted)).to_pylist():
-            number += 1
-            decoded, replaced = _decoded(value)
-            yield Raw(f"{name}:{number}", _field({wanted: decoded}, column, f"{name}: row {number}"), replaced)
+        raise DiptychError(f"{where}: no column {column!r}; it has {', '.join(names)}")
+    return column if column in names else "messages"
+
+
+def _values(arrays: Iterable[Any]) -> Iterator[tuple[Any, int]]:
+    """The values of Arrow arrays, their texts decoded, and how many characters of each replace broken ones."""
+    for array in arrays:
+        for value in _as_bytes(array).to_pylist():
+            yield _decoded(value)
 
 
 def _as_bytes(array: Any) -> Any:
@@ -421,9 +431,15 @@ def _read_hub(source: Mapping[str, Any], column: str) -> Iterator[Raw]:
         )
     except Exception as error:  # the hub client has some twenty kinds of error for "missing", "gated" and "offline"
         raise DiptychError(f"{what}: {_first_line(error)}; check id, revision, split and your access") from error
-    remedy = "mend or leave out that file, or download it and name it in `paths`, where broken text is read"
-    for number, record in enumerate(_whole(stream, (Exception,), f"{what}: cannot be read to its end", remedy)):
-        yield Raw(str(number), _field(record, column, f"{what}, row {number}"), 0)
+    # As Arrow tables: a text that is not UTF-8 could not be taken out of the stream's own records.
+    tables = stream.with_format("arrow").iter(batch_size=HUB_ROWS)
+    arrays = (
+        chunk
+        for table in _whole(tables, (Exception,), f"{what}: cannot be read to its end", "mend or leave out that file")
+        for chunk in table.column(_column(table.column_names, column, what)).chunks
+    )
+    for number, (value, replaced) in enumerate(_values(arrays)):
+        yield Raw(str(number), _field({column: value}, column, f"{what}, row {number}"), replaced)
 
 
 def _read_corpus(directory: Path) -> Iterator[Raw]:
