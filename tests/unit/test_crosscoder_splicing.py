@@ -95,6 +95,7 @@ def test_a_crosscoder_that_says_the_mean_recovers_nothing_over_the_mean(place):
     crosscoder = perfect(data)
     with torch.no_grad():
         crosscoder.W_dec.zero_()
+        crosscoder.mean.copy_(evaluation.training_mean(crosscoder, data))
     for found in splicing.measure(crosscoder, data, splice, "middle", n_tokens=200):
         assert found["spliced"] == pytest.approx(found["mean"], rel=1e-6)
         assert found["kl"] > 1e-4
