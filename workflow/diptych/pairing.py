@@ -488,15 +488,19 @@ def pair(
         tests["b"] = gains.activation_gain(own, other, pairing.b.unmatched(), bootstrap=bootstrap, seed=seed)
     write(pairing, tests, sides, out, spec)
     if matches is not None:
-        kept = np.flatnonzero(pairing.pairs["outcome"] == MATCHED)
-        top = (sides[0].top_tokens, sides[1].top_tokens)
-        artifacts.write_text(matches, pairing_tables.matches(pairing.pairs, kept, top))
+        artifacts.write_text(matches, _matches_tsv(pairing, sides))
     if unmatched is not None:
-        alone = {
-            name: _alone(verdicts, tests.get(name.lower()), side)
-            for name, verdicts, side in (("B", pairing.b, sides[1]), ("A", pairing.a, sides[0]))
-        }
-        artifacts.write_text(unmatched, pairing_tables.unmatched(alone))
+        artifacts.write_text(unmatched, _unmatched_tsv(pairing, tests, sides))
+
+
+def _matches_tsv(pairing: Pairing, sides: Sequence[Side]) -> str:
+    kept = np.flatnonzero(pairing.pairs["outcome"] == MATCHED)
+    return pairing_tables.matches(pairing.pairs, kept, (sides[0].top_tokens, sides[1].top_tokens))
+
+
+def _unmatched_tsv(pairing: Pairing, tests: Mapping[str, gains.Gain], sides: Sequence[Side]) -> str:
+    of = (("B", pairing.b, sides[1]), ("A", pairing.a, sides[0]))
+    return pairing_tables.unmatched({name: _alone(found, tests.get(name.lower()), side) for name, found, side in of})
 
 
 def _alone(verdicts: Verdicts, gain: gains.Gain | None, side: Side) -> pairing_tables.Alone:

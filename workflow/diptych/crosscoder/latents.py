@@ -204,6 +204,13 @@ def strongest(codes: sp.csr_array, count: int) -> tuple[IntArray, npt.NDArray[np
     return row, value
 
 
+def _write_strongest(file: artifacts.Writer, name: str, codes: sp.csr_array, token_row: IntArray, count: int) -> None:
+    """Each latent's strongest rows as token rows [M, F, count] of every model."""
+    top, value = strongest(codes, count)
+    file.array(f"top/{name}/token_row", np.where(top >= 0, token_row[:, np.maximum(top, 0)], -1))
+    file.array(f"top/{name}/value", value)
+
+
 def _firing_table(codes: sp.csr_array, name: str) -> dict[str, npt.NDArray[Any]]:
     n = codes.shape[0]
     return {
@@ -274,10 +281,7 @@ def describe(
     with artifacts.create(out, "latents", spec) as file:
         file.table("latents", table, nan="no such number for these widths, or the latent does not fire")
         for name, where in index.items():
-            top, value = strongest(codes[name], top_rows)
-            token = np.where(top >= 0, rows.token_row[:, where[np.maximum(top, 0)]], -1)
-            file.array(f"top/{name}/token_row", token)
-            file.array(f"top/{name}/value", value)
+            _write_strongest(file, name, codes[name], rows.token_row[:, where], top_rows)
         if scaling is not None:
             _write_scaling(file, scaling)
             _write_spaces(file, crosscoder, inside, table, codes["held_out"], alive)

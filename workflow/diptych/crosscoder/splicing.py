@@ -1,6 +1,6 @@
 """What a model's predictions lose when its activations are replaced by a crosscoder's reconstruction (METHODS 5).
 
-    scores = splice(crosscoder, rows, 1, model, sequences, device)
+    scores = splice(crosscoder, rows, 1, model, sequences, training_mean(crosscoder, rows))
     scores.recovered_zero       # (L_zero - L_spliced) / (L_zero - L_clean): 1 is nothing lost
     scores.kl                   # KL(clean || spliced), nats a token
 
@@ -75,14 +75,14 @@ def measure(
         site: the site that is replaced.
         n_tokens: of whole sequences spread over the documents of fold 0.
     """
-    found = []
+    found, mean_D = [], training_mean(crosscoder, rows)
     for model, place in enumerate(models):
         with artifacts.read(place["shard"], "activations") as file:
             hook = artifacts.read_json(file, "hooks")[site]
             dtype = artifacts.read_json(file, "compute_dtype")
         text = Sequences.held_out(place["tokens"], rows, model, n_tokens)
         language_model = patched.load(place["directory"], hook, dtype, crosscoder.mean.device)
-        scores = splice(crosscoder, rows, model, language_model, text)
+        scores = splice(crosscoder, rows, model, language_model, text, mean_D)
         logs.logger.info(
             "%s: %d predictions, loss %.3f, spliced %.3f, KL %.3f",
             Path(place["directory"]).name, scores.n, scores.clean, scores.spliced, scores.kl,
@@ -139,11 +139,16 @@ class Sequences:
 
 @torch.inference_mode()
 def splice(
-    crosscoder: Crosscoder, rows: Rows, model: int, language_model: patched.PatchedModel, text: Sequences
+    crosscoder: Crosscoder,
+    rows: Rows,
+    model: int,
+    language_model: patched.PatchedModel,
+    text: Sequences,
+    mean_D: Tensor,
 ) -> Spliced:
-    """Run the model of number `model` as it is, with its rows reconstructed, set to 0 and set to their mean."""
+    """Run model number `model` as it is, with its rows reconstructed, set to 0, and set to their part of `mean_D`."""
     device = crosscoder.mean.device
-    mean_d = crosscoder.per_model(training_mean(crosscoder, rows))[model]
+    mean_d = crosscoder.per_model(mean_D)[model]
     totals, n = dict.fromkeys(("clean", "spliced", "zero", "mean", "kl"), 0.0), 0
     for ids, row, target in text.batches():
         ids, scored, target = ids.to(device), (target >= 0).to(device), target[target >= 0].to(device)
