@@ -35,6 +35,11 @@ def test_modules_are_followed_and_the_config_is_left_out():
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_logging_re_runs_nothing(script):
+    assert WORKFLOW / "diptych" / "logs.py" not in fingerprint.first_party(script)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_stages_never_import_the_config(script):
     for path in fingerprint.first_party(script):
         assert not {"diptych.study", "diptych.schema", "diptych.fingerprint"} & fingerprint.imports(path), path

@@ -10,8 +10,8 @@ pytestmark = pytest.mark.workflow
     [
         ("steps: 8", "stepz: 8", "models.tuned.stepz: unknown key; did you mean 'steps'?"),
         ("b: tuned,", "b: tund,", "pairs.tuned.b: no model is called 'tund'; did you mean 'tuned'?"),
-        ("{<<: *template, pair: control}", "{<<: *template, pair: contrl}",
-         "template_diffs.control.pair: no pair is called 'contrl'; did you mean 'control'?"),
+        ("pair: tuned, corpus: questions", "pair: tund, corpus: questions",
+         "template_diffs.tuned.pair: no pair is called 'tund'; did you mean 'tuned'?"),
         ("device: cpu", "device: tpu", "device: input should be 'auto', 'cpu' or 'cuda' (got 'tpu')"),
     ],
 )  # fmt: skip

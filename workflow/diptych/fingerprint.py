@@ -14,7 +14,7 @@ import ast
 import hashlib
 import importlib.metadata
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def first_party(script: Path) -> tuple[Path, ...]:
 def imports(path: Path) -> frozenset[str]:
     """Dotted names imported anywhere in a file; `from a import b` counts as `a` and `a.b`."""
     names: set[str] = set()
-    for node in ast.walk(_tree(path)):
+    for node in _walk(_tree(path)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -99,11 +99,12 @@ def package_versions(modules: tuple[Path, ...]) -> dict[str, str]:
 def _files(module: str) -> list[Path]:
     """The files that importing `module` runs inside the library: its packages' `__init__` and itself."""
     parts = module.split(".")
-    if parts[0] != "diptych" or module in OUTSIDE:
+    prefixes = [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+    if parts[0] != "diptych" or OUTSIDE.intersection(prefixes):
         return []
     files = []
-    for depth in range(1, len(parts) + 1):
-        place = LIBRARY.joinpath(*parts[1:depth])
+    for prefix in prefixes:
+        place = LIBRARY.joinpath(*prefix.split(".")[1:])
         if (place / "__init__.py").is_file():
             files.append(place / "__init__.py")
         elif place.with_suffix(".py").is_file():
@@ -120,10 +121,18 @@ def _tree(path: Path) -> ast.Module:
 def _statements(path: Path) -> str:
     """A file's code in one layout, without comments and docstrings."""
     tree = _tree(path)
-    for node in ast.walk(tree):
+    for node in _walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [s for s in node.body if not _is_string(s)] or [ast.Pass()]
     return ast.unparse(tree)
+
+
+def _walk(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and the statements inside it, without their expressions: `ast.walk` takes ten times as long."""
+    yield node
+    for block in ("body", "handlers", "cases", "orelse", "finalbody"):
+        for inner in getattr(node, block, ()):
+            yield from _walk(inner)
 
 
 def _is_string(statement: ast.stmt) -> bool:
