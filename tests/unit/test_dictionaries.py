@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from diptych import DiptychError, dictionaries, dictionary_sources, dictionary_t
 WIDTH, FEATURES, K = 16, 24, 3
 WEIGHTS = dictionaries.WEIGHTS_FILE
 ARCHITECTURES = ("standard", "topk", "batchtopk", "jumprelu")
-SETTINGS = {"n_features": FEATURES, "k": K, "batch": 256, "learning_rate": 1e-2, "l1_coefficient": 0.5, "seed": 0}
+SETTINGS = dictionary_training.Settings(
+    n_features=FEATURES, k=K, batch=256, learning_rate=1e-2, l1_coefficient=0.5, seed=0, steps=20
+)
 
 
 def sparse_rows(n=3000, seed=0):
@@ -33,11 +36,9 @@ def trained(tmp_path_factory):
         dictionary_training.train(
             made,
             place / architecture,
+            replace(SETTINGS, architecture=architecture, steps=300),
             spec={"architecture": architecture},
-            architecture=architecture,
-            steps=300,
             metadata={"model_name": "base", "hook_name": "blocks.1.hook_resid_post"},
-            **SETTINGS,
         )
     return made, place
 
@@ -90,7 +91,7 @@ def test_same_inputs_give_same_bytes_whatever_the_test_fold(tmp_path):
     x[made.fold == 0] += 100
     changed = rows.in_memory([x], made.document)
     for name, source in (("one", made), ("two", made), ("changed", changed)):
-        dictionary_training.train(source, tmp_path / name, spec={}, architecture="topk", steps=20, **SETTINGS)
+        dictionary_training.train(source, tmp_path / name, SETTINGS, spec={})
     assert (tmp_path / "one" / "manifest.json").read_bytes() == (tmp_path / "two" / "manifest.json").read_bytes()
     first, other = ((tmp_path / name / dictionaries.WEIGHTS_FILE).read_bytes() for name in ("one", "changed"))
     assert first == other
@@ -99,9 +100,8 @@ def test_same_inputs_give_same_bytes_whatever_the_test_fold(tmp_path):
 
 
 def test_seeds_differ(trained, tmp_path):
-    settings = SETTINGS | {"seed": 1}
-    dictionary_training.train(trained[0], tmp_path / "other", spec={}, architecture="topk", steps=5, **settings)
-    dictionary_training.train(trained[0], tmp_path / "one", spec={}, architecture="topk", steps=5, **SETTINGS)
+    for name, seed in (("one", 0), ("other", 1)):
+        dictionary_training.train(trained[0], tmp_path / name, replace(SETTINGS, seed=seed, steps=5), spec={})
     one, other = (dictionaries.load(tmp_path / name).W_dec for name in ("one", "other"))
     assert np.abs(one @ other.T).max(axis=1).mean() < 0.95
 
@@ -111,10 +111,40 @@ def test_every_row_is_read_once_an_epoch():
     made = rows.in_memory([np.arange(n, dtype=np.float32)[:, None]], np.arange(n))
     chosen = np.flatnonzero(made.fold != 0)
     scale = dictionary_training.Scale(np.zeros(1, dtype=np.float32), 1.0)
-    batches = dictionary_training._batches(made, chosen, 100, scale, np.random.default_rng(0))
+    batches = dictionary_training._batches(made, chosen, scale, dictionary_training.Settings(batch=100), 0)
     epoch = torch.cat([next(batches) for _ in range(len(chosen) // 100)]).numpy().ravel()
     assert sorted(epoch) == chosen.tolist()
     assert not np.array_equal(epoch, np.sort(epoch))
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, architecture):
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    made = sparse_rows()
+    how = {"settings": replace(SETTINGS, architecture=architecture, steps=30), "spec": {"a": 1}, "checkpoint_every": 8}
+    dictionary_training.train(made, tmp_path / "whole", **how)
+    step, taken = SAETrainer.step, []
+
+    def killed(self, batch):
+        taken.append(self.n_training_steps)
+        if len(taken) == 20:
+            raise KilledError
+        return step(self, batch)
+
+    monkeypatch.setattr(SAETrainer, "step", killed)
+    with pytest.raises(KilledError):
+        dictionary_training.train(made, tmp_path / "killed", **how)
+    assert (tmp_path / ".killed.checkpoint").exists()
+    dictionary_training.train(made, tmp_path / "killed", **how)
+    assert taken == [*range(20), *range(16, 30)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
+    for name in ("manifest.json", dictionaries.WEIGHTS_FILE, dictionaries.CONFIG_FILE, "training.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def write(place, config, weights):
@@ -186,7 +216,7 @@ def test_damaged_directories_are_refused(tmp_path):
 )
 def test_training_refuses(tmp_path, settings, message):
     with pytest.raises(DiptychError, match=message):
-        dictionary_training.train(sparse_rows(), tmp_path / "d", spec={}, **(SETTINGS | settings))
+        dictionary_training.train(sparse_rows(), tmp_path / "d", replace(SETTINGS, **settings), spec={})
 
 
 # --- published dictionaries -----------------------------------------------------------------------------------------

@@ -34,6 +34,13 @@ def test_modules_are_followed_and_the_config_is_left_out():
     assert not {"study.py", "schema.py", "strict.py", "fingerprint.py"} & modules
 
 
+def test_pictures_of_a_template_diff_need_no_other_section_of_the_report():
+    modules = fingerprint.first_party(WORKFLOW / "scripts" / "draw_template_diff.py")
+    sections = {path.name for path in modules if path.parent.name == "report"}
+    assert "template_diffs.py" in sections
+    assert not {"page.py", "linear_maps.py", "features.py", "crosscoders.py", "similarity.py"} & sections
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_logging_re_runs_nothing(script):
     assert WORKFLOW / "diptych" / "logs.py" not in fingerprint.first_party(script)
@@ -74,6 +81,7 @@ BUDGET = {
     "diptych.linear_map": {"torch", "transformers", "transformer_lens", "sae_lens", "plotly"},
     "diptych.correlation": {"torch", "transformers", "transformer_lens", "sae_lens", "plotly"},
     "diptych.pairing": {"torch", "transformers", "transformer_lens", "sae_lens", "plotly"},
+    "diptych.report.template_page": HEAVY - {"plotly"},
     "diptych.report.page": {"torch", "transformers", "transformer_lens", "sae_lens"},
     "diptych.activations": {"transformer_lens", "sae_lens"},
     "diptych.finetune": {"transformer_lens", "sae_lens"},

@@ -14,7 +14,7 @@ import small_study
 from diptych import artifacts, features, findings, planted, rows
 from diptych.crosscoder import evaluation, latents, seeds, training
 from diptych.evidence import Context, Text, Token
-from diptych.report import blocks, crosscoders, figures, page, setting, summary
+from diptych.report import blocks, crosscoders, document, figures, page, setting, summary
 from diptych.report import features as report_features
 
 
@@ -74,7 +74,7 @@ def test_ids_are_unique_and_links_lead_somewhere(html):
 
 def test_nothing_is_fetched(html):
     assert Page(html).remote == ["data:,"]
-    own = html.replace(page.get_plotlyjs(), "")
+    own = html.replace(document.get_plotlyjs(), "")
     assert len(own) < len(html)
     assert "http://" not in own
     assert "https://" not in own
@@ -82,7 +82,7 @@ def test_nothing_is_fetched(html):
 
 
 def test_plotly_is_inlined_once_and_the_page_is_small(html):
-    assert html.count(page.get_plotlyjs()) == 1
+    assert html.count(document.get_plotlyjs()) == 1
     assert len(html.encode()) < 12 * 2**20
 
 
@@ -240,7 +240,7 @@ def test_shading_follows_the_weight():
     context = Context(3, "d", "s", 2, 1.5, (Token("a", 0.0), Token("b", -0.5), Token("c", 1.0)), 2)
     item = blocks.Item("x", [], [blocks.Reading("r", [context])])
     section = blocks.Section("s", "t", [blocks.Items("c", [item])])
-    html = page.render("T", blocks.Banner("pass", "h", "t"), "a", [section])
+    html = document.render("T", blocks.Banner("pass", "h", "t"), "a", [section])
     body = html[html.index('<span class="text">') :].split("</li>")[0]
     assert re.findall(r"<span class=\"([^\"]*)\"(?: style=\"--w:([\d.]+)\")?>(\w)</span>", body) == [
         ("", "", "a"), (" minus", "0.50", "b"), ("focus", "1.00", "c"),
@@ -248,8 +248,8 @@ def test_shading_follows_the_weight():
 
 
 def test_a_script_element_cannot_be_ended_from_inside():
-    assert "</script>" not in page.script_json({"name": "</script><b>"})
-    assert json.loads(page.script_json({"name": "</script>\u2028"})) == {"name": "</script>\u2028"}
+    assert "</script>" not in document.script_json({"name": "</script><b>"})
+    assert json.loads(document.script_json({"name": "</script>\u2028"})) == {"name": "</script>\u2028"}
 
 
 def test_dots_below_the_axis_stand_at_its_edge():
@@ -289,7 +289,7 @@ def crosscoder_text(study, runs):
     """What the page says of crosscoder runs."""
     pair = page._named({**study["pairs"][0], "files": {**study["pairs"][0]["files"], "crosscoders": runs}})
     section = crosscoders.section(pair, Text(pair["files"]["tokens_a"]), 3, ())
-    html = page.render("t", blocks.Banner("info", "", ""), "", [section])
+    html = document.render("t", blocks.Banner("info", "", ""), "", [section])
     for plot in plots_of(html).values():
         go.Figure(plot)
     return Page(html[html.index("<main>") :]).seen()

@@ -11,7 +11,7 @@ import small_study
 from test_template_diff import planted_pair
 
 from diptych import template_diff
-from diptych.report import page, template_figures, template_images, template_page, template_view
+from diptych.report import blocks, document, page, template_figures, template_images, template_page, template_view
 from diptych.report.template_view import Axis
 from diptych.template_codes import Codes
 
@@ -98,7 +98,7 @@ def test_the_page_of_figures_stands_alone(made, tmp_path):
     assert NASTY not in html
     plots = json.loads(re.search(r'<script type="application/json" id="figures">(.*?)</script>', html, re.S).group(1))
     assert len(plots) == 2
-    own = html.replace(page.get_plotlyjs(), "")
+    own = html.replace(document.get_plotlyjs(), "")
     assert "https://" not in own
     assert html.count('id="figures"') == 1
 
@@ -126,8 +126,8 @@ def test_links_lead_where_the_template_says(made):
         first.href
         == f"https://host/mine/{first.text}?at=%3C%2Fscript%3E%3Cscript%3Edocument.title%3D%27broken%27%3C%2Fscript%3E"
     )
-    section = page.Section("s", "t", [table])
-    html = page.render("T", page.Banner("pass", "h", "t"), "a", [section])
+    section = blocks.Section("s", "t", [table])
+    html = document.render("T", blocks.Banner("pass", "h", "t"), "a", [section])
     assert f'<a href="https://host/mine/{first.text}?at=' in html
 
 

@@ -4,26 +4,31 @@ Rows are centred and scaled so that E||x - mean|| = sqrt(d), the scale for which
 both are folded into the weights at the end, so that the saved dictionary reads raw activations and has unit decoder
 rows:
 
-    train(rows, "results/dictionaries/base", spec=spec, architecture="topk", n_features=1024, k=32, steps=300,
-          batch=1024, learning_rate=3e-3, seed=0)
+    train(rows, "results/dictionaries/base", Settings("topk", n_features=1024, k=32, steps=300), spec=spec)
     dictionaries.load("results/dictionaries/base").encode(x)
 
-Fold 0 is never trained on; how well the result does there stands in the directory's training.json.
+Fold 0 is never trained on; how well the result does there stands in the directory's training.json. Every batch is a
+function of (seed, step), so a run that was killed goes on from its last checkpoint and, on a CPU with the same number
+of threads, ends with the same bits.
 """
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from diptych import DiptychError, artifacts, dictionaries, logs
+from diptych import DiptychError, artifacts, dictionaries, logs, shuffling
+from diptych.checkpoints import Checkpoint
 from diptych.rows import Rows
 
 if TYPE_CHECKING:
-    import torch
+    from sae_lens.training.sae_trainer import SAETrainer
 
 Architecture = Literal["standard", "topk", "batchtopk", "jumprelu"]
 FloatArray = npt.NDArray[np.float32]
@@ -39,6 +44,13 @@ DEAD_SHARE = 0.05
 """A feature that has not fired for this share of the run is dead and gets the auxiliary loss (METHODS 5)."""
 
 
+COUNTS = (
+    "n_training_steps", "n_training_samples", "act_freq_scores", "n_forward_passes_since_fired",
+    "n_frac_active_samples",
+)  # fmt: skip
+"""What SAELens' trainer counts as it goes."""
+
+
 class Scale(NamedTuple):
     """Rows become (x - mean) * factor: `mean` float32 [d], `factor` so that E||x - mean|| * factor = sqrt(d)."""
 
@@ -46,30 +58,11 @@ class Scale(NamedTuple):
     factor: float
 
 
-def train(
-    rows: Rows,
-    out_dir: str | Path,
-    *,
-    spec: Mapping[str, Any],
-    architecture: Architecture = "topk",
-    n_features: int = 1024,
-    k: int = 32,
-    steps: int = 300,
-    batch: int = 1024,
-    learning_rate: float = 3e-3,
-    warmup: float = 0.05,
-    decay: float = 0.2,
-    l1_coefficient: float = 5.0,
-    seed: int = 0,
-    metadata: Mapping[str, Any] | None = None,
-    device: str = "cpu",
-) -> None:
-    """Train a dictionary on the rows of one model and write it as a SAELens directory.
+@dataclass(frozen=True)
+class Settings:
+    """How a dictionary is trained.
 
-    Args:
-        rows: of one model; rows of fold 0 are only scored.
-        out_dir: gets cfg.json, sae_weights.safetensors and training.json.
-        spec: what the result depends on.
+    Attributes:
         architecture: SAELens' trainer; a batchtopk dictionary is saved as jumprelu with one threshold.
         n_features: F.
         k: features active on a row: exactly (topk), on average (batchtopk), or aimed at (jumprelu).
@@ -80,108 +73,172 @@ def train(
         decay: share of the steps, at the end, over which it falls to a tenth.
         l1_coefficient: weight of the sparsity penalty (standard), on the scaled rows.
         seed: of the weights and the order of the rows.
+    """
+
+    architecture: Architecture = "topk"
+    n_features: int = 1024
+    k: int = 32
+    steps: int = 300
+    batch: int = 1024
+    learning_rate: float = 3e-3
+    warmup: float = 0.05
+    decay: float = 0.2
+    l1_coefficient: float = 5.0
+    seed: int = 0
+
+
+def train(
+    rows: Rows,
+    out_dir: str | Path,
+    settings: Settings,
+    *,
+    spec: Mapping[str, Any],
+    metadata: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    checkpoint_every: int = 1000,
+) -> None:
+    """Train a dictionary on the rows of one model and write it as a SAELens directory.
+
+    A checkpoint lies beside `out_dir` while the run lasts; a run of the same spec goes on from it.
+
+    Args:
+        rows: of one model; rows of fold 0 are only scored.
+        out_dir: gets cfg.json, sae_weights.safetensors and training.json.
+        settings: of the training.
+        spec: what the result depends on.
         metadata: further entries of cfg.json's metadata, such as model_name and hook_name.
         device: a torch device, as `devices.take` gives it.
+        checkpoint_every: steps between checkpoints.
 
     Raises:
         DiptychError: fewer training rows than one batch, or k exceeds n_features.
     """
-    import torch
-    from sae_lens.training.sae_trainer import SAETrainer
-
     chosen = np.flatnonzero(rows.fold != 0)
-    _check(rows, len(chosen), n_features, k, batch)
+    _check(rows, len(chosen), settings)
+    checkpoint = Checkpoint.beside(out_dir, spec)
     scale = _scale(rows, chosen)
-    generator = np.random.default_rng(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        sae = _new(architecture, rows.widths[0], n_features, k, steps, l1_coefficient, metadata or {}, device)
-        trainer = SAETrainer(
-            _trainer_config(steps, batch, learning_rate, warmup, decay, device),
-            sae,
-            _batches(rows, chosen, batch, scale, generator),
-        )
-        trainer.fit()
+    trainer = _trainer(settings, rows.widths[0], metadata or {}, device)
+    _restore(trainer, checkpoint, device)
+    batches = _batches(rows, chosen, scale, settings, trainer.n_training_steps)
+    trainer.data_provider = _saving(batches, trainer, checkpoint, checkpoint_every)
+    sae = trainer.fit()
     _unscale(sae, scale)
-    if architecture == "batchtopk":
-        sae.topk_threshold.fill_(_threshold(sae, rows, chosen, k, generator))
-    dead = int(trainer.dead_neurons.sum())
+    if settings.architecture == "batchtopk":
+        sae.topk_threshold.fill_(_threshold(sae, rows, chosen, settings))
     with artifacts.create_directory(out_dir, "dictionary", spec) as directory:
         _save(sae, directory)
         test = _score(directory, rows, np.flatnonzero(rows.fold == 0), device)
         report = {
             "rows": len(chosen),
-            "epochs": steps * batch / len(chosen),
-            "dead_at_end": dead,
+            "epochs": settings.steps * settings.batch / len(chosen),
+            "dead_at_end": int(trainer.dead_neurons.sum()),
             "train": _score(directory, rows, chosen, device),
             "test": test,
         }
         artifacts.write_text(directory / "training.json", artifacts.canonical_json(report) + "\n")
+    checkpoint.remove()
     logs.logger.info("dictionary: on the test fold FVU %.3f, L0 %.1f", test["fvu"], test["l0"])
-    if architecture != "standard" and abs(test["l0"] - k) > L0_TOLERANCE * k:
-        logs.logger.warning("dictionary: L0 %.1f where %d was asked; train for more steps or use topk", test["l0"], k)
+    if settings.architecture != "standard" and abs(test["l0"] - settings.k) > L0_TOLERANCE * settings.k:
+        hint = "train for more steps or use topk"
+        logs.logger.warning("dictionary: L0 %.1f where %d was asked; %s", test["l0"], settings.k, hint)
 
 
-def _check(rows: Rows, n_train: int, n_features: int, k: int, batch: int) -> None:
+def _check(rows: Rows, n_train: int, settings: Settings) -> None:
     if len(rows.sides) != 1:
         raise ValueError(f"a dictionary reads one model, not {len(rows.sides)}")
-    if n_train < batch:
+    if n_train < settings.batch:
         raise DiptychError(
-            f"dictionary: {n_train} training rows are less than one batch of {batch}; lower `batch` or raise the tokens"
+            f"dictionary: {n_train} training rows are less than one batch of {settings.batch}; lower `batch` or raise "
+            "the tokens"
         )
-    if k > n_features:
-        raise DiptychError(f"dictionary: k {k} exceeds n_features {n_features}; lower `k`")
+    if settings.k > settings.n_features:
+        raise DiptychError(f"dictionary: k {settings.k} exceeds n_features {settings.n_features}; lower `k`")
 
 
-def _new(
-    architecture: Architecture,
-    width: int,
-    n_features: int,
-    k: int,
-    steps: int,
-    l1_coefficient: float,
-    metadata: Mapping[str, Any],
-    device: str,
-) -> Any:
-    """An untrained SAELens training SAE with this architecture's settings."""
+def _trainer(settings: Settings, width: int, metadata: Mapping[str, Any], device: str) -> "SAETrainer[Any, Any]":
+    """SAELens' trainer of an untrained SAE; it has no rows yet."""
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.registry import get_sae_training_class
     from sae_lens.saes.sae import SAEMetadata
+    from sae_lens.training.sae_trainer import SAETrainer
 
-    settings: Mapping[Architecture, Mapping[str, Any]] = {
-        "standard": {"l1_coefficient": l1_coefficient, "l1_warm_up_steps": steps // 20},
-        "topk": {"k": k},
-        "batchtopk": {"k": float(k)},
-        "jumprelu": {
-            "jumprelu_sparsity_loss_mode": "quadratic",
-            "target_l0": float(k),
-            "l0_warm_up_steps": steps // 4,
-            "jumprelu_ste_to_input": True,
-            "jumprelu_bandwidth": 2.0,
-            "jumprelu_init_threshold": 0.1,
-        },
-    }
-    sae_class, config_class = get_sae_training_class(architecture)
+    sae_class, config_class = get_sae_training_class(settings.architecture)
     config = config_class(
-        d_in=width, d_sae=n_features, device=device, metadata=SAEMetadata(**metadata), **settings[architecture]
+        d_in=width,
+        d_sae=settings.n_features,
+        device=device,
+        metadata=SAEMetadata(**metadata),
+        **_of_architecture(settings),
     )
-    return sae_class(config)
-
-
-def _trainer_config(steps: int, batch: int, learning_rate: float, warmup: float, decay: float, device: str) -> Any:
-    from sae_lens.config import LoggingConfig, SAETrainerConfig
-
-    return SAETrainerConfig(
-        total_training_samples=steps * batch,
-        train_batch_size_samples=batch,
-        lr=learning_rate,
-        lr_end=learning_rate / 10,
-        lr_warm_up_steps=int(warmup * steps),
-        lr_decay_steps=int(decay * steps),
-        dead_feature_window=max(1, int(DEAD_SHARE * steps)),
-        feature_sampling_window=steps + 1,
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        sae = sae_class(config)
+    training = SAETrainerConfig(
+        total_training_samples=settings.steps * settings.batch,
+        train_batch_size_samples=settings.batch,
+        lr=settings.learning_rate,
+        lr_end=settings.learning_rate / 10,
+        lr_warm_up_steps=int(settings.warmup * settings.steps),
+        lr_decay_steps=int(settings.decay * settings.steps),
+        dead_feature_window=max(1, int(DEAD_SHARE * settings.steps)),
+        feature_sampling_window=settings.steps + 1,
         device=device,
         logger=LoggingConfig(log_to_wandb=False),
     )
+    return SAETrainer(training, sae, iter(()))
+
+
+def _of_architecture(settings: Settings) -> Mapping[str, Any]:
+    """Entries of SAELens' config that only this architecture has."""
+    match settings.architecture:
+        case "standard":
+            return {"l1_coefficient": settings.l1_coefficient, "l1_warm_up_steps": settings.steps // 20}
+        case "topk":
+            return {"k": settings.k}
+        case "batchtopk":
+            return {"k": float(settings.k)}
+        case "jumprelu":
+            return {
+                "jumprelu_sparsity_loss_mode": "quadratic",
+                "target_l0": float(settings.k),
+                "l0_warm_up_steps": settings.steps // 4,
+                "jumprelu_ste_to_input": True,
+                "jumprelu_bandwidth": 2.0,
+                "jumprelu_init_threshold": 0.1,
+            }
+
+
+def _saving(batches: Iterator[Tensor], trainer: "SAETrainer[Any, Any]", at: Checkpoint, every: int) -> Iterator[Tensor]:
+    """Pass batches through; the trainer asks for one between two steps, where its state can be saved."""
+    first = trainer.n_training_steps
+    for batch in batches:
+        step = trainer.n_training_steps
+        if step > first and step % every == 0:
+            at.save(
+                {
+                    "sae": trainer.sae.state_dict(),
+                    "optimizer": trainer.optimizer.state_dict(),
+                    "lr_scheduler": trainer.lr_scheduler.state_dict(),
+                    "coefficients": {name: each.state_dict() for name, each in trainer.coefficient_schedulers.items()},
+                    "counts": {name: getattr(trainer, name) for name in COUNTS},
+                }
+            )
+        yield batch
+
+
+def _restore(trainer: "SAETrainer[Any, Any]", checkpoint: Checkpoint, device: str) -> None:
+    """Take up the state of the checkpoint, if there is one."""
+    state = checkpoint.load(device)
+    if state is None:
+        return
+    trainer.sae.load_state_dict(state["sae"])
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.lr_scheduler.load_state_dict(state["lr_scheduler"])
+    for name, each in trainer.coefficient_schedulers.items():
+        each.load_state_dict(state["coefficients"][name])
+    for name in COUNTS:
+        setattr(trainer, name, state["counts"][name])
+    logs.logger.info("going on from step %d of %s", trainer.n_training_steps, checkpoint.path)
 
 
 def _scale(rows: Rows, chosen: npt.NDArray[np.int64]) -> Scale:
@@ -202,39 +259,25 @@ def _blocks(rows: Rows, chosen: npt.NDArray[np.int64]) -> Iterator[FloatArray]:
 
 
 def _batches(
-    rows: Rows, chosen: npt.NDArray[np.int64], batch: int, scale: Scale, generator: np.random.Generator
-) -> "Iterator[torch.Tensor]":
-    """Endless batches of scaled rows: blocks in random order fill a buffer, which is shuffled in memory."""
-    import torch
-
-    left = np.empty((0, rows.widths[0]), dtype=np.float32)
-    while True:
-        for buffer in _buffers(rows, chosen, generator):
-            mixed = np.concatenate([left, buffer])[generator.permutation(len(left) + len(buffer))]
-            whole = len(mixed) // batch * batch
-            for start in range(0, whole, batch):
-                yield torch.from_numpy((mixed[start : start + batch] - scale.mean) * np.float32(scale.factor))
-            left = mixed[whole:]
-
-
-def _buffers(rows: Rows, chosen: npt.NDArray[np.int64], generator: np.random.Generator) -> Iterator[FloatArray]:
-    """One pass over the rows in random order of blocks, in pieces of at most BUFFER_ROWS."""
-    select = np.zeros(len(rows), dtype=np.bool_)
-    select[chosen] = True
-    held: list[FloatArray] = []
-    for block in rows.blocks(READ_ROWS, select=select, shuffle=generator):
-        held.append(block.x[0])
-        if sum(len(x) for x in held) + READ_ROWS > BUFFER_ROWS:
-            yield np.concatenate(held)
-            held = []
-    if held:
-        yield np.concatenate(held)
+    rows: Rows, chosen: npt.NDArray[np.int64], scale: Scale, settings: Settings, first: int
+) -> Iterator[Tensor]:
+    """Scaled batches of steps first, first + 1, ..., without end."""
+    held: FloatArray | None = None
+    for fill in shuffling.fills(
+        shuffling.blocks(rows.position, chosen, READ_ROWS),
+        buffer_rows=max(BUFFER_ROWS, 2 * settings.batch),
+        batch=settings.batch,
+        seed=settings.seed,
+        first=first,
+    ):
+        if held is None or len(fill.rows) < len(chosen):
+            held = (rows.take(fill.rows).x[0] - scale.mean) * np.float32(scale.factor)
+        for start in fill.starts:
+            yield torch.from_numpy(held[fill.order[start : start + settings.batch]])
 
 
 def _unscale(sae: Any, scale: Scale) -> None:
     """Fold centring and scaling into the weights, and decoder norms into the encoder."""
-    import torch
-
     with torch.no_grad():
         sae.to("cpu")
         sae.fold_activation_norm_scaling_factor(scale.factor)
@@ -243,14 +286,12 @@ def _unscale(sae: Any, scale: Scale) -> None:
             sae.fold_W_dec_norm()
 
 
-def _threshold(sae: Any, rows: Rows, chosen: npt.NDArray[np.int64], k: int, generator: np.random.Generator) -> float:
+def _threshold(sae: Any, rows: Rows, chosen: npt.NDArray[np.int64], settings: Settings) -> float:
     """The score above which, on training rows, k features a row are active on average (METHODS 5)."""
-    import torch
-
     sample = chosen
     if len(chosen) > THRESHOLD_ROWS:
-        sample = np.sort(generator.choice(chosen, THRESHOLD_ROWS, replace=False))
-    wanted = k * len(sample)
+        sample = np.sort(np.random.default_rng([settings.seed, 2]).choice(chosen, THRESHOLD_ROWS, replace=False))
+    wanted = settings.k * len(sample)
     kept = np.empty(0, dtype=np.float32)
     with torch.no_grad():
         for x in _blocks(rows, sample):
@@ -273,8 +314,6 @@ def _save(sae: Any, directory: Path) -> None:
 
 def _score(directory: Path, rows: Rows, chosen: npt.NDArray[np.int64], device: str) -> dict[str, float]:
     """Pooled FVU (METHODS 0.5), mean L0 and share of features that never fire, of the saved dictionary."""
-    import torch
-
     dictionary = dictionaries.load(directory)
     if len(chosen) == 0:
         return {"rows": 0, "fvu": float("nan"), "l0": float("nan"), "dead_share": float("nan")}

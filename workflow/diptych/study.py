@@ -238,7 +238,7 @@ class Study(Strict):
         made = self.dictionaries[dictionary]
         assert isinstance(made, TrainedDictionary)
         reads = {"model": made.model, "corpus": made.corpus, "site": made.site}
-        return _job(reads, **_dump(made, leave=("kind", *reads)))
+        return _job(reads, **_dump(made, leave=("kind", "checkpoint_every", *reads)))
 
     def fetch_dictionary(self, dictionary: str) -> Job:
         """A dictionary that comes from outside."""

@@ -14,8 +14,9 @@ with devices.take(snakemake.resources.device) as device:
     dictionary_training.train(
         rows.stored([place]),
         Path(snakemake.output[0]).parent,
+        dictionary_training.Settings(**spec["settings"]),
         spec=spec,
         metadata={"model_name": spec["reads"]["model"], "hook_name": spec["reads"]["site"]},
         device=device,
-        **spec["settings"],
+        checkpoint_every=snakemake.resources.checkpoint_every,
     )

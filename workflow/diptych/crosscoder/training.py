@@ -12,7 +12,7 @@ import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diptych import DiptychError, artifacts, logs
+from diptych import DiptychError, artifacts, logs, shuffling
 from diptych.checkpoints import Checkpoint
 from diptych.crosscoder import architecture, objectives, sparse
 from diptych.crosscoder.architecture import Architecture, Crosscoder
@@ -50,11 +50,7 @@ class DivergedError(DiptychError):
 
 
 class Feed:
-    """Normalised training batches, each a function of (seed, step).
-
-    An epoch is a random order of blocks of `READ_ROWS` rows; consecutive blocks fill a buffer of at most
-    `buffer_rows`, whose rows are shuffled and used once. If one buffer holds all training rows it is read once.
-    """
+    """Normalised training batches, in the order of `shuffling`; if one buffer holds all rows, it is read once."""
 
     def __init__(self, rows: Rows, crosscoder: Crosscoder, settings: Training, group: Group = ALONE) -> None:
         self.rows, self.crosscoder, self.settings, self.group = rows, crosscoder, settings, group
@@ -79,49 +75,32 @@ class Feed:
         """Rows for means and scales, or (`aside`) for the threshold: all, or blocks spread evenly."""
         chosen = self.aside if aside and len(self.aside) else self.index
         if len(chosen) > CALIBRATION_ROWS:
-            blocks = self._blocks(chosen, READ_ROWS)
+            blocks = shuffling.blocks(self.rows.position, chosen, READ_ROWS)
             wanted = min(len(blocks), -(-CALIBRATION_ROWS * len(blocks) // len(chosen)))
             chosen = np.concatenate([blocks[i] for i in np.linspace(0, len(blocks) - 1, wanted).astype(int)])
         return chosen[self.rows.counting(chosen)]
 
     def batches(self, first: int) -> Iterator[Tensor]:
         """Batches of steps first, first + 1, ..., without end: of each this process's rows [batch / processes, D]."""
-        step, batch = 0, self.settings.batch
-        for epoch in count():
-            for number, part in enumerate(self._fills(epoch)):
-                n_steps = len(part) // batch
-                if first < step + n_steps:
-                    values = self._load(part)
-                    order = np.random.default_rng([self.settings.seed, 1, epoch, number]).permutation(len(part))
-                    order = order[self._counts[part][order]]
-                    for start in range(batch * max(0, first - step), batch * n_steps, batch):
-                        # Streamed rows that turned out not to count may leave the last batch short: it begins anew.
-                        chosen = order.take(np.arange(start, start + batch), mode="wrap")
-                        self.seen[part[chosen]] = True
-                        yield torch.from_numpy(values[self._own(chosen)])
-                step += n_steps
+        for fill in shuffling.fills(
+            shuffling.blocks(self.rows.position, self.index, min(READ_ROWS, self.settings.buffer_rows // 2)),
+            buffer_rows=self.settings.buffer_rows,
+            batch=self.settings.batch,
+            seed=self.settings.seed,
+            first=first,
+        ):
+            values = self._load(fill.rows)
+            order = fill.order[self._counts[fill.rows][fill.order]]
+            for start in fill.starts:
+                # Streamed rows that turned out not to count may leave the last batch short: it begins anew.
+                chosen = order.take(np.arange(start, start + self.settings.batch), mode="wrap")
+                self.seen[fill.rows[chosen]] = True
+                yield torch.from_numpy(values[self._own(chosen)])
 
     def _own(self, chosen: IntArray) -> IntArray:
         """Rows of a batch that are this process's: of each part (`accumulate`) as many as any other's."""
         own: IntArray = chosen.reshape(self.settings.accumulate, self.group.size, -1)[:, self.group.rank].ravel()
         return own
-
-    def _fills(self, epoch: int) -> list[IntArray]:
-        n_fills = -(-len(self.index) // self.settings.buffer_rows)
-        if n_fills == 1:
-            return [self.index]
-        block_rows = min(READ_ROWS, self.settings.buffer_rows // 2)
-        blocks = self._blocks(self.index, block_rows)
-        order = np.random.default_rng([self.settings.seed, 0, epoch]).permutation(len(blocks))
-        return [np.concatenate([blocks[i] for i in part]) for part in np.array_split(order, n_fills)]
-
-    def _blocks(self, index: IntArray, size: int) -> list[IntArray]:
-        """Rows in blocks of about `size` that begin where a sequence does: to run a sequence twice is dear."""
-        position = self.rows.position[index]
-        starts = np.append(np.flatnonzero(position[1:] <= position[:-1]) + 1, len(index))
-        edges = np.linspace(0, len(index), -(-len(index) // size) + 1).astype(np.int64)[1:-1]
-        cuts = np.unique(starts[np.searchsorted(starts, edges)])
-        return [block for block in np.split(index, cuts) if len(block)]
 
     def _load(self, part: IntArray) -> FloatArray:
         if self._all is not None:

@@ -6,7 +6,7 @@ build("template_diff.h5", "figures.html", name="tuned")
 from pathlib import Path
 
 from diptych import artifacts
-from diptych.report import page, template_diffs, template_view
+from diptych.report import document, template_diffs, template_view
 from diptych.report.blocks import Banner, Section, counted
 
 POINTS = 100
@@ -20,5 +20,5 @@ def build(diff: str | Path, out: str | Path, *, name: str) -> None:
     prompts = counted(view.summary["prompts"], "prompt")
     banner = Banner("info", f"{view.names[0]} and {view.names[1]}.", f"One dictionary read on both, {prompts}.")
     sections = [Section("pictures", "B against A", figures)]
-    html = page.render(f"{name}: features at template tokens", banner, "", sections)
+    html = document.render(f"{name}: features at template tokens", banner, "", sections)
     artifacts.write_text(out, html)

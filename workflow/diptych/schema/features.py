@@ -64,6 +64,8 @@ class TrainedDictionary(DictionaryBase):
     """Weight of the sparsity penalty (standard), on rows scaled to norm sqrt(d)."""
     seed: int = 0
     """Initial weights and order of rows."""
+    checkpoint_every: Positive = 1000
+    """Steps between checkpoints, from which a killed run continues to the same weights; re-runs nothing."""
 
 
 class FetchedDictionary(DictionaryBase):

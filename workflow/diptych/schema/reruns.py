@@ -40,6 +40,7 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("Activations", "outlier_norm"): "gate_activations",
     ("Alignment", "*"): "align_tokens",
     ("TrainedDictionary", "*"): "train_dictionary",
+    ("TrainedDictionary", "checkpoint_every"): "",
     ("SaelensDictionary", "*"): "fetch_dictionary",
     ("SparsifyDictionary", "*"): "fetch_dictionary",
     ("DirectoryDictionary", "*"): "fetch_dictionary",
