@@ -90,6 +90,10 @@ BAD = [
         "crosscoders.tuned.objective: diff is x_B - x_A of two models",
     ),
     (put("sites", {"main": ["middle"], "more": ["middle"]}), "sites: 'middle' is listed twice"),
+    (put("sites", {"main": ["midle"]}), "sites: site 'midle': no such hook; did you mean 'middle'?"),
+    (put("sites", {"main": [1.5]}), "sites: site '1.5': a relative depth lies between 0 and 1"),
+    (put("sites", {"main": ["last.mlp.post"]}), "no such hook; did you mean 'last.mlp.hook_post'?"),
+    (put("sites", {"main": ["blocks.3.resid_post"]}), "did you mean 'blocks.3.hook_resid_post'?"),
     (put("corpora/old/tokens", None), "corpora.old.tokens: give a token budget, or let every source draw `prompts`"),
     (
         put("corpora/asked/sources/chat/prompts/nummber", 3),

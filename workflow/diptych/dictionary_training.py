@@ -271,7 +271,9 @@ def _batches(
         first=first,
     ):
         if held is None or len(fill.rows) < len(chosen):
-            held = (rows.take(fill.rows).x[0] - scale.mean) * np.float32(scale.factor)
+            held = rows.take(fill.rows).x[0]
+            held -= scale.mean
+            held *= np.float32(scale.factor)
         for start in fill.starts:
             yield torch.from_numpy(held[fill.order[start : start + settings.batch]])
 

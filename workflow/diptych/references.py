@@ -39,6 +39,7 @@ def check(study: "Study") -> None:
     Raises:
         ConfigError: naming the first key that is wrong, and what to do.
     """
+    _check_sites(study)
     for where, kind, alias in _references(study):
         known: Iterable[str] = getattr(study, kind)
         if alias not in known:
@@ -58,10 +59,17 @@ def check(study: "Study") -> None:
     for alias in study.steering.pairs or ():
         _check_steered(study, alias)
     _check_similarity(study)
+
+
+def _check_sites(study: "Study") -> None:
     listed = list(chain.from_iterable(study.sites.values()))
     for site in listed:
         if listed.count(site) > 1:
             raise ConfigError(f"sites: {site!r} is listed twice; a site belongs to one group")
+        try:
+            sites.check(site)
+        except DiptychError as error:
+            raise ConfigError(f"sites: {error}") from None
 
 
 def _references(study: "Study") -> Iterable[tuple[str, str, str]]:

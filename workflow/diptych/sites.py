@@ -10,6 +10,7 @@ resolve_site("middle.mlp.hook_post", 30)    # blocks.15.mlp.hook_post: another h
 
 import difflib
 import re
+import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -79,9 +80,18 @@ def resolve_site(site: str | float, n_layers: int) -> str:
         raise DiptychError(f"site {text!r}: the model has blocks 0 to {n_layers - 1}")
     hook = block[2] if block else text
     if not hook.rpartition(".")[2].startswith("hook_"):
-        number = min(int(block[1]) if block else n_layers // 2, n_layers - 1)
-        raise unknown(text, [*DEPTHS, *(f"blocks.{number}.{name}" for name in BLOCK_HOOKS)])
+        place = named if named in DEPTHS else f"blocks.{block[1]}" if block else "middle"
+        raise unknown(str(site), [*DEPTHS, *(f"{place}.{name}" for name in BLOCK_HOOKS)])
     return text
+
+
+def check(site: str | float) -> None:
+    """Refuse, before any model is known, what is a site in none.
+
+    Raises:
+        DiptychError: as `resolve_site` says it.
+    """
+    resolve_site(site, sys.maxsize)
 
 
 def residual_block(hook: str) -> ResidualPlace | None:
