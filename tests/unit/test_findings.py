@@ -146,9 +146,25 @@ def test_recovery_needs_the_side_the_direction_and_the_legs():
     assert nothing.cosine == pytest.approx(0.0995, abs=1e-3)
 
 
+def test_recovery_names_what_stands_and_counts_what_points_elsewhere():
+    truth = np.array([0.0, 1.0])
+    # The first points along the truth but is listed again, better, by the second; the third is another direction.
+    repeated = offer(id="again", effect=0.95, held_out=0.5, direction=(0.3, 0.9), kind="direction")
+    best = offer(id="itself", effect=0.9, held_out=0.9, direction=(0.0, 1.0), kind="direction")
+    other = offer(id="other", effect=0.8, held_out=0.8, direction=(1.0, 0.1), kind="direction")
+    ranked = ranking.rank([repeated, best, other], LIMITS)
+    places = {candidate.offer.id: place for place, candidate in enumerate(ranked.candidates, 1)}
+    for candidates in (ranked.candidates, ranked.candidates[::-1]):
+        found = verdicts.recovery(dataclasses.replace(ranked, candidates=candidates), truth)
+        assert (found.name, found.cosine, found.elsewhere) == ("direction itself", pytest.approx(1.0), 1)
+    assert verdicts.recovery(ranked, truth).rank == places["itself"]
+    said = verdicts.answer("planted", "linear_map", ranked, verdicts.Yardstick("planted", found, []))
+    assert said.text.endswith("; 1 other finding with |cos| below 0.7")
+
+
 def test_silence_is_an_answer_only_where_the_plant_was_found():
     silent = ranking.rank([], LIMITS)
-    seen = verdicts.Recovery(True, 1, 0.99, 1.0, 4, "feature 1")
+    seen = verdicts.Recovery(True, 1, 0.99, 1.0, 4, "feature 1", 0)
     missed = dataclasses.replace(seen, written=False, rank=0)
 
     def status(yardstick):

@@ -236,6 +236,7 @@ def _answer(
         "text": said.text,
         "candidates": len(ranked.candidates),
         "findings": len(ranked.findings),
+        "caveats": verdicts.caveats(ranked.findings),
         "recovery": asdict(yardstick.recovery) if yardstick and pair["role"] == "planted" else None,
     }
 

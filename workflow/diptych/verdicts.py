@@ -60,12 +60,14 @@ class Recovery:
     """What a method made of a planted direction.
 
     Attributes:
-        written: a candidate of the right side with |cos| >= .7 to it clears what a finding must reach.
-        rank: place of the first such candidate in the method's ranking, 0 if there is none.
-        cosine: the largest |cos| of any candidate of the right side; NaN without candidates.
-        average_precision: of the ranking against this one truth: 1 / rank, or 0.
+        written: a hit, a candidate of the right side with |cos| >= .7 to it, clears what a finding must reach.
+        rank: place in the method's ranking of the best hit: the first that stands as a finding, else the first that
+            clears the bounds, else the first; 0 without hits.
+        cosine: |cos| of that hit, or without hits the largest of the right side; NaN without candidates.
+        average_precision: of the ranking against this one truth: 1 / place of the first hit, or 0.
         candidates: length of the ranking.
-        name: id of that first candidate.
+        name: id of the best hit.
+        elsewhere: findings that are no hits.
     """
 
     written: bool
@@ -74,6 +76,7 @@ class Recovery:
     average_precision: float
     candidates: int
     name: str
+    elsewhere: int
 
 
 @dataclass(frozen=True)
@@ -191,15 +194,21 @@ def recovery(ranking: Ranking, truth: DoubleArray, side: SideName = "B") -> Reco
     """
     cosines = np.array([abs_cosine(candidate.offer.direction, truth) for candidate in ranking.candidates])
     right = np.array([candidate.offer.side == side for candidate in ranking.candidates], dtype=bool)
-    hits = np.flatnonzero(right & (cosines >= SAME_DIRECTION))
-    first = ranking.candidates[int(hits[0])] if len(hits) else None
+    hits = np.flatnonzero(right & (cosines >= SAME_DIRECTION)).tolist()
+    best = max(hits, key=lambda i: (ranking.candidates[i].stands, _clears(ranking.candidates[i]), -i), default=None)
+    if best is None:
+        place, cosine, name = 0, float(cosines[right].max()) if right.any() else float("nan"), ""
+    else:
+        offer = ranking.candidates[best].offer
+        place, cosine, name = best + 1, float(cosines[best]), f"{offer.kind} {offer.id}"
     return Recovery(
-        written=any(_clears(ranking.candidates[int(hit)]) for hit in hits),
-        rank=int(hits[0]) + 1 if len(hits) else 0,
-        cosine=float(cosines[right].max()) if right.any() else float("nan"),
-        average_precision=1 / (int(hits[0]) + 1) if len(hits) else 0.0,
+        written=any(_clears(ranking.candidates[i]) for i in hits),
+        rank=place,
+        cosine=cosine,
+        average_precision=1 / (hits[0] + 1) if hits else 0.0,
         candidates=len(ranking.candidates),
-        name=f"{first.offer.kind} {first.offer.id}" if first else "",
+        name=name,
+        elsewhere=sum(each.stands for i, each in enumerate(ranking.candidates) if i not in hits),
     )
 
 
@@ -225,6 +234,7 @@ def template_recovery(run: Mapping[str, Any], threshold: Threshold) -> Recovery 
         average_precision=float(np.mean([one.average_precision for one in seen])),
         candidates=sum(one.candidates for one in seen),
         name=", ".join(one.name for one in seen),
+        elsewhere=sum(one.elsewhere for one in seen),
     )
 
 
@@ -266,16 +276,18 @@ def answer(
     if found:
         sides = [sum(candidate.offer.side == side for candidate in found) for side in ("B", "A")]
         split = f"{sides[0]} that {names[1]} has or has more of, {sides[1]} of {names[0]}"
-        return Answer("found", f"{_count(len(found), 'finding')}: {split}{_caveats(found)}")
+        said = "; ".join([f"{_count(len(found), 'finding')}: {split}", *filter(None, [caveats(found)])])
+        return Answer("found", said)
     if ranking.untestable:
         return Answer("untested", f"nothing can be said: {ranking.untestable}")
     return _silence(method, yardstick)
 
 
-def _caveats(found: Sequence[Candidate]) -> str:
-    """`; 3 of them marked domain shift`, or nothing."""
+def caveats(found: Sequence[Candidate]) -> str:
+    """`3 of them marked domain shift`, `all of them ...`, or nothing."""
     counts = Counter(candidate.offer.caveat for candidate in found if candidate.offer.caveat)
-    return "".join(f"; {n} of them marked {caveat}" for caveat, n in sorted(counts.items()))
+    shares = {caveat: "all" if n == len(found) else str(n) for caveat, n in sorted(counts.items())}
+    return ", ".join(f"{share} of them marked {caveat}" for caveat, share in shares.items())
 
 
 def _same_model(found: Sequence[Any], ranking: Ranking) -> Answer:
@@ -286,10 +298,11 @@ def _same_model(found: Sequence[Any], ranking: Ranking) -> Answer:
 
 def _planted(found: Sequence[Any], seen: Recovery) -> Answer:
     if seen.written:
+        more = f"; {_count(seen.elsewhere, 'other finding')} with |cos| below {SAME_DIRECTION}" if seen.elsewhere else ""
         return Answer(
             "recovered",
             f"the planted direction is found: {seen.name}, |cos| {seen.cosine:.2f}, rank {seen.rank} of "
-            f"{seen.candidates}",
+            f"{seen.candidates}{more}",
         )
     if seen.rank:
         why = f"{seen.name} points along it (|cos| {seen.cosine:.2f}, rank {seen.rank}) but does not stand as a finding"

@@ -83,7 +83,7 @@ def answer(inputs: Mapping[str, Any], findings: Findings) -> str:
 
 def _compared(pair: Mapping[str, Any], findings: Findings) -> str:
     answers = _answers(pair, findings)
-    found = {METHOD_NAMES[a["method"]]: a["findings"] for a in answers if a["status"] == "found"}
+    found = {METHOD_NAMES[a["method"]]: a for a in answers if a["status"] == "found"}
     none = [METHOD_NAMES[a["method"]] for a in answers if a["status"] == "none"]
     unclear = [METHOD_NAMES[a["method"]] for a in answers if a["status"] == "unclear"]
     untested = [METHOD_NAMES[a["method"]] for a in answers if a["status"] == "untested"]
@@ -91,9 +91,9 @@ def _compared(pair: Mapping[str, Any], findings: Findings) -> str:
     alike = pair["site_a"] == pair["site_b"]
     a, b = pair["a"] if alike else f"{pair['a']} at {pair['site_a']}", f"{pair['b']} at {pair['site_b']}"
     if found:
-        by = listed([f"{count} by the {name}" for name, count in found.items()])
+        by = listed([f"{a['findings']} by the {name}{_caveats(a)}" for name, a in found.items()])
         what = f"{pair['b']} differs from {a} at {pair['site_b']}" if alike else f"{b} differs from {a}"
-        parts.append(f"{what}: {counted(sum(found.values()), 'finding')} ({by}).")
+        parts.append(f"{what}: {counted(sum(a['findings'] for a in found.values()), 'finding')} ({by}).")
     if none:
         parts.append(
             f"The {listed(none)} found no difference between {a} and {b}, though with the same settings a planted one "
@@ -107,6 +107,10 @@ def _compared(pair: Mapping[str, Any], findings: Findings) -> str:
     if untested:
         parts.append(f"What the {listed(untested)} shows between {pair['a']} and {pair['b']} could not be tested.")
     return " ".join([*parts, _map_words(pair)]).strip()
+
+
+def _caveats(answer: Mapping[str, Any]) -> str:
+    return f", {answer['caveats']}" if answer["caveats"] else ""
 
 
 def _map_words(pair: Mapping[str, Any]) -> str:
@@ -175,7 +179,7 @@ def _matrix_cell(found: Mapping[str, Any] | None) -> Cell:
     if found is None:
         return Cell("not run", tone="muted")
     text, tone = SHORT[found["status"]]
-    return Cell(text.format(n=found["findings"]), tone=tone, hint=found["text"])
+    return Cell(text.format(n=found["findings"]) + _caveats(found), tone=tone, hint=found["text"])
 
 
 def _control(findings: Findings) -> list[Block]:
