@@ -76,6 +76,28 @@ def test_the_same_direction_is_written_once_a_side():
     assert next(c for c in ranked.candidates if c.offer.id == "again").repeats == "first"
 
 
+def test_what_a_stronger_direction_shows_along_another_is_not_written_as_its_own():
+    """Variance along v is seen at cos^2 along every direction: .25 of 100 along these."""
+    v = np.array([1.0, 0.0, 0.0])
+
+    def at_half(id_, surplus, **more):
+        return offer(id=id_, kind="direction", direction=(0.5, 0.8660254, 0.0), surplus=surplus, **more)
+
+    strong = offer(id="v", kind="direction", effect=0.5, held_out=0.5, direction=v, surplus=100.0)
+    weak = strong._replace(id="v", p=0.5)
+    for other, repeats in (
+        (at_half("leak", 26.0), "v"),  # 25 of 26 are v's
+        (at_half("own", 80.0), ""),  # 55 of 80 are its own
+        (at_half("stronger", 120.0), ""),
+        (at_half("of the other side", 26.0, side="A", effect=-0.9, held_out=-0.9), ""),
+    ):
+        ranked = ranking.rank([other, strong], LIMITS)
+        assert next(c for c in ranked.candidates if c.offer.id == other.id).repeats == repeats
+        assert next(c for c in ranked.candidates if c.offer.id == "v").stands
+    # What is no finding itself explains nothing away.
+    assert {c.offer.id for c in ranking.rank([at_half("leak", 26.0), weak], LIMITS).findings} == {"leak"}
+
+
 def test_one_thing_is_written_once_a_side():
     offers = [
         offer(id="7 at newline", thing="7", effect=0.4, held_out=0.4),

@@ -310,6 +310,26 @@ def test_excess_changes_sign_when_labels_are_swapped(failed):
     np.testing.assert_allclose(swapped[2], straight[2], rtol=1e-4)
 
 
+def test_surplus_of_a_pattern_is_what_it_shows_of_the_direction_that_b_adds():
+    """With B = A + c v and the identity as map: cos^2 of the variance of c."""
+    rng = np.random.default_rng(0)
+    n, d = 20_000, 6
+    v, w = np.eye(d)[:2]
+    x_A = rng.normal(size=(n, d)).astype(np.float32)
+    x_B = (x_A + 3 * rng.normal(size=(n, 1)) * v).astype(np.float32)
+    pair = rows.in_memory([x_A, x_B], np.arange(n) // 20)
+    h = np.stack([v, 0.6 * v + 0.8 * w, w])
+    found = residuals.Directions(np.zeros(3, np.int8), h, h, np.zeros(d), np.zeros(d), np.zeros((0, d)))
+    maps = {k: affine.LinearMap(np.eye(d), np.zeros(d), np.zeros(d)) for k in range(5)}
+    failure = residuals.Failure(pair, maps, found, np.eye(d), contexts=2)
+    for fold in range(5):
+        for block in pair.blocks(4096, select=pair.fold == fold):
+            failure.add(fold, *block.x, block.row)
+    failure.finish()
+    surplus = failure.scores(bootstrap=20, seed=0).surplus
+    np.testing.assert_allclose(surplus, [9.0, 9.0 * 0.36, 0.0], atol=0.3)
+
+
 def test_noise_pairs_have_no_significant_direction_beyond_the_nominal_rate():
     p, excess = [], []
     for seed in range(16):

@@ -361,7 +361,7 @@ def test_the_opening_of_a_grid_speaks_of_like_sites():
         for b in ("first", "last")
     ]
     answers = [
-        {"pair": "grid", "site": cell["site"], "method": "linear_map", "status": "found", "findings": 2}
+        {"pair": "grid", "site": cell["site"], "method": "linear_map", "status": "found", "findings": 2, "caveats": ""}
         for cell in cells
     ]
     found = findings.Findings({}, np.zeros((0, 1)), answers, [])

@@ -14,6 +14,7 @@ held-out effect, p), and the offers of one pair and method are a family with thr
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -72,6 +73,7 @@ class Offer(NamedTuple):
         place: the template token at which it is seen, or "".
         tokens: token file of `rows` where that is not the pair's, or "".
         caveat: what speaks against reading it at face value, or "".
+        surplus: of a direction, the variance along it that its side has and the other has not; else NaN.
     """
 
     kind: Kind
@@ -94,6 +96,7 @@ class Offer(NamedTuple):
     place: str = ""
     tokens: str = ""
     caveat: str = ""
+    surplus: float = NAN
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,10 @@ class Candidate:
         offer: what the method says.
         q: Benjamini-Hochberg.
         legs: how far q (in logs), held-out share and size exceed what is asked; 1 is just met.
-        repeats: id of a better candidate of the same side that says the same, or "". A method lists directions by two
-            criteria, or a feature by several metrics: one thing must not be written down twice.
+        repeats: id of a candidate of the same side that says the same, or "". A method lists directions by two
+            criteria, or a feature by several metrics: one thing must not be written down twice. Of directions at
+            |cos| >= .7 the better one is kept. Of others, one repeats a stronger one whose surplus, seen along it,
+            makes up half of its own or more: variance along v shows at cos^2 along every direction.
     """
 
     offer: Offer
@@ -119,9 +124,14 @@ class Candidate:
         return min(self.legs)
 
     @property
+    def clears(self) -> bool:
+        """Whether it is a finding, or would be if another did not say the same."""
+        return self.weakest >= 1.0 and not self.offer.barred
+
+    @property
     def stands(self) -> bool:
         """Whether it is a finding."""
-        return self.weakest >= 1.0 and not self.repeats and not self.offer.barred
+        return self.clears and not self.repeats
 
 
 @dataclass(frozen=True)
@@ -169,21 +179,32 @@ def _untestable(offers: Sequence[Offer]) -> str:
 def _mark_repeats(candidates: Sequence[Candidate]) -> list[Candidate]:
     marked: list[Candidate] = []
     best: dict[tuple[str, str], str] = {}
-    directions: list[Offer] = []
+    kept: list[Offer] = []
+    strong = [each.offer for each in candidates if each.offer.kind == "direction" and each.clears]
     for candidate in candidates:
         offer = candidate.offer
         repeats = best.get((offer.side, offer.thing), "") if offer.thing else ""
         if offer.kind == "direction":
-            repeats = next((other.id for other in directions if _same_direction(offer, other)), "")
+            same = (other.id for other in kept if _overlap(offer, other) >= SAME_DIRECTION)
+            leaks = (other.id for other in strong if _shows(offer, other))
+            repeats = next(chain(same, leaks), "")
         if not repeats:
             best[offer.side, offer.thing] = offer.id
-            directions += [offer] * (offer.kind == "direction")
+            kept += [offer] * (offer.kind == "direction")
         marked.append(replace(candidate, repeats=repeats))
     return marked
 
 
-def _same_direction(one: Offer, other: Offer) -> bool:
-    return one.side == other.side and abs_cosine(one.direction, other.direction) >= SAME_DIRECTION
+def _overlap(one: Offer, other: Offer) -> float:
+    """|cos| of two directions, 0 on different sides."""
+    return abs_cosine(one.direction, other.direction) if one.side == other.side else 0.0
+
+
+def _shows(offer: Offer, other: Offer) -> bool:
+    """Whether half or more of what is seen along a direction is a stronger one's, at |cos| < .7."""
+    overlap = _overlap(offer, other)
+    leaked = overlap**2 * other.surplus
+    return overlap < SAME_DIRECTION and other.surplus > offer.surplus and leaked >= 0.5 * offer.surplus
 
 
 def abs_cosine(x: DoubleArray, y: DoubleArray) -> float:
@@ -238,6 +259,7 @@ def _directions(group: h5py.Group, side: SideName, sign: float, token_row: IntAr
             p=float(group["p"][k]),
             direction=group["pattern"][k].astype(np.float64),
             rows=_strongest(token_row, group["top_row"][k, 1], group["top_score"][k, 1]),
+            surplus=float(group["surplus"][k]),
         )
         for k, label in enumerate(labels)
     ]

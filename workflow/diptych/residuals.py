@@ -124,6 +124,8 @@ class DirectionScores:
         residual_share: float64 [K, 2]: sum (e.g)^2 / sum ||e||^2 for unit g.
         excess: float64 [K, 2]: sum (e.h)(y.h) - (e'.h)(z.h) over sum (y.h)^2 + (z.h)^2, h the pattern; within
             [-1, 1] for a map near the identity, 1 if A has nothing along h. NaN for unequal widths.
+        surplus: float64 [K], the numerator of the excess on the selected folds, a row: variance along the unit pattern
+            that B has and A has not. A pattern at cosine c to another shows c^2 of the other's. NaN likewise.
         p: float64 [K], one-sided label-swap p of the held-out excess over documents; NaN for unequal widths.
         document: int64 [D], the test documents.
         residual: float64 [K, D], sum over the document's rows of (e.g)^2.
@@ -135,6 +137,7 @@ class DirectionScores:
     unexplained_bounds: DoubleArray
     residual_share: DoubleArray
     excess: DoubleArray
+    surplus: DoubleArray
     p: DoubleArray
     document: IntArray
     residual: DoubleArray
@@ -210,6 +213,7 @@ class Failure:
             unexplained_bounds=np.stack(bounds, axis=1),
             residual_share=_ratio(both[:, 0] / length, self._energy_sum[:, None]).T,
             excess=swapped * _ratio(both[:, 3], both[:, 2]).T,
+            surplus=swapped * both[0, 3] / np.count_nonzero(~self._is_test()),
             p=statistics.sign_flip_p(difference, two_sided=False) if len(difference) else np.zeros(0),
             document=self._documents[test],
             residual=parts[:, 0].T,

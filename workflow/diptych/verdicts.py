@@ -195,14 +195,14 @@ def recovery(ranking: Ranking, truth: DoubleArray, side: SideName = "B") -> Reco
     cosines = np.array([abs_cosine(candidate.offer.direction, truth) for candidate in ranking.candidates])
     right = np.array([candidate.offer.side == side for candidate in ranking.candidates], dtype=bool)
     hits = np.flatnonzero(right & (cosines >= SAME_DIRECTION)).tolist()
-    best = max(hits, key=lambda i: (ranking.candidates[i].stands, _clears(ranking.candidates[i]), -i), default=None)
+    best = max(hits, key=lambda i: (ranking.candidates[i].stands, ranking.candidates[i].clears, -i), default=None)
     if best is None:
         place, cosine, name = 0, float(cosines[right].max()) if right.any() else float("nan"), ""
     else:
         offer = ranking.candidates[best].offer
         place, cosine, name = best + 1, float(cosines[best]), f"{offer.kind} {offer.id}"
     return Recovery(
-        written=any(_clears(ranking.candidates[i]) for i in hits),
+        written=any(ranking.candidates[i].clears for i in hits),
         rank=place,
         cosine=cosine,
         average_precision=1 / (hits[0] + 1) if hits else 0.0,
@@ -236,11 +236,6 @@ def template_recovery(run: Mapping[str, Any], threshold: Threshold) -> Recovery 
         name=", ".join(one.name for one in seen),
         elsewhere=sum(one.elsewhere for one in seen),
     )
-
-
-def _clears(candidate: Candidate) -> bool:
-    """Whether a candidate is a finding, or would be if a better one did not say the same."""
-    return candidate.weakest >= 1.0 and not candidate.offer.barred
 
 
 # --- what follows -------------------------------------------------------------------------------------------------
@@ -298,7 +293,9 @@ def _same_model(found: Sequence[Any], ranking: Ranking) -> Answer:
 
 def _planted(found: Sequence[Any], seen: Recovery) -> Answer:
     if seen.written:
-        more = f"; {_count(seen.elsewhere, 'other finding')} with |cos| below {SAME_DIRECTION}" if seen.elsewhere else ""
+        more = (
+            f"; {_count(seen.elsewhere, 'other finding')} with |cos| below {SAME_DIRECTION}" if seen.elsewhere else ""
+        )
         return Answer(
             "recovered",
             f"the planted direction is found: {seen.name}, |cos| {seen.cosine:.2f}, rank {seen.rank} of "
