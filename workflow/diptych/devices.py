@@ -3,8 +3,9 @@
     with devices.take("auto") as device:      # "cpu", or "cuda:1" with that GPU held for the block
         model.to(device)
 
-A scheduler grants GPUs through CUDA_VISIBLE_DEVICES and the first visible one is taken. Snakemake on one machine
-grants nothing, so there each job holds a lock file for the GPU it uses and jobs side by side take different ones.
+A scheduler grants each job its own GPUs through CUDA_VISIBLE_DEVICES and the first of them are taken. Snakemake on one
+machine grants nothing, so there each job holds a lock file for the GPU it uses: jobs side by side take different ones,
+and wait where there are fewer GPUs than jobs.
 """
 
 import fcntl
@@ -22,6 +23,8 @@ from diptych import DiptychError
 from diptych.logs import logger
 
 WAIT_SECONDS = 1.0
+SCHEDULERS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "FLUX_JOB_ID")
+"""Variables in a job's environment that tell of a scheduler."""
 
 
 @contextmanager
@@ -42,8 +45,9 @@ def take_several(device: str, count: int) -> Iterator[list[str]]:
     Raises:
         DiptychError: `cuda` is asked for and there is none, or there are fewer than `count`.
     """
-    if granted := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        logger.info("granted by the scheduler: CUDA_VISIBLE_DEVICES=%s", granted)
+    granted = "CUDA_VISIBLE_DEVICES" in os.environ and any(name in os.environ for name in SCHEDULERS)
+    if granted:
+        logger.info("granted by the scheduler: CUDA_VISIBLE_DEVICES=%s", os.environ["CUDA_VISIBLE_DEVICES"])
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise DiptychError("device: cuda is asked for but torch sees no GPU; set device: auto or cpu")
@@ -54,8 +58,7 @@ def take_several(device: str, count: int) -> Iterator[list[str]]:
     visible = torch.cuda.device_count()
     if visible < count:
         raise DiptychError(f"device: {count} GPUs are asked for and torch sees {visible}; lower `processes`")
-    granted_all = "CUDA_VISIBLE_DEVICES" in os.environ or visible == count
-    taken, locks = (list(range(count)), []) if granted_all else _lock(visible, count)
+    taken, locks = (list(range(count)), []) if granted else _lock(visible, count)
     with ExitStack() as held:
         for lock in locks:
             held.enter_context(lock)
@@ -75,7 +78,8 @@ def _lock(visible: int, count: int) -> tuple[list[int], list[IO[str]]]:
         taken: list[int] = []
         locks: list[IO[str]] = []
         for index in range(visible):
-            lock: IO[str] = (place / str(index)).open("w")
+            # By UUID: the numbers of visible GPUs change with CUDA_VISIBLE_DEVICES.
+            lock: IO[str] = (place / str(torch.cuda.get_device_properties(index).uuid)).open("w")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
