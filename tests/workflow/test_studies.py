@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import yaml
 
+from diptych import findings
 from diptych.study import Study
 from trees import ROOT, Tree, parse_jobs
 
@@ -19,6 +20,20 @@ def test_a_shipped_study_loads(path):
     assert path.stem not in LITERATURE or any(
         study.role(pair, *cell) == "control" for pair in study.pairs for cell in study.cells(pair)
     )
+
+
+@pytest.mark.workflow
+def test_the_control_of_the_test_study_holds(finished):
+    found = findings.read(finished / "results" / "test" / "findings.h5")
+    assert found.control_holds is True
+    tested = [clause["name"] for control in found.controls for clause in control["clauses"] if clause["holds"]]
+    assert len(tested) >= 6
+    same = {a["method"]: a["status"] for a in found.answers if a["role"] in ("control", "floor")}
+    assert set(same) == {"linear_map", "pairing", "crosscoder"}
+    assert set(same.values()) == {"as_it_must"}
+    planted = {a["method"]: a["status"] for a in found.answers if a["role"] == "planted"}
+    assert (planted["linear_map"], planted["pairing"]) == ("recovered", "recovered")
+    assert "The control holds." in (finished / "results" / "test" / "report" / "index.html").read_text()
 
 
 @pytest.mark.workflow

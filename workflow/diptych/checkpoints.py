@@ -7,6 +7,8 @@ checkpoint.remove()                   # the artifact is there
 """
 
 import hashlib
+import os
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,19 +41,25 @@ class Checkpoint:
     def save(self, state: Mapping[str, Any]) -> None:
         """Put tensors, numbers, strings, lists and dicts of them in the place of what was saved before."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(self.path.name + ".part")
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
         try:
             with temporary.open("wb") as file:
                 torch.save({"key": self.key, "state": dict(state)}, file)
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(self.path)
         finally:
             temporary.unlink(missing_ok=True)
 
     def load(self, device: str) -> dict[str, Any] | None:
-        """What was saved last, its tensors on `device`."""
+        """What was saved last, its tensors on `device`; None if there is nothing of this spec, or it cannot be read."""
         if not self.path.is_file():
             return None
-        stored = torch.load(self.path, map_location=device, weights_only=True)
+        try:
+            stored = torch.load(self.path, map_location=device, weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError):
+            logs.logger.warning("%s is damaged and cannot be read; starting afresh", self.path)
+            return None
         if stored["key"] != self.key:
             logs.logger.info("%s is of another spec; starting afresh", self.path)
             return None

@@ -4,19 +4,22 @@ from pathlib import Path
 
 import torch
 
-from diptych import devices, dictionary_training, logs, rows
+from diptych import artifacts, devices, dictionary_training, logs, rows
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 torch.set_num_threads(snakemake.threads)
-place = rows.Model(snakemake.input.shards, snakemake.input.gates, snakemake.input.tokens, spec["reads"]["site"])
+model, site = spec["reads"]["model"], spec["reads"]["site"]
+place = rows.Model(snakemake.input.shards, snakemake.input.gates, snakemake.input.tokens, site)
+with artifacts.read(snakemake.input.shards[0], "activations") as file:
+    hook = artifacts.read_json(file, "hooks")[site]
 with devices.take(snakemake.resources.device) as device:
     dictionary_training.train(
         rows.stored([place]),
         Path(snakemake.output[0]).parent,
         dictionary_training.Settings(**spec["settings"]),
         spec=spec,
-        metadata={"model_name": spec["reads"]["model"], "hook_name": spec["reads"]["site"]},
+        metadata={"model_name": model, "hook_name": hook},
         device=device,
         checkpoint_every=snakemake.resources.checkpoint_every,
     )
