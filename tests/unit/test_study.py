@@ -17,7 +17,9 @@ GOOD = {
     },
     "corpora": {
         "old": {"sources": {"old": {"kind": "local", "paths": ["x"]}}, "tokens": 10},
-        "both": {"sources": {"old": {"kind": "local", "paths": ["x"]}}, "tokens": 10},
+        "both": {"sources": {"old": {"kind": "local", "paths": ["y"]}}, "tokens": 10},
+        "texts": {"sources": {"old": {"kind": "local", "paths": ["*.txt"]}}, "tokens": 10},
+        "plain": {"sources": {"all": {"kind": "corpus", "corpus": "texts"}}, "tokens": 10},
         "asked": {"sources": {"chat": {"kind": "local", "paths": ["x"], "prompts": {"number": 10}}}},
     },
     "dictionaries": {"sae": {"model": "base", "corpus": "both", "site": "middle"}},
@@ -124,6 +126,25 @@ BAD = [
         "corpora.old.sources.more.corpus: no corpus is called 'odl'; did you mean 'old'?",
     ),
     (put("corpora/old/sources/more", {"kind": "corpus", "corpus": "old"}), "old -> old never reaches a text"),
+    (put("crosscoders/tuned/n_latents", 64), "crosscoders.tuned.k: 100 active of 64; lower it, or raise n_latents"),
+    (put("crosscoders/tuned/sweep", {"k": [8, 20_000]}), "crosscoders.tuned.sweep.k: 20000 active of 16384; lower it"),
+    (put("crosscoders/tuned/sweep", {"n_latents": [128, 64]}), "crosscoders.tuned.k: 100 active of 64; lower it"),
+    (put("crosscoders/tuned/k_initial", 20_000), "crosscoders.tuned.k_initial: 20000 active of 16384; lower it"),
+    (put("dictionaries/sae/n_features", 16), "dictionaries.sae.k: 32 active of 16; lower it, or raise n_features"),
+    (
+        put("template_diffs/tuned/corpus", "plain"),
+        "template_diffs.tuned.corpus: source 'all' of 'plain' is plain text and holds no template tokens; let it draw "
+        "`prompts`, or compare at a `token`",
+    ),
+    (
+        put("corpora/asked/template", "chatlm"),
+        "corpora.asked.template: 'chatlm' is neither a name nor Jinja text; did you mean 'chatml'?",
+    ),
+    (
+        put("models/tuned/evaluate_on", "old"),
+        "models.tuned.evaluate_on: 'old' has the documents of `corpus`, and none is held out; name a corpus with other",
+    ),
+    (put("corpora/both/sources/old/paths", ["x"]), "models.tuned.evaluate_on: 'both' has the documents of `corpus`"),
     (put("device", "gpu"), "device: input should be 'auto', 'cpu' or 'cuda' (got 'gpu')"),
     (lambda config: config.pop("models"), "models: field required"),
 ]
@@ -133,6 +154,28 @@ def test_a_good_config_loads():
     study = Study.load(GOOD)
     assert study.tokenizer("twice") == "base"
     assert study.group("middle") == "main"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put("crosscoders/tuned", {"models": ["base", "tuned"], "corpus": "both", "objective": "l1", "n_latents": 64}),
+        put("crosscoders/tuned", {"models": ["base", "tuned"], "corpus": "both", "weights": "w", "n_latents": 64}),
+        put("crosscoders/tuned/sweep", {"k": [8, 16], "n_latents": [64]}),
+        put("dictionaries/sae", {"model": "base", "corpus": "both", "site": "middle", "n_features": 16, "k": 16}),
+        put("dictionaries/sae", {"model": "base", "corpus": "both", "site": "middle", "architecture": "standard",
+                                 "n_features": 16}),
+        put("template_diffs/tuned", {"pair": "tuned", "corpus": "plain", "dictionary": "sae", "token": " the"}),
+        put("template_diffs/tuned", {"pair": "tuned", "corpus": "plain", "dictionary": "sae", "roles": ["template"]}),
+        put("template_diffs/tuned/corpus", "both"),  # files of any kind may hold conversations
+        put("corpora/asked/template", "{{ messages }}"),
+        put("corpora/both/seed", 1),
+    ],
+)  # fmt: skip
+def test_what_works_loads(change):
+    config = copy.deepcopy(GOOD)
+    change(config)
+    Study.load(config)
 
 
 def test_a_grid_is_every_site_of_a_by_every_site_of_b():

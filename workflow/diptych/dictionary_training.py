@@ -151,7 +151,7 @@ def _check(rows: Rows, n_train: int, settings: Settings) -> None:
             f"dictionary: {n_train} training rows are less than one batch of {settings.batch}; lower `batch` or raise "
             "the tokens"
         )
-    if settings.k > settings.n_features:
+    if settings.architecture != "standard" and settings.k > settings.n_features:
         raise DiptychError(f"dictionary: k {settings.k} exceeds n_features {settings.n_features}; lower `k`")
 
 

@@ -8,10 +8,24 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diptych import DiptychError, sites, wordlists
-from diptych.schema import Corpus, CorpusText, Crosscoder, Dictionary, Pair, SparsifyDictionary, TemplateDiff
+from diptych import DiptychError, sites, templates, wordlists
+from diptych.schema import (
+    Corpus,
+    CorpusText,
+    Crosscoder,
+    Dictionary,
+    HubText,
+    Model,
+    Origin,
+    Pair,
+    SparsifyDictionary,
+    TemplateDiff,
+    TrainedDictionary,
+    WheelText,
+)
 from diptych.sites import can_be_steered
 from diptych.strict import ConfigError, nearest
+from diptych.sweeps import UNUSED, expand
 
 if TYPE_CHECKING:
     from diptych.study import Study
@@ -44,16 +58,17 @@ def check(study: "Study") -> None:
         known: Iterable[str] = getattr(study, kind)
         if alias not in known:
             raise ConfigError(f"{where}: no {SINGULAR[kind]} is called {alias!r}{nearest(alias, known)}")
-    for alias in study.models:
+    for alias, model in study.models.items():
         study.lineage(alias)
+        _check_held_out(study, alias, model)
+    for alias, corpus in study.corpora.items():
+        _check_corpus(study, alias, corpus)
     for alias, pair in study.pairs.items():
         _check_pair(study, alias, pair)
     for alias, crosscoder in study.crosscoders.items():
         _check_crosscoder(study, alias, crosscoder)
     for alias, diff in study.template_diffs.items():
         _check_template_diff(study, f"template_diffs.{alias}", diff)
-    for alias, corpus in study.corpora.items():
-        _check_corpus(study, alias, corpus)
     for alias, dictionary in study.dictionaries.items():
         _check_dictionary(study, f"dictionaries.{alias}", dictionary)
     for alias in study.steering.pairs or ():
@@ -88,8 +103,21 @@ def _references(study: "Study") -> Iterable[tuple[str, str, str]]:
     yield from _mixtures(study)
 
 
+def _check_held_out(study: "Study", alias: str, model: Model) -> None:
+    """A tuned model's loss is measured on documents that it is not trained on: equal corpora leave none."""
+    trained, measured = getattr(model, "corpus", None), getattr(model, "evaluate_on", None)
+    if trained and measured and study.corpora[trained] == study.corpora[measured]:
+        raise ConfigError(
+            f"models.{alias}.evaluate_on: {measured!r} has the documents of `corpus`, and none is held out; name a "
+            "corpus with other ones"
+        )
+
+
 def _check_corpus(study: "Study", alias: str, corpus: Corpus) -> None:
     _check_mixture(study, alias, ())
+    if not templates.is_known(corpus.template):
+        known = nearest(corpus.template, ["model", *templates.NAMED])
+        raise ConfigError(f"corpora.{alias}.template: {corpus.template!r} is neither a name nor Jinja text{known}")
     if corpus.tokens is None and not all(origin.prompts for origin in corpus.sources.values()):
         raise ConfigError(f"corpora.{alias}.tokens: give a token budget, or let every source draw `prompts`")
 
@@ -110,12 +138,38 @@ def _check_template_diff(study: "Study", where: str, diff: TemplateDiff) -> None
     if bool(diff.target) != bool(diff.control):
         raise ConfigError(f"{where}: give both target and control, or neither")
     sources = study.corpora[diff.corpus].sources
+    _check_template_tokens(study, where, diff)
     for field in ("target", "control"):
         for name in getattr(diff, field):
             if name not in sources:
                 raise ConfigError(
                     f"{where}.{field}: corpus {diff.corpus!r} has no source {name!r}{nearest(name, sources)}"
                 )
+
+
+def _check_template_tokens(study: "Study", where: str, diff: TemplateDiff) -> None:
+    """Every document must hold each role; of these, plain text has `text` and what its tokenizer inserts (`template`).
+
+    A token wherever it stands may be in any text.
+    """
+    if diff.token is not None or (diff.roles and set(diff.roles) <= {"text", "template"}):
+        return
+    for label, origin in study.corpora[diff.corpus].sources.items():
+        if _is_plain(study, origin):
+            raise ConfigError(
+                f"{where}.corpus: source {label!r} of {diff.corpus!r} is plain text and holds no template tokens; let "
+                "it draw `prompts`, or compare at a `token`"
+            )
+
+
+def _is_plain(study: "Study", origin: Origin) -> bool:
+    """Whether a source can hold no conversation: it draws no prompts, and all of its files are .txt."""
+    if origin.prompts or isinstance(origin, HubText):
+        return False
+    if isinstance(origin, CorpusText):
+        return all(_is_plain(study, part) for part in study.corpora[origin.corpus].sources.values())
+    patterns = origin.files if isinstance(origin, WheelText) else origin.paths
+    return all(pattern.endswith(".txt") for pattern in patterns)
 
 
 def _mixtures(study: "Study") -> Iterable[tuple[str, str, str]]:
@@ -162,6 +216,13 @@ def _check_dictionary(study: "Study", where: str, dictionary: Dictionary) -> Non
     _check_site(study, f"{where}.site", dictionary.site)
     if isinstance(dictionary, SparsifyDictionary) and (dictionary.path is None) == (dictionary.id is None):
         raise ConfigError(f"{where}: give either path (on disk) or id (on the hub)")
+    if isinstance(dictionary, TrainedDictionary) and dictionary.architecture != "standard":
+        _check_active(f"{where}.k", dictionary.k, "n_features", dictionary.n_features)
+
+
+def _check_active(where: str, active: int, of: str, number: int) -> None:
+    if active > number:
+        raise ConfigError(f"{where}: {active} active of {number}; lower it, or raise {of}")
 
 
 def _check_similarity(study: "Study") -> None:
@@ -210,6 +271,8 @@ def _check_steered(study: "Study", alias: str) -> None:
 
 def _check_crosscoder(study: "Study", alias: str, crosscoder: Crosscoder) -> None:
     _check_site(study, f"crosscoders.{alias}.site", crosscoder.site)
+    for member in expand({alias: crosscoder}).values():
+        _check_member(f"crosscoders.{alias}", crosscoder, member)
     if crosscoder.dedicated and len(crosscoder.dedicated) != len(crosscoder.models):
         raise ConfigError(
             f"crosscoders.{alias}.dedicated: {len(crosscoder.dedicated)} shares for {len(crosscoder.models)} models; "
@@ -228,6 +291,15 @@ def _check_crosscoder(study: "Study", alias: str, crosscoder: Crosscoder) -> Non
             f"crosscoders.{alias}.models: more than two models must share a tokenizer (these have {', '.join(owners)})"
             f"; {_share(owners[0], other)}"
         )
+
+
+def _check_member(where: str, given: Crosscoder, member: Crosscoder) -> None:
+    """One crosscoder of a sweep, trained with an objective that has a k."""
+    if member.weights is not None or UNUSED[member.objective] == "k":
+        return
+    swept = f"{where}.sweep" if given.sweep.k else where
+    _check_active(f"{swept}.k", member.k, "n_latents", member.n_latents)
+    _check_active(f"{where}.k_initial", member.k_initial, "n_latents", member.n_latents)
 
 
 def _share(a: str, b: str) -> str:

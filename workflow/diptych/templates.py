@@ -108,6 +108,11 @@ NAMED: Mapping[str, Template] = {
 _MARKERS = {"chatml": "<|im_start|>", "llama3": "<|start_header_id|>", "gemma": "<start_of_turn>"}
 
 
+def is_known(template: str) -> bool:
+    """Whether a corpus can be rendered in it: the tokenizer's own (`model`), a name of `NAMED`, or Jinja text."""
+    return template == "model" or template in NAMED or "{" in template
+
+
 def family(source: str) -> str | None:
     """The named template whose turn marker the Jinja text `source` uses, or None."""
     return next((name for name, marker in _MARKERS.items() if marker in source), None)

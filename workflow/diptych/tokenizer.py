@@ -189,7 +189,7 @@ class Chat:
         self._generation_prompt = generation_prompt
         named = templates.NAMED.get(template)
         self._source = named.source if named else tokenizer.template if template == "model" else template
-        if not named and template != "model" and "{" not in template:
+        if not templates.is_known(template):
             raise DiptychError(f"template: {template!r} is none of model, {', '.join(templates.NAMED)}, nor Jinja text")
         defaults = dict(named.positions) if named else templates.positions(self._source)
         given = {name: templates.Position(offset) for name, offset in (positions or {}).items()}

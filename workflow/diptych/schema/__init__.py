@@ -25,7 +25,7 @@ from diptych.schema.models import (
 )
 from diptych.schema.pairs import Correlation, LinearMap, Pair, Pairing, Similarity, Steering, TemplateDiff
 from diptych.schema.reruns import RERUNS
-from diptych.schema.text import Corpus, CorpusText, HubText, Prompts, WheelText
+from diptych.schema.text import Corpus, CorpusText, HubText, Origin, Prompts, WheelText
 from diptych.schema.values import Alias, Site
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "Latents",
     "LinearMap",
     "Model",
+    "Origin",
     "Pair",
     "Pairing",
     "Plant",
