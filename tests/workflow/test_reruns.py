@@ -6,15 +6,14 @@ import shutil
 import subprocess
 import sys
 import time
-from typing import get_args
 
 import pytest
 import yaml
 
-from diptych import fingerprint, reference, schema
+from diptych import fingerprint, reference
 from diptych.schema import RERUNS
 from diptych.study import Study
-from trees import Tree, parse_jobs
+from trees import STUDY, Tree
 
 pytestmark = pytest.mark.workflow
 
@@ -22,28 +21,73 @@ ROOT = fingerprint.LIBRARY.parents[1]
 
 # A new value for every key that may change a result, as a path into the test study.
 CHANGES = yaml.safe_load((ROOT / "tests" / "workflow" / "changes.yaml").read_text())
+# What the test study has none of, and the jobs of it.
+UNUSED = yaml.safe_load((ROOT / "tests" / "workflow" / "unused.yaml").read_text())
 
-
-# Keys that change which jobs there are, not what a job does; tried with Snakemake below.
+CROSSCODER = {"models": ["base", "base"], "corpus": "both", "site": "last", "k": 4}
+# Keys that change which jobs there are, not what a job does: where each is set, to what, and a job that comes of it.
 STRUCTURAL = {
-    ("Pair", "sites"), ("Pair", "sites_b"), ("Crosscoder", "seeds"), ("TrainedDictionary", "site"),
-    ("DirectoryDictionary", "site"), ("Similarity", "map"), ("Similarity", "neurons"), ("Crosscoder", "ceiling"),
-    ("Steering", "pairs"), ("Crosscoder", "weights"),
+    ("Pair", "sites"): (
+        "pairs/tuned/sites", ["last", "first"],
+        ("fit_linear_map", {"pair": "tuned", "site_a": "first", "site_b": "first"}),
+    ),
+    ("Pair", "sites_b"): (
+        "pairs/across/sites_b", ["first", "last"],
+        ("fit_linear_map", {"pair": "across", "site_a": "first", "site_b": "last"}),
+    ),
+    ("Crosscoder", "seeds"): (
+        "crosscoders/planted/seeds", [0, 1],
+        ("compare_seeds", {"crosscoder": "planted", "site": "last"}),
+    ),
+    ("Crosscoder", "ceiling"): (
+        "crosscoders/planted/ceiling", True,
+        ("train_crosscoder", {"crosscoder": "planted.ceiling", "site": "last", "seed": "0"}),
+    ),
+    ("Crosscoder", "weights"): (
+        "crosscoders/control/weights", STUDY,  # any file; it is not read
+        ("import_crosscoder", {"crosscoder": "control", "site": "last", "seed": "0"}),
+    ),
+    ("Similarity", "map"): ("similarity/map", True, ("map_spaces", {})),
+    ("Similarity", "neurons"): (
+        "similarity/neurons", True,
+        ("dump_activations", {"corpus": "both", "model": "base", "group": "neurons", "shard": "0"}),
+    ),
+    ("Steering", "pairs"): (
+        "steering/pairs", ["control"],
+        ("steer_features", {"pair": "control", "site_a": "last", "site_b": "last"}),
+    ),
 }  # fmt: skip
-STRUCTURAL |= {("Sweep", name) for name in schema.Sweep.model_fields}
+SWEPT = {
+    "objective": ["topk", "batchtopk"], "n_latents": [64, 32], "k": [8, 4], "penalty": [1, 2],
+    "learning_rate": [1e-3, 1e-4], "steps": [120, 60],
+}  # fmt: skip
+STRUCTURAL |= {
+    ("Sweep", key): (
+        f"crosscoders/swept_{key}",
+        {**CROSSCODER, "objective": "l1" if key == "penalty" else "batchtopk", "sweep": {key: values}},
+        ("train_crosscoder", {"crosscoder": f"swept_{key}.1", "site": "last", "seed": "0"}),
+    )
+    for key, values in SWEPT.items()
+}
 
 
 @pytest.fixture(scope="session")
-def jobs(fresh):
-    """(rule, wildcards) of every job of the test study, and of the models in it that no pair needs."""
-    plan = parse_jobs(Tree(fresh).snakemake("--dry-run").stdout)
-    unused = [("derive_model", {"model": name}) for name in ("redrawn", "poisoned")]
-    unused += [("fetch_model", {"model": "disk"}), ("map_spaces", {})]
-    unused += [("fetch_corpus", {"corpus": "mixed"}), ("prepare_tokens", {"corpus": "mixed", "tokenizer": "base"})]
-    unused += [("import_crosscoder", {"crosscoder": "tuned", "site": "last", "seed": "0"})]
-    dumps = [("dump_activations", {"corpus": "both", "model": name, "group": "main", "shard": "0"})
-             for name in ("redrawn", "poisoned", "disk")]  # fmt: skip
-    return [(job.rule, dict(job.wildcards)) for job in plan if job.rule != "all"] + unused + dumps
+def plan(fresh):
+    """(rule, wildcards) of every job of the test study."""
+    return [(job.rule, dict(job.wildcards)) for job in Tree(fresh).plan() if job.rule != "all"]
+
+
+@pytest.fixture(scope="session")
+def jobs(plan):
+    """(rule, wildcards) of every job of the test study, and of what nothing in it needs."""
+    return plan + [job for entry in UNUSED["jobs"] for job in entry.items()]
+
+
+@pytest.fixture
+def config(fresh):
+    """The test study, and what nothing in it needs."""
+    study = Tree(fresh).config()
+    return study | {section: study[section] | made for section, made in UNUSED["config"].items()}
 
 
 def specs(config, jobs):
@@ -57,13 +101,13 @@ def change(config, path, value):
     *way, last = path.split("/")
     here = config
     for key in way:
-        here = here.setdefault(key, {})
+        here = here[int(key)] if isinstance(here, list) else here.setdefault(key, {})
     here[last] = value
     return config
 
 
-def test_no_two_jobs_of_a_rule_have_equal_specs(fresh, jobs):
-    made = specs(Tree(fresh).config(), jobs)
+def test_no_two_jobs_of_a_rule_have_equal_specs(config, jobs):
+    made = specs(config, jobs)
     seen = {}
     for (rule, wildcards), spec in made.items():
         key = (rule, repr(fingerprint._sorted(spec)))
@@ -73,8 +117,7 @@ def test_no_two_jobs_of_a_rule_have_equal_specs(fresh, jobs):
 
 
 @pytest.mark.parametrize("path", CHANGES)
-def test_a_key_runs_its_rule_again(fresh, jobs, path):
-    config = Tree(fresh).config()
+def test_a_key_runs_its_rule_again(config, jobs, path):
     rule, value = CHANGES[path]["rule"], CHANGES[path]["value"]
     if without := CHANGES[path].get("without"):
         del config[without]
@@ -94,10 +137,9 @@ def test_every_key_is_in_the_table():
     }
     resulting = {key for key in keys if RERUNS.get(key, RERUNS.get((key[0], "*")))}
     tested = {tuple(entry["key"].split(".")) for entry in CHANGES.values()}
-    # Fields by which a class is chosen have no other value, and sources that need the network no files here.
-    online = ("HubModel", "HubText", "WheelModel", "WheelPart", "WheelText", "SaelensDictionary", "SparsifyDictionary")
-    free = {key for key in resulting if key[1] == "kind" or key[0] in online} | STRUCTURAL
-    assert resulting - tested - free == set()
+    # Fields by which a class is chosen have no other value.
+    free = {key for key in resulting if key[1] == "kind"}
+    assert resulting - tested - free == set(STRUCTURAL)
     for path, entry in CHANGES.items():
         cls, name = entry["key"].split(".")
         declared = RERUNS.get((cls, name), RERUNS.get((cls, "*"))) or None
@@ -105,13 +147,20 @@ def test_every_key_is_in_the_table():
         assert declared in listed, path
 
 
-def test_sources_that_need_the_network_reach_their_rule():
-    for cls in (schema.HubModel, schema.WheelModel, schema.HubText, schema.WheelText):
-        kind = get_args(cls.model_fields["kind"].annotation)[0]
-        assert kind in ("hub", "wheel")
-
-
 # --- with Snakemake itself ---
+
+
+def test_keys_that_decide_which_jobs_there_are(blank, plan):
+    """All in one dry run: each stands on a part of the study of its own."""
+    config = blank.config()
+    config["sites"]["neurons"] = ["last.mlp.hook_post", "first.mlp.hook_post"]
+    for path, value, (rule, job) in STRUCTURAL.values():
+        assert (rule, job) not in plan, path
+        config = change(config, path, value)
+    blank.write_config(config)
+    changed = [(job.rule, dict(job.wildcards)) for job in blank.plan()]
+    assert [path for path, _, job in STRUCTURAL.values() if job not in changed] == []
+    assert "planted" not in [job["pair"] for rule, job in changed if rule == "steer_features"]
 
 
 def test_a_second_run_does_nothing(done):
