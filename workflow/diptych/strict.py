@@ -11,7 +11,8 @@ except ValidationError as error:
 
 import difflib
 from collections.abc import Iterable
-from typing import Annotated, Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -39,18 +40,33 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def first_line(error: ValidationError, root: type[Strict]) -> str:
     """The first error of a validation as `key: what is wrong`."""
     details = error.errors(include_url=False)
-    first = next((detail for detail in details if detail["type"] == "extra_forbidden"), details[0])
-    parent, known = _locate(first["loc"], root)
-    if first["type"] == "extra_forbidden":
-        return f"{'.'.join(parent)}: unknown key{nearest(parent[-1], known)}"
-    message = first["msg"].removeprefix("Value error, ")
-    shown = first["input"]
-    value = "" if isinstance(shown, dict) else f" (got {shown!r})"
-    return f"{'.'.join(parent)}: {message[0].lower()}{message[1:]}{value}"
+    # Of a key that takes a text or a list, a list is judged as a list.
+    fitting = [one for one in details if not (one["type"] == "string_type" and isinstance(one["input"], list))]
+    first = next((one for one in details if one["type"] == "extra_forbidden"), (fitting or details)[0])
+    path, known, expected = _locate(first["loc"], root)
+    where, given = ".".join(path), first["input"]
+    match first["type"]:
+        case "extra_forbidden":
+            return f"{where}: unknown key{nearest(path[-1], known)}"
+        case "union_tag_not_found" | "union_tag_invalid":
+            kind, kinds = given.get("kind"), _tagged(expected)
+            if kind is None:
+                return f"{where}: `kind` is missing; give one of {', '.join(kinds)}"
+            return f"{where}.kind: no kind is called {str(kind)!r}{nearest(str(kind), kinds)}"
+        case "dict_type" | "model_type" | "model_attributes_type" if given is None:
+            return f"{where}: is empty; fill it in, or take it out"
+        case "dict_type" | "model_type" | "model_attributes_type":
+            wrong = "must hold keys, each as `key: value`"
+        case "tuple_type":
+            wrong = "must be a list, as [a, b]"
+        case _:
+            message = first["msg"].removeprefix("Value error, ").replace("Tuple", "List")
+            wrong = f"{message[0].lower()}{message[1:]}"
+    return f"{where}: {wrong}" if isinstance(given, dict) else f"{where}: {wrong} (got {given!r})"
 
 
-def _locate(loc: tuple[int | str, ...], root: type[Strict]) -> tuple[list[str], list[str]]:
-    """A pydantic location as keys of the config, and the keys known where the last of them stands."""
+def _locate(loc: tuple[int | str, ...], root: type[Strict]) -> tuple[list[str], list[str], Any]:
+    """A pydantic location as keys of the config, the keys known where the last of them stands, and what it may hold."""
     path: list[str] = []
     known: list[str] = []
     here: Any = root
@@ -59,11 +75,13 @@ def _locate(loc: tuple[int | str, ...], root: type[Strict]) -> tuple[list[str], 
         tagged = _tagged(here)
         if part in tagged:  # names the branch of a union and is no key of the config
             here = tagged[str(part)]
+        elif get_origin(here) in (Union, UnionType):  # names the branch of a union, too
+            here = None
         elif part != "[key]":
             known = list(here.model_fields) if _is_strict(here) else []
             path.append(str(part))
             here = _inside(here, str(part))
-    return path, known
+    return path, known, _plain(here)
 
 
 def _plain(annotation: Any) -> Any:
