@@ -30,12 +30,12 @@ def start(log_file: str, script: str) -> logging.Logger:
         log_file: the job's log.
         script: the script that runs; the library must be the one beside it, not another installed `diptych`.
     """
-    library, tree = Path(__file__).resolve().parents[1], Path(script).resolve().parents[1]
-    if library != tree:
-        raise DiptychError(f"diptych is imported from {library}, not from {tree}: uninstall the other diptych")
     Path(log_file).parent.mkdir(parents=True, exist_ok=True)
     _configure(logging.FileHandler(log_file, mode="w"))
     sys.excepthook = _report
+    library, tree = Path(__file__).resolve().parents[1], Path(script).resolve().parents[1]
+    if library != tree:
+        raise DiptychError(f"diptych is imported from {library}, not from {tree}: uninstall the other diptych")
     # What is imported stays to the end: looking for garbage in it costs a job 0.5 s, or 2 s with TransformerLens.
     gc.freeze()
     atexit.register(gc.freeze)
