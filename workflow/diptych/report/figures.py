@@ -9,6 +9,8 @@ import numpy.typing as npt
 Plot = dict[str, Any]
 DIGITS = 5
 """Significant digits written: below what a screen can show, and the page stays small."""
+LOGARITHMIC: Plot = {"type": "log", "dtick": 1, "exponentformat": "power"}
+"""An axis with a tick at each power of ten, written as such (10⁻⁴, not 100μ)."""
 
 
 def numbers(values: npt.ArrayLike) -> list[float | None]:
@@ -97,7 +99,7 @@ def bars(
             barmode="overlay" if overlaid else "stack",
             showlegend=len(data) > 1,
             margin={"t": 24 if lines else 10},
-            yaxis={"type": "log", "dtick": 1} if logarithmic else {"rangemode": "tozero"},
+            yaxis=LOGARITHMIC if logarithmic else {"rangemode": "tozero"},
             shapes=[shape for shape, _ in marks],
             annotations=[text for _, text in marks],
         ),
@@ -215,5 +217,5 @@ def lines(
         }
         for i, (name, (at, values)) in enumerate(series.items())
     ]
-    axis = {"type": "log", "dtick": 1} if logarithmic else {}
+    axis = LOGARITHMIC if logarithmic else {}
     return {"data": data, "layout": layout(x, y, yaxis=axis, showlegend=len(data) > 1, margin={"t": 24})}

@@ -23,6 +23,7 @@ from diptych.report.blocks import (
     listed,
     number,
     percent,
+    plain,
 )
 
 CAUSES = {
@@ -234,7 +235,7 @@ def _planted(model: Mapping[str, Any], given: Mapping[str, Any]) -> str:
         seen = artifacts.read_json(file, "statistics")["test"]
     return (
         f"{given['parent']} with a planted direction: a rank-one edit of block {given['layer']}'s MLP output that adds "
-        f"{number(given['size'])} median norms on the tokens of {words}. On held-out documents it marks "
+        f"{plain(given['size'])} median norms on the tokens of {words}. On held-out documents it marks "
         f"{counted(seen['n_concept'], 'such token')}, {number(seen['d_prime'])} standard deviations above the others. "
         "What differs is known exactly."
     )
@@ -273,7 +274,7 @@ def _losses(model: Mapping[str, Any]) -> list[Block]:
         Figure(
             f"training-{model['name']}",
             f"Loss while {model['name']} was trained",
-            f"Loss of each step, over {number(training['epochs'])} passes through the training text.",
+            f"Loss of each step, over {plain(training['epochs'])} passes through the training text.",
             figures.lines(
                 {"loss": (np.arange(len(training["curve"])) + 1, training["curve"])}, x="step", y="loss (nats)"
             ),

@@ -19,6 +19,7 @@ from diptych.report.blocks import (
     figure_cell,
     number,
     percent,
+    plain,
     visible,
 )
 from diptych.steering import effects
@@ -60,7 +61,7 @@ def _intro(done: Steering, names: Mapping[str, str]) -> str:
     where = "every token they write" if given["positions"] == "generated" else f"the position {given['positions']}"
     return (
         f"What was found is added to the activations of {names['A']} and {names['B']} at {where}, "
-        f"{' or '.join(number(c) for c in given['strengths'])} times as long as a typical activation, and the models "
+        f"{' or '.join(plain(c) for c in given['strengths'])} times as long as a typical activation, and the models "
         f"go on from {len(done.prompts)} prompts, {given['samples']} times each, with the same random numbers. "
         "A direction that means something to a model moves it further than random directions of the same length, which "
         "are drawn from what the map leaves unexplained."

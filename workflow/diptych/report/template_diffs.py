@@ -26,6 +26,7 @@ from diptych.report.blocks import (
     number,
     p_value,
     percent,
+    plain,
 )
 from diptych.report.template_view import METRIC_WORDS, View, shown
 
@@ -76,7 +77,7 @@ def _intro(view: View) -> Prose:
     ]
     planted = summary["planted"]
     known = (
-        f" To know whether this comparison would see a change, one of {number(planted['size'])} median norms was "
+        f" To know whether this comparison would see a change, one of {plain(planted['size'])} median norms was "
         f"planted in half of the prompts in a copy of {view.names[0]}'s activations, along one feature at each token; "
         "the summary says whether it was found."
         if planted
