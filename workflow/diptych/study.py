@@ -138,6 +138,11 @@ class Study(Strict):
                 return owner
         return self.lineage(model)[-1]
 
+    def texts(self, model: str) -> list[str]:
+        """Corpora that a model is made with here, in its parent's tokens: trained on, planted in, evaluated on."""
+        made = self.models[model]
+        return list(dict.fromkeys(getattr(made, key) for key in ("corpus", "evaluate_on") if hasattr(made, key)))
+
     def group(self, site: str) -> str:
         """The site group that lists `site`."""
         return next(group for group, sites in self.sites.items() if site in sites)

@@ -56,24 +56,40 @@ READ = sorted(
         for model in (STUDY.pairs[diff.pair].a, STUDY.pairs[diff.pair].b)
     }
 )
+SHOWN_MODELS = sorted(
+    {ancestor for _, model, _ in READ for ancestor in STUDY.lineage(model)}
+)
+SHOWN_DICTIONARIES = sorted(
+    {pair[f"dictionary_{side}"] for pair in PAIRS for side in "ab"} - {None}
+    | {diff.dictionary for diff in STUDY.template_diffs.values()}
+)
+# Every text that was read, by a model that read it: to be compared, and to make what is compared.
+TEXTS = {
+    **{
+        made.corpus: made.model
+        for made in map(STUDY.dictionaries.get, SHOWN_DICTIONARIES)
+        if made.kind == "trained"
+    },
+    **{
+        corpus: STUDY.models[model].parent
+        for model in SHOWN_MODELS
+        for corpus in STUDY.texts(model)
+    },
+    **{corpus: model for corpus, model, _ in reversed(READ)},
+}
 MAKING = {
     "models": [
         {"name": model, "directory": relative(model_manifest(model).parent)}
-        for model in sorted(
-            {ancestor for _, model, _ in READ for ancestor in STUDY.lineage(model)}
-        )
+        for model in SHOWN_MODELS
     ],
     "corpora": [
         {
             "name": corpus,
             "directory": relative(corpus_manifest(corpus).parent),
-            "tokens": relative(
-                tokens_of(
-                    corpus, next(model for made, model, _ in READ if made == corpus)
-                )
-            ),
+            "tokens": relative(tokens_of(corpus, model)),
+            "made": [made for made in SHOWN_MODELS if corpus in STUDY.texts(made)],
         }
-        for corpus in sorted({corpus for corpus, _, _ in READ})
+        for corpus, model in sorted(TEXTS.items())
     ],
     "gates": [
         {
@@ -97,10 +113,7 @@ MAKING = {
     ],
     "dictionaries": [
         {"name": name, "directory": relative(dictionary_manifest(name).parent)}
-        for name in sorted(
-            {pair[f"dictionary_{side}"] for pair in PAIRS for side in "ab"} - {None}
-            | {diff.dictionary for diff in STUDY.template_diffs.values()}
-        )
+        for name in SHOWN_DICTIONARIES
     ],
 }
 

@@ -1,7 +1,7 @@
 """What was compared and on what: models and how each was made, text, sites, and the rows that count."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -128,22 +128,21 @@ def _layers(pairs: Sequence[Mapping[str, Any]]) -> list[Block]:
     """Whether each dictionary reconstructs its own layer best, and a warning where it does not."""
     rows: dict[str, list[str | Cell]] = {}
     warnings: list[Block] = []
-    for pair, side in product(pairs, "ab"):
-        paths, directory = (pair["files"].get(f"{kind}_{side}") for kind in ("features", "dictionary"))
-        fvu = layer_check.read(paths) if paths and directory not in rows else {}
+    for model, paths, directory in _read_by(pairs):
+        fvu = layer_check.read(paths) if directory not in rows else {}
         if len(fvu) < 2:
             continue
         own, *near = fvu
         name = Path(directory).parent.name
         rows[directory] = [
             name,
-            pair[side],
+            model,
             own,
             figure_cell(fvu[own]),
             ", ".join(f"{hook}: {number(fvu[hook])}" for hook in sorted(near)),
         ]
         if better := layer_check.suspect(fvu):
-            said = f"{name} reconstructs {better} of {pair[side]} better ({number(fvu[better])} unexplained) than {own}"
+            said = f"{name} reconstructs {better} of {model} better ({number(fvu[better])} unexplained) than {own}"
             warnings.append(
                 Note("warn", f"Site suspect: {said} ({number(fvu[own])}), where it is read. Off by one layer?")
             )
@@ -156,6 +155,17 @@ def _layers(pairs: Sequence[Mapping[str, Any]]) -> list[Block]:
         "at the neighbouring layers.",
     )
     return [*warnings, table]
+
+
+def _read_by(pairs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Sequence[str], str]]:
+    """Every dictionary of the pairs and of their template diffs, with a model that it read: model, features, place."""
+    for pair in pairs:
+        files = pair["files"]
+        for side in "ab":
+            if files.get(f"features_{side}"):
+                yield pair[side], files[f"features_{side}"], files[f"dictionary_{side}"]
+        for run, side in product(files.get("template_diffs") or [], "ab"):
+            yield pair[side], run[f"features_{side}"], run["dictionary"]
 
 
 def _gate_row(gate: Mapping[str, Any], numbers: Mapping[str, Any]) -> list[str | Cell]:
@@ -316,11 +326,12 @@ def _text(corpus: Mapping[str, Any]) -> Table:
         "tokens",
         "tokens that count",
     ]
+    made = f" Read to make {listed(corpus['made'])}." if corpus["made"] else ""
     return Table(
         columns,
         rows,
-        caption=f"Corpus {corpus['name']}. Documents are the unit of independence: what is chosen on some is tested "
-        "on others.",
+        caption=f"Corpus {corpus['name']}.{made} Documents are the unit of independence: what is chosen on some is "
+        "tested on others.",
     )
 
 
