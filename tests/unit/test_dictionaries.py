@@ -122,7 +122,7 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, architecture):
+def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, capsys, architecture):
     from sae_lens.training.sae_trainer import SAETrainer
 
     made = sparse_rows()
@@ -140,7 +140,11 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, archi
     with pytest.raises(KilledError):
         dictionary_training.train(made, tmp_path / "killed", **how)
     assert (tmp_path / ".killed.checkpoint").exists()
+    capsys.readouterr()
     dictionary_training.train(made, tmp_path / "killed", **how)
+    shown = capsys.readouterr().err
+    for text in ("| 4096/7680 [", "| 7.68k/7.68k [", "loss=", "score: 100%"):  # 16 of 30 steps of 256 rows were done
+        assert text in shown, text
     assert taken == [*range(20), *range(16, 30)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
     for name in ("manifest.json", dictionaries.WEIGHTS_FILE, dictionaries.CONFIG_FILE, "training.json"):

@@ -15,6 +15,7 @@ of threads, ends with the same bits.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -29,6 +30,7 @@ from diptych.rows import Rows
 
 if TYPE_CHECKING:
     from sae_lens.training.sae_trainer import SAETrainer
+    from tqdm import tqdm
 
 Architecture = Literal["standard", "topk", "batchtopk", "jumprelu"]
 FloatArray = npt.NDArray[np.float32]
@@ -42,8 +44,8 @@ L0_TOLERANCE = 0.1
 """Share by which the held-out L0 may miss k before a warning (METHODS 5)."""
 DEAD_SHARE = 0.05
 """A feature that has not fired for this share of the run is dead and gets the auxiliary loss (METHODS 5)."""
-
-
+LOSS_STEPS = 10
+"""Steps between two losses on the bar: reading one makes a GPU wait."""
 COUNTS = (
     "n_training_steps", "n_training_samples", "act_freq_scores", "n_forward_passes_since_fired",
     "n_frac_active_samples",
@@ -185,7 +187,17 @@ def _trainer(settings: Settings, width: int, metadata: Mapping[str, Any], device
         device=device,
         logger=LoggingConfig(log_to_wandb=False),
     )
-    return SAETrainer(training, sae, iter(()))
+    trainer = SAETrainer(training, sae, iter(()))
+    trainer._update_pbar = partial(_show, trainer)
+    return trainer
+
+
+def _show(trainer: "SAETrainer[Any, Any]", output: Any, bar: "tqdm[Any]") -> None:
+    """Move SAELens' bar by one step and show the loss; its own way shows neither before a hundred steps."""
+    bar.unit, bar.unit_scale, bar.mininterval = " rows", True, logs.interval()
+    if trainer.n_training_steps % LOSS_STEPS == 0:
+        bar.set_postfix(loss=f"{output.loss.item():.4g}", refresh=False)
+    bar.update(trainer.cfg.train_batch_size_samples)
 
 
 def _of_architecture(settings: Settings) -> Mapping[str, Any]:
@@ -244,17 +256,19 @@ def _restore(trainer: "SAETrainer[Any, Any]", checkpoint: Checkpoint, device: st
 def _scale(rows: Rows, chosen: npt.NDArray[np.int64]) -> Scale:
     """Mean and scale of the training rows, from two passes in float64."""
     total = np.zeros(rows.widths[0])
-    for x in _blocks(rows, chosen):
+    for x in _blocks(rows, chosen, "mean of the rows"):
         total += x.sum(axis=0, dtype=np.float64)
     mean = (total / len(chosen)).astype(np.float32)
-    norm = sum(float(np.linalg.norm(x - mean, axis=1).sum(dtype=np.float64)) for x in _blocks(rows, chosen))
+    blocks = _blocks(rows, chosen, "scale of the rows")
+    norm = sum(float(np.linalg.norm(x - mean, axis=1).sum(dtype=np.float64)) for x in blocks)
     if norm == 0:
         raise DiptychError("dictionary: all training rows are equal; nothing to learn")
     return Scale(mean, float(np.sqrt(rows.widths[0]) * len(chosen) / norm))
 
 
-def _blocks(rows: Rows, chosen: npt.NDArray[np.int64]) -> Iterator[FloatArray]:
-    for start in range(0, len(chosen), READ_ROWS):
+def _blocks(rows: Rows, chosen: npt.NDArray[np.int64], what: str) -> Iterator[FloatArray]:
+    """The rows in turn, with a bar called `what`."""
+    for start in logs.progress(range(0, len(chosen), READ_ROWS), what, unit="block"):
         yield rows.take(chosen[start : start + READ_ROWS]).x[0]
 
 
@@ -296,7 +310,7 @@ def _threshold(sae: Any, rows: Rows, chosen: npt.NDArray[np.int64], settings: Se
     wanted = settings.k * len(sample)
     kept = np.empty(0, dtype=np.float32)
     with torch.no_grad():
-        for x in _blocks(rows, sample):
+        for x in _blocks(rows, sample, "threshold"):
             score = sae.encode_with_hidden_pre(torch.from_numpy(x))[1].numpy().ravel()
             floor = kept.min() if len(kept) == wanted else 0.0
             kept = np.concatenate([kept, score[score > floor]])
@@ -319,11 +333,11 @@ def _score(directory: Path, rows: Rows, chosen: npt.NDArray[np.int64], device: s
     dictionary = dictionaries.load(directory)
     if len(chosen) == 0:
         return {"rows": 0, "fvu": float("nan"), "l0": float("nan"), "dead_share": float("nan")}
-    mean = sum(x.sum(axis=0, dtype=np.float64) for x in _blocks(rows, chosen)) / len(chosen)
+    mean = sum(x.sum(axis=0, dtype=np.float64) for x in _blocks(rows, chosen, "mean to score by")) / len(chosen)
     error = total = active = 0.0
     fired = torch.zeros(dictionary.n_features, dtype=torch.bool, device=device)
     with torch.no_grad():
-        for x in _blocks(rows, chosen):
+        for x in _blocks(rows, chosen, "score"):
             codes = dictionary.encode(torch.from_numpy(x).to(device))
             rest = x - dictionary.decode(codes).cpu().numpy()
             error += float(np.square(rest, dtype=np.float64).sum())

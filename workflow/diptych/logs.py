@@ -93,5 +93,9 @@ def progress(
         done: how many an earlier run did.
         unit: of an item.
     """
-    interval = 0.2 if sys.stderr.isatty() else 10.0
-    yield from tqdm(items, desc=what, total=total, initial=done, unit=unit, mininterval=interval, file=sys.stderr)
+    yield from tqdm(items, desc=what, total=total, initial=done, unit=unit, mininterval=interval(), file=sys.stderr)
+
+
+def interval() -> float:
+    """Least seconds between two states of a bar: many on a terminal, few lines in a log."""
+    return 0.2 if sys.stderr.isatty() else 10.0

@@ -52,11 +52,17 @@ class Encoded(NamedTuple):
 
 
 @torch.no_grad()
-def encoded_blocks(crosscoder: Crosscoder, rows: Rows, index: IntArray, *, swap: bool = False) -> Iterator[Encoded]:
-    """Encode and decode rows `index` in blocks; with `swap`, the first two models' rows are exchanged."""
+def encoded_blocks(
+    crosscoder: Crosscoder, rows: Rows, index: IntArray, *, swap: bool = False, what: str = ""
+) -> Iterator[Encoded]:
+    """Encode and decode rows `index` in blocks, with a bar called `what` if given.
+
+    With `swap`, the first two models' rows are exchanged.
+    """
     plan, device = crosscoder.architecture, crosscoder.mean.device
     size = max(1, CODE_BYTES // (4 * plan.n_latents))
-    for start in range(0, len(index), size):
+    starts = range(0, len(index), size)
+    for start in logs.progress(starts, what, unit="block") if what else starts:
         block = rows.take(index[start : start + size])
         x = (block.x[1], block.x[0], *block.x[2:]) if swap else block.x
         z_BD = crosscoder.normalise(architecture.side_by_side(x, plan).to(device))
@@ -106,7 +112,7 @@ def evaluate_rows(crosscoder: Crosscoder, rows: Rows, index: IntArray) -> Scores
     total, count = np.zeros((n_sources, sum(plan.widths))), np.zeros(n_sources)
     explained, scored, firings = np.zeros(n_models), np.zeros(n_models), np.zeros(plan.n_latents)
     l0, mean_D = [], crosscoder.normalise(training_mean(crosscoder, rows))
-    for block in encoded_blocks(crosscoder, rows, index):
+    for block in encoded_blocks(crosscoder, rows, index, what="evaluate"):
         source = rows.source[block.row]
         error_BM = _squares(crosscoder, block.z_BD - block.x_hat_BD)
         square_BM = _squares(crosscoder, block.z_BD)
@@ -144,7 +150,7 @@ def training_mean(crosscoder: Crosscoder, rows: Rows) -> Tensor:
     train = np.flatnonzero(rows.fold != 0)
     spread = train[np.unique(np.linspace(0, len(train) - 1, min(len(train), MEAN_ROWS)).astype(np.int64))]
     total = torch.zeros(sum(crosscoder.architecture.widths), dtype=torch.float64)
-    for start in range(0, len(spread), MEAN_BLOCK):
+    for start in logs.progress(range(0, len(spread), MEAN_BLOCK), "mean of the rows", unit="block"):
         x = rows.take(spread[start : start + MEAN_BLOCK]).x
         total += architecture.side_by_side(x, crosscoder.architecture).sum(0, dtype=torch.float64)
     return (total / len(spread)).float().to(crosscoder.mean.device)

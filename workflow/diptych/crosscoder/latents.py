@@ -39,10 +39,12 @@ TWIN_COSINE, TWIN_OVERLAP = 0.8, 0.1
 """Twins point the same way and rarely fire together (METHODS 5)."""
 
 
-def collect_codes(crosscoder: Crosscoder, rows: Rows, index: IntArray, *, swap: bool = False) -> sp.csr_array:
-    """Codes of rows `index`, CSR [len(index), F]."""
+def collect_codes(
+    crosscoder: Crosscoder, rows: Rows, index: IntArray, *, swap: bool = False, what: str = "codes"
+) -> sp.csr_array:
+    """Codes of rows `index`, CSR [len(index), F], with a bar called `what`; see `encoded_blocks` for `swap`."""
     data, indices, starts, n = [], [], [np.zeros(1, dtype=np.int64)], 0
-    for block in encoded_blocks(crosscoder, rows, index, swap=swap):
+    for block in encoded_blocks(crosscoder, rows, index, swap=swap, what=what):
         data.append(block.f.cpu().numpy())
         indices.append(block.chosen.latent.cpu().numpy())
         starts.append(block.chosen.row_start[1:].cpu().numpy() + n)
@@ -146,8 +148,10 @@ def label_swap(crosscoder: Crosscoder, rows: Rows, index: IntArray, *, n_bootstr
     """Compare the codes of (x_A, x_B) with those of (x_B, x_A), document by document."""
     _, unit = np.unique(rows.document[index], return_inverse=True)
     by_document = sp.csr_array((np.ones(len(index)), (unit, np.arange(len(index)))))
-    straight = (by_document @ collect_codes(crosscoder, rows, index)).astype(np.float64)
-    swapped = (by_document @ collect_codes(crosscoder, rows, index, swap=True)).astype(np.float64)
+    straight, swapped = (
+        (by_document @ collect_codes(crosscoder, rows, index, swap=swap, what=what)).astype(np.float64)
+        for swap, what in ((False, "codes"), (True, "codes with the models swapped"))
+    )
     p = statistics.sign_flip_p((straight - swapped).T.tocsr())
     n_latents = crosscoder.architecture.n_latents
     effect, lo, hi = (np.full(n_latents, np.nan) for _ in range(3))
@@ -268,7 +272,10 @@ def describe(
     architecture.check_widths(crosscoder, rows.widths)
     n_models = len(crosscoder.architecture.widths)
     index = {"selection": np.flatnonzero(rows.fold != 0), "held_out": np.flatnonzero(rows.fold == 0)}
-    codes = {name: collect_codes(crosscoder, rows, where) for name, where in index.items()}
+    codes = {
+        name: collect_codes(crosscoder, rows, where, what=f"codes, {name.replace('_', ' ')}")
+        for name, where in index.items()
+    }
     inside = {(a, b): spaces.carried(crosscoder, rows, a, b) for b in range(n_models) for a in range(b)}
     table = _norm_table(crosscoder, inside)
     for name in index:

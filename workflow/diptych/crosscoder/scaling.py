@@ -18,7 +18,7 @@ import torch
 from scipy import sparse as sp
 from torch import Tensor
 
-from diptych import statistics
+from diptych import logs, statistics
 from diptych.crosscoder import sparse
 from diptych.crosscoder.architecture import Crosscoder
 from diptych.crosscoder.evaluation import encoded_blocks
@@ -153,7 +153,7 @@ def _projections(
         block = sp.coo_array((values.double().cpu().numpy(), (unit, latent)), shape=shape).tocsr()
         parts[key] = parts[key] + block if key in parts else block
 
-    for encoded in encoded_blocks(crosscoder, rows, index):
+    for encoded in encoded_blocks(crosscoder, rows, index, what="latent scaling"):
         f, chosen = encoded.f, encoded.chosen
         unit, latent = place[encoded.row[chosen.row.cpu().numpy()]], chosen.latent.cpu().numpy()
         errors = crosscoder.per_model(encoded.z_BD - encoded.x_hat_BD)
@@ -210,7 +210,7 @@ def _group_sums(
     shape = (GROUPS, n_chosen, sum(crosscoder.architecture.widths))
     sums = {name: torch.zeros(shape) for name in ("err", "rec")}
     squares, firings = torch.zeros(GROUPS, n_chosen), torch.zeros(n_chosen, dtype=torch.int64)
-    for number in range(GROUPS):
+    for number in logs.progress(range(GROUPS), "latent scaling", unit="group"):
         for block in encoded_blocks(crosscoder, rows, index[group == number]):
             latent = block.chosen.latent
             kept = (latent >= latents.start) & (latent < latents.stop)

@@ -150,7 +150,7 @@ def splice(
     device = crosscoder.mean.device
     mean_d = crosscoder.per_model(mean_D)[model]
     totals, n = dict.fromkeys(("clean", "spliced", "zero", "mean", "kl"), 0.0), 0
-    for ids, row, target in text.batches():
+    for ids, row, target in logs.progress(list(text.batches()), "splice", unit="batch"):
         ids, scored, target = ids.to(device), (target >= 0).to(device), target[target >= 0].to(device)
         clean, own = language_model.clean(ids)
         log_p = log_softmax(clean[scored].float(), dim=-1)
