@@ -1,11 +1,14 @@
 import json
 import os
+import signal
+import subprocess
+import sys
 
 import h5py
 import numpy as np
 import pytest
 
-from diptych import artifacts
+from diptych import artifacts, unfinished
 from diptych.artifacts import ArtifactError
 
 SPEC = {"settings": {"b": 1, "a": [1.5, None]}, "code": "x"}
@@ -99,6 +102,57 @@ def test_directory_is_whole_or_absent(tmp_path):
         (directory / "other").write_text("3")
     assert sorted(os.listdir(place)) == ["manifest.json", "other"]
     assert os.listdir(tmp_path) == ["model"]
+
+
+WRITERS = {
+    "file": "artifacts.create({place!r}, 'thing', {{}})",
+    "directory": "artifacts.create_directory({place!r}, 'model', {{}})",
+}
+
+
+def begin(place, kind):
+    """A process that is in the midst of writing `place`."""
+    code = f"""
+import time
+from diptych import artifacts
+with {WRITERS[kind].format(place=str(place))} as out:
+    if hasattr(out, "joinpath"): (out / "weights").write_text("1")
+    print("begun", flush=True)
+    time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    return process
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_what_a_killed_writer_left_is_deleted_and_nothing_else(tmp_path, kind):
+    places = [tmp_path / name for name in ("x", "x.x")]
+    killed = [begin(place, kind) for place in (*places, places[0])]
+    live = begin(places[0], kind)
+    for process in killed:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    mine = unfinished._home()
+    elsewhere = [f".x.{mine[::-1]}.{killed[0].pid}.part", f".x.{mine}.part", f".xx.{mine}.{killed[0].pid}.part"]
+    for name in elsewhere:
+        (tmp_path / name).touch()
+    assert len(os.listdir(tmp_path)) == 7
+    artifacts.write_text(places[0], "whole")
+    kept = [f".x.{mine}.{live.pid}.part", f".x.x.{mine}.{killed[1].pid}.part", *elsewhere]
+    assert sorted(os.listdir(tmp_path)) == sorted([*kept, "x"])
+    live.kill()
+    live.communicate()
+
+
+def test_where_the_system_does_not_tell_processes_apart_nothing_is_taken_for_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(unfinished, "BOOT", tmp_path / "none")
+    homes = []
+    for _ in range(2):
+        unfinished._home.cache_clear()
+        homes.append(unfinished._home())
+    unfinished._home.cache_clear()
+    assert homes[0] != homes[1]
 
 
 def test_bfloat16_rounds_to_nearest_even_and_back():

@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +24,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from diptych import DiptychError
+from diptych import DiptychError, unfinished
 
 FORMAT_VERSION = 1
 CHUNK_BYTES = 2**21
@@ -97,7 +96,7 @@ def create(path: str | Path, kind: str, spec: Mapping[str, Any]) -> Iterator[Wri
     """Write the artifact `path` of format `kind`; it appears only if the block ends without an exception."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = unfinished.name(path)
     try:
         with _open(temporary) as file:
             file.attrs["format"] = kind
@@ -190,7 +189,8 @@ def create_directory(path: str | Path, kind: str, spec: Mapping[str, Any]) -> It
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    temporary = unfinished.name(path)
+    temporary.mkdir()
     temporary.chmod(0o755)
     try:
         yield temporary
@@ -239,7 +239,7 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = unfinished.name(path)
     try:
         temporary.write_text(text, encoding="utf-8")
         _sync(temporary)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from diptych import artifacts, logs
+from diptych import artifacts, logs, unfinished
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Checkpoint:
     def save(self, state: Mapping[str, Any]) -> None:
         """Put tensors, numbers, strings, lists and dicts of them in the place of what was saved before."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
+        temporary = unfinished.name(self.path)
         try:
             with temporary.open("wb") as file:
                 torch.save({"key": self.key, "state": dict(state)}, file)
@@ -67,5 +67,6 @@ class Checkpoint:
         return state
 
     def remove(self) -> None:
-        """Delete it."""
+        """Delete it, and what a process killed while saving it left."""
         self.path.unlink(missing_ok=True)
+        unfinished.clear(self.path)

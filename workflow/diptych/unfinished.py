@@ -1,0 +1,61 @@
+"""Names of what is being written beside its place, and the end of what a killed process left there.
+
+A writer that is killed outright (`kill -9`, no memory) leaves its unfinished file or directory behind. Its name says
+what it was to become and whose it is, `.map.h5.5d1f0c9a3b7e.4711.part`, so that the next writer of the same artifact
+deletes it:
+
+    unfinished.name(Path("map.h5"))
+
+Only where nobody can be writing it: the process must have been one of this boot of this machine, in this space of
+process numbers (a container has its own), and its number must be nobody's. Another node's is never touched.
+"""
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import socket
+from functools import cache
+from pathlib import Path
+
+BOOT, PROCESSES = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+"""What Linux calls this boot, and this space of process numbers."""
+
+
+def clear(path: Path) -> None:
+    """Delete what dead processes left of `path`."""
+    for left in path.parent.glob(".*.part"):
+        if _is_left(left.name, path.name):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def name(path: Path) -> Path:
+    """Where this process writes what will take the place of `path`, cleared of what dead ones left."""
+    clear(path)
+    return path.with_name(f".{path.name}.{_home()}.{os.getpid()}.part")
+
+
+def _is_left(found: str, wanted: str) -> bool:
+    """Whether a name is of the artifact `wanted`, by a process of here that is no more (or by an earlier self)."""
+    process = re.fullmatch(rf"\.{re.escape(wanted)}\.{_home()}\.(\d+)\.part", found)
+    return process is not None and (int(process[1]) == os.getpid() or not _lives(int(process[1])))
+
+
+@cache
+def _home() -> str:
+    """The space in which a process number is one process; never the same twice where the system does not tell."""
+    if not (BOOT.is_file() and PROCESSES.is_symlink()):
+        return secrets.token_hex(6)
+    said = f"{socket.gethostname()} {BOOT.read_text()} {PROCESSES.readlink()}"
+    return hashlib.sha256(said.encode()).hexdigest()[:12]
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
