@@ -20,7 +20,9 @@ rule train_dictionary:
     resources:
         **gpu(24, 8),
         device=STUDY.device,
-        checkpoint_every=lambda wildcards: STUDY.dictionaries[wildcards.dictionary].checkpoint_every,
+        checkpoint_every=lambda wildcards: STUDY.dictionaries[
+            wildcards.dictionary
+        ].checkpoint_every,
     params:
         spec=spec("train_dictionary"),
     script:
