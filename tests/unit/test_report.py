@@ -149,6 +149,13 @@ def test_the_text_that_made_a_model_is_shown_with_its_content(html):
         assert text in provenance, text
 
 
+def test_a_model_that_read_two_texts_has_two_lines_of_norms(study):
+    gates = [{**study["gates"][0], "corpus": corpus} for corpus in ("addresses", "questions")]
+    assert [line["name"] for line in setting._norms(gates).plot["data"]] == [
+        "base, middle, addresses", "base, middle, questions",
+    ]  # fmt: skip
+
+
 def test_the_layer_of_a_template_diffs_dictionary_is_checked(study):
     floor = study["pairs"][3]
     shards, off = floor["files"]["features_b"], floor["files"]["dictionary_b"]

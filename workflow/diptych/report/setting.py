@@ -184,11 +184,11 @@ def _gate_row(gate: Mapping[str, Any], numbers: Mapping[str, Any]) -> list[str |
 
 
 def _norms(gates: Sequence[Mapping[str, Any]]) -> Figure:
-    """Median norm by position, one line a model."""
+    """Median norm by position, one line for each model, site and text."""
     lines = {}
     for gate in gates:
         norms = _numbers(gate)["norm_by_position"]
-        lines[f"{gate['model']}, {gate['site']}"] = (np.arange(len(norms)), norms)
+        lines[f"{gate['model']}, {gate['site']}, {gate['corpus']}"] = (np.arange(len(norms)), norms)
     return Figure(
         "norms",
         "Length of the activations by position",
