@@ -24,7 +24,7 @@ from diptych import artifacts
 LIBRARY = Path(__file__).parent
 OUTSIDE = {
     "diptych.study", "diptych.schema", "diptych.strict", "diptych.references", "diptych.sweeps",
-    "diptych.fingerprint", "diptych.logs", "diptych.crosscoder.tracking",
+    "diptych.fingerprint", "diptych.logs", "diptych.unfinished", "diptych.crosscoder.tracking",
 }  # fmt: skip
 """Modules that decide no number; stages never import the first three (a test holds that)."""
 DISTRIBUTIONS = {"yaml": "PyYAML", "umap": "umap-learn", "sklearn": "scikit-learn"}
