@@ -43,15 +43,15 @@ check: install  ## Run ruff, mypy, snakefmt and snakemake --lint
 	mypy
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
-	python -m diptych.reference --check
+	python -m diptych.config.documentation --check
 
 .PHONY: docs
 docs: install  ## Write config/README.md and workflow/schemas/study.schema.json anew from the typed config
-	python -m diptych.reference
+	python -m diptych.config.documentation
 
 .PHONY: releases
 releases: install  ## List the published dictionaries (release and id) that the installed SAELens knows
-	python -m diptych.sae_releases
+	python -m diptych.dictionaries.releases
 
 .PHONY: clean
 clean:  ## Delete results, logs and caches (not .venv)

@@ -24,8 +24,8 @@ from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
-from diptych import correlation
-from diptych.features import Features
+from diptych.correlation import stage
+from diptych.dictionaries.encoding import Features
 
 
 def synthetic(tokens: int, latents: int, l0: int, seed: int) -> Features:
@@ -57,7 +57,7 @@ class Peer:
     """The dense blocked computation on both halves."""
 
     def __init__(self, a: Features, b: Features, k: int, block: int) -> None:
-        half = correlation.document_halves(a.document, a.fold, 0).of(a.document)
+        half = stage.document_halves(a.document, a.fold, 0).of(a.document)
         self.z = [[self._standardise(side.csr[half == h].toarray()) for side in (a, b)] for h in (0, 1)]
         self.k, self.size, self.blocks = k, block, -(-a.n_features // block)
 
@@ -97,15 +97,15 @@ def main() -> None:
     a, b = (synthetic(options.tokens, options.latents, options.l0, seed) for seed in (1, 2))
     settings = {"min_active": 1, "min_documents": 1, "threads": options.threads, "memory": options.memory}
     peer = None if options.no_peer else Peer(a, b, 10, options.block)
-    half = correlation.document_halves(a.document, a.fold, 0).of(a.document)
+    half = stage.document_halves(a.document, a.fold, 0).of(a.document)
     everything = np.arange(options.latents)
     rows = {"stage": [], "product": [], "peer stage": [], "peer product": []}
     with threadpool_limits(options.threads):
         for _ in range(options.repeat):
-            rows["stage"].append(seconds(lambda: correlation.correlate_features(a, b, **settings)))
+            rows["stage"].append(seconds(lambda: stage.correlate_features(a, b, **settings)))
             if peer is None:
                 continue
-            z = [[correlation.standardised_half(s.codes, half, h, everything).z for s in (a, b)] for h in (0, 1)]
+            z = [[stage.standardised_half(s.codes, half, h, everything).z for s in (a, b)] for h in (0, 1)]
             rows["product"].append(sum(seconds(partial(sparse_product, z[h][0], z[h][1])) for h in (0, 1)))
             rows["peer stage"].append(seconds(peer.block) * peer.blocks)
             rows["peer product"].append(seconds(peer.product) * peer.blocks)

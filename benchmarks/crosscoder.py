@@ -20,9 +20,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
-from diptych.crosscoder import training
 from diptych.crosscoder.architecture import Architecture, Crosscoder
-from diptych.crosscoder.training import Run, Training
+from diptych.crosscoder.training import stage
+from diptych.crosscoder.training.stage import Run, Training
 
 SIZES = [(1024, 576, 1024, 16), (2048, 576, 8192, 32)]
 
@@ -69,7 +69,7 @@ def compare(batch: int, width: int, n_latents: int, k: int, steps: int, device: 
             "encoder product": timed(
                 lambda z=z_BD: float(torch.mm(z.to(dtype), ours.W_enc.detach().T.to(dtype), out=product)[0, 0])
             ),
-            "sparse": timed(lambda z=z_BD: training.take_step(run, z, settings.losses(), settings, product)),
+            "sparse": timed(lambda z=z_BD: stage.take_step(run, z, settings.losses(), settings, product)),
             "dense": timed(lambda z=z_BD: dense_step(theirs, optimizer, z, k)),
         }
         if step >= 2:

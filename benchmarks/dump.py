@@ -21,7 +21,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
-from diptych import activations, artifacts, hooked, rows
+from diptych.activations import dump as activations
+from diptych.activations import rows
+from diptych.models import hooks
+from diptych.storage import artifacts
 
 
 def measure(rounds: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
@@ -42,8 +45,8 @@ def truncated(directory: Path, dtype: str, device: torch.device) -> torch.nn.Mod
     """The bare transformers model without the blocks behind the middle one."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=hooked.TORCH[dtype]).to(device).eval().base_model
-    blocks = hooked.find_blocks(model, model.config.num_hidden_layers)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=hooks.TORCH[dtype]).to(device).eval().base_model
+    blocks = hooks.find_blocks(model, model.config.num_hidden_layers)
     del blocks[len(blocks) // 2 + 1 :]
     return model
 
@@ -62,12 +65,12 @@ def forward_rounds(options: argparse.Namespace, place: Path, device: torch.devic
         batches.append(torch.from_numpy(work.padded(batch)).to(device))
         done += len(batch)
     options.n_tokens = work.n_rows
-    loader = hooked.Loader(options.model, ["middle"], device)
+    loader = hooks.Loader(options.model, ["middle"], device)
     ours = loader.load(options.dtype)
     bare = truncated(options.model, options.dtype, device)
 
     def dump() -> None:
-        store = activations._store(place / "rows.h5", {}, loader, hooked.widths(ours, device), work, "bfloat16")
+        store = activations._store(place / "rows.h5", {}, loader, hooks.widths(ours, device), work, "bfloat16")
         store.open(options.batch_tokens)
         activations._run(ours, loader, work, store, device)
         store.finish({"hooks": loader.hooks, "first_row": 0}, work.sample_rows())
@@ -89,7 +92,7 @@ def bridge_rounds(
     from transformer_lens.model_bridge import TransformerBridge
 
     bridge = TransformerBridge.boot_transformers(
-        str(options.model), device=str(device), dtype=hooked.TORCH[options.dtype]
+        str(options.model), device=str(device), dtype=hooks.TORCH[options.dtype]
     )
     stop = int(hook.split(".")[1]) + 1
 
@@ -150,7 +153,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--dtype", choices=sorted(hooked.TORCH), default="bfloat16")
+    parser.add_argument("--dtype", choices=sorted(hooks.TORCH), default="bfloat16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--skip-bridge", action="store_true", help="leave the two slow peers out")
     parser.add_argument("--read-rows", type=int, default=100_000)

@@ -29,8 +29,8 @@ from scipy.optimize import linear_sum_assignment
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
-from diptych import matching
-from diptych.dense_scores import DenseScores
+from diptych.matching import rules
+from diptych.matching.dense_scores import DenseScores
 
 NAMES = ("scan", "solve and prove", "scipy, all matched", "scipy, floored")
 
@@ -71,7 +71,7 @@ def main() -> None:
         edges = scores.candidates(10)
         times["scan"].append(clock() - begun)
         begun = clock()
-        found = matching.optimal(scores, edges, options.tau)
+        found = rules.optimal(scores, edges, options.tau)
         times["solve and prove"].append(clock() - begun)
         for name, floor in (("scipy, all matched", None), ("scipy, floored", options.tau)):
             if options.no_peer:

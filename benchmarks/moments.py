@@ -20,7 +20,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
 
-from diptych import affine, ladder, moments, rows
+from diptych.activations import rows
+from diptych.affine_maps import affine, moments
+from diptych.linear_map import ladder
 
 
 def best_of(repeats, *functions):

@@ -21,10 +21,12 @@ import numpy as np
 from scipy import spatial, stats
 from sklearn.neighbors import NearestNeighbors
 
-from diptych import artifacts, similarity, wordlists
-from diptych import similarity_measures as measures
-from diptych import similarity_nulls as nulls
-from diptych.similarity_scores import Pairs
+from diptych.similarity import stage
+from diptych.similarity.measures import formulas as measures
+from diptych.similarity.measures import nulls as nulls
+from diptych.similarity.measures.scores import Pairs
+from diptych.storage import artifacts
+from diptych.text import word_lists
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -44,11 +46,11 @@ def planted(p: int, d_a: int, d_b: int) -> Pairs:
 
 
 def whole_table(pairs: Pairs) -> dict[str, float]:
-    lists = {name: wordlists.load(name) for name in wordlists.shipped()}
+    lists = {name: word_lists.load(name) for name in word_lists.shipped()}
     processor = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "similarity.h5"
-        took = seconds(lambda: similarity.compare({"features": pairs}, out, spec={}, subspaces=lists))
+        took = seconds(lambda: stage.compare({"features": pairs}, out, spec={}, subspaces=lists))
         with artifacts.read(out, "similarity") as file:
             table = artifacts.read_table(file, "scores")
     answered = int(np.isfinite(table["value"]).sum())

@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 import numpy as np
 from scipy import sparse
 
-from diptych import sign_flips
-from diptych.template_changes import Changes, _family, _transposed, compare, eligible
-from diptych.template_codes import Codes
+from diptych.statistics import max_t
+from diptych.template_diff.changes import Changes, _family, _transposed, compare, eligible
+from diptych.template_diff.codes import Codes
 
 N_FEATURES, ROLES, PROMPTS, L0 = 131_072, 3, 1_000, 80
 FLIPS, REPEATS, SLICE, SLICE_FLIPS, SEED = 10_000, 3, 4_096, 512, 0
@@ -92,7 +92,7 @@ def time_flips() -> None:
     print(f"L0 {pairs['role 0'][0].nnz / PROMPTS:.0f}, {n_eligible} of {N_FEATURES * ROLES} latents eligible")
     print(f"family: {family.shape[0]} rows, {family.nnz} non-zero differences")
     ours = median_seconds(
-        lambda: sign_flips.null_maxima(
+        lambda: max_t.null_maxima(
             _family({role: changes_of(a, b, eligible(a, b, 0.01)) for role, (a, b) in pairs.items()}),
             flips=FLIPS,
             seed=SEED,
@@ -102,7 +102,7 @@ def time_flips() -> None:
         f"ours: {ours:.2f} s for {FLIPS} flips, from codes to maxima; peak {peak_mib():.0f} MiB ({loaded:.0f} loaded)"
     )
 
-    draws = np.random.default_rng(SEED).integers(0, 2, (PROMPTS, sign_flips.FLIP_BLOCK), dtype=np.int8)
+    draws = np.random.default_rng(SEED).integers(0, 2, (PROMPTS, max_t.FLIP_BLOCK), dtype=np.int8)
     signs = np.ascontiguousarray(draws[:, :SLICE_FLIPS].astype(np.float32) * 2.0 - 1.0)
     a, b = pairs["role 0"]
     every = changes_of(a, b, np.arange(SLICE))
@@ -110,7 +110,7 @@ def time_flips() -> None:
     dense = median_seconds(lambda: dense_maxima(every, signs)) * N_FEATURES * ROLES / SLICE * FLIPS / SLICE_FLIPS
     dense_eligible = median_seconds(lambda: dense_maxima(chosen, signs))
     dense_eligible *= n_eligible / len(chosen.latent) * FLIPS / SLICE_FLIPS
-    agree = sign_flips.null_maxima(_family({"role 0": chosen}), flips=SLICE_FLIPS, seed=SEED)
+    agree = max_t.null_maxima(_family({"role 0": chosen}), flips=SLICE_FLIPS, seed=SEED)
     difference = np.abs(agree / dense_maxima(chosen, signs) - 1).max()
     print(f"dense, all latents: {dense:.0f} s (scaled) = {dense / ours:.0f} x ours")
     print(f"dense, eligible: {dense_eligible:.1f} s (scaled) = {dense_eligible / ours:.1f} x ours")

@@ -4,15 +4,12 @@ import json
 import re
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 import small_study
-
-from diptych.report import page, template_page
+from diptych.report import stage
+from diptych.template_diff.pictures import page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -49,7 +46,7 @@ class Visit:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     out = tmp_path_factory.mktemp("page") / "index.html"
-    page.build(small_study.shared(), out, spec=small_study.SPEC, contexts=3)
+    stage.build(small_study.shared(), out, spec=small_study.SPEC, contexts=3)
     return out
 
 
@@ -138,7 +135,7 @@ def test_pointing_at_a_feature_on_one_map_shows_it_on_both(built, tmp_path):
 
 def test_the_page_of_a_template_diff_draws_itself(tmp_path):
     run = small_study.shared()["pairs"][0]["files"]["template_diffs"][0]
-    template_page.build(run["diff"], tmp_path / "figures.html", name="tuned")
+    page.build(run["diff"], tmp_path / "figures.html", name="tuned")
     seen = Visit(tmp_path / "figures.html", tmp_path)
     assert seen.console == []
     assert seen.requests == []

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from diptych.rows import Model, stored
+from diptych.activations.rows import Model, stored
 
 FEATURES = 48
 RESULTS = Path("results/test")

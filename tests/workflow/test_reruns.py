@@ -10,9 +10,10 @@ import time
 import pytest
 import yaml
 
-from diptych import fingerprint, reference
-from diptych.schema import RERUNS
-from diptych.study import Study
+from diptych.config import documentation
+from diptych.config.reruns import RERUNS
+from diptych.config.study import Study
+from diptych.storage import fingerprint
 from trees import STUDY, Tree
 
 pytestmark = pytest.mark.workflow
@@ -128,12 +129,12 @@ def test_a_key_runs_its_rule_again(config, jobs, path):
 
 
 def test_every_key_is_in_the_table():
-    classes = [cls for _, cls in reference._sections()]
+    classes = [cls for _, cls in documentation._sections()]
     keys = {
         (cls.__name__, name)
         for cls in classes
         for name, field in cls.model_fields.items()
-        if not reference._classes(field.annotation, name)
+        if not documentation._classes(field.annotation, name)
     }
     resulting = {key for key in keys if RERUNS.get(key, RERUNS.get((key[0], "*")))}
     tested = {tuple(entry["key"].split(".")) for entry in CHANGES.values()}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diptych.rows import Model, Rows, stored
+from diptych.activations.rows import Model, Rows, stored
 from trees import Tree
 
 pytestmark = pytest.mark.workflow

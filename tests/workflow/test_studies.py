@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 import yaml
 
-from diptych import findings
-from diptych.study import Study
+from diptych.config.study import Study
+from diptych.findings import stage
 from trees import ROOT, Tree, parse_jobs
 
 LITERATURE = ("feature_spaces", "gemma", "gpt2", "llama", "pythia")
@@ -24,7 +24,7 @@ def test_a_shipped_study_loads(path):
 
 @pytest.mark.workflow
 def test_the_control_of_the_test_study_holds(finished):
-    found = findings.read(finished / "results" / "test" / "findings.h5")
+    found = stage.read(finished / "results" / "test" / "findings.h5")
     assert found.control_holds is True
     tested = [clause["name"] for control in found.controls for clause in control["clauses"] if clause["holds"]]
     assert len(tested) >= 6

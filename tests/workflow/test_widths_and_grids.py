@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from diptych import artifacts, features
+from diptych.dictionaries import encoding
+from diptych.storage import artifacts
 from trees import Tree, parse_jobs
 
 pytestmark = pytest.mark.workflow
@@ -33,7 +34,7 @@ def across(finished, tmp_path_factory):
 
 def test_features_of_other_tokenizers_and_widths_are_paired(across):
     for model, dictionary in (("base", "narrow_sae"), ("other", "first_sae")):
-        assert "cannot read rows" in features.unreadable(across / "features" / "both" / model / dictionary / "0.h5")
+        assert "cannot read rows" in encoding.unreadable(across / "features" / "both" / model / dictionary / "0.h5")
     cell = across / "pairs" / "across" / "first--first"
     with artifacts.read(cell / "pairing.h5", "pairing") as file:
         pairs = artifacts.read_table(file, "pairs")

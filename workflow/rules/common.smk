@@ -3,8 +3,11 @@ import sys
 
 from snakemake.logging import logger
 
-from diptych import DiptychError, fingerprint, sites, wordlists
-from diptych.study import Study
+from diptych.config.study import Study
+from diptych.models import sites
+from diptych.runtime.errors import DiptychError
+from diptych.storage import fingerprint
+from diptych.text import word_lists as wordlists
 
 try:
     STUDY = Study.load(config)

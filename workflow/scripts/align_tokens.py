@@ -1,6 +1,7 @@
 """Rule align_tokens: which token of one tokenizer ends where a token of the other does."""
 
-from diptych import alignment, logs
+from diptych.runtime import logs
+from diptych.text import alignment
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
-from diptych import artifacts, findings, logs
+from diptych.findings import stage
+from diptych.runtime import logs
+from diptych.storage import artifacts
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 results = Path(snakemake.output.table).parent
-findings.collect(
+stage.collect(
     artifacts.below(results, spec["reads"]["pairs"]),
     snakemake.output.findings,
     snakemake.output.table,

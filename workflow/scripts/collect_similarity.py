@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from diptych import artifacts, logs, similarity_table
+from diptych.runtime import logs
+from diptych.similarity import table
+from diptych.storage import artifacts
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 results = Path(snakemake.output.table).parent
 cells = artifacts.below(results, spec["reads"]["cells"])
-similarity_table.collect(cells, snakemake.output.scores, snakemake.output.table, spec=spec)
+table.collect(cells, snakemake.output.scores, snakemake.output.table, spec=spec)

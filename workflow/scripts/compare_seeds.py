@@ -2,8 +2,8 @@
 
 import torch
 
-from diptych import logs
 from diptych.crosscoder import seeds
+from diptych.runtime import logs
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec

@@ -2,17 +2,21 @@
 
 from pathlib import Path
 
-from diptych import dictionaries, logs, neurons, rows, selection, similarity, similarity_inputs, wordlists
+from diptych.activations import rows
+from diptych.dictionaries import sae
+from diptych.runtime import logs
+from diptych.similarity import inputs, neurons, stage
+from diptych.text import selection, word_lists
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 given, settings, reads = snakemake.input, dict(spec["settings"]), spec["reads"]
 alignment = given.get("alignment") or None
 pairs = {
-    "features": similarity_inputs.paired_features(
+    "features": inputs.paired_features(
         given.pairing,
-        dictionaries.load(Path(given.dictionary_a).parent),
-        dictionaries.load(Path(given.dictionary_b).parent),
+        sae.load(Path(given.dictionary_a).parent),
+        sae.load(Path(given.dictionary_b).parent),
         given.linear_map,
         given.correlation,
         given.features_a,
@@ -21,7 +25,7 @@ pairs = {
         chosen=selection.read(given.tokens_a, reads["rows"]),
     )
 }
-subspaces = {Path(name).stem: wordlists.load(name) for name in settings.pop("word_lists")}
+subspaces = {Path(name).stem: word_lists.load(name) for name in settings.pop("word_lists")}
 most = settings.pop("neuron_rows")
 if "neurons_a" in reads:
     places = ("neuron_shards", "neuron_gates", "tokens")
@@ -36,4 +40,4 @@ if "neurons_a" in reads:
         memory=snakemake.resources.correlation_mib * 2**20,
         seed=settings["seed"],
     )
-similarity.compare(pairs, snakemake.output[0], spec=spec, subspaces=subspaces, **settings)
+stage.compare(pairs, snakemake.output[0], spec=spec, subspaces=subspaces, **settings)

@@ -1,10 +1,12 @@
 """Rule correlate_features: exact correlations between the sparse codes of two models."""
 
-from diptych import correlation, logs, selection
+from diptych.correlation import stage
+from diptych.runtime import logs
+from diptych.text import selection
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
-correlation.correlate(
+stage.correlate(
     snakemake.input.features_a,
     snakemake.input.features_b,
     snakemake.output[0],

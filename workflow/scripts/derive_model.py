@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from diptych import devices, finetune, logs, plant, rerandomize, trigger
+from diptych.derive import finetune, plant, rerandomize, trigger
+from diptych.runtime import devices, logs
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec

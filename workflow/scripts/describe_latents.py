@@ -2,8 +2,9 @@
 
 import torch
 
-from diptych import devices, logs, rows
-from diptych.crosscoder import latents
+from diptych.activations import rows
+from diptych.crosscoder.evaluation import latents
+from diptych.runtime import devices, logs
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec

@@ -4,7 +4,12 @@ from pathlib import Path
 
 import torch
 
-from diptych import dictionaries, logs, rows, template_codes, template_diff, template_plant
+from diptych.activations import rows
+from diptych.dictionaries import sae
+from diptych.runtime import logs
+from diptych.template_diff import codes as template_codes
+from diptych.template_diff import planted as template_plant
+from diptych.template_diff import stage
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
@@ -12,13 +17,13 @@ torch.set_num_threads(snakemake.threads)
 given, settings = snakemake.input, dict(spec["settings"])
 which = {name: settings.pop(name) for name in ("roles", "token")}
 codes = template_codes.read(given.features_a, given.features_b, given.tokens, **which)
-dictionary = dictionaries.load(Path(given.dictionary).parent)
+dictionary = sae.load(Path(given.dictionary).parent)
 a, b = (
     rows.stored([rows.Model(shards, gates, given.tokens, spec["reads"]["site"])])
     for shards, gates in ((given.shards_a, given.gates_a), (given.shards_b, given.gates_b))
 )
 planted = template_plant.plant(codes, a, dictionary, size=settings.pop("planted_size"), seed=settings["seed"])
-template_diff.diff(
+stage.diff(
     codes,
     snakemake.output.diff,
     snakemake.output.gains,

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import torch
 
-from diptych import activations, devices, logs
+from diptych.activations import dump
+from diptych.runtime import devices, logs
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 torch.set_num_threads(snakemake.threads)
 model = Path(snakemake.input.model).parent
 with devices.take(snakemake.resources.device) as device:
-    activations.dump(model, snakemake.input.tokens, snakemake.output[0], spec=spec, device=device, **spec["settings"])
+    dump.dump(model, snakemake.input.tokens, snakemake.output[0], spec=spec, device=device, **spec["settings"])

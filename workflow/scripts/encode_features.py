@@ -5,14 +5,16 @@ from pathlib import Path
 
 import torch
 
-from diptych import devices, dictionaries, features, layer_check, logs, rows
+from diptych.activations import rows
+from diptych.dictionaries import encoding, layer_check, sae
+from diptych.runtime import devices, logs
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 torch.set_num_threads(snakemake.threads)
 place = rows.Model([snakemake.input.shards], snakemake.input.gates, snakemake.input.tokens, spec["reads"]["site"])
-dictionary = dictionaries.load(Path(snakemake.input.dictionary).parent)
+dictionary = sae.load(Path(snakemake.input.dictionary).parent)
 with devices.take(snakemake.resources.device) as device:
     layers = partial(layer_check.measure, snakemake.input.shards, place.gates, place.site, dictionary, device)
     out = snakemake.output[0]
-    features.encode(rows.stored([place]), dictionary, out, spec=spec, layers=layers, device=device, **spec["settings"])
+    encoding.encode(rows.stored([place]), dictionary, out, spec=spec, layers=layers, device=device, **spec["settings"])

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
-from diptych import devices, logs, rows
-from diptych.crosscoder import evaluation
+from diptych.activations import rows
+from diptych.crosscoder.evaluation import stage
+from diptych.runtime import devices, logs
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
@@ -18,6 +19,6 @@ splice = [
 ]
 with devices.take(snakemake.resources.device) as device:
     pair = rows.stored(models, given.get("alignment") or None, spec["reads"]["rows"])
-    evaluation.evaluate(
+    stage.evaluate(
         given.weights, pair, snakemake.output[0], spec=spec, splice=splice, site=site, device=device, **spec["settings"]
     )

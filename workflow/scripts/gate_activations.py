@@ -1,6 +1,7 @@
 """Rule gate_activations: which rows of a model count, and the gates on its input."""
 
-from diptych import gates, logs
+from diptych.activations import gates
+from diptych.runtime import logs
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec

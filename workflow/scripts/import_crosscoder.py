@@ -1,7 +1,7 @@
 """Rule import_crosscoder: weights in the published layout, taken over instead of training."""
 
-from diptych import logs
 from diptych.crosscoder import exchange
+from diptych.runtime import logs
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from diptych import artifacts, feature_maps, logs
+from diptych.runtime import logs
+from diptych.similarity import feature_maps
+from diptych.storage import artifacts
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec

@@ -2,17 +2,20 @@
 
 from pathlib import Path
 
-from diptych import dictionaries, logs, pairing, selection
+from diptych.dictionaries import sae
+from diptych.pairing import stage
+from diptych.runtime import logs
+from diptych.text import selection
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 given = snakemake.input
-pairing.pair(
+stage.pair(
     given.correlation,
     given.features_a,
     given.features_b,
-    dictionaries.load(Path(given.dictionary_a).parent),
-    dictionaries.load(Path(given.dictionary_b).parent),
+    sae.load(Path(given.dictionary_a).parent),
+    sae.load(Path(given.dictionary_b).parent),
     given.linear_map,
     given.tokens_a,
     given.tokens_b,

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import torch
 
-from diptych import devices, dictionaries, lan2024, logs
+from diptych.dictionaries import sae
+from diptych.runtime import devices, logs
+from diptych.similarity import lan2024
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
@@ -14,8 +16,8 @@ with devices.take(snakemake.resources.device) as device:
     lan2024.reproduce(
         Path(given.model_a).parent,
         Path(given.model_b).parent,
-        dictionaries.load(Path(given.dictionary_a).parent),
-        dictionaries.load(Path(given.dictionary_b).parent),
+        sae.load(Path(given.dictionary_a).parent),
+        sae.load(Path(given.dictionary_b).parent),
         given.tokens,
         snakemake.output[0],
         spec=spec,

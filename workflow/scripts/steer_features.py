@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from diptych import devices, logs
+from diptych.runtime import devices, logs
 from diptych.steering import steer
 
 logs.start(snakemake.log[0], __file__)

@@ -1,7 +1,8 @@
 """Rule train_crosscoder: one run of a crosscoder over the rows of its models."""
 
-from diptych import devices, logs, streaming
-from diptych.crosscoder import worker
+from diptych.activations import streaming
+from diptych.crosscoder.training import worker
+from diptych.runtime import devices, logs
 
 logs.start(snakemake.log[0], __file__)
 given, how = snakemake.input, snakemake.resources

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import torch
 
-from diptych import artifacts, devices, dictionary_training, logs, rows
+from diptych.activations import rows
+from diptych.dictionaries import training
+from diptych.runtime import devices, logs
+from diptych.storage import artifacts
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
@@ -14,10 +17,10 @@ place = rows.Model(snakemake.input.shards, snakemake.input.gates, snakemake.inpu
 with artifacts.read(snakemake.input.shards[0], "activations") as file:
     hook = artifacts.read_json(file, "hooks")[site]
 with devices.take(snakemake.resources.device) as device:
-    dictionary_training.train(
+    training.train(
         rows.stored([place]),
         Path(snakemake.output[0]).parent,
-        dictionary_training.Settings(**spec["settings"]),
+        training.Settings(**spec["settings"]),
         spec=spec,
         metadata={"model_name": model, "hook_name": hook},
         device=device,

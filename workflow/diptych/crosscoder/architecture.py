@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diptych import DiptychError, artifacts
+from diptych.runtime.errors import DiptychError
+from diptych.storage import artifacts
 
 Activation = Literal["relu", "topk", "threshold", "jumprelu"]
 

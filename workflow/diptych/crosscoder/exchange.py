@@ -22,9 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diptych import DiptychError, artifacts
 from diptych.crosscoder import architecture
 from diptych.crosscoder.architecture import Architecture, Crosscoder
+from diptych.runtime.errors import DiptychError
+from diptych.storage import artifacts
 
 
 def export(weights: str | Path, out: str | Path, *, spec: dict[str, Any]) -> None:

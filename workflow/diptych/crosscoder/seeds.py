@@ -13,11 +13,12 @@ import numpy.typing as npt
 from scipy import sparse as sp
 from scipy.optimize import linear_sum_assignment
 
-from diptych import DiptychError, artifacts
+from diptych.activations.rows import IntArray
 from diptych.crosscoder import architecture
 from diptych.crosscoder.architecture import Crosscoder
-from diptych.crosscoder.latents import relative_norms
-from diptych.rows import IntArray
+from diptych.crosscoder.evaluation.latents import relative_norms
+from diptych.runtime.errors import DiptychError
+from diptych.storage import artifacts
 
 DoubleArray = npt.NDArray[np.float64]
 

@@ -10,9 +10,9 @@ Procrustes map between the models' rows (METHODS 2), which turns and scales but 
 import numpy as np
 import numpy.typing as npt
 
-from diptych import affine, moments
+from diptych.activations.rows import IntArray, Rows
+from diptych.affine_maps import affine, moments
 from diptych.crosscoder.architecture import Crosscoder
-from diptych.rows import IntArray, Rows
 
 DoubleArray = npt.NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import h5py
 
-from diptych.report.blocks import Block, Cell, Prose, Section, Table
+from diptych.page.blocks import Block, Cell, Prose, Section, Table
 from diptych.report.setting import manifest
 
 HASH_SHOWN = 12

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from diptych import artifacts, layer_check
-from diptych.report import figures
-from diptych.report.blocks import (
+from diptych.dictionaries import layer_check
+from diptych.page import figures
+from diptych.page.blocks import (
     Block,
     Cell,
     Figure,
@@ -25,6 +25,7 @@ from diptych.report.blocks import (
     percent,
     plain,
 )
+from diptych.storage import artifacts
 
 CAUSES = {
     "inserted": "inserted by the tokenizer",

@@ -19,9 +19,13 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from diptych import artifacts, dictionaries, evidence, linear_map, ranking
-from diptych.pairing import is_stop_token
-from diptych.ranking import SIDES, SideName
+from diptych.affine_maps import fitted
+from diptych.candidates import ranking
+from diptych.candidates.ranking import SIDES, SideName
+from diptych.dictionaries import sae
+from diptych.pairing.stage import is_stop_token
+from diptych.storage import artifacts
+from diptych.text import contexts
 
 DoubleArray = npt.NDArray[np.float64]
 FloatArray = npt.NDArray[np.float32]
@@ -33,7 +37,7 @@ WORDS = 10
 """Words by which an item is recognised in a text."""
 WORD_ROWS = 20
 """Strongest token rows that the words are taken from."""
-MAP_OF: Mapping[SideName, linear_map.DirectionName] = {"A": "forward", "B": "backward"}
+MAP_OF: Mapping[SideName, fitted.DirectionName] = {"A": "forward", "B": "backward"}
 """The map that carries a side's directions into the other model."""
 
 
@@ -93,7 +97,7 @@ def make(files: Mapping[str, Any], *, top: int, matched: int, random: int, laten
     """
     with artifacts.read(files["linear_map"], "linear_map") as file:
         items = _found_directions(file, files, top)
-        slopes = {side: linear_map.load(file, MAP_OF[side]).slope for side in SIDES}
+        slopes = {side: fitted.load(file, MAP_OF[side]).slope for side in SIDES}
         drawn: dict[SideName, DoubleArray] = {"A": file["backward/random"][:], "B": file["forward/random"][:]}
     if files.get("pairing"):
         items += _found_features(files, top) + _matched_features(files, matched)
@@ -128,7 +132,7 @@ def _found_directions(file: h5py.File, files: Mapping[str, Any], top: int) -> li
     items = []
     for offer in _best(ranking.linear_map_offers(files), "linear_map", top):
         sign, rows = ends[offer.side][offer.id]
-        words = _words(evidence.Text(files[f"tokens_{offer.side.lower()}"]), rows)
+        words = _words(contexts.Text(files[f"tokens_{offer.side.lower()}"]), rows)
         items.append(Item("linear_map", offer.id, offer.side, sign * _unit(offer.direction), words))
     return items
 
@@ -159,8 +163,8 @@ def _found_features(files: Mapping[str, Any], top: int) -> list[Item]:
     items = []
     for offer in _best(ranking.pairing_offers(files), "pairing", top):
         side = offer.side.lower()
-        density = float(evidence.Codes(files[f"features_{side}"]).density[int(offer.id)])
-        words = _words(evidence.Text(files[f"tokens_{side}"]), offer.rows)
+        density = float(contexts.Codes(files[f"features_{side}"]).density[int(offer.id)])
+        words = _words(contexts.Text(files[f"tokens_{side}"]), offer.rows)
         items.append(Item("pairing", offer.id, offer.side, _unit(offer.direction), words, density))
     return items
 
@@ -172,8 +176,8 @@ def _matched_features(files: Mapping[str, Any], count: int) -> list[Item]:
         matched = artifacts.read_json(file, "statuses").index("matched")
     kept = np.flatnonzero(pairs["outcome"] == matched)
     kept = kept[np.argsort(-np.nan_to_num(pairs["rho_held_out"][kept]), kind="stable")][:count]
-    W_dec = {side: dictionaries.load(Path(files[f"dictionary_{side}"]).parent).W_dec for side in "ab"}
-    codes, text = evidence.Codes(files["features_a"]), evidence.Text(files["tokens_a"])
+    W_dec = {side: sae.load(Path(files[f"dictionary_{side}"]).parent).W_dec for side in "ab"}
+    codes, text = contexts.Codes(files["features_a"]), contexts.Text(files["tokens_a"])
     items = []
     for i, j in zip(pairs["a"][kept].tolist(), pairs["b"][kept].tolist(), strict=True):
         directions = _unit(W_dec["a"][i].astype(np.float64)), _unit(W_dec["b"][j].astype(np.float64))
@@ -189,18 +193,18 @@ def _random_latents(
 
     The density aimed at is the median of the side's features among the items, else that of all live latents.
     """
-    density = evidence.Codes(files[f"features_{side.lower()}"]).density
+    density = contexts.Codes(files[f"features_{side.lower()}"]).density
     taken = {int(part) for item in items if item.method != "linear_map" for part in item.id.split("--")}
     live = np.array([latent for latent in np.flatnonzero(density > 0) if latent not in taken], dtype=np.int64)
     own = [item.density for item in items if item.side == side and np.isfinite(item.density)]
     aimed = float(np.median(own)) if own else float(np.median(density[live])) if len(live) else 0.0
     near = live[np.argsort(np.abs(np.log(density[live] / aimed)), kind="stable")][: 4 * count]
     chosen = np.sort(np.random.default_rng(seed).permutation(near)[:count])
-    W_dec = dictionaries.load(Path(files[f"dictionary_{side.lower()}"]).parent).W_dec
+    W_dec = sae.load(Path(files[f"dictionary_{side.lower()}"]).parent).W_dec
     return [(int(latent), W_dec[latent].astype(np.float64)) for latent in chosen]
 
 
-def _words(text: evidence.Text, rows: IntArray) -> tuple[str, ...]:
+def _words(text: contexts.Text, rows: IntArray) -> tuple[str, ...]:
     """The first different words, stripped and lower-cased, of token rows; stop tokens left out."""
     bare = [word.strip().lower() for word in text.words(rows[:WORD_ROWS]) if not is_stop_token(word)]
     return tuple(dict.fromkeys(bare))[:WORDS]

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diptych import artifacts
-from diptych.tables import tsv
+from diptych.storage import artifacts
+from diptych.storage.tables import tsv
 
 Columns = Mapping[str, npt.NDArray[Any]]
 

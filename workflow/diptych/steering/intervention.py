@@ -18,9 +18,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from diptych import DiptychError
-from diptych.hooked import find_blocks
-from diptych.sites import residual_block
+from diptych.models.hooks import find_blocks
+from diptych.models.sites import residual_block
+from diptych.runtime.errors import DiptychError
 
 DoubleArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from diptych.hooked import find_blocks
-from diptych.sites import resolve_site
+from diptych.models.hooks import find_blocks
+from diptych.models.sites import resolve_site
 from diptych.steering.intervention import Edit, IntArray, likeliest
-from diptych.tokenizer import Tokenizer
+from diptych.text.tokenizer import Tokenizer
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diptych import artifacts
-from diptych.ranking import SIDES, SideName
+from diptych.candidates.ranking import SIDES, SideName
 from diptych.steering.directions import Item, Plan
 from diptych.steering.effects import TRIAL_COLUMNS, causal
 from diptych.steering.writing import Settings, Written
+from diptych.storage import artifacts
 
 DoubleArray = npt.NDArray[np.float64]
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from diptych import artifacts
-from diptych.ranking import SIDES, SideName
+from diptych.candidates.ranking import SIDES, SideName
 from diptych.steering import directions, readout, record, writing
 from diptych.steering.directions import Plan
 from diptych.steering.effects import to_tsv
 from diptych.steering.writing import Loaded, Settings, Side, Written
+from diptych.storage import artifacts
 
 
 def steer(

@@ -17,11 +17,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diptych import DiptychError, artifacts, logs, models, templates
-from diptych.sites import resolve_site
+from diptych.models import pretrained
+from diptych.models.sites import resolve_site
+from diptych.runtime import logs
+from diptych.runtime.errors import DiptychError
 from diptych.steering.directions import Run
 from diptych.steering.intervention import Edit, Measured, measure, sample
-from diptych.tokenizer import Tokenizer
+from diptych.storage import artifacts
+from diptych.text import templates
+from diptych.text.tokenizer import Tokenizer
 
 BoolArray = npt.NDArray[np.bool_]
 DoubleArray = npt.NDArray[np.float64]
@@ -37,7 +41,7 @@ class Side(NamedTuple):
     directory: str | Path
     gates: str | Path
     site: str
-    dtype: models.Dtype
+    dtype: pretrained.Dtype
 
 
 class Trial(NamedTuple):
@@ -89,10 +93,10 @@ class Loaded:
 
     def __init__(self, side: Side, device: str) -> None:
         self.directory = side.directory
-        self.model = models.load(side.directory, dtype=side.dtype, device=device)
+        self.model = pretrained.load(side.directory, dtype=side.dtype, device=device)
         self.tokenizer = Tokenizer(side.directory)
-        self.hook = resolve_site(side.site, models.describe(side.directory)["n_layers"])
-        self.context = models.describe(side.directory)["context"]
+        self.hook = resolve_site(side.site, pretrained.describe(side.directory)["n_layers"])
+        self.context = pretrained.describe(side.directory)["context"]
         with artifacts.read(side.gates, "gates") as file:
             self.median = float(artifacts.read_json(file, "gates")[side.site]["median_norm"])
 

@@ -1,0 +1,353 @@
+import copy
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+import yaml
+
+from diptych.config import documentation
+from diptych.config.strict import ConfigError
+from diptych.config.study import Study
+
+GOOD = {
+    "models": {
+        "base": {"kind": "wheel", "package": "p", "version": "1", "sha256": "0" * 64, "file": "f.gguf"},
+        "tuned": {"kind": "finetune", "parent": "base", "corpus": "old", "evaluate_on": "both"},
+        "twice": {"kind": "rerandomize", "parent": "tuned"},
+    },
+    "corpora": {
+        "old": {"sources": {"old": {"kind": "local", "paths": ["x"]}}, "tokens": 10},
+        "both": {"sources": {"old": {"kind": "local", "paths": ["y"]}}, "tokens": 10},
+        "texts": {"sources": {"old": {"kind": "local", "paths": ["*.txt"]}}, "tokens": 10},
+        "plain": {"sources": {"all": {"kind": "corpus", "corpus": "texts"}}, "tokens": 10},
+        "asked": {"sources": {"chat": {"kind": "local", "paths": ["x"], "prompts": {"number": 10}}}},
+    },
+    "dictionaries": {"sae": {"model": "base", "corpus": "both", "site": "middle"}},
+    "pairs": {"tuned": {"a": "base", "b": "tuned", "corpus": "both", "dictionary_a": "sae", "dictionary_b": "sae"}},
+    "crosscoders": {"tuned": {"models": ["base", "tuned"], "corpus": "both"}},
+    "template_diffs": {"tuned": {"pair": "tuned", "corpus": "asked", "dictionary": "sae"}},
+}
+
+
+def put(path, value):
+    def change(config):
+        *way, last = path.split("/")
+        for key in way:
+            config = config[key]
+        config[last] = value
+
+    return change
+
+
+BAD = [
+    (put("modles", {}), "modles: unknown key; did you mean 'models'?"),
+    (put("models/base/sha", "x"), "models.base.sha: unknown key; did you mean 'sha256'?"),
+    (put("models/base/sha256", "x"), "models.base.sha256: string should match"),
+    (put("models/tuned/stepz", 3), "models.tuned.stepz: unknown key; did you mean 'steps'?"),
+    (put("models/tuned/steps", 0), "models.tuned.steps: input should be greater than or equal to 1 (got 0)"),
+    (put("models/tuned/kind", "lora"), "models.tuned.kind: no kind is called 'lora'; known: directory, finetune"),
+    (put("models/tuned/parent", "bas"), "models.tuned.parent: no model is called 'bas'; did you mean 'base'?"),
+    (put("models/tuned/parent", "twice"), "never reaches a fetched model"),
+    (put("models/tuned/corpus", "odl"), "models.tuned.corpus: no corpus is called 'odl'; did you mean 'old'?"),
+    (put("models/A b", {"kind": "directory", "path": "."}), "models.A b: string should match pattern"),
+    (put("models/tuned/learning_rate", "fast"), "models.tuned.learning_rate: input should be a valid number"),
+    (put("corpora/old/tokens", "many"), "corpora.old.tokens: input should be a valid integer"),
+    (put("corpora/old/sources/old/path", 3), "corpora.old.sources.old.path: unknown key; did you mean 'paths'?"),
+    (put("corpora/old/sources/old/share", 0), "corpora.old.sources.old.share: input should be greater than 0 (got 0)"),
+    (put("pairs/tuned/site", "middle"), "pairs.tuned.site: unknown key; did you mean 'sites'?"),
+    (
+        put("pairs/tuned/sites", ["midle"]),
+        "pairs.tuned.sites: no group of `sites` lists 'midle'; did you mean 'middle'?",
+    ),
+    (put("pairs/tuned/dictionary_b", None), "pairs.tuned: give both dictionary_a and dictionary_b, or neither"),
+    (
+        put("pairs/tuned/dictionary_b", "sea"),
+        "pairs.tuned.dictionary_b: no dictionary is called 'sea'; did you mean 'sae'?",
+    ),
+    (
+        put("dictionaries/sae/kind", "saelense"),
+        "dictionaries.sae.kind: no kind is called 'saelense'; did you mean 'saelens'?",
+    ),
+    (
+        put("dictionaries/sae", {"kind": "saelens", "release": "r", "idd": "x", "model": "base", "site": "middle"}),
+        "dictionaries.sae.idd: unknown key; did you mean 'id'?",
+    ),
+    (
+        put("dictionaries/sae", {"kind": "sparsify", "model": "base", "site": "middle"}),
+        "dictionaries.sae: give either path (on disk) or id (on the hub)",
+    ),
+    (
+        put("pairs/tuned/dictionary_a", ["sae", "sae"]),
+        "pairs.tuned.dictionary_a: 'sae' and 'sae' both read site 'middle'; list one for each site",
+    ),
+    (put("pairs/tuned/sites_b", ["midle"]), "pairs.tuned.sites_b: no group of `sites` lists 'midle'"),
+    (
+        put("similarity", {"word_lists": ["tiem"]}),
+        "similarity.word_lists: word list 'tiem': not found; use one of body",
+    ),
+    (put("similarity", {"measures": ["svca"]}), "similarity.measures.0: input should be 'cca'"),
+    (put("crosscoders/tuned/models", ["base"]), "crosscoders.tuned.models: list should have at least 2 items"),
+    (put("crosscoders/tuned/models", ["base", "tund"]), "did you mean 'tuned'?"),
+    (put("steering", {"pairs": ["tuend"]}), "steering.pairs[0]: no pair is called 'tuend'; did you mean 'tuned'?"),
+    (put("steering", {"strengths": [0]}), "steering.strengths.0: input should be greater than 0 (got 0)"),
+    (
+        put("crosscoders/tuned", {"models": ["base", "tuned", "base"], "corpus": "both", "objective": "diff"}),
+        "crosscoders.tuned.objective: diff is x_B - x_A of two models",
+    ),
+    (put("sites", {"main": ["middle"], "more": ["middle"]}), "sites: 'middle' is listed twice"),
+    (put("sites", {"main": ["midle"]}), "sites: site 'midle': no such hook; did you mean 'middle'?"),
+    (put("sites", {"main": [1.5]}), "sites: site '1.5': a relative depth lies between 0 and 1"),
+    (put("sites", {"main": ["last.mlp.post"]}), "no such hook; did you mean 'last.mlp.hook_post'?"),
+    (put("sites", {"main": ["blocks.3.resid_post"]}), "did you mean 'blocks.3.hook_resid_post'?"),
+    (put("corpora/old/tokens", None), "corpora.old.tokens: give a token budget, or let every source draw `prompts`"),
+    (
+        put("corpora/asked/sources/chat/prompts/nummber", 3),
+        "corpora.asked.sources.chat.prompts.nummber: unknown key; did you mean 'number'?",
+    ),
+    (put("corpora/asked/positions", {"newline": 1}), "corpora.asked.positions.newline: input should be less than or"),
+    (
+        put("template_diffs/tuned/pair", "tunde"),
+        "template_diffs.tuned.pair: no pair is called 'tunde'; did you mean 'tuned'?",
+    ),
+    (put("template_diffs/tuned/corpus", "aksed"), "template_diffs.tuned.corpus: no corpus is called 'aksed'"),
+    (put("template_diffs/tuned/dictionary", "sea"), "template_diffs.tuned.dictionary: no dictionary is called 'sea'"),
+    (
+        put("models/tuned/tokenizer", "tuned"),
+        "template_diffs.tuned.pair: base and tuned have different tokenizers, and both must read one text; "
+        "if theirs are equal, say so with models.tuned.tokenizer: base",
+    ),
+    (put("template_diffs/tuned/target", ["chat"]), "template_diffs.tuned: give both target and control, or neither"),
+    (put("template_diffs/tuned/link", "javascript:x"), "template_diffs.tuned.link: string should match pattern"),
+    (
+        put("crosscoders/tuned/stream", "odl"),
+        "crosscoders.tuned.stream: no corpus is called 'odl'; did you mean 'old'?",
+    ),
+    (put("crosscoders/tuned/rows", []), "crosscoders.tuned.rows: list should have at least 1 item"),
+    (put("pairs/tuned/rows", 3), "pairs.tuned.rows: input should be a valid string (got 3)"),
+    (put("pairs/tuned/dictionary_a", ["A b"]), "pairs.tuned.dictionary_a.0: string should match pattern"),
+    (put("pairs/tuned/dictionary_a", 3), "pairs.tuned.dictionary_a: input should be a valid string (got 3)"),
+    (
+        put("corpora/old/sources/more", {"kind": "corpus", "corpus": "odl"}),
+        "corpora.old.sources.more.corpus: no corpus is called 'odl'; did you mean 'old'?",
+    ),
+    (put("corpora/old/sources/more", {"kind": "corpus", "corpus": "old"}), "old -> old never reaches a text"),
+    (put("crosscoders/tuned/n_latents", 64), "crosscoders.tuned.k: 100 active of 64; lower it, or raise n_latents"),
+    (put("crosscoders/tuned/sweep", {"k": [8, 20_000]}), "crosscoders.tuned.sweep.k: 20000 active of 16384; lower it"),
+    (put("crosscoders/tuned/sweep", {"n_latents": [128, 64]}), "crosscoders.tuned.k: 100 active of 64; lower it"),
+    (put("crosscoders/tuned/k_initial", 20_000), "crosscoders.tuned.k_initial: 20000 active of 16384; lower it"),
+    (put("dictionaries/sae/n_features", 16), "dictionaries.sae.k: 32 active of 16; lower it, or raise n_features"),
+    (
+        put("template_diffs/tuned/corpus", "plain"),
+        "template_diffs.tuned.corpus: source 'all' of 'plain' is plain text and holds no template tokens; let it draw "
+        "`prompts`, or compare at a `token`",
+    ),
+    (
+        put("corpora/asked/template", "chatlm"),
+        "corpora.asked.template: 'chatlm' is neither a name nor Jinja text; did you mean 'chatml'?",
+    ),
+    (
+        put("models/tuned/evaluate_on", "old"),
+        "models.tuned.evaluate_on: 'old' has the documents of `corpus`, and none is held out; name a corpus with other",
+    ),
+    (put("corpora/both/sources/old/paths", ["x"]), "models.tuned.evaluate_on: 'both' has the documents of `corpus`"),
+    (put("device", "gpu"), "device: input should be 'auto', 'cpu' or 'cuda' (got 'gpu')"),
+    (
+        lambda config: config["models"]["base"].pop("kind"),
+        "models.base: `kind` is missing; give one of wheel, hub, dir",
+    ),
+    (
+        put("corpora/old/sources/old", {"paths": ["x"]}),
+        "corpora.old.sources.old: `kind` is missing; give one of wheel, local, hub, corpus",
+    ),
+    (put("pairs", None), "pairs: is empty; fill it in, or take it out"),
+    (put("pairs/tuned", None), "pairs.tuned: is empty; fill it in, or take it out"),
+    (put("models/base", None), "models.base: is empty; fill it in, or take it out"),
+    (put("models/base/kind", None), "models.base: `kind` is missing"),
+    (put("steering", None), "steering: is empty; fill it in, or take it out"),
+    (put("corpora/old/sources/old", "x"), "corpora.old.sources.old: must hold keys, each as `key: value` (got 'x')"),
+    (put("crosscoders/tuned/models", "base"), "crosscoders.tuned.models: must be a list, as [a, b] (got 'base')"),
+    (lambda config: config.pop("models"), "models: field required"),
+]
+
+
+def test_a_good_config_loads():
+    study = Study.load(GOOD)
+    assert study.tokenizer("twice") == "base"
+    assert study.group("middle") == "main"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put("crosscoders/tuned", {"models": ["base", "tuned"], "corpus": "both", "objective": "l1", "n_latents": 64}),
+        put("crosscoders/tuned", {"models": ["base", "tuned"], "corpus": "both", "weights": "w", "n_latents": 64}),
+        put("crosscoders/tuned/sweep", {"k": [8, 16], "n_latents": [64]}),
+        put("dictionaries/sae", {"model": "base", "corpus": "both", "site": "middle", "n_features": 16, "k": 16}),
+        put("dictionaries/sae", {"model": "base", "corpus": "both", "site": "middle", "architecture": "standard",
+                                 "n_features": 16}),
+        put("template_diffs/tuned", {"pair": "tuned", "corpus": "plain", "dictionary": "sae", "token": " the"}),
+        put("template_diffs/tuned", {"pair": "tuned", "corpus": "plain", "dictionary": "sae", "roles": ["template"]}),
+        put("template_diffs/tuned/corpus", "both"),  # files of any kind may hold conversations
+        put("corpora/asked/template", "{{ messages }}"),
+        put("corpora/both/seed", 1),
+    ],
+)  # fmt: skip
+def test_what_works_loads(change):
+    config = copy.deepcopy(GOOD)
+    change(config)
+    Study.load(config)
+
+
+def test_a_grid_is_every_site_of_a_by_every_site_of_b():
+    config = copy.deepcopy(GOOD)
+    config["sites"] = {"main": ["first", "middle"]}
+    config["dictionaries"]["early"] = {"kind": "directory", "path": "x", "model": "base", "site": "first"}
+    config["dictionaries"]["again"] = {"kind": "directory", "path": "x", "model": "base", "site": "middle"}
+    config["pairs"]["grid"] = {
+        "a": "base", "b": "base", "corpus": "both", "sites": ["first", "middle"], "sites_b": ["first", "middle"],
+        "dictionary_a": ["sae", "early"], "dictionary_b": ["again", "early"],
+    }  # fmt: skip
+    study = Study.load(config)
+    assert study.cells("tuned") == [("middle", "middle")]
+    cells = study.cells("grid")
+    assert cells == [("first", "first"), ("first", "middle"), ("middle", "first"), ("middle", "middle")]
+    assert [study.role("grid", *cell) for cell in cells] == ["control", "compared", "compared", "floor"]
+    assert study.dictionary("grid", "a", "middle") == "sae"
+    assert study.compare_spaces("grid", "middle", "first")["reads"]["dictionary_b"] == "early"
+    assert study.role("tuned", "middle", "middle") == "compared"
+    del config["pairs"]["grid"]["dictionary_a"], config["pairs"]["grid"]["dictionary_b"]
+    assert not Study.load(config).has_features("grid", "first", "first")
+
+
+def test_texts_that_a_model_is_made_with():
+    study = Study.load(GOOD)
+    assert [study.texts(model) for model in ("base", "tuned", "twice")] == [[], ["old", "both"], []]
+
+
+def test_only_the_residual_stream_is_steered():
+    off = "blocks.0.attn.hook_q"
+    config = copy.deepcopy(GOOD)
+    config["sites"] = {"main": ["middle", off]}
+    config["pairs"]["tuned"] |= {"sites": ["middle", off]}
+    study = Study.load(config)
+    assert study.is_steered("tuned", "middle", "middle")
+    assert not study.is_steered("tuned", off, off)
+    with pytest.raises(ConfigError, match=r"'tuned' compares 'blocks\.0\.attn\.hook_q', which is not in the residual"):
+        Study.load({**config, "steering": {"pairs": ["tuned"]}})
+
+
+def test_controls_are_not_steered_unless_asked_for():
+    config = copy.deepcopy(GOOD)
+    config["pairs"]["same"] = {"a": "base", "b": "base", "corpus": "both"}
+    assert not Study.load(config).is_steered("same", "middle", "middle")
+    assert Study.load({**config, "steering": {"pairs": ["same"]}}).is_steered("same", "middle", "middle")
+    assert not Study.load({**config, "steering": {"pairs": []}}).is_steered("tuned", "middle", "middle")
+
+
+@pytest.mark.parametrize(("change", "message"), BAD, ids=lambda value: value if isinstance(value, str) else "")
+def test_bad_config_gives_one_line(change, message):
+    config = copy.deepcopy(GOOD)
+    change(config)
+    with pytest.raises(ConfigError) as error:
+        Study.load(config)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"token": " the", "roles": ["newline"]}, "template_diffs.tuned.token: give a token or roles, not both"),
+        ({"target": ["chat"], "control": ["chta"]}, "corpus 'asked' has no source 'chta'; did you mean 'chat'?"),
+    ],
+)
+def test_keys_of_a_template_diff_must_go_together(more, message):
+    config = copy.deepcopy(GOOD)
+    config["template_diffs"]["tuned"] |= more
+    with pytest.raises(ConfigError) as error:
+        Study.load(config)
+    assert message in str(error.value)
+
+
+def test_a_published_procedure_must_have_models_to_run_on():
+    config = {**copy.deepcopy(GOOD), "template_diffs": {}, "similarity": {"compat": ["lan2024"]}}
+    assert Study.load(config).reproduces("lan2024", "tuned", "middle", "middle")
+    config["models"]["tuned"]["tokenizer"] = "tuned"
+    with pytest.raises(ConfigError, match=r"similarity\.compat: lan2024 .* set models\.tuned\.tokenizer: base if"):
+        Study.load(config)
+    for side in "ab":
+        del config["pairs"]["tuned"][f"dictionary_{side}"]
+    with pytest.raises(ConfigError, match=r"similarity\.compat: lan2024 .* no compared pair has dictionaries"):
+        Study.load(config)
+
+
+def test_a_dictionary_of_another_site_is_no_template_diff():
+    config = copy.deepcopy(GOOD)
+    config["sites"] = {"main": ["middle", "last"]}
+    config["dictionaries"]["other"] = {"model": "base", "corpus": "both", "site": "last"}
+    config["template_diffs"]["tuned"]["dictionary"] = "other"
+    with pytest.raises(ConfigError, match=r"reads site 'last', which pairs\.tuned\.sites does not list"):
+        Study.load(config)
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    config = copy.deepcopy(GOOD)
+    config["models"]["tuned"]["learning_rate"] = "5e-5"
+    assert Study.load(config).models["tuned"].learning_rate == 5e-5
+
+
+def test_reference_is_in_sync():
+    assert documentation.main(["--check"]) == 0
+
+
+README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+ELSEWHERE = {
+    "models": {name: {"kind": "directory", "path": name} for name in ("small", "large", "tuned")},
+    "sites": {"main": ["middle", "blocks.2.hook_resid_post", "blocks.5.hook_resid_post"]},
+    "corpora": {"text": {"sources": {"x": {"kind": "local", "paths": ["x"]}}, "tokens": 10}},
+}
+"""What the README's later examples name and do not show."""
+
+
+def readme_configs():
+    """The README's indented blocks that are sections of a config."""
+    blocks = [
+        "\n".join(lines) for inside, lines in groupby(README.splitlines(), lambda at: at[:4] in ("    ", "")) if inside
+    ]
+    keys = tuple(f"    {name}:" for name in Study.model_fields)
+    return [yaml.safe_load(block) for block in blocks if block.strip("\n").startswith(keys)]
+
+
+def merged(one, other):
+    """Two configs as one, sections and what is in them joined."""
+    joined = {key: merged(one[key], other[key]) for key in one.keys() & other.keys() if isinstance(one[key], dict)}
+    return {**one, **other, **joined}
+
+
+def test_the_examples_of_the_readme_are_studies():
+    first, asked, *others = readme_configs()
+    assert Study.load(first).pairs
+    assert Study.load(merged(first, asked)).template_diffs
+    assert [set(config) for config in others] == [{"dictionaries"}, {"crosscoders"}]
+    for config in others:
+        Study.load(merged(merged(first, ELSEWHERE), config))
+
+
+def test_relative_depths_need_no_quotes():
+    config = copy.deepcopy(GOOD)
+    for change in (
+        put("sites", {"main": [0.25, "middle", 1]}),
+        put("pairs/tuned/sites", [0.25, "middle"]),
+        put("pairs/tuned/sites_b", [0.25, "middle"]),
+        put("dictionaries/deep", {"model": "base", "corpus": "both", "site": 0.25}),
+        put("crosscoders/tuned/site", 0.25),
+    ):
+        change(config)
+    study = Study.load(config)
+    assert study.sites == {"main": ("0.25", "middle", "1")}
+    assert study.cells("tuned")[0] == ("0.25", "0.25")
+    assert study.dictionaries["deep"].site == study.crosscoders["tuned"].site == "0.25"
+    assert study.dump_activations("both", "base", "main", "0")["settings"]["sites"] == ["0.25", "middle", "1"]
+    put("sites", {"main": [True]})(config)
+    with pytest.raises(ConfigError, match=r"sites.main.0: input should be a valid string \(got True\)"):
+        Study.load(config)

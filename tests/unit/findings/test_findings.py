@@ -1,0 +1,377 @@
+import copy
+import dataclasses
+import math
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import small_study
+from diptych.activations import rows
+from diptych.candidates import ranking
+from diptych.candidates.ranking import Offer, Threshold
+from diptych.crosscoder import seeds
+from diptych.findings import conclusions, stage
+from diptych.linear_map import stage as linear_map
+from diptych.oracle import planted
+from diptych.storage import artifacts
+
+
+@pytest.fixture
+def study():
+    return small_study.shared()
+
+
+def offer(effect=0.5, held_out=0.5, p=1e-4, side="B", direction=(1.0, 0.0), **more):
+    return Offer(
+        kind=more.pop("kind", "feature"), id=more.pop("id", "0"), side=side, effect=effect, held_out=held_out,
+        lo=0.0, hi=1.0, p=p, direction=np.array(direction), rows=np.zeros(0, dtype=np.int64), **more,
+    )  # fmt: skip
+
+
+LIMITS = Threshold(q=0.05, min_effect=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "stands"),
+    [
+        ({}, True),
+        ({"p": 0.2}, False),
+        ({"p": math.nan}, False),
+        ({"effect": 0.09, "held_out": 0.09}, False),
+        ({"held_out": 0.24}, False),
+        ({"held_out": 0.25}, True),
+        ({"held_out": -0.5}, False),
+        ({"held_out": math.nan}, False),
+        ({"effect": -0.5, "held_out": -0.5}, False),
+        ({"effect": -0.5, "held_out": -0.5, "side": "A"}, True),
+        ({"effect": 0.95, "held_out": 0.95, "null": 0.9}, False),
+    ],
+)
+def test_every_leg_is_needed(changed, stands):
+    assert ranking.rank([offer(**changed)], LIMITS).candidates[0].stands is stands
+
+
+def test_q_is_of_the_family():
+    offers = [offer(p=p, id=str(i)) for i, p in enumerate([0.001, 0.02, 0.9, 0.8])]
+    ranked = {c.offer.id: c for c in ranking.rank(offers, LIMITS).candidates}
+    assert ranked["0"].q == pytest.approx(0.004)
+    assert ranked["1"].q == pytest.approx(0.04)
+    assert [ranked[i].stands for i in "0123"] == [True, True, False, False]
+
+
+def test_weakest_leg_orders():
+    strong = offer(effect=0.9, held_out=0.9, p=1e-6, id="strong")
+    fragile = offer(effect=0.9, held_out=0.46, p=1e-9, id="fragile")
+    ranked = ranking.rank([fragile, strong], LIMITS)
+    assert [c.offer.id for c in ranked.candidates] == ["strong", "fragile"]
+
+
+def test_the_same_direction_is_written_once_a_side():
+    offers = [
+        offer(id="first", kind="direction", effect=0.6, held_out=0.6),
+        offer(id="again", kind="direction", direction=(-0.8, 0.6)),
+        offer(id="apart", kind="direction", direction=(0.6, 0.8)),
+        offer(id="other side", kind="direction", side="A", effect=-0.5, held_out=-0.5),
+    ]
+    ranked = ranking.rank(offers, LIMITS)
+    assert {c.offer.id for c in ranked.findings} == {"first", "apart", "other side"}
+    assert next(c for c in ranked.candidates if c.offer.id == "again").repeats == "first"
+
+
+def test_what_a_stronger_direction_shows_along_another_is_not_written_as_its_own():
+    """Variance along v is seen at cos^2 along every direction: .25 of 100 along these."""
+    v = np.array([1.0, 0.0, 0.0])
+
+    def at_half(id_, surplus, **more):
+        return offer(id=id_, kind="direction", direction=(0.5, 0.8660254, 0.0), surplus=surplus, **more)
+
+    strong = offer(id="v", kind="direction", effect=0.5, held_out=0.5, direction=v, surplus=100.0)
+    weak = strong._replace(id="v", p=0.5)
+    for other, repeats in (
+        (at_half("leak", 26.0), "v"),  # 25 of 26 are v's
+        (at_half("own", 80.0), ""),  # 55 of 80 are its own
+        (at_half("stronger", 120.0), ""),
+        (at_half("of the other side", 26.0, side="A", effect=-0.9, held_out=-0.9), ""),
+    ):
+        ranked = ranking.rank([other, strong], LIMITS)
+        assert next(c for c in ranked.candidates if c.offer.id == other.id).repeats == repeats
+        assert next(c for c in ranked.candidates if c.offer.id == "v").stands
+    # What is no finding itself explains nothing away.
+    assert {c.offer.id for c in ranking.rank([at_half("leak", 26.0), weak], LIMITS).findings} == {"leak"}
+
+
+def test_one_thing_is_written_once_a_side():
+    offers = [
+        offer(id="7 at newline", thing="7", effect=0.4, held_out=0.4),
+        offer(id="7 at assistant", thing="7"),
+        offer(id="7 falls", thing="7", side="A", effect=-0.5, held_out=-0.5),
+        offer(id="8 at newline", thing="8", effect=0.3, held_out=0.3),
+    ]
+    ranked = ranking.rank(offers, LIMITS)
+    assert {c.offer.id for c in ranked.findings} == {"7 at assistant", "7 falls", "8 at newline"}
+
+
+def test_a_methods_own_family_decides_its_q():
+    """A million tests of which a hundred are put forward: q is that of the million."""
+    ranked = ranking.rank([offer(p=1e-6, q=0.3), offer(p=1e-6, id="1", q=0.01)], LIMITS)
+    assert {c.offer.id: c.stands for c in ranked.candidates} == {"0": False, "1": True}
+
+
+def test_a_change_that_no_feature_describes_leaves_nothing_to_say(study, tmp_path):
+    pair = copy.deepcopy(study["pairs"][0])
+    run = pair["files"]["template_diffs"][0]
+    changed = tmp_path / "d.h5"
+    for unexplained, status in ((0.9, ("found", "none")), (1.1, ("untested",))):
+        shutil.copy(run["diff"], changed)
+        with h5py.File(changed, "r+") as file:
+            summary = artifacts.read_json(file, "summary")
+            for numbers in summary["roles"].values():
+                numbers["change_unexplained"] = unexplained
+            file.attrs["summary"] = artifacts.canonical_json(summary)
+        pair["files"]["template_diffs"] = [{**run, "diff": str(changed)}]
+        stage.collect([pair], tmp_path / "f.h5", tmp_path / "f.tsv", spec={}, min_effect=small_study.LEAST)
+        answer = next(a for a in stage.read(tmp_path / "f.h5").answers if a["method"] == "template")
+        assert answer["status"] in status, answer["text"]
+    assert "does not describe that of the activations" in answer["text"]
+
+
+def test_template_findings_are_of_the_features_that_changed(study):
+    found = stage.read(study["findings"])
+    answers = {a["pair"]: a for a in found.answers if a["method"] == "template"}
+    assert answers["control"]["status"] == "as_it_must"
+    assert answers["tuned"]["status"] in ("found", "none")
+    run = study["pairs"][0]["files"]["template_diffs"][0]
+    ranked = {
+        c.offer.id: c for c in ranking.rank(ranking.template_offers({"template_diffs": [run]}), LIMITS).candidates
+    }
+    with artifacts.read(run["diff"], "template_diff") as file:
+        table = artifacts.read_table(file, "ranked")
+    for k in range(len(table["latent"])):
+        name = ranking.template_id("", int(table["latent"][k]), str(table["role"][k]), str(table["metric"][k]))
+        assert ranked[name].q == table["q"][k]
+        assert ranked[name].offer.side == ("B" if table["gain"][k] > 0 else "A")
+    written = [i for i in range(len(found.table["pair"])) if found.table["method"][i] == "template"]
+    assert set(found.table["pair"][written]) <= {"tuned"}
+
+
+def test_recovery_needs_the_side_the_direction_and_the_legs():
+    truth = np.array([0.0, 1.0])
+    wrong_side = offer(id="wrong side", side="A", effect=-0.9, held_out=-0.9, direction=(0.0, 1.0))
+    wrong_way = offer(id="wrong way", direction=(1.0, 0.1))
+    near = offer(id="near", effect=0.3, held_out=0.3, direction=(0.5, -0.9))
+    found = conclusions.recovery(ranking.rank([wrong_side, wrong_way, near], LIMITS), truth)
+    assert found.written
+    assert (found.rank, found.average_precision, found.name) == (3, pytest.approx(1 / 3), "feature near")
+    weak = conclusions.recovery(ranking.rank([near._replace(p=0.5)], LIMITS), truth)
+    assert not weak.written
+    assert weak.rank == 1
+    nothing = conclusions.recovery(ranking.rank([wrong_way], LIMITS), truth)
+    assert (nothing.written, nothing.rank, nothing.average_precision) == (False, 0, 0.0)
+    assert nothing.cosine == pytest.approx(0.0995, abs=1e-3)
+
+
+def test_recovery_names_what_stands_and_counts_what_points_elsewhere():
+    truth = np.array([0.0, 1.0])
+    # The first points along the truth but is listed again, better, by the second; the third is another direction.
+    repeated = offer(id="again", effect=0.95, held_out=0.5, direction=(0.3, 0.9), kind="direction")
+    best = offer(id="itself", effect=0.9, held_out=0.9, direction=(0.0, 1.0), kind="direction")
+    other = offer(id="other", effect=0.8, held_out=0.8, direction=(1.0, 0.1), kind="direction")
+    ranked = ranking.rank([repeated, best, other], LIMITS)
+    places = {candidate.offer.id: place for place, candidate in enumerate(ranked.candidates, 1)}
+    for candidates in (ranked.candidates, ranked.candidates[::-1]):
+        found = conclusions.recovery(dataclasses.replace(ranked, candidates=candidates), truth)
+        assert (found.name, found.cosine, found.elsewhere) == ("direction itself", pytest.approx(1.0), 1)
+    assert conclusions.recovery(ranked, truth).rank == places["itself"]
+    said = conclusions.answer("planted", "linear_map", ranked, conclusions.Yardstick("planted", found, []))
+    assert said.text.endswith("; 1 other finding with |cos| below 0.7")
+
+
+def test_silence_is_an_answer_only_where_the_plant_was_found():
+    silent = ranking.rank([], LIMITS)
+    seen = conclusions.Recovery(True, 1, 0.99, 1.0, 4, "feature 1", 0)
+    missed = dataclasses.replace(seen, written=False, rank=0)
+
+    def status(yardstick):
+        return conclusions.answer("compared", "pairing", silent, yardstick)
+
+    assert status(conclusions.Yardstick("planted", seen, [])).status == "none"
+    assert status(conclusions.Yardstick("planted", missed, [])).text.endswith("not enough training to tell")
+    assert status(conclusions.Yardstick("planted", seen, ["pairing.cut"])).status == "unclear"
+    assert "pairing.cut" in status(conclusions.Yardstick("planted", seen, ["pairing.cut"])).text
+    assert status(None).status == "unclear"
+
+
+def test_columns_of_the_table(study):
+    text = Path(study["findings"]).with_suffix(".tsv").read_text(encoding="utf-8")
+    header, *lines = text.splitlines()
+    assert header.split("\t") == list(stage.COLUMNS)
+    assert all(len(line.split("\t")) == len(stage.COLUMNS) for line in lines)
+    assert len(lines) == len(stage.read(study["findings"]).table["pair"])
+
+
+def test_what_was_steered_has_its_effect(study):
+    """`causal` is of the direction of that name, side and pair, and of nothing else."""
+    table = stage.read(study["findings"]).table
+    steered = [
+        (pair, method, side, name) in {(p, "linear_map", "B", "unexplained 1") for p in ("tuned", "planted")}
+        for pair, method, side, name in zip(table["pair"], table["method"], table["side"], table["id"], strict=True)
+    ]
+    assert any(steered)
+    np.testing.assert_array_equal(table["causal"][steered], 3.0)
+    assert np.isnan(table["causal"][~np.array(steered)]).all()
+
+
+def test_planted_direction_is_recovered_by_every_method(study):
+    answers = {a["method"]: a for a in stage.read(study["findings"]).answers if a["pair"] == "planted"}
+    assert set(answers) == set(stage.OFFERS) - {"template"}  # that one plants its own
+    for method, answer in answers.items():
+        assert answer["status"] == "recovered", (method, answer["text"])
+        assert answer["recovery"]["cosine"] >= 0.9
+
+
+def test_differences_of_the_tuned_pair_are_found_on_their_side(study):
+    found = stage.read(study["findings"])
+    table = found.table
+    mine = [i for i in range(len(table["pair"])) if table["pair"][i] == "tuned"]
+    assert {table["method"][i] for i in mine} >= {"linear_map", "pairing"}
+    assert (table["q"][mine] <= 0.05).all()
+    effect = table["effect"][mine]
+    assert ((effect > 0) == (table["side"][mine] == "B")).all()
+    assert (np.abs(table["held_out"][mine]) >= 0.5 * np.abs(effect)).all()
+    assert (np.diff(table["weakest"]) <= 0).all()
+
+
+def test_control_and_floor_find_nothing(study):
+    found = stage.read(study["findings"])
+    assert found.control_holds is True
+    assert not set(found.table["pair"]) & {"control", "floor"}
+    assert {a["status"] for a in found.answers if a["pair"] in ("control", "floor")} == {"as_it_must"}
+    clauses = {clause["name"]: clause["holds"] for clause in found.controls[0]["clauses"]}
+    assert clauses["the best map is the identity, and exact"] is True
+    assert clauses["no eligible feature is unmatched"] is True
+    assert clauses["every template p is 1"] is True
+    assert clauses["no finding"] is True
+
+
+def test_a_broken_control_fails_its_clauses(study, tmp_path):
+    """The tuned pair passed off as a control: other activations on both sides."""
+    pair = {**copy.deepcopy(study["pairs"][0]), "role": "control", "name": "control"}
+    stage.collect([pair], tmp_path / "f.h5", tmp_path / "f.tsv", spec={})
+    found = stage.read(tmp_path / "f.h5")
+    assert found.control_holds is False
+    broken = [clause["name"] for clause in found.controls[0]["clauses"] if clause["holds"] is False]
+    assert "the best map is the identity, and exact" in broken
+    assert "no eligible feature is unmatched" in broken
+    assert "every template p is 1" in broken
+    assert "no finding" in broken
+
+
+def test_a_plant_with_other_settings_does_not_speak(study, tmp_path):
+    pairs = copy.deepcopy(study["pairs"][:2])
+    changed = tmp_path / "linear_map.h5"
+    shutil.copy(pairs[1]["files"]["linear_map"], changed)
+    with h5py.File(changed, "r+") as file:
+        file.attrs["spec"] = artifacts.canonical_json(
+            {"settings": {"shrink_to": "zero"}, "reads": {"corpus": "addresses"}}
+        )
+    pairs[1]["files"]["linear_map"] = str(changed)
+    stage.collect(pairs, tmp_path / "f.h5", tmp_path / "f.tsv", spec={}, min_effect=dict.fromkeys(stage.METHODS, 99.0))
+    answers = {(a["pair"], a["method"]): a for a in stage.read(tmp_path / "f.h5").answers}
+    assert "linear_map.shrink_to" in answers["tuned", "linear_map"]["text"]
+    assert answers["tuned", "linear_map"]["status"] == "unclear"
+
+
+def test_an_unreachable_threshold_misses_the_plant_and_says_so(study, tmp_path):
+    stage.collect(
+        study["pairs"], tmp_path / "f.h5", tmp_path / "f.tsv", spec={}, min_effect=dict.fromkeys(stage.METHODS, 99.0)
+    )
+    answers = {(a["pair"], a["method"]): a for a in stage.read(tmp_path / "f.h5").answers}
+    assert answers["planted", "pairing"]["status"] == "missed"
+    assert answers["tuned", "pairing"]["status"] == "unclear"
+    assert (tmp_path / "f.tsv").read_text() == "\t".join(stage.COLUMNS) + "\n"
+
+
+def test_the_same_inputs_give_the_same_bytes(study, tmp_path):
+    for name in ("one", "two"):
+        stage.collect(study["pairs"], tmp_path / f"{name}.h5", tmp_path / f"{name}.tsv", spec=small_study.SPEC)
+    assert (tmp_path / "one.tsv").read_bytes() == (tmp_path / "two.tsv").read_bytes()
+    assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "two.h5").read_bytes()
+
+
+def only_map(tmp_path, role, made, x_B=None):
+    """A pair with nothing but a linear map."""
+    x_B = made.x_B if x_B is None else x_B
+    small_study.write_tokens(tmp_path / "tokens.h5", made.document)
+    both = rows.in_memory([made.x_A, x_B], made.document, fold=made.document % 5, source=made.document % 2)
+    linear_map.fit(both, tmp_path / "map.h5", spec={}, directions=3, contexts=5, bootstrap=50)
+    tokens = str(tmp_path / "tokens.h5")
+    files = {"linear_map": str(tmp_path / "map.h5"), "tokens_a": tokens, "tokens_b": tokens, "crosscoders": []}
+    names = {"name": role, "role": role, "a": "base", "b": "other", "corpus": "addresses"}
+    return {**names, "site_a": "middle", "site_b": "middle", "files": files}
+
+
+def collected(tmp_path, pair):
+    stage.collect([pair], tmp_path / "f.h5", tmp_path / "f.tsv", spec={})
+    return stage.read(tmp_path / "f.h5")
+
+
+def test_a_control_whose_rows_are_shifted_by_one_fails(tmp_path):
+    same = planted.identical_pair(3, **small_study.PLANT)
+    assert collected(tmp_path, only_map(tmp_path, "control", same)).control_holds is True
+    shifted = collected(tmp_path, only_map(tmp_path, "control", same, np.roll(same.x_A, 1, axis=0)))
+    assert shifted.control_holds is False
+    assert shifted.controls[0]["clauses"][0]["holds"] is False
+
+
+def test_unequal_widths_are_said_to_be_untested(tmp_path):
+    made = planted.make_pair(1, labels={"only_B": 1}, **{**small_study.PLANT, "d_B": 20, "same_map": False})
+    found = collected(tmp_path, only_map(tmp_path, "compared", made))
+    assert [(a["status"], a["text"]) for a in found.answers] == [
+        ("untested", "nothing can be said: no candidate could be tested")
+    ]
+
+
+def test_no_finding_on_pairs_that_differ_in_noise_only(tmp_path):
+    """Two models with the same features and map and independent noise."""
+    for seed in range(4):
+        made = planted.make_pair(seed, **small_study.PLANT, noise=0.2)
+        found = collected(tmp_path, only_map(tmp_path, "compared", made))
+        assert len(found.table["pair"]) == 0, seed
+
+
+def test_latent_scaling_bars_what_the_other_model_has(study, tmp_path):
+    files = copy.deepcopy(study["pairs"][1]["files"])
+    changed = tmp_path / "latents.h5"
+    shutil.copy(files["crosscoders"][0]["latents"], changed)
+    files["crosscoders"][0]["latents"] = str(changed)
+    offers = ranking.crosscoder_offers(files)
+    latent = next(offer for offer in offers if offer.side == "B")
+    assert latent.barred == ""
+    assert latent.seeds == "1/1"
+    assert latent.effect > 0.5
+    with h5py.File(changed, "r+") as file:
+        file["nu/err"][int(latent.id), 1, 0] = 0.4
+    barred = next(offer for offer in ranking.crosscoder_offers(files) if offer.id == latent.id)
+    assert barred.barred == "latent scaling: nu_err 0.40, the other model has it too"
+    assert not ranking.rank([barred], LIMITS).candidates[0].stands
+
+
+def test_seeds_count_the_runs_that_have_a_latent_too(study, tmp_path):
+    run, other = (study["pairs"][place]["files"]["crosscoders"][0] for place in (1, 2))
+    for second, counted in ((run, "2/2"), (other, "1/2")):
+        path = tmp_path / f"{counted[0]}.h5"
+        seeds.compare([run["weights"], second["weights"]], path, spec={}, seeds=[0, 1], exclusive=0.1)
+        runs = [{**run, "seeds": str(path)}, {**second, "seed": 1, "seeds": str(path)}]
+        assert {offer.seeds for offer in ranking.crosscoder_offers({"crosscoders": runs})} == {counted}
+
+
+def test_findings_under_a_caveat_are_counted_in_words():
+    loud = ranking.rank([offer(id="1"), offer(id="2", caveat="domain shift")], LIMITS)
+    assert len(loud.findings) == 2
+    said = conclusions.answer("compared", "template", loud, None, ("base", "tuned")).text
+    assert said == "2 findings: 2 that tuned has or has more of, 0 of base; 1 of them marked domain shift"
+    calm = ranking.rank([offer(id="1"), offer(id="2")], LIMITS)
+    assert "marked" not in conclusions.answer("compared", "template", calm, None, ("base", "tuned")).text

@@ -1,0 +1,438 @@
+import numpy as np
+import pytest
+from scipy import linalg
+from sklearn.linear_model import Ridge
+
+from diptych.activations import rows
+from diptych.affine_maps import affine, fitted, moments
+from diptych.linear_map import ladder, residuals
+from diptych.linear_map import stage as linear_map
+from diptych.oracle import planted
+from diptych.runtime.errors import DiptychError
+from diptych.storage import artifacts
+
+
+def random_moments(seed=0, n=300, d_A=6, d_B=6, spread=1.0):
+    rng = np.random.default_rng(seed)
+    x = (rng.normal(size=(n, d_A)) * np.logspace(0, -spread, d_A)) @ rng.normal(size=(d_A, d_A))
+    y = x @ rng.normal(size=(d_A, d_B)) + 0.3 * rng.normal(size=(n, d_B)) + 2.0
+    pair = rows.in_memory([x.astype(np.float32), y.astype(np.float32)], np.arange(n) // 10)
+    return pair, moments.accumulate(pair, shuffled=False)
+
+
+def climb(pair, **settings):
+    steps = ladder.Ladder(moments.accumulate(pair.rows()), **settings)
+    rungs = {rung.name: rung for rung in steps.climb()}
+    return steps, rungs, steps.best(list(rungs.values()))
+
+
+def centred(pair, training, select):
+    x, y = (side.values.astype(np.float64)[select] for side in pair.sides)
+    return x - training.mean_A, y - training.mean_B
+
+
+# --- maps ----------------------------------------------------------------------------------------------------------
+
+
+def test_held_out_error_equals_direct_evaluation():
+    pair, folds = random_moments()
+    training = folds.training(2)
+    slope = np.random.default_rng(1).normal(size=(6, 6))
+    z, y = centred(pair, training, pair.fold == 2)
+    found = affine.squared_error(slope, folds.fold(2).about(training))
+    np.testing.assert_allclose(found, np.sum((y - z @ slope) ** 2, axis=0), rtol=1e-5)
+
+
+def test_ridge_equals_a_direct_solve():
+    pair, folds = random_moments(spread=0.3)
+    m = folds.training(0)
+    steps = ladder.Ladder(folds)
+    z, y = centred(pair, m, pair.fold != 0)
+    penalty = 0.01 * np.trace(m.C_AA) / 6
+    direct = Ridge(alpha=penalty, fit_intercept=False, solver="cholesky").fit(z, y).coef_.T
+    np.testing.assert_allclose(steps.slope("ridge_zero", ladder.Choice(0.01, 0), (0,)), direct, atol=1e-5)
+    # shrinking to the identity is shrinking what is left after the identity to zero
+    left = Ridge(alpha=penalty, fit_intercept=False, solver="cholesky").fit(z, y - z).coef_.T
+    np.testing.assert_allclose(steps.slope("ridge", ladder.Choice(0.01, 0), (0,)), np.eye(6) + left, atol=1e-5)
+
+
+@pytest.mark.parametrize(("d_A", "d_B"), [(6, 6), (7, 4), (4, 7)])
+def test_penalty_path_equals_refitting_each_penalty(d_A, d_B):
+    _, folds = random_moments(d_A=d_A, d_B=d_B)
+    steps = ladder.Ladder(folds)
+    held = folds.fold(1).about(folds.training(0, 1))
+    for name in ("ridge", "ridge_zero"):
+        path = steps._path(name, (0, 1)).errors(ladder.ALPHAS, held)
+        refitted = [
+            affine.squared_error(steps.slope(name, ladder.Choice(a, 0), (0, 1)), held).sum() for a in ladder.ALPHAS
+        ]
+        np.testing.assert_allclose(path, refitted, rtol=1e-8)
+
+
+def test_rank_path_equals_refitting_each_rank():
+    _, folds = random_moments(d_A=7, d_B=5)
+    steps = ladder.Ladder(folds)
+    training = folds.training(0, 1)
+    held = folds.fold(1).about(training)
+    slope = steps.slope("ridge", ladder.Choice(1e-3, 0), (0, 1))
+    basis = affine.rank_basis(slope, training.C_AA, 1e-3 * np.trace(training.C_AA) / 7)
+    path = affine.rank_errors(slope, basis, held)
+    for rank in range(1, 6):
+        reduced = steps.slope("reduced_rank", ladder.Choice(1e-3, rank), (0, 1))
+        assert np.linalg.matrix_rank(reduced, tol=1e-9) == rank
+        assert path[rank - 1] == pytest.approx(affine.squared_error(reduced, held).sum(), rel=1e-8)
+
+
+def brute_force_procrustes(m, starts=3, steps=1500):
+    """Riemannian gradient descent with a backtracking step from random starts."""
+    best, rng = np.inf, np.random.default_rng(0)
+    scatter = m.about(m)
+
+    def loss(q):
+        return affine.squared_error(affine._procrustes_scale(q, m) * q, scatter).sum()
+
+    for _ in range(starts):
+        q, rate = np.linalg.qr(rng.normal(size=m.C_AB.shape))[0], 1.0 / np.trace(m.C_AA)
+        for _ in range(steps):
+            s = affine._procrustes_scale(q, m)
+            gradient = s * m.C_AA @ q * s - s * m.C_AB
+            new = linalg.polar(q - rate * gradient)[0]
+            if loss(new) < loss(q):
+                q, rate = new, rate * 1.2
+            elif rate < 1e-12:
+                break
+            else:
+                rate /= 2
+        best = min(best, loss(q))
+    return best
+
+
+def test_procrustes_narrowing_equals_brute_force():
+    _, folds = random_moments(d_A=5, d_B=3, spread=0.7)
+    m = folds.total
+    slope = affine.procrustes(m, tolerance=1e-9)
+    gram = slope.T @ slope
+    np.testing.assert_allclose(gram, gram[0, 0] * np.eye(3), atol=1e-10)
+    found = affine.squared_error(slope, m.about(m)).sum()
+    assert found <= brute_force_procrustes(m) * (1 + 1e-5)
+    polar = linalg.polar(m.C_AB)[0]
+    naive = affine.squared_error(affine._procrustes_scale(polar, m) * polar, m.about(m)).sum()
+    assert found < 0.9 * naive
+
+
+def test_procrustes_widening_equals_brute_force():
+    _, folds = random_moments(d_A=3, d_B=5)
+    m = folds.total
+    slope = affine.procrustes(m)
+    gram = slope @ slope.T
+    np.testing.assert_allclose(gram, gram[0, 0] * np.eye(3), atol=1e-10)
+    found = affine.squared_error(slope, m.about(m)).sum()
+    rng = np.random.default_rng(0)
+    for _ in range(50):  # moves along the manifold from the solution never help
+        turned = np.linalg.qr(slope.T + 0.02 * np.linalg.norm(slope) * rng.normal(size=(5, 3)))[0].T
+        turned *= np.sign(np.sum(turned * slope, axis=1, keepdims=True))
+        assert affine.squared_error(affine._procrustes_scale(turned, m) * turned, m.about(m)).sum() >= found
+
+
+# --- the ladder ------------------------------------------------------------------------------------------------------
+
+
+def test_rotation_is_recovered():
+    pair = planted.make_pair(0, noise=0.0, n_documents=60)
+    steps, rungs, best = climb(pair)
+    assert best.name == "procrustes"
+    assert rungs["procrustes"].pooled == pytest.approx(1.0, abs=1e-6)
+    truth = np.linalg.lstsq(pair.directions_A, pair.directions_B, rcond=None)[0]
+    np.testing.assert_allclose(steps.slope("procrustes", best.choice, (0,)), truth, atol=1e-6)
+    assert abs(steps.shuffled_r2()) < 0.01
+    assert rungs["scale"].pooled < 0.1
+
+
+def test_identical_is_identity():
+    _, rungs, best = climb(planted.identical_pair(0, n_documents=50))
+    assert best.name == "identity"
+    assert abs(1 - best.pooled) <= 1e-6
+    assert abs(1 - best.median_coordinate) <= 1e-6
+    assert not any(rung.alpha_at_edge for rung in rungs.values())
+
+
+def test_scale_low_rank_and_general_maps_get_their_rung():
+    rng = np.random.default_rng(0)
+    base = planted.make_pair(0, d_A=16, d_B=16, n_features=30, n_documents=100)
+    noise = 0.05 * base.x_A.std() * rng.normal(size=base.x_A.shape)
+
+    def best_of(slope):
+        pair = rows.in_memory([base.x_A, (base.x_A @ slope + noise).astype(np.float32)], base.document)
+        steps = ladder.Ladder(moments.accumulate(pair, shuffled=False))
+        return steps.best(steps.climb())
+
+    assert best_of(np.eye(16)).name == "identity"
+    assert best_of(1.5 * np.eye(16)).name == "scale"
+    low = best_of(rng.normal(size=(16, 4)) @ rng.normal(size=(4, 16)))
+    assert (low.name, low.choice.rank) == ("reduced_rank", 4)
+    stretch = np.linalg.qr(rng.normal(size=(16, 16)))[0] * np.linspace(1, 3, 16)
+    assert best_of(stretch).name == "ridge"
+
+
+def test_the_simplest_within_one_error_of_the_paired_difference():
+    folds = np.array([0.1, 0.5, 0.9, 0.3])
+    better = np.array([[0.0] * 4, [0.05, 0.06, 0.04, 0.05]])
+    assert ladder.simplest(folds + better) == 1  # folds differ by .35, the maps by .05 +- .004
+    assert ladder.simplest(folds + np.array([[0.0] * 4, [0.05, -0.06, 0.04, -0.01]])) == 0
+    assert ladder.simplest(folds + np.array([[0.0] * 4, [1e-7] * 4])) == 0
+
+
+def test_edge_of_the_grid_is_said():
+    _, rungs, _ = climb(planted.make_pair(0, n_documents=50), alphas=(1.0, 10.0))
+    assert rungs["ridge_zero"].alpha_at_edge
+    assert not climb(planted.make_pair(0, n_documents=50))[1]["ridge"].alpha_at_edge
+
+
+def test_in_sample_figures_are_those_of_the_training_rows():
+    pair, folds = random_moments()
+    steps = ladder.Ladder(folds)
+    rung = steps.rung("scale")
+    training = folds.training(0)
+    z, y = centred(pair, training, pair.fold != 0)
+    slope = steps.slope("scale", rung.choice, (0,))
+    assert rung.in_sample_mse == pytest.approx(np.mean((z @ slope - y) ** 2), rel=1e-5)
+    assert rung.in_sample_frobenius == pytest.approx(np.linalg.norm(z @ slope - y), rel=1e-5)
+    assert rung.slope_frobenius == pytest.approx(np.linalg.norm(slope))
+
+
+def test_too_few_folds_and_constant_rows_are_errors():
+    pair = planted.make_pair(0, n_documents=4, d_A=4, d_B=4, n_features=6)
+    with pytest.raises(DiptychError, match="needs fold 0 and two others"):
+        ladder.Ladder(moments.accumulate(pair.rows(n_folds=2)))
+    still = rows.in_memory([pair.x_A, np.ones_like(pair.x_B)], pair.document)
+    with pytest.raises(DiptychError, match="of B do not vary"):
+        ladder.Ladder(moments.accumulate(still))
+
+
+# --- where the map fails ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def failed():
+    """One feature only in B and one only in A."""
+    labels = {"only_B": 1, "only_A": 1}
+    return planted.make_pair(5, labels=labels, d_A=20, d_B=20, n_features=20, n_documents=80, tokens_per_document=30)
+
+
+def fail(pair, direction="forward", count=4, **settings):
+    both = pair.rows()
+    folds = moments.accumulate(both, shuffled=False)
+    if direction == "backward":
+        both, folds = linear_map._exchanged(both, "backward"), folds.reversed()
+    result = linear_map.climb(folds, "simple", ladder.ALPHAS)
+    failure = linear_map._failure(both, result, count, 5, seed=0)
+    for fold in folds.ids:
+        for block in both.blocks(256, select=both.fold == fold):
+            failure.add(fold, *block.x, block.row)
+    failure.finish()
+    return both, result, failure, failure.scores(bootstrap=100, seed=0)
+
+
+def test_error_scatter_equals_the_rows_own(failed):
+    pair, result, failure, _ = fail(failed)
+    linear = residuals.fold_maps(result.steps, result.best)[3]
+    mine = pair.fold == 3
+    e = pair.sides[1].values[mine] - linear.predict(pair.sides[0].values[mine])
+    held = result.steps.folds.fold(3).about(result.steps.folds.training(0, 3))
+    np.testing.assert_allclose(residuals.error_scatter(linear.slope, held), e.T @ e, atol=1e-3)
+    total = np.mean(np.sum((pair.sides[1].values - pair.sides[1].values.mean(0)) ** 2, axis=1))
+    np.testing.assert_allclose(failure.energy[mine], np.sum(e**2, axis=1) / total, rtol=0.01)
+
+
+def test_no_map_and_no_direction_saw_the_test_fold(failed):
+    pair, result, _, _ = fail(failed)
+    changed = rows.in_memory([side.values.copy() for side in pair.sides], pair.document)
+    changed.sides[1].values[pair.fold == 0] *= -3
+    steps = ladder.Ladder(moments.accumulate(changed, shuffled=False))
+    before = residuals.fold_maps(result.steps, result.best)
+    after = residuals.fold_maps(steps, result.best)
+    for fold in (0, 1, 4):
+        np.testing.assert_allclose(after[fold].slope, before[fold].slope, atol=1e-4)
+    first, second = (residuals.directions(folds, before, 2) for folds in (result.steps.folds, steps.folds))
+    np.testing.assert_allclose(second.unexplained_spectrum, first.unexplained_spectrum, atol=1e-4)
+    np.testing.assert_allclose(second.pca_spectrum, first.pca_spectrum, atol=1e-4)
+
+
+@pytest.mark.parametrize(("direction", "side"), [("forward", "B"), ("backward", "A")])
+def test_a_planted_direction_is_found_and_significant(failed, direction, side):
+    _, _, failure, scores = fail(failed, direction)
+    cosine = np.abs(failure.found.patterns @ failed.truths(side)[0])
+    for kind in (0, 1):
+        mine = np.flatnonzero(failure.found.kind == kind)
+        assert cosine[mine].max() >= 0.9
+        found = mine[np.argmax(cosine[mine])]
+        assert scores.p[found] < 0.01
+        assert scores.excess[found, 1] > 0.5 * scores.excess[found, 0] > 0
+        assert scores.unexplained_bounds[found, 0] < scores.unexplained[found, 1] < scores.unexplained_bounds[found, 1]
+    other = planted.average_precision(list(failure.found.patterns[:4]), [side] * 4, failed, of=(side,))
+    assert other >= 0.5
+
+
+def test_random_directions_have_the_residuals_covariance():
+    """Drawn with the variances of the residual along its principal directions, unit length, the same for one seed."""
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(400, 400)))[0]
+    variance = np.zeros(400)
+    variance[:20] = 1.0
+    drawn = residuals._drawn(variance, basis, 0)
+    np.testing.assert_allclose(np.linalg.norm(drawn, axis=1), 1.0)
+    np.testing.assert_allclose(drawn @ basis[:, 20:], 0.0, atol=1e-9)
+    assert np.linalg.matrix_rank(drawn) == 20
+    np.testing.assert_array_equal(drawn, residuals._drawn(variance, basis, 0))
+    assert (residuals._drawn(np.zeros(400), basis, 0) == 0).all()
+
+
+def test_top_rows_are_where_the_feature_fires(failed):
+    pair, _, failure, _ = fail(failed)
+    cosine = failure.found.patterns @ failed.truths("B")[0]
+    found = int(np.argmax(np.abs(cosine)))
+    top, score = failure.top_rows[found], failure.top_scores[found]
+    assert (pair.fold[top[0]] != 0).all()
+    assert (pair.fold[top[1]] == 0).all()
+    end = 0 if cosine[found] > 0 else 1
+    assert (failed.codes_B[top[:, end], failed.features("only_B")[0]] > 0).all()
+    assert (score[:, 0] > 0).all()
+    assert (score[:, 1] < 0).all()
+    assert (np.diff(np.abs(score), axis=-1) <= 0).all()
+
+
+def test_excess_changes_sign_when_labels_are_swapped(failed):
+    """The statistic of a document is exactly minus itself with the two models' aligned rows exchanged."""
+    rng = np.random.default_rng(0)
+    d, q = 5, np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    linear = affine.LinearMap(rng.normal(size=(d, d)), np.zeros(d), np.zeros(d))
+    h = rng.normal(size=(3, d))
+    found = residuals.Directions(np.zeros(3, np.int8), h, h, np.zeros(d), np.zeros(d), np.zeros((0, d)))
+    reader = residuals._Reader(linear, found, 1.7 * q)
+    x_A, x_B = (rng.normal(size=(40, d)).astype(np.float32) for _ in range(2))
+    straight = reader.read(x_A, x_B).parts
+    swapped = reader.read((x_B @ q.T / 1.7).astype(np.float32), (1.7 * x_A @ q).astype(np.float32)).parts
+    np.testing.assert_allclose(swapped[3], -straight[3], atol=1e-4)
+    np.testing.assert_allclose(swapped[2], straight[2], rtol=1e-4)
+
+
+def test_surplus_of_a_pattern_is_what_it_shows_of_the_direction_that_b_adds():
+    """With B = A + c v and the identity as map: cos^2 of the variance of c."""
+    rng = np.random.default_rng(0)
+    n, d = 20_000, 6
+    v, w = np.eye(d)[:2]
+    x_A = rng.normal(size=(n, d)).astype(np.float32)
+    x_B = (x_A + 3 * rng.normal(size=(n, 1)) * v).astype(np.float32)
+    pair = rows.in_memory([x_A, x_B], np.arange(n) // 20)
+    h = np.stack([v, 0.6 * v + 0.8 * w, w])
+    found = residuals.Directions(np.zeros(3, np.int8), h, h, np.zeros(d), np.zeros(d), np.zeros((0, d)))
+    maps = {k: affine.LinearMap(np.eye(d), np.zeros(d), np.zeros(d)) for k in range(5)}
+    failure = residuals.Failure(pair, maps, found, np.eye(d), contexts=2)
+    for fold in range(5):
+        for block in pair.blocks(4096, select=pair.fold == fold):
+            failure.add(fold, *block.x, block.row)
+    failure.finish()
+    surplus = failure.scores(bootstrap=20, seed=0).surplus
+    np.testing.assert_allclose(surplus, [9.0, 9.0 * 0.36, 0.0], atol=0.3)
+
+
+def test_noise_pairs_have_no_significant_direction_beyond_the_nominal_rate():
+    p, excess = [], []
+    for seed in range(16):
+        pair = planted.noise_pair(
+            seed, n_documents=60, tokens_per_document=15, d_A=12, d_B=12, n_features=18, noise=0.3
+        )
+        scores = fail(pair)[3]
+        p.append(scores.p)
+        excess.append(scores.excess[:, 1])
+    assert np.mean(np.array(p) < 0.05) < 0.12  # 128 p-values, nominal .05
+    assert abs(np.mean(excess)) < 0.01
+
+
+def test_alignment_is_undone_by_the_way_back(failed):
+    m = moments.accumulate(failed.rows(), shuffled=False).total
+    np.testing.assert_allclose(residuals.alignment(m) @ residuals.alignment(m.reversed()), np.eye(20), atol=1e-8)
+
+
+# --- the stage -------------------------------------------------------------------------------------------------------
+
+
+def stage(pair, path, **settings):
+    linear_map.fit(pair.rows(), path, spec={"pair": "p"}, directions=4, contexts=3, bootstrap=50, **settings)
+    return artifacts.read(path, "linear_map")
+
+
+def test_stage_on_the_identical_pair(tmp_path):
+    with stage(planted.identical_pair(0, n_documents=40), tmp_path / "map.h5") as file:
+        verdicts = artifacts.read_json(file, "verdicts")
+        for name in fitted.DIRECTIONS:
+            assert verdicts[name]["best"] == "identity"
+            assert abs(1 - verdicts[name]["r2"]) <= 1e-6
+            assert verdicts[name]["words"] == []
+            assert (file[f"{name}/energy"][:] == 0).all()
+            assert len(file[f"{name}/directions/pattern"]) == 0
+            np.testing.assert_array_equal(file[f"{name}/best/slope"][:], np.eye(32))
+
+
+def test_stage_on_unequal_widths(tmp_path):
+    pair = planted.make_pair(2, d_A=18, d_B=12, n_features=20, n_documents=60, labels={"only_B": 1})
+    with stage(pair, tmp_path / "map.h5") as file:
+        table = artifacts.read_table(file, "forward/ladder")
+        assert list(table["rung"]) == ["procrustes", "reduced_rank", "ridge", "ridge_zero"]
+        assert table["is_best"].sum() == 1
+        forward, back = fitted.load(file, "forward"), fitted.load(file, "backward", "ridge")
+        assert (forward.slope.shape, back.slope.shape) == ((18, 12), (12, 18))
+        test = pair.rows().fold == 0
+        error = np.sum((forward.predict(pair.x_A[test]) - pair.x_B[test]) ** 2)
+        total = np.sum((pair.x_B[test] - file["forward/mean_out"][:]) ** 2)
+        assert 1 - error / total == pytest.approx(table["r2_test_fold"][table["is_best"]][0], abs=1e-5)
+        np.testing.assert_allclose(forward.intercept, file["forward/best/intercept"][:], atol=1e-5)
+        assert np.isnan(file["forward/directions/p"][:]).all()
+        assert "unequal widths" in file["forward/directions/p"].attrs["nan"]
+        assert np.isfinite(file["forward/directions/unexplained_bounds"][:]).all()
+        assert file["forward/energy"][:].mean() == pytest.approx(1 - table["r2"][table["is_best"]][0], abs=0.01)
+        by_position = artifacts.read_table(file, "forward/energy_by_position")
+        assert by_position["rows"].sum() == len(pair.document)
+
+
+def test_stage_gives_the_same_bytes_twice(tmp_path, failed):
+    for name in ("one.h5", "two.h5"):
+        stage(failed, tmp_path / name).close()
+    assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "two.h5").read_bytes()
+
+
+def test_few_rows_are_flagged():
+    pair = planted.make_pair(0, n_documents=10, tokens_per_document=20)
+    result = linear_map.climb(moments.accumulate(pair.rows()), "simple", ladder.ALPHAS)
+    verdict = linear_map.verdicts(result)
+    assert verdict["underdetermined"]
+    assert "160 training rows are fewer than 10 for each of 32" in verdict["words"][0]
+    many = linear_map.climb(moments.accumulate(planted.make_pair(0).rows()), "simple", ladder.ALPHAS)
+    assert not linear_map.verdicts(many)["underdetermined"]
+
+
+def test_fewer_rows_than_dimensions_are_flagged_and_still_answered():
+    """n < d: A's covariance has no full rank, which is said; the best map is one that such few rows can bear."""
+    pair = planted.make_pair(0, n_documents=10, tokens_per_document=3, same_map=True, noise=0.1)
+    result = linear_map.climb(moments.accumulate(pair.rows()), "simple", ladder.ALPHAS)
+    verdict = linear_map.verdicts(result)
+    assert verdict["n_train"] == 24 < result.steps.d_A == 32
+    assert verdict["underdetermined"]
+    assert verdict["numerical_rank"] < 24
+    assert all(np.isfinite(rung.r2).all() for rung in result.rungs)
+    assert result.best.name in ("identity", "scale")
+
+
+def test_identity_beating_the_textbook_map_is_said():
+    pair = planted.make_pair(0, n_documents=12, tokens_per_document=8, same_map=True, noise=0.2)
+    verdict = linear_map.verdicts(linear_map.climb(moments.accumulate(pair.rows()), "simple", ladder.ALPHAS))
+    assert verdict["identity_beats_textbook"]
+    assert any("identity is better" in sentence for sentence in verdict["words"])
+
+
+def test_independent_models_have_no_map():
+    a, b = (planted.make_pair(seed, n_documents=60) for seed in (0, 1))
+    unrelated = rows.in_memory([a.x_A, b.x_B], a.document)
+    verdict = linear_map.verdicts(linear_map.climb(moments.accumulate(unrelated), "zero", ladder.ALPHAS))
+    assert verdict["r2"] < 0.01
+    assert any("no map" in sentence for sentence in verdict["words"])

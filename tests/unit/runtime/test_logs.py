@@ -1,0 +1,31 @@
+import logging
+import sys
+
+import pytest
+
+from diptych.runtime import logs
+from diptych.runtime.errors import DiptychError
+
+
+@pytest.fixture
+def outer():
+    """What a job sets for its whole process, put back."""
+    root, hook = logging.getLogger(), sys.excepthook
+    handlers, level = root.handlers[:], root.level
+    root.handlers = []  # they would be closed
+    yield
+    for handler in root.handlers:
+        handler.close()
+    root.handlers, sys.excepthook = handlers, hook
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+def test_another_installed_diptych_is_one_line_in_the_log(tmp_path, outer):
+    log = tmp_path / "logs" / "job.log"
+    with pytest.raises(DiptychError, match="uninstall the other diptych") as error:
+        logs.start(str(log), str(tmp_path / "workflow" / "scripts" / "rule.py"))
+    sys.excepthook(error.type, error.value, error.tb)
+    assert "Traceback" not in log.read_text()
+    assert len(log.read_text().splitlines()) == 1
+    assert "ERROR diptych is imported from" in log.read_text()

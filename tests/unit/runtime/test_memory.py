@@ -1,0 +1,56 @@
+"""Memory of a dump and of reading it back does not grow with the number of tokens."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diptych.text import corpora, tokens
+from tiny_models import make_model, make_texts
+
+LIBRARY = Path(__file__).parents[3] / "workflow"
+CODE = """
+import resource, sys
+import numpy as np, torch
+from diptych import activations, rows
+torch.set_num_threads(1)
+model, tokens, out = sys.argv[1:]
+SITES = [f"blocks.{block}.hook_resid_{end}" for block in range(3) for end in ("pre", "post")]
+activations.dump(model, tokens, out, spec={}, sites=SITES, dtype="float32", store="float32",
+                 batch_tokens=1024)
+side = rows.StoredSide([out], SITES[-1])
+n = side._datasets[0].shape[0]
+for start in range(0, n, 1024):
+    side.take(np.arange(start, min(n, start + 1024)))
+print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("memory")
+    folder = make_texts(place / "texts", "old", 40, repeats=90)
+    corpora.fetch(place / "corpus", spec={}, sources={"old": {"kind": "local", "paths": [str(folder / "*.txt")]}})
+    make_model(place / "model")
+    return place
+
+
+def peak(place: Path, budget: int) -> tuple[int, int]:
+    """Rows written and the peak of resident memory of a process of its own that writes and reads them."""
+    path = place / f"{budget}.h5"
+    tokens.prepare(place / "corpus", place / "model", path, spec={}, tokens=budget, sequence_length=64)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(place / "model"), str(path), str(place / f"rows-{budget}.h5")],
+        env={"PYTHONPATH": str(LIBRARY), "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    n, bytes_ = map(int, done.stdout.split())
+    return n, bytes_
+
+
+def test_peak_memory_is_flat(place: Path) -> None:
+    small, large = peak(place, 16_000), peak(place, 90_000)
+    assert (small[0], large[0]) == (16_000, 90_000)
+    written = (large[0] - small[0]) * 6 * 32 * 4
+    assert large[1] - small[1] < 0.15 * written, "a dump that held its rows would grow by all that it writes"

@@ -1,0 +1,280 @@
+"""Corpora: the same documents in the same order from every origin, and an account of what was left out."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diptych.runtime.errors import DiptychError
+from diptych.text import corpora
+
+
+def local(*paths: Path, **more: Any) -> dict[str, Any]:
+    return {"kind": "local", "paths": [str(path) for path in paths], **more}
+
+
+def fetch(tmp_path: Path, **sources: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    out = tmp_path / "corpus"
+    corpora.fetch(out, spec={}, sources=sources)
+    lines = (out / "documents.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines], json.loads((out / "corpus.json").read_text())
+
+
+def test_text_is_normalised_and_ids_do_not_depend_on_the_place(tmp_path: Path) -> None:
+    for name, text in (("b", "cafe\u0301\r\nline\rend"), ("a", "first")):
+        (tmp_path / f"{name}.txt").write_bytes(text.encode())
+    documents, summary = fetch(tmp_path, old=local(tmp_path / "*.txt"))
+    assert [document["id"] for document in documents] == ["old/a.txt", "old/b.txt"]
+    assert documents[1]["text"] == "caf\u00e9\nline\nend"
+    assert summary["sources"]["old"]["documents"] == 2
+
+
+def test_broken_encoding_is_replaced_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "broken.txt").write_bytes(b"\xef\xbb\xbfgood \xff\xfe bad")
+    (tmp_path / "whole.txt").write_bytes("a replacement character of its own: \ufffd".encode())
+    (tmp_path / "half.jsonl").write_bytes(b'{"text": "half a pair \\ud800"}\n')
+    documents, summary = fetch(tmp_path, old=local(tmp_path / "*.txt", tmp_path / "*.jsonl"))
+    assert documents[0]["text"] == "good \ufffd\ufffd bad"
+    assert documents[1]["text"] == "half a pair \ufffd"
+    assert summary["sources"]["old"]["broken_documents"] == 2
+    assert summary["sources"]["old"]["broken_characters"] == 3
+
+
+def test_all_file_kinds_give_the_same_documents(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import zstandard
+
+    texts = ["one", "two words", "drei W\u00f6rter"]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    (tmp_path / "a.jsonl").write_bytes(lines)
+    # two frames: what appending to a compressed file gives
+    (tmp_path / "a.jsonl.zst").write_bytes(
+        zstandard.compress(lines.splitlines(keepends=True)[0])
+        + zstandard.compress(b"".join(lines.splitlines(keepends=True)[1:]))
+    )
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    for kind in ("jsonl", "jsonl.zst", "parquet"):
+        documents, _ = fetch(tmp_path, source=local(tmp_path / f"a.{kind}"))
+        assert [document["text"] for document in documents] == texts
+
+
+def test_hub_layout_is_streamed_from_a_directory(tmp_path: Path) -> None:
+    data = tmp_path / "dataset"
+    data.mkdir()
+    (data / "train.jsonl").write_text("".join(json.dumps({"prompt": f"text {i}"}) + "\n" for i in range(9)))
+    source = {"kind": "hub", "id": str(data), "revision": None, "split": "train", "column": "prompt", "documents": 4}
+    documents, _ = fetch(tmp_path, hub=source)
+    assert [document["text"] for document in documents] == [f"text {i}" for i in range(4)]
+    with pytest.raises(DiptychError, match="split test"):
+        fetch(tmp_path, hub={**source, "split": "test"})
+
+
+def test_chat_and_prompts(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Hi\r\n"}, {"role": "assistant", "content": "Hello"}]
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    (tmp_path / "prompt.txt").write_text("What is a map?")
+    documents, summary = fetch(
+        tmp_path,
+        a=local(tmp_path / "chat.jsonl"),
+        b=local(tmp_path / "prompt.txt", prompts={"rule": "document", "number": 1000, "seed": 0}),
+    )
+    assert documents[0]["messages"] == [{"role": "user", "content": "Hi\n"}, turns[1]]
+    assert documents[1]["messages"] == [{"role": "user", "content": "What is a map?"}]
+    assert summary["sources"]["a"]["characters"] == 8
+
+
+def test_empty_and_repeated_documents_are_left_out_and_counted(tmp_path: Path) -> None:
+    for name, text in (("a", "same"), ("b", "same"), ("c", " \n"), ("d", "other")):
+        (tmp_path / f"{name}.txt").write_text(text)
+    documents, summary = fetch(tmp_path, x=local(tmp_path / "[abc].txt"), y=local(tmp_path / "[ad].txt"))
+    assert [document["id"] for document in documents] == ["x/a.txt", "y/d.txt"]
+    assert (summary["sources"]["x"]["duplicates"], summary["sources"]["x"]["empty"]) == (1, 1)
+    assert summary["sources"]["y"]["duplicates"] == 1
+
+
+def test_the_order_of_keys_does_not_matter(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(name)
+    a, b = local(tmp_path / "a.txt"), local(tmp_path / "b.txt")
+    assert fetch(tmp_path, x=a, y=b) == fetch(tmp_path, y=b, x=a)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"body": "x"}\n', "no field 'text'; it has body"),
+        ("{broken\n", "line 1 is not JSON"),
+        ('{"text": 3}\n', "neither text nor"),
+        ('{"text": " "}\n', "holds no document"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(DiptychError, match=message) as caught:
+        fetch(tmp_path, x=local(tmp_path / "a.jsonl"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_missing_files_and_kinds_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DiptychError, match="no file matches"):
+        fetch(tmp_path, x=local(tmp_path / "*.txt"))
+    (tmp_path / "a.doc").write_text("x")
+    with pytest.raises(DiptychError, match=r"a\.doc: cannot read"):
+        fetch(tmp_path, x=local(tmp_path / "a.doc"))
+
+
+def test_a_corpus_is_read_by_number(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_text(name * 3)
+    fetch(tmp_path, x=local(tmp_path / "[ab].txt"), y=local(tmp_path / "c.txt"))
+    corpus = corpora.Corpus(tmp_path / "corpus")
+    assert (corpus.sources, corpus.source, corpus.lengths) == (["x", "y"], [0, 0, 1], [3, 3, 3])
+    assert [document.text for document in corpus.documents([2, 0])] == ["ccc", "aaa"]
+    with pytest.raises(DiptychError, match=r"documents\.jsonl"):
+        corpora.Corpus(tmp_path)
+
+
+def test_a_corpus_of_corpora(tmp_path: Path) -> None:
+    """Documents keep their text and get the mixture's ids; one that is in both is read once."""
+    for name, text in (("a", "one"), ("b", "two"), ("c", "three")):
+        (tmp_path / f"{name}.txt").write_text(text)
+    turns = [{"role": "user", "content": "Hi"}]
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    inner = {
+        "x": {"old": local(tmp_path / "[ab].txt")},
+        "y": {"new": local(tmp_path / "[bc].txt", tmp_path / "*.jsonl")},
+    }
+    for name, sources in inner.items():
+        corpora.fetch(tmp_path / "corpora" / name, spec={}, sources=sources)
+    mixture = {name: {"kind": "corpus", "corpus": name} for name in "xy"}
+    corpora.fetch(tmp_path / "corpora" / "mixed", spec={}, sources=mixture, corpora_dir=tmp_path / "corpora")
+    mixed = corpora.Corpus(tmp_path / "corpora" / "mixed")
+    found = [(document.id, document.text or document.messages) for document in mixed.documents(range(len(mixed)))]
+    assert found == [
+        ("x/old/a.txt", "one"),
+        ("x/old/b.txt", "two"),
+        ("y/new/c.txt", "three"),
+        ("y/new/chat.jsonl:1", turns),
+    ]
+    with pytest.raises(DiptychError, match=r"none: no documents\.jsonl; run the rule fetch_corpus"):
+        mixture["x"]["corpus"] = "none"
+        corpora.fetch(tmp_path / "corpora" / "more", spec={}, sources=mixture, corpora_dir=tmp_path / "corpora")
+
+
+# --- broken files -------------------------------------------------------------------------------------------------
+
+
+def broken_strings(*parts: bytes) -> Any:
+    """An Arrow text array with bytes that need not be UTF-8."""
+    import pyarrow as pa
+
+    return pa.array(parts, pa.binary()).view(pa.string())
+
+
+def test_parquet_with_broken_encoding_is_replaced_and_counted(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = broken_strings(b"good", b"bad\xff\xfe", "\ufffd of its own".encode())
+    pq.write_table(pa.table({"text": texts, "other": broken_strings(b"\xff", b"", b"")}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": texts.cast(pa.binary()).slice(1)}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"text": texts.slice(0, 2).dictionary_encode()}), tmp_path / "c.parquet")
+    found = [[d["text"] for d in fetch(tmp_path, x=local(tmp_path / f"{name}.parquet"))[0]] for name in "abc"]
+    assert found == [["good", "bad\ufffd\ufffd", "\ufffd of its own"], found[0][1:], found[0][:2]]
+    counts = fetch(tmp_path, x=local(tmp_path / "a.parquet"))[1]["sources"]["x"]
+    assert (counts["broken_documents"], counts["broken_characters"]) == (1, 2)
+
+
+def test_parquet_conversations_with_broken_encoding(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    said = broken_strings(b"Hi", b"Hello\xff", b"Hm")
+    turns = pa.StructArray.from_arrays(
+        [pa.array([1, 2, 3]), broken_strings(b"user", b"assistant", b"user"), said], names=["at", "role", "content"]
+    )
+    table = pa.table({"conversation": pa.ListArray.from_arrays(pa.array([0, 2, 3]), turns)})
+    pq.write_table(table, tmp_path / "chat.parquet")
+    documents, summary = fetch(tmp_path, x=local(tmp_path / "chat.parquet", column="conversation"))
+    answer = {"role": "assistant", "content": "Hello\ufffd"}
+    assert [d["messages"] for d in documents] == [
+        [{"role": "user", "content": "Hi"}, answer],
+        [{"role": "user", "content": "Hm"}],
+    ]
+    assert summary["sources"]["x"]["broken_characters"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("a.parquet", "a.parquet: broken Parquet .*; fetch"), ("a.jsonl.zst", "a.jsonl.zst: broken zstd .*; fetch")],
+)
+def test_files_that_are_not_what_they_are_called_are_one_line(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / name).write_bytes(b"nope" * 10)
+    with pytest.raises(DiptychError, match=message) as caught:
+        fetch(tmp_path, x=local(tmp_path / name))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_compressed_file_that_is_cut_short_is_one_line(tmp_path: Path) -> None:
+    import zstandard
+
+    lines = [json.dumps({"text": f"text {n} " + os.urandom(40).hex()}).encode() + b"\n" for n in range(3000)]
+    whole = zstandard.compress(b"".join(lines[:2000])) + zstandard.compress(b"".join(lines[2000:]))
+    (tmp_path / "a.jsonl.zst").write_bytes(whole)
+    documents, _ = fetch(tmp_path, x=local(tmp_path / "a.jsonl.zst"))
+    assert [document["text"] for document in documents] == [json.loads(line)["text"] for line in lines]
+    for cut in (len(whole) - 1, len(whole) // 2, 5):
+        (tmp_path / "a.jsonl.zst").write_bytes(whole[:cut])
+        with pytest.raises(DiptychError, match=r"a\.jsonl\.zst: ends in the middle of its zstd data"):
+            fetch(tmp_path, x=local(tmp_path / "a.jsonl.zst"))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_broken_text_in_a_hub_stream_is_read_and_reported(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "dataset"
+    place.mkdir()
+    if kind == "jsonl":
+        (place / "train.jsonl").write_bytes(b'{"prompt": "whole"}\n{"prompt": "a \xff bad"}\n')
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.table({"prompt": broken_strings(b"whole", b"a \xff bad")}), place / "train.parquet")
+    source = {"kind": "hub", "id": str(place), "revision": "main", "split": "train", "column": "prompt"}
+    documents, summary = fetch(tmp_path, x=source)
+    assert [document["text"] for document in documents] == ["whole", "a \ufffd bad"]
+    assert summary["sources"]["x"]["broken_characters"] == 1
+    with pytest.raises(DiptychError, match="split train: no column 'text'; it has prompt"):
+        fetch(tmp_path, x={**source, "column": "text"})
+
+
+def test_a_hub_stream_that_breaks_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "train.jsonl").write_bytes(b'{"prompt": "whole"}\n{"prompt": \n')
+    source = {"kind": "hub", "id": str(tmp_path / "dataset"), "revision": None, "split": "train", "column": "prompt"}
+    with pytest.raises(DiptychError, match=r"split train: cannot be read to its end .*; mend or leave") as caught:
+        fetch(tmp_path, x=source)
+    assert "\n" not in str(caught.value)
+
+
+def test_paths_may_be_absolute_and_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("a.txt", "sub/b.txt"):
+        (tmp_path / name).write_text(name)
+    monkeypatch.chdir(tmp_path)
+    documents, _ = fetch(tmp_path, x=local(tmp_path / "a.txt", Path("sub/b.txt")))
+    assert [document["id"] for document in documents] == ["x/a.txt", "x/sub/b.txt"]
+
+
+def test_file_names_that_are_not_utf8_are_replaced(tmp_path: Path) -> None:
+    name = os.fsdecode(b"na\xffme.txt")
+    try:
+        (tmp_path / name).write_text("one")
+    except OSError:
+        pytest.skip("this file system wants UTF-8 names")
+    documents, _ = fetch(tmp_path, x=local(tmp_path / "*.txt"))
+    assert documents[0]["id"] == "x/na\ufffdme.txt"

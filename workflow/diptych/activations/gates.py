@@ -1,0 +1,284 @@
+"""Gates: which activation rows count, and whether the rows of a site are fit to be compared (METHODS 0.1 and 1).
+
+Some tokens' rows say nothing about a difference between models: inserted tokens, a prefix that all documents share,
+the first positions, and massive activations, whose norm alone would own every sum of squares (SmolLM2: 24,052 at
+position 0, and in a few sequences at position 1, against about 210 elsewhere). They stay in the files; `valid` leaves
+them out and `cause` says why:
+
+    cause     0 valid, 1 inserted, 2 common_prefix, 3 skip_first, 4 outlier_norm
+
+The outlier rule spares named template positions: there the norm is part of what is studied. Such rows are counted.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from diptych.activations import rows
+from diptych.runtime import logs
+from diptych.runtime.errors import DiptychError
+from diptych.storage import artifacts
+from diptych.text import templates
+
+CAUSES = ("valid", "inserted", "common_prefix", "skip_first", "outlier_norm")
+SHOWN_POSITIONS = 32
+"""Positions whose norm is listed: massive activations stand at the very first ones."""
+RANK_ROWS = 50_000
+"""Evenly spaced rows of which the rank is taken: many times any width, and seconds of work."""
+DUPLICATE_ROWS = 1_000_000
+"""Evenly spaced rows searched for duplicates; larger files are not read whole for this."""
+DUPLICATE_SHARE = 0.01
+"""Above this share of duplicates a warning is shown (METHODS 0.6)."""
+BLOCK = 8_192
+
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+
+class TokenRows(NamedTuple):
+    """What gates need of a token file, per row."""
+
+    token: npt.NDArray[np.int32]
+    position: npt.NDArray[np.int32]
+    cause: npt.NDArray[np.uint8]
+    """Causes that the tokens alone decide; 0 where none does."""
+    named: BoolArray
+    """Named template positions, which the outlier rule spares."""
+    fold: npt.NDArray[np.int32]
+    """Fold of the row's document."""
+
+
+def gate(
+    shards: Sequence[str | Path],
+    tokens_path: str | Path,
+    out: str | Path,
+    *,
+    spec: Mapping[str, Any],
+    outlier_norm: float = 4.0,
+) -> None:
+    """Write which rows count at every site of a group, and the gates (stage `gate_activations`).
+
+    Args:
+        shards: all shards of one model and site group.
+        tokens_path: the token file that they were dumped from.
+        out: the artifact, kind "gates".
+        spec: what the result depends on.
+        outlier_norm: rows whose norm is more than this many medians do not count.
+
+    Raises:
+        DiptychError: the shards do not hold every token row once, or the rows can say nothing: none counts, none is
+            left to be fitted on or to be tested on, or all are equal.
+    """
+    tokens = read_tokens(tokens_path)
+    with artifacts.read(shards[0], "activations") as file:
+        sites = sorted(file["sites"])
+    numbers: dict[str, dict[str, Any]] = {}
+    with artifacts.create(out, "gates", spec) as writer:
+        for site in sites:
+            norm = _read_norms(shards, site, len(tokens.token))
+            cause = causes(norm, tokens, outlier_norm)
+            made = how_made(shards, site)
+            _require_folds(cause, tokens, f"{tokens_path}: site {site!r}")
+            numbers[site] = made | _numbers(rows.StoredSide(shards, site), norm, cause, tokens, outlier_norm)
+            _require_rank(numbers[site], f"{shards[0]}: site {site!r}")
+            numbers[site]["warnings"] = _warnings(numbers[site])
+            writer.array(f"sites/{site}/valid", cause == 0)
+            writer.array(f"sites/{site}/cause", cause)
+            for warning in numbers[site]["warnings"]:
+                logs.logger.warning("site %s: %s", site, warning)
+        writer.json("gates", numbers)
+        writer.json("causes", list(CAUSES))
+
+
+def read_tokens(path: str | Path) -> TokenRows:
+    """The token file's part of the gates."""
+    with artifacts.read(path, "tokens") as file:
+        position = file["position"][:]
+        cause = np.zeros(len(position), dtype=np.uint8)
+        cause[~file["counts"][:]] = CAUSES.index("skip_first")
+        cause[position < int(artifacts.read_json(file, "common_prefix"))] = CAUSES.index("common_prefix")
+        cause[file["char_span"][:, 0] < 0] = CAUSES.index("inserted")
+        named = file["role"][:] >= len(templates.ROLES)
+        fold = file["documents/fold"][:][file["sequences/document"][:][file["sequence"][:]]]
+        return TokenRows(file["token"][:], position, cause, named, fold)
+
+
+def causes(norm: FloatArray, tokens: TokenRows, outlier_norm: float) -> npt.NDArray[np.uint8]:
+    """The cause code of every row: the tokens' own, else `outlier_norm` against the median of the rows they leave.
+
+    Args:
+        norm: float32 [n].
+        tokens: of the same n rows.
+        outlier_norm: in medians.
+
+    Raises:
+        DiptychError: the tokens leave no row.
+    """
+    counted = tokens.cause == 0
+    if not counted.any():
+        raise DiptychError("no token counts: all are inserted, in a common prefix or among the first positions")
+    cause = tokens.cause.copy()
+    outlier = _outliers(norm, counted, outlier_norm)
+    cause[counted & outlier & ~tokens.named] = CAUSES.index("outlier_norm")
+    return cause
+
+
+def _outliers(norm: FloatArray, counted: BoolArray, outlier_norm: float) -> BoolArray:
+    return norm > outlier_norm * np.median(norm[counted])
+
+
+def numerical_rank(side: rows.Side, index: npt.NDArray[np.int64]) -> tuple[int, float, int]:
+    """Rank, effective rank and constant columns of the centred rows `index`.
+
+    Singular values count above s_max max(n, d) eps (float32: no stored row is finer). The effective rank is the
+    participation ratio (sum of eigenvalues)^2 / sum of their squares.
+
+    Returns:
+        (numerical rank, effective rank, number of constant columns).
+    """
+    pilot = side.take(index[:1]).astype(np.float64)[0]
+    total = np.zeros(side.width)
+    moment = np.zeros((side.width, side.width))
+    for start in range(0, len(index), BLOCK):
+        x = side.take(index[start : start + BLOCK]) - pilot
+        total += x.sum(axis=0)
+        moment += x.T @ x
+    C = moment - np.outer(total, total) / len(index)
+    eigenvalues = np.clip(np.linalg.eigvalsh(C), 0.0, None)
+    tolerance = max(len(index), side.width) * float(np.finfo(np.float32).eps)
+    rank = int((eigenvalues > eigenvalues[-1] * tolerance**2).sum())
+    scale = float(np.square(eigenvalues).sum())
+    effective = float(eigenvalues.sum() ** 2 / scale) if scale > 0 else 0.0
+    return rank, effective, int((np.diag(C) <= 1e-12 * max(float(np.diag(C).max()), 1e-300)).sum())
+
+
+def duplicate_share(side: rows.Side, index: npt.NDArray[np.int64]) -> float:
+    """Share of the rows `index` that repeat an earlier one value for value (found by a 64-bit hash)."""
+    weights = np.random.default_rng(0).integers(1, 2**63, size=side.width, dtype=np.uint64) | np.uint64(1)
+    hashes = np.empty(len(index), dtype=np.uint64)
+    for start in range(0, len(index), BLOCK):
+        bits = np.ascontiguousarray(side.take(index[start : start + BLOCK])).view(np.uint32)
+        hashes[start : start + len(bits)] = bits.astype(np.uint64) @ weights
+    return 1.0 - len(np.unique(hashes)) / len(index)
+
+
+def _numbers(
+    side: rows.Side, norm: FloatArray, cause: npt.NDArray[np.uint8], tokens: TokenRows, outlier_norm: float
+) -> dict[str, Any]:
+    """The gates of METHODS 1 for one site, JSON-able, with warnings in words."""
+    valid = np.flatnonzero(cause == 0)
+    rank, effective, constant = numerical_rank(side, _spread(valid, RANK_ROWS))
+    duplicates = duplicate_share(side, _spread(valid, DUPLICATE_ROWS))
+    spared = tokens.named & _outliers(norm, tokens.cause == 0, outlier_norm)
+    numbers: dict[str, Any] = {
+        "rows": len(norm),
+        "valid_rows": len(valid),
+        "width": side.width,
+        "rows_per_width": len(valid) / side.width,
+        "invalid_share": {name: float((cause == code).mean()) for code, name in enumerate(CAUSES) if code},
+        "median_norm": float(np.median(norm[valid])),
+        "norm_limit": outlier_norm * float(np.median(norm[tokens.cause == 0])),
+        "norm_by_position": norm_by_position(norm, tokens.position, np.median),
+        "max_norm_by_position": norm_by_position(norm, tokens.position, np.max),
+        "template_outliers": int(spared.sum()),
+        "numerical_rank": rank,
+        "effective_rank": effective,
+        "constant_columns": constant,
+        "duplicate_share": duplicates,
+        "distinct_tokens": len(np.unique(tokens.token[valid])),
+    }
+    return numbers
+
+
+def how_made(shards: Sequence[str | Path], site: str) -> dict[str, Any]:
+    """What the shards say of a site's rows: its hook, the precisions and what they lost, and lacks of memory."""
+    errors: list[dict[str, float]] = []
+    sizes, halved = [], 0
+    found: dict[str, Any] = {}
+    for place, path in enumerate(shards):
+        with artifacts.read(path, "activations") as file:
+            errors.append(artifacts.read_json(file, "storage_error")[site])
+            sizes.append(len(file[f"sites/{site}/norm"]))
+            halved += artifacts.read_json(file, "batch")["halved"]
+            if place == 0:
+                found = {
+                    "hook": artifacts.read_json(file, "hooks")[site],
+                    "compute_dtype": artifacts.read_json(file, "compute_dtype"),
+                    "stored_dtype": str(file[f"sites/{site}/values"].attrs["dtype"]),
+                    "compute_error": artifacts.read_json(file, "compute_error").get(site),
+                    "compute_unmeasured": artifacts.read_json(file, "compute_unmeasured"),
+                }
+    mean = float(np.average([error["mean"] for error in errors], weights=sizes))
+    return found | {
+        "storage_error": {"mean": mean, "max": max(error["max"] for error in errors)},
+        "batch_halved": halved,
+    }
+
+
+def _require_folds(cause: npt.NDArray[np.uint8], tokens: TokenRows, what: str) -> None:
+    """Something must be left to fit on, and something else to test on."""
+    fold = tokens.fold[cause == 0]
+    if not (fold == 0).any() or not (fold != 0).any():
+        raise DiptychError(
+            f"{what}: {int((fold == 0).sum())} rows count in the test fold and {int((fold != 0).sum())} outside it; "
+            "both are needed: use more documents or a larger `tokens`"
+        )
+
+
+def _require_rank(numbers: Mapping[str, Any], what: str) -> None:
+    if numbers["numerical_rank"] == 0:
+        raise DiptychError(
+            f"{what}: all {numbers['valid_rows']} rows are equal; check the model's weights and the site"
+        )
+
+
+def norm_by_position(
+    norm: FloatArray, position: npt.NDArray[np.int32], summary: Callable[[FloatArray], Any]
+) -> list[float]:
+    """A summary of the norms of all rows, counted or not, at each of the first positions."""
+    shown = min(SHOWN_POSITIONS, int(position.max()) + 1)
+    return [float(summary(norm[position == place])) for place in range(shown)]
+
+
+def _warnings(numbers: Mapping[str, Any]) -> list[str]:
+    n, d, rank = numbers["valid_rows"], numbers["width"], numbers["numerical_rank"]
+    found = []
+    if n < d:
+        found.append(f"only {n} rows count for {d} dimensions")
+    if rank < min(n - 1, d):
+        found.append(f"numerical rank {rank} of {d}")
+    if numbers["constant_columns"]:
+        found.append(f"{numbers['constant_columns']} constant columns")
+    if numbers["batch_halved"]:
+        found.append(f"memory ran out {numbers['batch_halved']} times and the batch was halved")
+    if numbers["duplicate_share"] > DUPLICATE_SHARE:
+        found.append(f"{numbers['duplicate_share']:.1%} of the rows are duplicates")
+    return found
+
+
+def _spread(index: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
+    """At most `most` of the rows, evenly spaced."""
+    if len(index) <= most:
+        return index
+    return index[np.linspace(0, len(index) - 1, most).astype(np.int64)]
+
+
+def _read_norms(shards: Sequence[str | Path], site: str, n: int) -> FloatArray:
+    norm = np.full(n, np.nan, dtype=np.float32)
+    for path in shards:
+        with artifacts.read(path, "activations") as file:
+            _fill(norm, file, site, path)
+    if np.isnan(norm).any():
+        raise DiptychError(f"{shards[0]}: {int(np.isnan(norm).sum())} token rows are in no shard; dump all shards")
+    return norm
+
+
+def _fill(norm: FloatArray, file: h5py.File, site: str, path: str | Path) -> None:
+    if f"sites/{site}" not in file:
+        raise DiptychError(f"{path}: holds no site {site!r}; delete it and dump again")
+    start = int(artifacts.read_json(file, "first_row"))
+    norm[start : start + len(file[f"sites/{site}/norm"])] = file[f"sites/{site}/norm"][:]

@@ -1,0 +1,283 @@
+"""Rows of one shard on their way to disk: raw files while they come in, one artifact at the end.
+
+HDF5 has no way to go on with a file whose writer was killed. So rows are written to raw files in a hidden directory
+beside the output, and a note says how many sequences of the work are in them. A job that is started again under the
+same spec goes on from the note; an artifact appears when all rows are in, and the raw files go.
+
+Nothing is mapped into memory and nothing is held: the memory of a dump does not grow with its tokens.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from diptych.models.hooks import TORCH, DType
+from diptych.runtime import logs
+from diptych.runtime.errors import DiptychError
+from diptych.storage import artifacts
+
+IntArray = npt.NDArray[np.int64]
+STORED: Mapping[str, type[np.generic]] = {"bfloat16": np.uint16, "float16": np.float16, "float32": np.float32}
+FLOAT16_MAX = 65_504.0
+SAMPLED: DType = "bfloat16"
+"""How sampled neighbours are stored, whatever the sites are: nobody asked for them, and it holds any value."""
+COPY_BYTES = 2**22
+"""Bytes copied at once from the raw files into the artifact, in whole chunks of it."""
+
+
+class Raw:
+    """A matrix [rows, width] in a file of its own, written and read by rows."""
+
+    def __init__(self, path: Path, rows: int, width: int, dtype: npt.DTypeLike) -> None:
+        self.rows, self.width, self.dtype = rows, width, np.dtype(dtype)
+        self._row_bytes = width * self.dtype.itemsize
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        os.ftruncate(self._descriptor, rows * self._row_bytes)
+
+    def write(self, row: IntArray, values: npt.NDArray[Any]) -> None:
+        """Put values [k, width] at the rows `row`, one write for every run of neighbouring rows."""
+        data = np.ascontiguousarray(values, dtype=self.dtype).reshape(len(row), -1)
+        edges = [0, *(np.flatnonzero(np.diff(row) != 1) + 1).tolist(), len(row)]
+        for start, end in itertools.pairwise(edges):
+            left, offset = data[start:end].data.cast("B"), int(row[start]) * self._row_bytes
+            while left:  # a write may stop short, and the next one tells why
+                written = os.pwrite(self._descriptor, left, offset)
+                left, offset = left[written:], offset + written
+
+    def read(self, start: int, end: int) -> npt.NDArray[Any]:
+        """The rows [start, end)."""
+        data = os.pread(self._descriptor, (end - start) * self._row_bytes, start * self._row_bytes)
+        return np.frombuffer(data, dtype=self.dtype).reshape(end - start, self.width)
+
+    def sync(self) -> None:
+        """Make what is written outlive the machine."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Give the file back."""
+        os.close(self._descriptor)
+
+
+class Shape(NamedTuple):
+    """Rows and width of what is stored under a name."""
+
+    rows: int
+    width: int
+
+
+@dataclass
+class Progress:
+    """How far a shard is, kept beside its raw files."""
+
+    fingerprint: str
+    """Hash of the spec and the shapes: another job's files are never continued."""
+    batch_tokens: int
+    sequences: int = 0
+    """Sequences of the order that are stored."""
+    halved: int = 0
+    """How often memory ran out."""
+    storage_error: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Relative error of a row by storing it, by site: `sum` over the rows and `max`."""
+    compute_error: dict[str, dict[str, float]] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    """Sampled hooks that are left out, since they have values that are not finite."""
+    unmeasured: str | None = None
+    """Why there is no `compute_error` where one was asked for."""
+
+
+class Store:
+    """Rows of one shard: raw files while they come in, one artifact at the end.
+
+    Args:
+        out: the artifact.
+        spec: what it depends on.
+        sites: what is stored for every row of the shard, with its norms.
+        dtype: on disk.
+        sample: what is stored for some rows only, by hook (see `activations`).
+        others: rows of the other shards of the same dump, by artifact: those to come need room too.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        spec: Mapping[str, Any],
+        sites: Mapping[str, Shape],
+        dtype: DType,
+        sample: Mapping[str, Shape] | None = None,
+        others: Mapping[Path, int] | None = None,
+    ) -> None:
+        self._out = out
+        self._spec = spec
+        self._sites = dict(sites)
+        self._sample = dict(sample or {})
+        self._dtype = dtype
+        self._others = dict(others or {})
+        self._directory = _resume_directory(out)
+        self._raw: dict[str, Raw] = {}
+        self.progress = Progress("", 0)
+
+    def open(self, batch_tokens: int) -> None:
+        """Continue what a stopped job of the same spec left, or begin; print the size and check the disk.
+
+        Raises:
+            DiptychError: the disk has no room for all shards that are not written yet and the raw files of one.
+        """
+        shape = {"sites": self._sites, "sample": self._sample, "dtype": self._dtype, "batch_tokens": batch_tokens}
+        text = artifacts.canonical_json([self._spec, shape])
+        fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        left = self._left_over(fingerprint)
+        if left is None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+        self._require_disk()
+        if left is None:
+            self._directory.mkdir(parents=True)
+        else:
+            logs.logger.info("resuming after %d sequences", left.sequences)
+        self.progress = left or Progress(fingerprint, batch_tokens)
+        for site, (rows, width) in self._sites.items():
+            self._raw[f"{site}.values"] = self._open(f"{site}.values", rows, width, STORED[self._dtype])
+            self._raw[f"{site}.norm"] = self._open(f"{site}.norm", rows, 1, np.float32)
+        for hook, (rows, width) in self._sample.items():
+            self._raw[f"sample.{hook}"] = self._open(f"sample.{hook}", rows, width, STORED[SAMPLED])
+
+    def put(self, site: str, row: IntArray, rows: Tensor, norm: npt.NDArray[np.float32]) -> None:
+        """Store rows [k, d] with their norms [k] at the places `row`.
+
+        Raises:
+            DiptychError: float16 cannot hold a value.
+        """
+        if self._dtype == "float16" and float(rows.abs().max()) > FLOAT16_MAX:
+            raise DiptychError(
+                f"site {site!r}: a value of {float(rows.abs().max()):.0f} does not fit float16; store bfloat16"
+            )
+        stored = rows.to(TORCH[self._dtype])
+        if stored.dtype != rows.dtype:
+            error = (stored.float() - rows.float()).norm(dim=-1).cpu().numpy() / np.maximum(norm, 1e-30)
+            seen = self.progress.storage_error.setdefault(site, {"sum": 0.0, "max": 0.0})
+            seen["sum"] += float(error.sum(dtype=np.float64))
+            seen["max"] = max(seen["max"], float(error.max()))
+        self._raw[f"{site}.values"].write(row, _bits(stored))
+        self._raw[f"{site}.norm"].write(row, norm)
+
+    def put_sample(self, hook: str, row: IntArray, rows: Tensor) -> None:
+        """Store rows [k, d] of a sampled hook at the places `row` of the sample; drop one that is not finite."""
+        stored = rows.to(TORCH[SAMPLED])
+        if not bool(stored.isfinite().all()) and hook not in self.progress.dropped:
+            self.progress.dropped.append(hook)
+            logs.logger.warning("%s: values are not finite; no dictionary is compared with this neighbour", hook)
+        self._raw[f"sample.{hook}"].write(row, _bits(stored))
+
+    def get(self, site: str, row: IntArray) -> npt.NDArray[np.float32]:
+        """Stored rows as float32."""
+        raw = self._raw[f"{site}.values"]
+        values = np.concatenate([raw.read(int(place), int(place) + 1) for place in row])
+        return artifacts.from_bfloat16(values) if self._dtype == "bfloat16" else values.astype(np.float32)
+
+    def save(self) -> None:
+        """Make what is stored so far outlive the job: first the rows, then the note of how far they are."""
+        for raw in self._raw.values():
+            raw.sync()
+        artifacts.write_text(self._directory / "progress.json", json.dumps(asdict(self.progress)))
+
+    def finish(self, attributes: Mapping[str, Any], sample_row: IntArray | None = None) -> None:
+        """Write the artifact and remove the raw files.
+
+        Args:
+            attributes: stored as JSON.
+            sample_row: int64 [k], which rows the sampled ones are.
+        """
+        with artifacts.create(self._out, "activations", self._spec) as writer:
+            for site, (rows, _) in self._sites.items():
+                self._copy(writer, f"{site}.values", f"sites/{site}/values", self._dtype)
+                writer.array(f"sites/{site}/norm", self._raw[f"{site}.norm"].read(0, rows)[:, 0])
+            for hook in self._sample:
+                if hook not in self.progress.dropped:
+                    self._copy(writer, f"sample.{hook}", f"sample/{hook}", SAMPLED)
+            if sample_row is not None:
+                writer.array("sample_row", sample_row)
+            for name, value in attributes.items():
+                writer.json(name, value)
+            writer.json("storage_error", {site: self._storage_error(site) for site in self._sites})
+            writer.json("compute_error", self.progress.compute_error)
+            writer.json("compute_unmeasured", self.progress.unmeasured)
+            writer.json("batch", {"tokens": self.progress.batch_tokens, "halved": self.progress.halved})
+        for raw in self._raw.values():
+            raw.close()
+        self._raw.clear()
+        shutil.rmtree(self._directory)
+
+    def _storage_error(self, site: str) -> dict[str, float]:
+        seen = self.progress.storage_error.get(site, {"sum": 0.0, "max": 0.0})
+        return {"mean": seen["sum"] / max(1, self._sites[site].rows), "max": seen["max"]}
+
+    def _left_over(self, fingerprint: str) -> Progress | None:
+        note = self._directory / "progress.json"
+        if not note.is_file():
+            return None
+        left = Progress(**json.loads(note.read_text(encoding="utf-8")))
+        return left if left.fingerprint == fingerprint else None
+
+    def _open(self, name: str, rows: int, width: int, dtype: npt.DTypeLike) -> Raw:
+        return Raw(self._directory / name, rows, width, dtype)
+
+    def _copy(self, writer: artifacts.Writer, name: str, dataset: str, dtype: DType) -> None:
+        raw = self._raw[name]
+        stored: h5py.Dataset = writer.rows(dataset, (raw.rows, raw.width), raw.dtype)
+        stored.attrs["dtype"] = dtype
+        chunk = stored.chunks[0] if stored.chunks else 1
+        step = chunk * max(1, COPY_BYTES // (chunk * raw.width * raw.dtype.itemsize))
+        for start in range(0, raw.rows, step):
+            end = min(raw.rows, start + step)
+            stored[start:end] = raw.read(start, end)
+
+    def _bytes(self, shard_rows: int | None = None) -> int:
+        """Size of this shard's artifact, or of one with so many rows."""
+        size = np.dtype(STORED[self._dtype]).itemsize
+        sites = sum((shard_rows or rows) * (width * size + 4) for rows, width in self._sites.values())
+        return sites + sum(rows * width * np.dtype(STORED[SAMPLED]).itemsize for rows, width in self._sample.values())
+
+    def _require_disk(self) -> None:
+        """Print what the dump will take and check that the disk has it: all shards to come, and one while written."""
+        self._out.parent.mkdir(parents=True, exist_ok=True)
+        rows = max(shape.rows for shape in self._sites.values())
+        to_come = {self._out: rows, **{path: rows for path, rows in self._others.items() if not path.exists()}}
+        total = sum(self._bytes(rows) for rows in to_come.values())
+        held = sum(_allocated(_resume_directory(path)) for path in to_come)
+        needed = max(0, total + self._bytes() - held)
+        free = shutil.disk_usage(self._out.parent).free
+        what = f"{len(to_come)} of {len(self._others) + 1} shards to come, {total / 1e9:.2f} GB"
+        logs.logger.info(
+            "%s: %d rows, %.2f GB (twice that while it is written); %s", self._out, rows, self._bytes() / 1e9, what
+        )
+        if needed > free:
+            raise DiptychError(
+                f"{self._out}: needs {needed / 1e9:.2f} GB of disk ({what}, and a working copy of one) and "
+                f"{free / 1e9:.2f} GB are free; make room, or use fewer sites or tokens"
+            )
+
+
+def _resume_directory(out: Path) -> Path:
+    """Where the raw files of an artifact are while they come in."""
+    return out.with_name(f".{out.name}.resume")
+
+
+def _allocated(directory: Path) -> int:
+    """Bytes that the files of a directory take on disk already (they are as long as they will be from the start)."""
+    return sum(file.stat().st_blocks * 512 for file in directory.glob("*"))
+
+
+def _bits(stored: Tensor) -> npt.NDArray[Any]:
+    bits: npt.NDArray[Any] = (stored.view(torch.uint16) if stored.dtype == torch.bfloat16 else stored).cpu().numpy()
+    return bits

@@ -1,0 +1,341 @@
+"""Second moments of two models' activations in one pass: all that a linear map, its penalty and its error need.
+
+With means and centred co-moments per fold, every training set is a difference ("all but fold 2") and every held-out
+error a trace; the rows are not read again:
+
+    moments = accumulate(rows)                  # one pass, memory O((d_A + d_B)^2) a fold
+    training = moments.training(2)              # everything but fold 2
+    held_out = moments.fold(2).about(training)  # fold 2's scatter about the training means
+
+Blocks are multiplied in float32 about a pilot mean, so that large means cost no digits; sums are float64.
+Each fold also keeps the cross-moment of A's rows with another document's rows of B at the same position: the level
+that a map reaches without knowing which token it looks at.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import blas
+
+from diptych.activations import rows
+from diptych.runtime import logs
+from diptych.runtime.errors import DiptychError
+from diptych.storage import artifacts
+
+DoubleArray = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+BLOCK_ROWS = 4096
+"""Rows of one product: enough that adding the product up in float64 costs little beside making it."""
+PILOT_SPANS = 16
+"""The pilot mean comes from so many spans of 128 rows, spread evenly: near the true mean is all it has to be."""
+
+
+class Scatter(NamedTuple):
+    """Sums of products about given means: AA [d_A, d_A], AB [d_A, d_B], BB [d_B, d_B], float64."""
+
+    AA: DoubleArray
+    AB: DoubleArray
+    BB: DoubleArray
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Means and centred co-moments (sums, not averages) of n aligned rows.
+
+    Attributes:
+        n: number of rows.
+        mean_A: float64 [d_A].
+        mean_B: float64 [d_B].
+        C_AA: float64 [d_A, d_A], sum of (x_A - mean_A)^T (x_A - mean_A).
+        C_AB: float64 [d_A, d_B].
+        C_BB: float64 [d_B, d_B].
+    """
+
+    n: int
+    mean_A: DoubleArray
+    mean_B: DoubleArray
+    C_AA: DoubleArray
+    C_AB: DoubleArray
+    C_BB: DoubleArray
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Moments of both sets of rows together (Chan's formula)."""
+        return self._combine(other, 1)
+
+    def __sub__(self, other: "Moments") -> "Moments":
+        """Moments without the rows of `other`, which must be among them."""
+        return self._combine(other, -1)
+
+    def _combine(self, other: "Moments", sign: int) -> "Moments":
+        n = self.n + sign * other.n
+        if n <= 0:
+            raise DiptychError(f"moments: {self.n} rows {'+' if sign > 0 else '-'} {other.n} rows leave none")
+        shift_A, shift_B = other.mean_A - self.mean_A, other.mean_B - self.mean_B
+        weight = sign * self.n * other.n / n
+        return Moments(
+            n=n,
+            mean_A=self.mean_A + shift_A * (sign * other.n / n),
+            mean_B=self.mean_B + shift_B * (sign * other.n / n),
+            C_AA=_combined(self.C_AA, other.C_AA, sign, weight, shift_A, shift_A),
+            C_AB=_combined(self.C_AB, other.C_AB, sign, weight, shift_A, shift_B),
+            C_BB=_combined(self.C_BB, other.C_BB, sign, weight, shift_B, shift_B),
+        )
+
+    def about(self, other: "Moments") -> Scatter:
+        """Sums of products of these rows about the means of `other` (held-out rows about the training means)."""
+        shift_A, shift_B = self.mean_A - other.mean_A, self.mean_B - other.mean_B
+        return Scatter(
+            AA=_shifted(self.C_AA, self.n, shift_A, shift_A),
+            AB=_shifted(self.C_AB, self.n, shift_A, shift_B),
+            BB=_shifted(self.C_BB, self.n, shift_B, shift_B),
+        )
+
+    def reversed(self) -> "Moments":
+        """The same rows with A and B exchanged."""
+        return Moments(self.n, self.mean_B, self.mean_A, self.C_BB, self.C_AB.T, self.C_AA)
+
+
+def _shifted(C: DoubleArray, weight: float, x: DoubleArray, y: DoubleArray) -> DoubleArray:
+    """C + weight x^T y, with one new matrix."""
+    shifted: DoubleArray = np.outer(weight * x, y)
+    shifted += C
+    return shifted
+
+
+def _combined(
+    C: DoubleArray, other: DoubleArray, sign: int, weight: float, x: DoubleArray, y: DoubleArray
+) -> DoubleArray:
+    """C + sign other + weight x^T y, with one new matrix."""
+    combined = _shifted(C, weight, x, y)
+    (np.add if sign > 0 else np.subtract)(combined, other, out=combined)
+    return combined
+
+
+@dataclass(frozen=True)
+class FoldMoments:
+    """Moments of each fold, and each fold's shuffled cross-moment.
+
+    Attributes:
+        ids: fold numbers, increasing; those without rows are absent.
+        folds: their moments.
+        shuffled: per fold C_AB [d_A, d_B] of A's rows with another document's rows of B. The partner rows are a
+            permutation of the fold's own, so means, C_AA and C_BB stay the same. Empty if some fold has no derangement.
+    """
+
+    ids: tuple[int, ...]
+    folds: tuple[Moments, ...]
+    shuffled: tuple[DoubleArray, ...]
+
+    @cached_property
+    def total(self) -> Moments:
+        """Moments of all rows."""
+        return sum_moments(self.folds)
+
+    def fold(self, fold: int) -> Moments:
+        """Moments of one fold."""
+        return self.folds[self.ids.index(fold)]
+
+    def training(self, *held_out: int) -> Moments:
+        """Moments of all rows but those of the folds `held_out`."""
+        moments = self.total
+        for fold in held_out:
+            moments = moments - self.fold(fold)
+        return moments
+
+    def reversed(self) -> "FoldMoments":
+        """The same rows with A and B exchanged; the shuffled partners serve the other way round."""
+        return FoldMoments(self.ids, tuple(m.reversed() for m in self.folds), tuple(C_AB.T for C_AB in self.shuffled))
+
+    def as_shuffled(self) -> "FoldMoments":
+        """Moments of A's rows with another document's rows of B (needs `shuffled`)."""
+        pairs = zip(self.folds, self.shuffled, strict=True)
+        return FoldMoments(self.ids, tuple(replace(fold, C_AB=C_AB) for fold, C_AB in pairs), self.shuffled)
+
+
+def sum_moments(parts: Iterable[Moments]) -> Moments:
+    """Merge moments of disjoint sets of rows."""
+    first, *rest = parts
+    for part in rest:
+        first = first + part
+    return first
+
+
+def accumulate(pair: rows.Rows, *, block_rows: int = BLOCK_ROWS, shuffled: bool = True) -> FoldMoments:
+    """One pass over the rows of two models (and, with `shuffled`, a second look at B's for the shuffled level).
+
+    Args:
+        pair: rows of two models.
+        block_rows: rows of one product.
+        shuffled: also make the shuffled cross-moments.
+
+    Raises:
+        DiptychError: not two models, no rows, or a non-finite activation.
+    """
+    if len(pair.sides) != 2 or len(pair) == 0:
+        raise DiptychError(f"moments: need rows of two models, got {len(pair.sides)} models and {len(pair)} rows")
+    partner = derangement(pair.document, pair.fold, pair.position) if shuffled else None
+    pilot = _pilot_mean(pair)
+    ids = tuple(int(fold) for fold in np.unique(pair.fold))
+    sums = {fold: _Sums(pair.widths, partner is not None) for fold in ids}
+    buffer = np.empty((min(block_rows, len(pair)), sum(pair.widths)), dtype=np.float32)
+    blocks = ((fold, block) for fold in ids for block in pair.blocks(block_rows, select=pair.fold == fold))
+    n_blocks = sum(-(-int((pair.fold == fold).sum()) // block_rows) for fold in ids)
+    only_B = replace(pair, sides=pair.sides[1:], token_row=pair.token_row[1:])
+    for fold, block in logs.progress(blocks, "moments", total=n_blocks, unit="block"):
+        z = _centre(block, pilot, buffer)
+        other_B = None if partner is None else only_B.take(partner[block.row]).x[0] - pilot[pair.widths[0] :]
+        if not np.isfinite(sums[fold].add(z, other_B)):
+            raise DiptychError(
+                f"moments: non-finite activation in document {_bad_document(pair, block)}; dump it again"
+            )
+    return FoldMoments(
+        ids,
+        tuple(sums[fold].moments(pilot) for fold in ids),
+        () if partner is None else tuple(sums[fold].shuffled() for fold in ids),
+    )
+
+
+def derangement(document: IntArray, fold: IntArray, position: IntArray) -> IntArray | None:
+    """For each row another document's row of the same fold, at the same position where there is one.
+
+    Rows are grouped by position (a position that too few documents reach joins the next lower one) and shifted
+    around within the group, so that the partners of a fold are a permutation of its rows.
+
+    Returns:
+        int64 [n], or None if some fold has rows of one document for more than half of its rows.
+    """
+    partner = np.empty(len(document), dtype=np.int64)
+    for this in np.unique(fold):
+        mine = np.flatnonzero(fold == this)
+        order = mine[np.lexsort((document[mine], -position[mine]))]
+        for group, shift in _mixed_groups(order, position[order], document):
+            if 2 * shift > len(group):
+                return None
+            partner[group] = np.roll(group, -shift)
+    return partner
+
+
+def _mixed_groups(order: IntArray, position: IntArray, document: IntArray) -> list[tuple[IntArray, int]]:
+    """Split rows sorted by falling position where it changes, joining groups until no document owns over half.
+
+    Returns:
+        Groups of rows, sorted by document, with the rows of the document that has most.
+    """
+    groups: list[tuple[IntArray, int]] = []
+    pending = order[:0]
+    for group in np.split(order, np.flatnonzero(np.diff(position)) + 1):
+        pending, count = _by_document(np.concatenate([pending, group]), document)
+        if 2 * count <= len(pending):
+            groups.append((pending, count))
+            pending = order[:0]
+    if len(pending):
+        last = groups.pop()[0] if groups else order[:0]
+        groups.append(_by_document(np.concatenate([last, pending]), document))
+    return groups
+
+
+def _by_document(group: IntArray, document: IntArray) -> tuple[IntArray, int]:
+    """The rows sorted by document, and the largest count of one document."""
+    by_document = group[np.argsort(document[group], kind="stable")]
+    ends = np.flatnonzero(np.diff(document[by_document], append=-1))
+    return by_document, int(np.diff(ends, prepend=-1).max())
+
+
+def save(out: artifacts.Writer, moments: FoldMoments) -> None:
+    """Store fold moments in an artifact being written, under `moments/`."""
+    out.array("moments/fold", np.array(moments.ids))
+    for i, fold in zip(moments.ids, moments.folds, strict=True):
+        out.array(f"moments/{i}/n", fold.n)
+        for name in ("mean_A", "mean_B", "C_AA", "C_AB", "C_BB"):
+            out.array(f"moments/{i}/{name}", getattr(fold, name))
+    for i, C_AB in zip(moments.ids, moments.shuffled, strict=False):
+        out.array(f"moments/{i}/C_AB_shuffled", C_AB)
+
+
+def load(file: h5py.File) -> FoldMoments:
+    """Fold moments that `save` stored in an open artifact."""
+    ids = tuple(int(i) for i in file["moments/fold"])
+    names = ("mean_A", "mean_B", "C_AA", "C_AB", "C_BB")
+    folds = tuple(
+        Moments(int(file[f"moments/{i}/n"][()]), *(file[f"moments/{i}/{name}"][:] for name in names)) for i in ids
+    )
+    shuffled = tuple(file[f"moments/{i}/C_AB_shuffled"][:] for i in ids if "C_AB_shuffled" in file[f"moments/{i}"])
+    return FoldMoments(ids, folds, shuffled)
+
+
+class _Sums:
+    """Running float64 sums of one fold, about the pilot mean. `products` holds the upper triangle only."""
+
+    def __init__(self, widths: tuple[int, ...], shuffled: bool) -> None:
+        self.widths = widths
+        self.n = 0
+        self.sum = np.zeros(sum(widths))
+        self.products = np.zeros((sum(widths), sum(widths)), order="F")
+        self.cross = np.zeros((widths[0], widths[1])) if shuffled else None
+
+    def add(self, z: FloatArray, other_B: FloatArray | None) -> float:
+        """Add rows z [b, d_A + d_B] and the shuffled partners of B; returns a number that is finite iff z is."""
+        block_sum = z.sum(axis=0, dtype=np.float64)
+        self.n += len(z)
+        self.sum += block_sum
+        self.products += blas.ssyrk(1.0, z.T)  # z.T is Fortran-ordered as it stands: no copy, half a product's work
+        if self.cross is not None and other_B is not None:
+            self.cross += z[:, : self.widths[0]].T @ other_B
+        return float(block_sum.sum())
+
+    def moments(self, pilot: FloatArray) -> Moments:
+        d_A = self.widths[0]
+        mean = self.sum / self.n
+        products = self.products
+        C_AB = products[:d_A, d_A:] - np.outer(self.sum[:d_A], mean[d_A:])
+        C_AA, C_BB = (
+            _whole(products[part, part]) - np.outer(self.sum[part], mean[part])
+            for part in (slice(d_A), slice(d_A, None))
+        )
+        mean = mean + pilot
+        return Moments(self.n, mean[:d_A], mean[d_A:], C_AA, np.ascontiguousarray(C_AB), C_BB)
+
+    def shuffled(self) -> DoubleArray:
+        """C_AB with the partners: they are a permutation of the fold's rows, so B's sum is the same."""
+        d_A = self.widths[0]
+        cross: DoubleArray = np.asarray(self.cross) - np.outer(self.sum[:d_A], self.sum[d_A:]) / self.n
+        return cross
+
+
+def _whole(upper: DoubleArray) -> DoubleArray:
+    """The symmetric matrix of which only the upper triangle is filled."""
+    whole: DoubleArray = upper.T.copy()
+    above = np.triu_indices(len(whole), 1)
+    whole[above] = upper[above]
+    return whole
+
+
+def _pilot_mean(pair: rows.Rows) -> FloatArray:
+    starts = np.unique(np.linspace(0, max(0, len(pair) - 128), PILOT_SPANS).astype(np.int64))
+    sample = np.unique(starts[:, None] + np.arange(min(128, len(pair))))
+    means = [values.mean(axis=0, dtype=np.float64) for values in pair.take(sample).x]
+    # A non-finite row is reported when its block is added; the pilot must not spread it to the others.
+    pilot: FloatArray = np.nan_to_num(np.concatenate(means), posinf=0.0, neginf=0.0).astype(np.float32)
+    return pilot
+
+
+def _centre(block: rows.Block, pilot: FloatArray, buffer: FloatArray) -> FloatArray:
+    z = buffer[: len(block.row)]
+    start = 0
+    for values in block.x:
+        stop = start + values.shape[1]
+        np.subtract(values, pilot[start:stop], out=z[:, start:stop])
+        start = stop
+    return z
+
+
+def _bad_document(pair: rows.Rows, block: rows.Block) -> int:
+    bad = ~np.isfinite(np.concatenate(block.x, axis=1)).all(axis=1)
+    return int(pair.document[block.row[bad][0]])

@@ -1,0 +1,160 @@
+"""What is written from something else: the config's reference and JSON Schema, and the conda environments.
+
+python -m diptych.config.documentation            # write config/README.md, the schema and envs/*.yaml
+python -m diptych.config.documentation --check    # fail if one is out of date
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from diptych.config.reruns import RERUNS
+from diptych.config.strict import Strict
+from diptych.config.study import Study
+
+ROOT = Path(__file__).parents[3]
+WORDS = {str: "text", int: "integer", float: "number", bool: "true or false"}
+HEADER = """# The config, key by key
+
+Written from `workflow/diptych/schema/` by `make docs`; do not edit by hand.
+
+`config/config.yaml` is the default study. Another study is another file:
+`snakemake --configfile config/studies/test.yaml`. Override nested keys with a second `--configfile` (later files win,
+key by key); `--config` turns nested values into strings.
+
+The column *re-runs* names the first rule that a change of the key runs again; everything that reads its output
+follows. A `-` means that the key changes how things run or what is asked for, not a result: only missing files are
+made. A new site group runs its own dumps and their readers; a site added to an existing group runs that group again.
+"""
+
+
+def markdown() -> str:
+    """The text of config/README.md."""
+    parts = [HEADER]
+    for title, cls in _sections():
+        parts.append(
+            f"## {title}\n\n{_paragraph(cls)}\n\n| key | type | default | re-runs | meaning |\n|---|---|---|---|---|"
+        )
+        parts.extend(_row(cls, name, field) for name, field in cls.model_fields.items())
+        parts.append("")
+    return "\n".join(parts)
+
+
+def schema() -> str:
+    """The text of the JSON Schema."""
+    return json.dumps(Study.model_json_schema(), indent=1, sort_keys=True) + "\n"
+
+
+def environment(kind: str) -> str:
+    """The text of envs/{kind}.yaml: the lock file's pins, for --software-deployment-method conda."""
+    pins = [line for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines() if "==" in line]
+    lines = [
+        f"# {kind.upper()} jobs, --software-deployment-method conda. From requirements.lock by `make docs`.",
+        "channels: [conda-forge, nodefaults]",
+        "dependencies:",
+        "  - python =3.11",
+        "  - pip",
+        "  - pip:",
+        *(f"      - {pin}" for pin in pins),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _sections() -> list[tuple[str, type[Strict]]]:
+    """Every class of the config with its place, outermost first."""
+    found: list[tuple[str, type[Strict]]] = [("the study", Study)]
+    for place, cls in found:
+        for name, field in cls.model_fields.items():
+            prefix = name if cls is Study else f"{place}.{name}"
+            for where, inner in _classes(field.annotation, prefix):
+                if inner not in [known for _, known in found]:
+                    found.append((where, inner))
+    return found
+
+
+def _classes(annotation: Any, place: str) -> list[tuple[str, type[Strict]]]:
+    if isinstance(annotation, type) and issubclass(annotation, Strict):
+        kind = annotation.model_fields.get("kind")
+        suffix = f" (kind: {get_args(kind.annotation)[0]})" if kind else ""
+        return [(place + suffix, annotation)]
+    if get_origin(annotation) is dict:
+        return _classes(get_args(annotation)[1], f"{place}.*")
+    return [item for part in get_args(annotation) for item in _classes(part, place)]
+
+
+def _row(cls: type[Strict], name: str, field: FieldInfo) -> str:
+    cells = (f"`{name}`", _type(field.annotation) + _limits(field.metadata), _default(field))
+    return "| " + " | ".join([*cells, _reruns(cls, name), (field.description or "").replace("\n", " ")]) + " |"
+
+
+def _reruns(cls: type[Strict], name: str) -> str:
+    rule = RERUNS.get((cls.__name__, name), RERUNS.get((cls.__name__, "*")))
+    return f"`{rule}`" if rule else "-"
+
+
+def _paragraph(cls: type[Strict]) -> str:
+    return " ".join((cls.__doc__ or "").split())
+
+
+def _type(annotation: Any) -> str:
+    """A type in words."""
+    arguments = get_args(annotation)
+    origin = get_origin(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, Strict):
+        return "section"
+    if annotation is type(None):
+        return "null"
+    if origin is dict:
+        return f"{_type(arguments[1])} by name"
+    if origin is tuple:
+        return f"list of {_type(arguments[0])}"
+    if origin is not None and origin.__name__ == "Literal":
+        return " or ".join(f"`{value}`" for value in arguments)
+    if hasattr(annotation, "__metadata__"):
+        return _type(arguments[0]) + _limits(annotation.__metadata__)
+    if arguments:
+        return " or ".join(dict.fromkeys(_type(part) for part in arguments))
+    return WORDS[annotation]
+
+
+def _limits(metadata: Any) -> str:
+    """Bounds of a number, as ` >= 1`."""
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    flat = [item for entry in metadata for item in getattr(entry, "metadata", [entry])]
+    return "".join(
+        f" {sign} {getattr(item, name):g}" for item in flat for name, sign in signs.items() if hasattr(item, name)
+    )
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.default
+    if value is PydanticUndefined or isinstance(value, Strict):
+        return ""
+    return f"`{json.dumps(value)}`"
+
+
+def main(arguments: list[str]) -> int:
+    """Write or check all files; 1 if `--check` finds one out of date."""
+    targets = {
+        ROOT / "config" / "README.md": markdown(),
+        ROOT / "workflow" / "schemas" / "study.schema.json": schema(),
+        **{ROOT / "envs" / f"{kind}.yaml": environment(kind) for kind in ("cpu", "gpu")},
+    }
+    stale = [path for path, text in targets.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    if arguments == ["--check"]:
+        for path in stale:
+            print(f"{path.relative_to(ROOT)}: out of date; run `make docs`", file=sys.stderr)
+        return int(bool(stale))
+    for path, text in targets.items():
+        path.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

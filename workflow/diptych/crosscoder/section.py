@@ -1,0 +1,239 @@
+"""The section on the crosscoder of one pair: how well it reconstructs, whose its latents are, and which stand alone."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from diptych.crosscoder import latents_section
+from diptych.page import figures
+from diptych.page.blocks import Block, Cell, Figure, Note, Prose, Section, Table, figure_cell, listed, number, percent
+from diptych.storage import artifacts
+from diptych.text.contexts import Text
+
+MATCHED = 0.1
+"""A curve reaches so far beyond the L0 of its runs (METHODS 5: held-out L0 may be 10 % off)."""
+OWN = ("seed", "k", "penalty")
+"""Settings in which the runs of one curve differ."""
+
+
+def section(pair: Mapping[str, Any], text: Text, contexts: int, standing: Collection[str]) -> Section:
+    """Reconstruction, relative norms and the most one-sided latents; `standing` holds "side id" of findings."""
+    runs = pair["files"]["crosscoders"]
+    intro = Prose(
+        "One dictionary for both models: each latent reads the same token in both and writes to each with a decoder "
+        "row "
+        f"of its own. A latent that writes to {pair['b']} alone is a candidate for something that only {pair['b']} has."
+    )
+    parts = [
+        Section(f"{pair['id']}-reconstruction", "How well it reconstructs", _reconstruction(pair, runs, text.sources)),
+        *latents_section.sections(pair, runs[0], text, contexts, standing),
+    ]
+    return Section(f"{pair['id']}-crosscoder", "Crosscoder", [intro], parts)
+
+
+def of_many(described: Mapping[str, Any], text: Text, contexts: int) -> Section:
+    """A crosscoder of more than two models, which belongs to no pair."""
+    models, runs = described["models"], described["runs"]
+    slug = "".join(character if character.isalnum() else "-" for character in described["name"])
+    named = {**described, "id": f"crosscoder-{slug}"}
+    intro = Prose(
+        "One dictionary for all of these models: each latent writes to each model with a decoder row of its own, and a "
+        "latent that writes to one model alone is a candidate for something that only that model has."
+    )
+    parts = [
+        Section(
+            f"{named['id']}-reconstruction", "How well it reconstructs", _reconstruction(named, runs, text.sources)
+        ),
+        *latents_section.of_many(named, runs[0], text, contexts),
+    ]
+    return Section(named["id"], f"{described['name']}: {listed(models)} at {described['site']}", [intro], parts)
+
+
+# --- reconstruction -----------------------------------------------------------------------------------------------
+
+
+def _reconstruction(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> list[Block]:
+    rows: list[list[str | Cell]] = []
+    warnings: list[Block] = []
+    for run in runs:
+        with artifacts.read(run["evaluation"], "evaluation") as file:
+            numbers = artifacts.read_json(file, "summary")
+        with artifacts.read(run["weights"], "crosscoder") as file:
+            training = artifacts.read_json(file, "summary")
+        rows.append(_run_row(run, numbers, training, len(models_of(pair))))
+        if numbers["l0_off"]:
+            active, asked = number(numbers["l0_mean"]), numbers["k"]
+            which = f"{run['name']}, seed {run['seed']}"
+            said = f"{which}: {active} latents are active on held-out text where {asked} are asked for"
+            warnings.append(Note("warn", f"{said}: more tokens are needed."))
+    unexplained = [f"unexplained {model}" for model in models_of(pair)]
+    table = Table(
+        ["run", "steps", "distinct rows", "k", "active (L0)", *unexplained, "together", "dead"],
+        rows,
+        caption="Share of variance unexplained (FVU) on held-out documents, for each model and for all together; of "
+        "x_B − x_A for a dictionary on the difference, which no model's share is.",
+    )
+    return [
+        table,
+        *warnings,
+        *_splicing(pair, runs),
+        *_matched(pair, runs),
+        _by_source(pair, runs[0], sources),
+        *_loss(pair, runs),
+    ]
+
+
+def models_of(pair: Mapping[str, Any]) -> list[str]:
+    """Names of the models that a crosscoder reads."""
+    return list(pair.get("models") or (pair["a"], pair["b"]))
+
+
+def _run_row(
+    run: Mapping[str, Any], numbers: Mapping[str, Any], training: Mapping[str, Any], n_models: int
+) -> list[str | Cell]:
+    fvu = numbers["fvu"] if len(numbers["fvu"]) == n_models else [None] * n_models
+    return [
+        f"{run['name']}, seed {run['seed']}",
+        figure_cell(training["steps"]),
+        figure_cell(training["rows_seen"]),
+        figure_cell(numbers["k"] or None),
+        figure_cell(numbers["l0_mean"]),
+        *(figure_cell(value) for value in fvu),
+        figure_cell(numbers["fvu_total"]),
+        Cell(percent(numbers["dead_share"]), order=numbers["dead_share"]),
+    ]
+
+
+def _splicing(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """What the models' predictions lose with the reconstruction in place of their activations."""
+    rows: list[list[str | Cell]] = []
+    for run in runs:
+        with artifacts.read(run["evaluation"], "evaluation") as file:
+            losses = artifacts.read_json(file, "splicing")
+        for model, found in zip(models_of(pair), losses, strict=False):
+            names = ("clean", "spliced", "mean", "zero", "recovered_mean", "recovered_zero", "kl")
+            rows.append([f"{run['name']}, seed {run['seed']}", model, *(figure_cell(found[name]) for name in names),
+                         figure_cell(int(found["n"]))])  # fmt: skip
+    if not rows:
+        return []
+    columns = ["run", "model", "loss", "spliced", "set to mean", "set to 0", "recovered (mean)", "recovered (0)", "KL",
+               "predictions"]  # fmt: skip
+    hints = ("", "", "Cross-entropy of the model as it is, nats a token.", "With reconstructions in place.", "", "",
+             "1: nothing is lost; 0: no better than the mean.", "1: nothing is lost; 0: no better than nothing.",
+             "KL(clean || spliced), nats a token.", "")  # fmt: skip
+    caption = (
+        "The loss of each model on held-out text when its activations are replaced by the crosscoder's reconstruction, "
+        "by their mean, or by 0. Small models can be hurt by little unexplained variance: this is what it costs."
+    )
+    return [Table(columns, rows, caption=caption, hints=hints)]
+
+
+def _matched(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """Variants at the same L0: what else is better must not be paid for with more active latents."""
+    curves = _curves(runs)
+    if sum(len(points) for points in curves.values()) < 2 or len({run["name"] for run in runs}) < 2:
+        return []
+    at = matched_l0(curves)
+    rows: list[list[str | Cell]] = []
+    for name, points in curves.items():
+        active = [point[0] for point in points]
+        spread = number(active[0]) if len(points) == 1 else f"{number(active[0])} to {number(active[-1])}"
+        rows.append([name, figure_cell(len(points)), spread, figure_cell(unexplained_at(points, at))])
+    plot = figures.lines(
+        {name: tuple(zip(*points, strict=True)) for name, points in curves.items()}, x="active latents (L0)",
+        y="unexplained", markers=True,
+    )  # fmt: skip
+    caption = (
+        f"Unexplained share of held-out variance (FVU, both models) read off each curve at L0 = {number(at)}, linear "
+        "in log L0; none for a curve that does not reach it. Runs that differ in k, penalty or seed make one curve."
+    )
+    return [
+        Table(["variant", "points", "L0", f"unexplained at L0 {number(at)}"], rows, caption=caption),
+        Figure(
+            f"{pair['id']}-matched",
+            "Variants at matched L0",
+            "Each point is one setting of k or penalty (mean over seeds): further down is better at the same number of "
+            "active latents.",
+            plot,
+            height=280,
+        ),
+    ]
+
+
+Point = tuple[float, float]
+"""L0 and unexplained share."""
+
+
+def _curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
+    """For each variant its runs, by rising L0; runs that differ in nothing but the seed are averaged."""
+    made: dict[str, dict[str, list[Point]]] = {}
+    settings = {}
+    for run in runs:
+        with artifacts.read(run["weights"], "crosscoder") as file:
+            settings[run["weights"]] = artifacts.read_json(file, "spec")["settings"]
+    differing = sorted(
+        key for key in next(iter(settings.values()))
+        if key not in OWN and len({artifacts.canonical_json(given.get(key)) for given in settings.values()}) > 1
+    )  # fmt: skip
+    for run in runs:
+        given = settings[run["weights"]]
+        name = ", ".join(f"{key} {given[key]}" for key in differing) or "all"
+        if given.get("objective") == "diff":
+            continue  # the difference's variance is not the models'
+        with artifacts.read(run["evaluation"], "evaluation") as file:
+            numbers = artifacts.read_json(file, "summary")
+        point = (float(numbers["l0_mean"]), float(numbers["fvu_total"]))
+        made.setdefault(name, {}).setdefault(run["name"], []).append(point)
+    return {
+        name: sorted((float(np.mean([p[0] for p in points])), float(np.mean([p[1] for p in points])))
+                     for points in members.values())
+        for name, members in made.items()
+    }  # fmt: skip
+
+
+def matched_l0(curves: Mapping[str, Sequence[Point]]) -> float:
+    """The L0, of those that were reached, that most curves cover; the middle one of several."""
+    reached = sorted(point[0] for points in curves.values() for point in points if point[0] > 0)
+    covered = [sum(not np.isnan(unexplained_at(points, l0)) for points in curves.values()) for l0 in reached]
+    best = [l0 for l0, count in zip(reached, covered, strict=True) if count == max(covered)]
+    return best[len(best) // 2]
+
+
+def unexplained_at(points: Sequence[Point], l0: float) -> float:
+    """A curve's unexplained share at an L0, linear in log L0; NaN more than 10 % beyond its ends."""
+    active, unexplained = (np.array(part) for part in zip(*points, strict=True))
+    if not active[0] * (1 - MATCHED) <= l0 <= active[-1] * (1 + MATCHED):
+        return float("nan")
+    return float(np.interp(np.log(l0), np.log(np.maximum(active, 1e-9)), unexplained))
+
+
+def _by_source(pair: Mapping[str, Any], run: Mapping[str, Any], sources: Sequence[str]) -> Table:
+    with artifacts.read(run["evaluation"], "evaluation") as file:
+        fvu = file["fvu_source"][:]
+    names = models_of(pair) if fvu.shape[1] > 1 else ["the difference"]
+    rows: list[list[str | Cell]] = [
+        [source, *(figure_cell(float(value)) for value in values)] for source, values in zip(sources, fvu, strict=False)
+    ]
+    return Table(["source of the text", *(f"unexplained {name}" for name in names)], rows)
+
+
+def _loss(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """Loss curves of the runs that were trained here."""
+    lines = {}
+    for run in runs:
+        with artifacts.read(run["weights"], "crosscoder") as file:
+            if "series" in file:
+                lines[f"{run['name']}, seed {run['seed']}"] = (file["series/step"][:], file["series/loss"][:])
+    if not lines:
+        return []
+    return [
+        Figure(
+            f"{pair['id']}-loss",
+            "Loss while it was trained",
+            "Reconstruction loss over the run (logarithmic). A curve that still falls at the end says that more "
+            "training would show more.",
+            figures.lines(lines, x="step", y="loss", logarithmic=True),
+            height=220,
+        )
+    ]

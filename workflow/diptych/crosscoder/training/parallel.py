@@ -1,0 +1,134 @@
+"""One training run on several processes, each with its own part of every batch and the same weights.
+
+Under `torchrun` every process calls `training.train` alike; what they must agree on goes through a `Group`:
+
+    group = parallel.join("cuda")       # ALONE in a process that was not started by torchrun
+    group.sum_(firings)                 # over all processes, in place
+    group.average_gradients(weights)    # the gradient of the whole batch
+    group.cut(scores, budget)           # batchtopk selects over the whole batch, not over each process's part
+
+Gradients, selections and firings are those of the whole batch, so the loss is that of a single process up to the
+order of its sums. `launch` starts the processes of one machine.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from diptych.crosscoder.training import objectives
+from diptych.runtime.errors import DiptychError
+from diptych.storage import artifacts
+
+PR_SET_PDEATHSIG = 1
+"""Linux: which signal a process gets when its parent dies."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of a run: this one's number and how many there are."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process reads and writes files for all."""
+        return self.rank == 0
+
+    def sum_(self, values: Tensor) -> Tensor:
+        """Replace a tensor by its sum over the processes; returned too."""
+        if self.size > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def share_(self, values: Tensor) -> None:
+        """Replace a tensor by that of the first process."""
+        if self.size > 1:
+            distributed.broadcast(values, src=0)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The rows of all processes, however many each has, one process after another, where the own ones are."""
+        if self.size == 1:
+            return values
+        # NCCL moves what is on a GPU, gloo what is not.
+        device = torch.device("cuda") if distributed.get_backend() == "nccl" else values.device
+        own = values.to(device)
+        counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(self.size)]
+        distributed.all_gather(counts, torch.tensor([len(own)], device=device))
+        padded = own.new_zeros((max(int(count) for count in counts), *own.shape[1:]))
+        padded[: len(own)] = own
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        distributed.all_gather(parts, padded)
+        kept = [part[: int(count)] for part, count in zip(parts, counts, strict=True)]
+        return torch.cat(kept).to(values.device)
+
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replace each gradient by its mean over the processes, whose parts of a batch are equally large."""
+        if self.size == 1:
+            return
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        waiting = [distributed.all_reduce(grad, async_op=True) for grad in grads]
+        for work, grad in zip(waiting, grads, strict=True):
+            work.wait()
+            grad.div_(self.size)
+
+    def cut(self, scores: Tensor, budget: int) -> Tensor:
+        """The smallest of the `size * budget` largest positive scores of all processes; see `objectives.largest`."""
+        budget *= self.size
+        if self.size == 1:
+            return objectives.largest(scores, budget)
+        top = scores if len(scores) <= budget else scores.topk(budget, sorted=False).values
+        return objectives.largest(self.gather(top), budget)
+
+
+ALONE = Group()
+
+
+def join(device: str) -> Group:
+    """The group of a process that torchrun started, `ALONE` in any other."""
+    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+        return ALONE
+    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    return Group(distributed.get_rank(), distributed.get_world_size())
+
+
+def leave(group: Group) -> None:
+    """End what `join` began."""
+    if group.size > 1:
+        distributed.destroy_process_group()
+
+
+def end_with_parent() -> None:
+    """On Linux, have this process killed when the one that started it dies, so that none goes on unseen."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def launch(module: str, job: dict[str, Any], processes: int) -> None:
+    """Run `python -m module job.json` in several processes of this machine with torchrun, and wait for them.
+
+    A worker that stops with a `DiptychError` writes its line to the file `job["error"]`, which is added here.
+
+    Raises:
+        DiptychError: that line, or that a process died.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main
+
+    with tempfile.TemporaryDirectory(prefix="diptych-") as place:
+        error, description = Path(place) / "error.txt", Path(place) / "job.json"
+        description.write_text(artifacts.canonical_json({**job, "error": str(error)}), encoding="utf-8")
+        try:
+            main(["--standalone", "--nproc-per-node", str(processes), "-m", module, str(description)])
+        except ChildFailedError:
+            said = error.read_text(encoding="utf-8") if error.is_file() else ""
+            raise DiptychError(said or "crosscoder: a process of the run died; see the log above") from None

@@ -1,0 +1,132 @@
+"""Settings of a crosscoder's training, and what follows from them: schedules, architecture, objective.
+
+settings = Training(n_latents=1024, k=16, steps=4000, batch=1024, learning_rate=1e-3)
+settings.rate_at(0), settings.k_at(100)        # of one step
+settings.architecture((576, 576))              # what is trained on models of these widths
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from diptych.crosscoder import architecture
+from diptych.crosscoder.architecture import Architecture
+from diptych.crosscoder.training import objectives
+from diptych.runtime.errors import DiptychError
+
+PENALTY_WIDTH = 2304
+"""The width for which published penalties are quoted; they scale with the root of dbar over it."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings of one run; every one is a config key.
+
+    Attributes:
+        objective: batchtopk | topk | l1 | jumprelu | diff (batchtopk on x_B - x_A, equal widths).
+        n_latents: F.
+        k: mean active latents a row (batchtopk, topk, diff).
+        penalty: lambda of l1 (quoted for width 2,304) and jumprelu.
+        steps: optimiser steps.
+        batch: rows a step.
+        learning_rate: Adam's; None is 5e-5 for l1 and 1e-4 otherwise.
+        warmup_share: share of the run in which learning rate and penalty rise from 0.
+        decay_share: share of the run at its end in which the learning rate falls to 0.
+        clip: largest norm of the gradient.
+        decoder_norm: norm of a decoder row in each model at the start; None is .08 for l1 and 1 otherwise.
+        auxiliary: weight of the loss that revives dead latents.
+        dead_share: a latent is dead after this share of the run's rows without firing.
+        shared: share of latents with one decoder row for all models (equal widths).
+        shared_penalty: factor on the penalty of those (l1, jumprelu).
+        dedicated: for each model the share of latents that read and write it alone.
+        matryoshka: shares of the latents, each a prefix that must reconstruct on its own.
+        k_initial: k at the start, falling to k over `anneal_share` of the run; 0 is no annealing.
+        anneal_share: see k_initial.
+        accumulate: parts that a batch is computed in, to save memory; each part selects its own batchtopk entries.
+        buffer_rows: rows held in memory; if the training rows are no more, they are read once.
+        calibration_share: share of the training rows kept out of training, whole documents, on which the threshold is
+            set (batchtopk, diff): on rows it was trained on a code is shorter than on others. 0: training rows.
+        compute: precision of the products with encoder and (dense objectives) decoder; weights stay float32.
+        independent: models of equal width start from different rows, as models of unequal widths must.
+        seed: of initialisation and order.
+    """
+
+    objective: Literal["batchtopk", "topk", "l1", "jumprelu", "diff"] = "batchtopk"
+    n_latents: int = 16384
+    k: int = 100
+    penalty: float = 2.0
+    steps: int = 24_000
+    batch: int = 4096
+    learning_rate: float | None = None
+    warmup_share: float = 0.05
+    decay_share: float = 0.2
+    clip: float = 1.0
+    decoder_norm: float | None = None
+    auxiliary: float = 1 / 32
+    dead_share: float = 0.05
+    shared: float = 0.0
+    shared_penalty: float = 0.1
+    dedicated: tuple[float, ...] = ()
+    matryoshka: tuple[float, ...] = ()
+    k_initial: int = 0
+    anneal_share: float = 0.25
+    accumulate: int = 1
+    buffer_rows: int = 400_000
+    calibration_share: float = 0.05
+    compute: Literal["float32", "bfloat16"] = "float32"
+    independent: bool = False
+    seed: int = 0
+
+    @property
+    def rate(self) -> float:
+        """The peak learning rate."""
+        return self.learning_rate or (5e-5 if self.objective == "l1" else 1e-4)
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, constant, linear decay to 0."""
+        warm = (step + 1) / max(1.0, self.warmup_share * self.steps)
+        cool = (self.steps - step) / max(1.0, self.decay_share * self.steps)
+        return self.rate * min(1.0, warm, cool)
+
+    def penalty_at(self, step: int, mean_width: float) -> float:
+        """lambda of a step, warmed from 0."""
+        warm = min(1.0, step / max(1.0, self.warmup_share * self.steps))
+        return self.penalty * warm * math.sqrt(mean_width / PENALTY_WIDTH)
+
+    def k_at(self, step: int) -> int:
+        """k of a step, annealed."""
+        if not self.k_initial:
+            return self.k
+        done = min(1.0, step / max(1.0, self.anneal_share * self.steps))
+        return round(self.k_initial + done * (self.k - self.k_initial))
+
+    def architecture(self, widths: tuple[int, ...]) -> Architecture:
+        """The crosscoder that these settings train on models of these widths."""
+        if (self.objective == "diff" or self.shared) and len(set(widths)) > 1:
+            raise DiptychError(f"crosscoder: `diff` and `shared` need models of equal width, these have {widths}")
+        if self.dedicated and len(self.dedicated) != len(widths):
+            raise DiptychError(f"crosscoder: `dedicated` has {len(self.dedicated)} shares for {len(widths)} models")
+        activation: dict[str, architecture.Activation] = {"l1": "relu", "topk": "topk", "jumprelu": "jumprelu"}
+        return Architecture(
+            widths=widths[:1] if self.objective == "diff" else widths,
+            n_latents=self.n_latents,
+            activation=activation.get(self.objective, "threshold"),
+            k=self.k if self.objective in ("batchtopk", "topk", "diff") else 0,
+            difference=self.objective == "diff",
+            n_shared=round(self.shared * self.n_latents),
+            n_dedicated=tuple(round(share * self.n_latents) for share in self.dedicated),
+        )
+
+    def losses(self) -> objectives.Objective:
+        """The objective that these settings minimise."""
+        prefixes = tuple(sorted({*(max(1, round(share * self.n_latents)) for share in self.matryoshka)}))
+        if prefixes and prefixes[-1] != self.n_latents:
+            prefixes = (*prefixes, self.n_latents)
+        name = "batchtopk" if self.objective == "diff" else self.objective
+        bfloat16 = self.compute == "bfloat16"
+        return objectives.Objective(name, self.shared_penalty, prefixes, self.auxiliary, bfloat16)
+
+    @property
+    def start_norm(self) -> float:
+        """Norm of a decoder row in each model at the start."""
+        return self.decoder_norm or (0.08 if self.objective == "l1" else 1.0)

@@ -1,0 +1,78 @@
+"""Published dictionaries by model: which releases there are, as the installed SAELens knows them.
+
+    python -m diptych.dictionaries.releases                 # the models below, with their releases
+    python -m diptych.dictionaries.releases gemma-2-2b      # one model: every release with its ids
+
+Nothing is copied from SAELens' own table: a newer SAELens lists more.
+"""
+
+import difflib
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from diptych.runtime.errors import DiptychError
+
+MODELS = (
+    "gpt2-small",
+    "pythia-70m-deduped",
+    "gemma-2b",
+    "gemma-2b-it",
+    "gemma-2-2b",
+    "gemma-2-2b-it",
+    "meta-llama/Llama-3.1-8B",
+)
+"""Models that studies of this field compare, by the names that SAELens gives them."""
+IDS_SHOWN = 6
+
+
+def known() -> Mapping[str, Any]:
+    """SAELens' own table: releases by name, each with `model`, `repo_id` and `saes_map` (ids)."""
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    table: Mapping[str, Any] = get_pretrained_saes_directory()
+    return table
+
+
+def releases(model: str) -> dict[str, list[str]]:
+    """Ids by release of a model (its SAELens name, or the last part of its hub id)."""
+    bare = model.rpartition("/")[2].lower()
+    return {
+        name: sorted(entry.saes_map)
+        for name, entry in sorted(known().items())
+        if entry.model.rpartition("/")[2].lower() == bare
+    }
+
+
+def check(release: str, name: str) -> None:
+    """Raise `DiptychError` with the nearest name unless SAELens has this release and id."""
+    table = known()
+    if release not in table:
+        raise DiptychError(f"dictionary: SAELens has no release {release!r}{_nearest(release, table)}")
+    ids = table[release].saes_map
+    if name not in ids:
+        raise DiptychError(f"dictionary: release {release!r} has no id {name!r}{_nearest(name, ids)}")
+
+
+def listing(models: Iterable[str], most: int | None = IDS_SHOWN) -> str:
+    """The releases of some models as text, at most so many ids of each."""
+    lines = []
+    for model in models:
+        found = releases(model)
+        lines.append(
+            model if found else f"{model}: none of its own; one of its base model can be read on it (trained_on)"
+        )
+        for name, ids in found.items():
+            shown = ", ".join(ids[:most]) + (", ..." if most is not None and len(ids) > most else "")
+            lines.append(f"  {name} ({len(ids)}): {shown}")
+    return "\n".join(lines)
+
+
+def _nearest(word: str, names: Iterable[str]) -> str:
+    match = difflib.get_close_matches(word, sorted(names), n=1, cutoff=0.0)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+if __name__ == "__main__":
+    asked = sys.argv[1:]
+    print(listing(asked or MODELS, None if asked else IDS_SHOWN))

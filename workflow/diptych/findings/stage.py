@@ -1,0 +1,304 @@
+"""Findings: the differences between two models that stand up to everything that is asked of them (METHODS 9).
+
+Two different models differ everywhere, so significance alone would flag everything; `ranking` says what a candidate
+must reach. A method that writes nothing on a pair has shown something only if it could have: "no difference found"
+needs a planted pair, run with the same settings, in which the method wrote down the planted direction; otherwise the
+answer is "not enough training to tell" (`verdicts`).
+
+    collect(pairs, "results/findings.h5", "results/findings.tsv", spec=spec, q=0.05)
+    read("results/findings.h5").table["pair"]       # one entry a finding
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diptych.candidates import ranking
+from diptych.candidates.ranking import Candidate, Method, Offer, Ranking, Threshold
+from diptych.findings import conclusions
+from diptych.runtime import logs
+from diptych.steering import effects
+from diptych.storage import artifacts, tables
+from diptych.text import contexts as evidence
+
+METHODS: tuple[Method, ...] = ("linear_map", "pairing", "crosscoder", "template")
+OFFERS: Mapping[Method, tuple[str, Callable[[Mapping[str, Any]], list[Offer]]]] = {
+    "linear_map": ("linear_map", ranking.linear_map_offers),
+    "pairing": ("pairing", ranking.pairing_offers),
+    "crosscoder": ("crosscoders", ranking.crosscoder_offers),
+    "template": ("template_diffs", ranking.template_offers),
+}
+"""Each method's key among a pair's files, and its reader."""
+COLUMNS = (
+    "pair", "site", "method", "kind", "id", "side", "effect", "lo", "hi", "p", "q", "null", "held_out", "seeds",
+    "nu_err", "nu_rec", "causal", "contexts",
+)  # fmt: skip
+"""Columns of the table (METHODS 9)."""
+TEXTS = 3
+"""Contexts written beside a finding in the table."""
+ROWS = 20
+"""Token rows stored for each finding, from which a reader shows contexts."""
+BUDGET_FILES: Mapping[Method, tuple[str, ...]] = {
+    "linear_map": ("linear_map",),
+    "pairing": ("linear_map", "correlation", "pairing", "dictionary_a", "dictionary_b"),
+    "crosscoder": ("crosscoders",),
+}
+"""Files whose settings must agree for a planted pair to speak for another."""
+KINDS = {"linear_map": "linear_map", "correlation": "correlation", "pairing": "pairing", "crosscoders": "crosscoder"}
+OWN_SETTINGS = {"seed", "a", "b", "model", "models", "dictionary_a", "dictionary_b", "crosscoder"}
+"""Keys of a spec that name the job and are no budget."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What `collect` wrote.
+
+    Attributes:
+        table: `COLUMNS` and `weakest`, one entry a finding, the strongest weakest leg first.
+        rows: int64 [findings, ROWS], token rows of its side where each shows most; -1 is padding.
+        answers: for each pair, site and method what follows, with `recovery` for planted pairs.
+        controls: for each control pair its clauses and whether it holds.
+    """
+
+    table: dict[str, npt.NDArray[Any]]
+    rows: npt.NDArray[np.int64]
+    answers: list[dict[str, Any]]
+    controls: list[dict[str, Any]]
+
+    def standing(self, pair: str, site: str, method: Method) -> frozenset[str]:
+        """`side id` of the findings of one pair, site and method."""
+        table = self.table
+        mine = [i for i in range(len(table["pair"])) if (table["pair"][i], table["site"][i]) == (pair, site)]
+        return frozenset(f"{table['side'][i]} {table['id'][i]}" for i in mine if table["method"][i] == method)
+
+    @property
+    def control_holds(self) -> bool | None:
+        """Whether every control holds; None if the study has none."""
+        return all(control["holds"] for control in self.controls) if self.controls else None
+
+
+def collect(
+    pairs: Sequence[Mapping[str, Any]],
+    out: str | Path,
+    table: str | Path,
+    *,
+    spec: Mapping[str, Any],
+    q: float = ranking.Q,
+    min_effect: Mapping[Method, float] = ranking.MIN_EFFECT,
+) -> None:
+    """Stage `collect_findings`: what stands, in `table` (TSV), and with all verdicts in `out` (kind "findings").
+
+    Args:
+        pairs: each {name, a, b, role: compared | control | planted | floor, site_a, site_b, files}. `files` maps
+            linear_map, correlation, pairing, steering, tokens_a, tokens_b, dictionary_a, dictionary_b (their
+            manifest.json) and, for a planted pair, truth to paths; features_a, features_b to lists of shards;
+            crosscoders to a list of {name, seed, weights, evaluation, latents}; and template_diffs to a list of
+            {name, diff, dictionary (manifest.json), tokens}. A method without its file was not run.
+        out: the artifact.
+        table: the same findings as text.
+        spec: stored with the artifact.
+        q: largest Benjamini-Hochberg q in a family (one pair and method).
+        min_effect: least |effect| of each method, in its own unit.
+    """
+    rankings = [_rankings(pair, q, min_effect) for pair in pairs]
+    yardsticks = list(_yardsticks(pairs, rankings))
+    answers, controls = [], []
+    for pair, found in zip(pairs, rankings, strict=True):
+        for method in found:
+            own = method == "template"
+            limits = Threshold(q, min_effect[method])
+            yardstick = _inside(pair, limits) if own else _nearest(pair, method, yardsticks)
+            answers.append(_answer(pair, method, found[method], yardstick))
+        if pair["role"] == "control":
+            controls.append(_control(pair, found))
+    standing = sorted(_standing(pairs, rankings), key=lambda entry: -entry[2].weakest)
+    columns, rows = _table(standing)
+    artifacts.write_text(table, to_tsv(columns))
+    with artifacts.create(out, "findings", spec) as writer:
+        writer.table("findings", columns, nan="not measured by this method")
+        writer.array("rows", rows)
+        writer.strings("answers", [artifacts.canonical_json(answer) for answer in answers])
+        writer.strings("controls", [artifacts.canonical_json(control) for control in controls])
+        writer.json("thresholds", {"q": q, "min_effect": dict(min_effect)})
+
+
+def read(path: str | Path) -> Findings:
+    """The findings and verdicts of an artifact of kind "findings"."""
+    with artifacts.read(path, "findings") as file:
+        return Findings(
+            artifacts.read_table(file, "findings"),
+            file["rows"][:],
+            [json.loads(text) for text in artifacts.read_strings(file, "answers")],
+            [json.loads(text) for text in artifacts.read_strings(file, "controls")],
+        )
+
+
+def to_tsv(columns: Mapping[str, Sequence[Any]]) -> str:
+    """The findings as tab-separated text with a header."""
+    return tables.tsv({name: columns[name] for name in COLUMNS})
+
+
+def _rankings(pair: Mapping[str, Any], q: float, min_effect: Mapping[Method, float]) -> dict[Method, Ranking]:
+    """The ranking of every method that was run on a pair."""
+    found: dict[Method, Ranking] = {}
+    for method in METHODS:
+        key, offers = OFFERS[method]
+        if pair["files"].get(key):
+            untestable = ranking.untested_pairing(pair["files"]) if method == "pairing" else ""
+            found[method] = ranking.rank(offers(pair["files"]), Threshold(q, min_effect[method]), untestable)
+            count = len(found[method].findings)
+            logs.logger.info("%s, %s: %d of %d stand", pair["name"], method, count, len(found[method].candidates))
+    return found
+
+
+def _yardsticks(
+    pairs: Sequence[Mapping[str, Any]], rankings: Sequence[Mapping[Method, Ranking]]
+) -> Iterable[tuple[Method, Mapping[str, Any], conclusions.Recovery]]:
+    """What each method made of each planted pair."""
+    for pair, found in zip(pairs, rankings, strict=True):
+        if pair["role"] == "planted":
+            truth = conclusions.read_truth(pair["files"]["truth"])
+            for method, ranked in found.items():
+                if method != "template":
+                    yield method, pair, conclusions.recovery(ranked, truth)
+
+
+def _inside(pair: Mapping[str, Any], threshold: Threshold) -> conclusions.Yardstick | None:
+    """What a pair's template diffs made of the changes that they planted themselves; the worst of them speaks."""
+    seen = [conclusions.template_recovery(run, threshold) for run in pair["files"]["template_diffs"]]
+    known = [one for one in seen if one is not None]
+    if not known:
+        return None
+    worst = min(known, key=lambda one: (one.written, -one.rank))
+    return conclusions.Yardstick(f"a copy of {pair['a']}'s activations", worst, [])
+
+
+def _nearest(
+    pair: Mapping[str, Any],
+    method: Method,
+    yardsticks: Sequence[tuple[Method, Mapping[str, Any], conclusions.Recovery]],
+) -> conclusions.Yardstick | None:
+    """The planted pair that speaks for this one: itself, else the one with the fewest settings that differ."""
+    offered = [
+        conclusions.Yardstick(planted["name"], recovered, _differing(pair, planted, method))
+        for which, planted, recovered in yardsticks
+        if which == method and (pair["role"] != "planted" or planted is pair)
+    ]
+    return min(offered, key=lambda yardstick: len(yardstick.differs), default=None)
+
+
+def _differing(pair: Mapping[str, Any], planted: Mapping[str, Any], method: Method) -> list[str]:
+    """Names of the settings of a method that two pairs do not share."""
+    mine, theirs = (_budget(one["files"], method) for one in (pair, planted))
+    return sorted({name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)})
+
+
+def _budget(files: Mapping[str, Any], method: Method) -> dict[str, Any]:
+    """Settings and sources (corpus, sites) of everything that a method's result on a pair was made with."""
+    found: dict[str, Any] = {}
+    for key in BUDGET_FILES[method]:
+        for path in _paths(files.get(key)):
+            spec = _spec(path, key)
+            settings = {**spec.get("settings", {}), **spec.get("reads", {})}
+            found |= {f"{key}.{name}": value for name, value in settings.items() if name not in OWN_SETTINGS}
+    return found
+
+
+def _paths(value: Any) -> list[str]:
+    """Paths of a pair's file: itself, or the weights of each crosscoder."""
+    if not value:
+        return []
+    return [str(value)] if isinstance(value, str | Path) else [str(run["weights"]) for run in value]
+
+
+def _spec(path: str, key: str) -> dict[str, Any]:
+    """The spec of an artifact, or of a directory by its manifest."""
+    if path.endswith(".json"):
+        spec: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))["spec"]
+        return spec
+    with artifacts.read(path, KINDS[key]) as file:
+        found: dict[str, Any] = artifacts.read_json(file, "spec")
+    return found
+
+
+def _answer(
+    pair: Mapping[str, Any], method: Method, ranked: Ranking, yardstick: conclusions.Yardstick | None
+) -> dict[str, Any]:
+    said = conclusions.answer(pair["role"], method, ranked, yardstick, (pair["a"], pair["b"]))
+    return {
+        "pair": pair["name"],
+        "site": _site(pair),
+        "role": pair["role"],
+        "method": method,
+        "status": said.status,
+        "text": said.text,
+        "candidates": len(ranked.candidates),
+        "findings": len(ranked.findings),
+        "caveats": conclusions.caveats(ranked.findings),
+        "recovery": asdict(yardstick.recovery) if yardstick and pair["role"] == "planted" else None,
+    }
+
+
+def _control(pair: Mapping[str, Any], found: Mapping[Method, Ranking]) -> dict[str, Any]:
+    clauses = conclusions.control(pair["files"], found)
+    holds = conclusions.holds(clauses)
+    for clause in clauses:
+        if clause.holds is False:
+            logs.logger.error("control %s is broken: %s: %s", pair["name"], clause.name, clause.text)
+    return {
+        "pair": pair["name"],
+        "site": _site(pair),
+        "holds": holds,
+        "clauses": [asdict(clause) for clause in clauses],
+    }
+
+
+def _standing(
+    pairs: Sequence[Mapping[str, Any]], rankings: Sequence[Mapping[Method, Ranking]]
+) -> Iterable[tuple[Mapping[str, Any], Method, Candidate]]:
+    for pair, found in zip(pairs, rankings, strict=True):
+        for method, ranked in found.items():
+            yield from ((pair, method, candidate) for candidate in ranked.findings)
+
+
+def _table(
+    standing: Sequence[tuple[Mapping[str, Any], Method, Candidate]],
+) -> tuple[dict[str, list[Any]], npt.NDArray[np.int64]]:
+    columns: dict[str, list[Any]] = {name: [] for name in (*COLUMNS, "weakest")}
+    rows = np.full((len(standing), ROWS), -1, dtype=np.int64)
+    texts: dict[str, evidence.Text] = {}
+    steered = {
+        path: effects.read(path).causal for path in {pair["files"].get("steering") for pair, _, _ in standing} if path
+    }
+    for i, (pair, method, candidate) in enumerate(standing):
+        tokens = candidate.offer.tokens or str(pair["files"][f"tokens_{candidate.offer.side.lower()}"])
+        texts[tokens] = texts.get(tokens) or evidence.Text(tokens)
+        shown = candidate.offer.rows[:ROWS]
+        rows[i, : len(shown)] = shown
+        contexts = texts[tokens].contexts(shown, np.zeros(len(shown)), count=TEXTS)
+        entry = candidate.offer._asdict() | {
+            "pair": pair["name"],
+            "site": _site(pair),
+            "method": method,
+            "q": candidate.q,
+            "causal": steered.get(pair["files"].get("steering"), {}).get(_key(candidate, method), math.nan),
+            "contexts": " | ".join(context.plain() for context in contexts),
+            "weakest": candidate.weakest,
+        }
+        for name, column in columns.items():
+            column.append(entry[name])
+    return columns, rows
+
+
+def _key(candidate: Candidate, method: Method) -> tuple[str, str, str]:
+    return candidate.offer.side, method, candidate.offer.id
+
+
+def _site(pair: Mapping[str, Any]) -> str:
+    return pair["site_a"] if pair["site_a"] == pair["site_b"] else f"{pair['site_a']}--{pair['site_b']}"

@@ -1,0 +1,346 @@
+"""The section on the linear map of one pair: how well each map predicts B from A, and where the best one fails."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from diptych.page import figures
+from diptych.page.blocks import (
+    Block,
+    Cell,
+    Figure,
+    Item,
+    Items,
+    Note,
+    Prose,
+    Reading,
+    Section,
+    Table,
+    figure_cell,
+    number,
+    p_value,
+    percent,
+)
+from diptych.storage import artifacts
+from diptych.text.contexts import Shade, Text
+
+Direction = Literal["forward", "backward"]
+RUNGS = {
+    "identity": ("identity", "B is A, unchanged."),
+    "scale": ("scale", "One factor on everything."),
+    "procrustes": ("Procrustes", "A rotation and one factor."),
+    "reduced_rank": ("reduced rank", "A linear map of low rank."),
+    "ridge": ("ridge", "Any linear map; its penalty shrinks it to the simplest one."),
+    "ridge_zero": ("textbook ridge", "Any linear map, shrunk to zero, as the literature prints it; never chosen."),
+}
+SHOWN_DIRECTIONS = 4
+"""Directions of each kind shown with contexts."""
+SPREAD = 12.0
+"""Tokens are shaded fully from this many times the mean squared residual."""
+
+
+def section(pair: Mapping[str, Any], text: Text, contexts: int, standing: Collection[str]) -> Section:
+    """Map ladder, and where the map fails in both directions, of one pair; `standing` holds "side id" of findings."""
+    with artifacts.read(pair["files"]["linear_map"], "linear_map") as file:
+        identical = all(not len(file[f"{name}/directions/filter"]) for name in ("forward", "backward"))
+        parts = [_ladder(file, pair)]
+        if identical:
+            parts.append(
+                Section(
+                    f"{pair['id']}-map-fails",
+                    "Where the map fails",
+                    [Note("info", "Nowhere: the map predicts every token to rounding.")],
+                )
+            )
+        else:
+            parts.append(_fails(file, pair, text, contexts, standing))
+    return Section(f"{pair['id']}-map", "Linear map between the activations", [], parts)
+
+
+def _ladder(file: h5py.File, pair: Mapping[str, Any]) -> Section:
+    verdicts = artifacts.read_json(file, "verdicts")
+    tables = {name: artifacts.read_table(file, f"{name}/ladder") for name in ("forward", "backward")}
+    names = [str(name) for name in tables["forward"]["rung"]]
+    errors = {name: file[f"{name}/ladder_r2_by_fold"][:].std(axis=1, ddof=1) for name in tables}
+    shuffled = verdicts["forward"]["shuffled_r2"]
+    arrows = {"forward": f"{pair['a']} → {pair['b']}", "backward": f"{pair['b']} → {pair['a']}"}
+    plot = figures.dots(
+        [RUNGS[name][0] for name in names],
+        {
+            arrows["forward"]: (tables["forward"]["r2"], errors["forward"], "var(--b)"),
+            arrows["backward"]: (tables["backward"]["r2"], errors["backward"], "var(--a)"),
+        },
+        x="held-out R²",
+        lines=[] if shuffled is None else [(shuffled, "shuffled")],
+    )
+    blocks: list[Block] = [
+        Prose(
+            f"How much of {pair['b']}'s activations follows from {pair['a']}'s on documents that the map has not seen, "
+            "from the simplest claim (they are equal) to the richest (any linear map)."
+        ),
+        *_words(verdicts, arrows),
+        Figure(
+            f"{pair['id']}-ladder",
+            "Held-out R² of each map",
+            "One row a map, simplest on top; 1 is perfect prediction, 0 is no better than the mean; bars are the "
+            "spread "
+            "over folds of documents. The dashed line is what a map reaches between the activations of different "
+            "documents: prediction without knowing the token.",
+            plot,
+            height=120 + 38 * len(names),
+        ),
+        _ladder_table(names, tables, arrows, verdicts),
+        _in_sample(names, tables, arrows),
+    ]
+    return Section(f"{pair['id']}-ladder-section", "Map ladder", blocks)
+
+
+def _words(verdicts: Mapping[str, Any], arrows: Mapping[str, str]) -> list[Block]:
+    said: list[Block] = []
+    for name, arrow in arrows.items():
+        verdict = verdicts[name]
+        said.append(
+            Note(
+                "info",
+                f"{arrow}: the simplest map that is as good as the best one is {verdict['best'].replace('_', ' ')}, "
+                f"held-out R² {number(verdict['r2'], 4)} (shuffled documents {number(verdict['shuffled_r2'])}).",
+            )
+        )
+        said += [Note("warn", f"{arrow}: {words}.") for words in verdict["words"]]
+    return said
+
+
+def _ladder_table(
+    names: Sequence[str],
+    tables: Mapping[str, Mapping[str, Any]],
+    arrows: Mapping[str, str],
+    verdicts: Mapping[str, Any],
+) -> Table:
+    rows = [_rung(name, i, tables) for i, name in enumerate(names)]
+    shuffled: list[str | Cell] = [
+        Cell("shuffled", hint="Rows of different documents: the level of knowing nothing of the token.")
+    ]
+    for direction in ("forward", "backward"):
+        shuffled += [figure_cell(_nan(verdicts[direction]["shuffled_r2"]), 4), "–"]
+    rows.append([*shuffled, "–", "–"])
+    return Table(
+        [
+            "map",
+            f"R² {arrows['forward']}",
+            "median coord.",
+            f"R² {arrows['backward']}",
+            "median coord.",
+            "penalty",
+            "rank",
+        ],
+        rows,
+        caption="Held-out R², pooled over folds; the chosen map of each direction is coloured.",
+        hints=(
+            "",
+            "",
+            "Median over coordinates of their own R²: a few large coordinates own the pooled one.",
+            "",
+            "",
+            "Chosen by inner folds, in units of A's mean variance.",
+            "",
+        ),
+    )
+
+
+def _rung(name: str, i: int, tables: Mapping[str, Mapping[str, Any]]) -> list[str | Cell]:
+    """The ladder's row of one kind of map, both ways."""
+    label, meaning = RUNGS[name]
+    cells: list[str | Cell] = [Cell(label, hint=meaning)]
+    for direction in ("forward", "backward"):
+        table = tables[direction]
+        r2 = float(table["r2"][i])
+        cells.append(Cell(number(r2, 4), r2, tone="found" if table["is_best"][i] else ""))
+        cells.append(figure_cell(float(table["r2_median_coordinate"][i])))
+    forward = tables["forward"]
+    edge = " at edge" if forward["alpha_at_edge"][i] else ""
+    cells.append(Cell(number(float(forward["alpha"][i])) + edge, order=_order(forward["alpha"][i])))
+    cells.append(figure_cell(int(forward["rank"][i]) or None))
+    return cells
+
+
+def _in_sample(names: Sequence[str], tables: Mapping[str, Mapping[str, Any]], arrows: Mapping[str, str]) -> Table:
+    """The figures that the literature prints, labelled for what they are."""
+    rows: list[list[str | Cell]] = [
+        [
+            Cell(RUNGS[name][0], hint=RUNGS[name][1]),
+            *(
+                figure_cell(float(tables[direction][column][i]))
+                for direction in ("forward", "backward")
+                for column in ("in_sample_mse", "in_sample_frobenius", "slope_frobenius")
+            ),
+        ]
+        for i, name in enumerate(names)
+    ]
+    what = ("MSE, in-sample", "‖XR − Y‖, in-sample", "‖R‖")
+    columns = ["map", *(f"{label} {arrows[name]}" for name in ("forward", "backward") for label in what)]
+    return Table(
+        columns,
+        rows,
+        caption="In-sample: on the rows that the map was fitted to, as published comparisons print it. These flatter "
+        "the richer maps and decide nothing here; they are here to be compared with the literature. "
+        "MSE is per row and coordinate; norms are Frobenius.",
+    )
+
+
+def _fails(file: h5py.File, pair: Mapping[str, Any], text: Text, contexts: int, standing: Collection[str]) -> Section:
+    blocks: list[Block] = [
+        Prose(
+            f"What the best map cannot predict is the difference. Below: the tokens of {pair['b']} that it misses "
+            "most, "
+            "and the directions along which it misses them."
+        ),
+        *_where(file, pair, text),
+        _spectrum(file, pair),
+        _tokens(file, "forward", pair, text, contexts),
+        _directions(file, "forward", pair["a"], pair["b"], "B", text, contexts, standing),
+        _directions(file, "backward", pair["b"], pair["a"], "A", text, contexts, standing),
+    ]
+    return Section(f"{pair['id']}-map-fails", "Where the map fails", blocks)
+
+
+def _where(file: h5py.File, pair: Mapping[str, Any], text: Text) -> list[Block]:
+    """Mean residual by source, role and position, both directions."""
+    arrows = (f"{pair['a']} → {pair['b']}", f"{pair['b']} → {pair['a']}")
+    tables = [artifacts.read_table(file, f"{name}/energy_by_source") for name in ("forward", "backward")]
+    columns = (tables[0]["rows"], tables[0]["mean"], tables[1]["mean"])
+    energy = [file[f"{name}/energy"][:].astype(np.float64) for name in ("forward", "backward")]
+    role = text.role[file["rows/token_row"][0]]
+    present = [code for code in range(len(text.roles)) if (role == code).any()]
+    rows: list[list[str | Cell]] = [
+        ["source of the text", name, *(figure_cell(column[i].item()) for column in columns)]
+        for i, name in enumerate(text.sources[: len(columns[0])])
+    ]
+    if len(present) > 1:
+        for code in present:
+            here = role == code
+            cells = [figure_cell(int(here.sum())), *(figure_cell(float(one[here].mean())) for one in energy)]
+            rows.append(["role in the template", text.roles[code], *cells])
+    return [
+        Table(
+            ["by", "", "tokens", f"residual, {arrows[0]}", f"residual, {arrows[1]}"],
+            rows,
+            caption="Mean squared residual, in units of the activations' own variance: where the models differ most.",
+        ),
+        _by_position(file, pair, arrows),
+    ]
+
+
+def _by_position(file: h5py.File, pair: Mapping[str, Any], arrows: tuple[str, str]) -> Figure:
+    tables = [artifacts.read_table(file, f"{name}/energy_by_position") for name in ("forward", "backward")]
+    at = np.flatnonzero(tables[0]["rows"] > 0)
+    series = {arrow: (at, table["mean"][at]) for arrow, table in zip(arrows, tables, strict=True)}
+    return Figure(
+        f"{pair['id']}-map-position",
+        "Residual by position in the sequence",
+        f"Mean squared residual at each position, in units of the activations' own variance; the last point is all "
+        f"from position {len(tables[0]['rows']) - 1} on.",
+        figures.lines(series, x="position", y="residual"),
+        height=220,
+    )
+
+
+def _spectrum(file: h5py.File, pair: Mapping[str, Any]) -> Figure:
+    """How many directions the residual has, and how much of each is unexplained."""
+    share = file["forward/spectrum/unexplained"][:]
+    variance = file["forward/spectrum/pca"][:]
+    rank = np.arange(1, len(share) + 1)
+    total = max(float(variance.sum()), 1e-300)
+    return Figure(
+        f"{pair['id']}-map-spectrum",
+        f"Spectrum of what {pair['a']} does not predict of {pair['b']}",
+        "Directions by rank. “Unexplained”: share of a direction's variance that the map misses; a feature that only "
+        f"{pair['b']} has stands out near 1. “Of the residual”: share of the whole residual that lies along a "
+        "principal direction.",
+        figures.lines(
+            {"unexplained share": (rank, _positive(share)), "of the residual": (rank, _positive(variance / total))},
+            x="rank of the direction",
+            y="share",
+            logarithmic=True,
+        ),
+        height=260,
+    )
+
+
+def _positive(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Values for a logarithmic axis: what is nothing beside the largest becomes a gap."""
+    return np.where(values > 1e-6 * float(values.max(initial=0.0)), values, np.nan)
+
+
+def _tokens(file: h5py.File, direction: Direction, pair: Mapping[str, Any], text: Text, contexts: int) -> Items:
+    energy = file[f"{direction}/energy"][:].astype(np.float64)
+    token_row = file["rows/token_row"][0]
+    shade = Shade(token_row, energy, scale=SPREAD * float(energy.mean()))
+    order = np.argsort(-energy, kind="stable")
+    found = text.contexts(token_row[order[: 50 * contexts]], energy[order[: 50 * contexts]], shade, count=contexts)
+    item = Item(
+        f"Tokens of {pair['b']} that are hardest to predict from {pair['a']}",
+        [("mean over all tokens", number(float(energy.mean())))],
+        [Reading("Squared residual, in units of the mean variance", found, "B")],
+        "B",
+    )
+    return Items("Every token is shaded by its own residual; the one that the line is about is underlined.", [item])
+
+
+def _directions(
+    file: h5py.File, direction: Direction, known: str, missed: str, side: Literal["A", "B"], text: Text, contexts: int,
+    standing: Collection[str],
+) -> Items:  # fmt: skip
+    group = file[f"{direction}/directions"]
+    kinds = [str(kind) for kind in group["kind"].attrs["kinds"]]
+    token_row = file["rows/token_row"][0]
+    items, seen = [], dict.fromkeys(kinds, 0)
+    for k, code in enumerate(group["kind"][:]):
+        kind = kinds[int(code)]
+        seen[kind] += 1
+        if seen[kind] <= SHOWN_DIRECTIONS:
+            name = f"{kind} {seen[kind]}"
+            tag = "finding" if f"{side} {name}" in standing else ""
+            items.append(_direction(group, k, name, tag, token_row, side, text, contexts))
+    return Items(
+        f"Directions of {missed} that {known} does not predict. “unexplained” ranks by the share of variance that is "
+        "missed, “pca” by how much is missed. Shown with the text at both ends (documents that did not choose them).",
+        items,
+        opened=1 if side == "B" else 0,
+    )
+
+
+def _direction(
+    group: h5py.Group, k: int, name: str, tag: str, token_row: Any, side: Literal["A", "B"], text: Text, contexts: int
+) -> Item:
+    rows, scores = group["top_row"][k, 1], group["top_score"][k, 1]
+    readings = []
+    for end, label in enumerate(("positive end", "negative end")):
+        held = rows[end] >= 0
+        at, values = token_row[rows[end][held]], scores[end][held].astype(np.float64)
+        order = np.argsort(at)
+        shade = Shade(at[order], values[order], scale=float(np.abs(scores).max()))
+        readings.append(Reading(label, text.contexts(at, values, shade, count=max(2, contexts // 2)), side))
+    p = float(group["p"][k])
+    return Item(
+        name,
+        [
+            ("unexplained share", percent(float(group["unexplained"][k, 1]))),
+            ("of the residual", percent(float(group["residual_share"][k, 1]))),
+            ("excess", number(float(group["excess"][k, 1]))),
+            ("p", p_value(p)),
+        ],
+        readings,
+        side,
+        tag,
+    )
+
+
+def _order(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _nan(value: float | None) -> float:
+    return float("nan") if value is None else value

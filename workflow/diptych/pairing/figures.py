@@ -1,0 +1,107 @@
+"""Figures of a pairing: how well the matches fit against what chance fits, and how the matched features differ."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diptych.page import figures
+from diptych.page.blocks import Block, Figure, number
+
+Columns = Mapping[str, npt.NDArray[Any]]
+
+BINS = 50
+SCORES = {
+    "rho": "correlation",
+    "cosine": "decoder cosine",
+    "euclidean": "distance, negative",
+    "mean": "mean of correlation and cosine",
+}
+
+
+def blocks(pair: Mapping[str, Any], pairs: Columns, matched: int, score: str, is_cut: bool) -> list[Block]:
+    """Score against decoys, cosine against unrelated pairs, norm differences, and norm difference against cosine.
+
+    Args:
+        pair: names and id.
+        pairs: the candidate pairs (`pairing.PAIR_COLUMNS`).
+        matched: the outcome of a matched pair.
+        score: the pairing's own.
+        is_cut: whether a pair that decoys reach is no match.
+    """
+    if not len(pairs["a"]):
+        return []
+    kept = {name: values[pairs["outcome"] == matched] for name, values in pairs.items()}
+    found: list[Block] = [
+        _against(
+            f"{pair['id']}-match-scores",
+            "How well the candidate pairs fit, against decoys",
+            f"Candidate pairs by their score ({SCORES[score]}), and the best fits inside one dictionary, which are "
+            "certainly no counterparts. "
+            + ("A pair is a match only where hardly any decoy reaches." if is_cut else "No pair was cut by them."),
+            {"candidate pairs": (pairs["score"], "var(--b)"), "decoys": (pairs["decoy"], "var(--both)")},
+            SCORES[score],
+        )
+    ]
+    if not len(kept["a"]):
+        return found
+    return [
+        *found,
+        _against(
+            f"{pair['id']}-match-cosines",
+            "Cosine of the matched directions, against the null",
+            "Decoder rows of the matched features, A's carried into B's space by the map; beside them the same with "
+            "the match of another pair.",
+            {
+                "matched": (kept["cosine"], "var(--b)"),
+                "unrelated": (kept["cosine_unrelated"], "var(--both)"),
+            },
+            "cosine of decoder rows",
+        ),
+        _norms(pair, kept),
+        _scatter(pair, kept),
+    ]
+
+
+def _against(name: str, title: str, caption: str, values: Mapping[str, tuple[npt.NDArray[Any], str]], x: str) -> Figure:
+    """Two histograms over each other, on the same bins."""
+    finite = {key: one[np.isfinite(one) & (np.abs(one) < 1e30)] for key, (one, _) in values.items()}
+    every = np.concatenate(list(finite.values()))
+    low, high = (float(every.min()), float(every.max())) if len(every) else (0.0, 1.0)
+    edges = np.linspace(low, high if high > low else low + 1.0, BINS + 1)
+    series = {key: (np.histogram(one, edges)[0], values[key][1]) for key, one in finite.items()}
+    return Figure(name, title, caption, figures.bars(edges, series, x=x, y="pairs", overlaid=True), height=260)
+
+
+def _norms(pair: Mapping[str, Any], kept: Columns) -> Figure:
+    difference = kept["norm_difference"]
+    largest = max(float(np.abs(difference).max()), 1e-6)
+    edges = np.linspace(-largest, largest, BINS + 1)
+    size = np.abs(difference)
+    return Figure(
+        f"{pair['id']}-match-norms",
+        "Difference of encoder norms",
+        f"Encoder norm of {pair['a']}'s feature less that of its own match in {pair['b']}, each over its dictionary's "
+        f"largest. Size: mean {number(float(size.mean()))}, most {number(float(size.max()))}, least "
+        f"{number(float(size.min()))}.",
+        figures.bars(
+            edges, {"matched": (np.histogram(difference, edges)[0], "var(--both)")}, x="norm difference", y="pairs"
+        ),
+        height=240,
+    )
+
+
+def _scatter(pair: Mapping[str, Any], kept: Columns) -> Figure:
+    names = [f"{pair['a']} {i} ↔ {pair['b']} {j}" for i, j in zip(kept["a"].tolist(), kept["b"].tolist(), strict=True)]
+    return Figure(
+        f"{pair['id']}-match-norm-cosine",
+        "Norm difference against cosine",
+        "Every matched pair: a feature that is turned lies low, one that is made stronger or weaker lies to a side.",
+        figures.scatter(
+            {"matched": (kept["norm_difference"], kept["cosine"], names, "var(--b)")},
+            x="norm difference",
+            y="cosine of decoder rows",
+        ),
+        height=320,
+    )

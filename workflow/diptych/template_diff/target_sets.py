@@ -1,0 +1,103 @@
+"""Target against control prompts: latents that fire on the ones and never on the others (METHODS 4).
+
+Two sets of prompts that differ in one thing, such as questions about two centuries, are read by both models. A latent
+that fires on many targets and on no control tells them apart; whether the other model has it too stands beside it:
+
+    columns = exclusive(codes, prompt_set(codes, ["old"]), prompt_set(codes, ["modern"]))
+    columns["latent"], columns["n_target"], columns["n_target_other"]
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse, stats
+
+from diptych.runtime.errors import DiptychError
+from diptych.statistics import resampling
+from diptych.template_diff.changes import describe
+from diptych.template_diff.codes import Codes
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+TABLE_COLUMNS = (
+    "rank", "side", "role", "latent", "n_target", "n_control", "mean_target",
+    "n_target_other", "n_control_other", "p", "q", "domain_shift", "link", "model", "sae",
+)  # fmt: skip
+"""Columns of the table as it is written; `exclusive` gives all but the labels."""
+
+
+def prompt_set(codes: Codes, sources: Sequence[str]) -> BoolArray:
+    """Prompts of the named sources, bool [n]."""
+    unknown = [name for name in sources if name not in codes.sources]
+    if unknown:
+        raise DiptychError(f"template diff: no source {unknown[0]!r}; the corpus has {', '.join(codes.sources)}")
+    chosen = np.isin(codes.source, [codes.sources.index(name) for name in sources])
+    if not chosen.any():
+        raise DiptychError(f"template diff: no prompt of the sources {list(sources)}; name targets and controls both")
+    return chosen
+
+
+def exclusive(codes: Codes, target: BoolArray, control: BoolArray, *, min_share: float = 0.01) -> dict[str, Any]:
+    """Latents active on target prompts and never on control prompts, per model and role.
+
+    p is Fisher's exact test, one-sided, of "all k prompts on which the latent fires are targets":
+    C(n_target, k) / C(n_target + n_control, k). Its family for q are the latents that fire in that model on at least
+    `min_share` of targets and controls together, over roles and both models.
+
+    Args:
+        codes: both models at every role.
+        target: bool [n].
+        control: bool [n], disjoint from `target`.
+        min_share: of the prompts of either set.
+
+    Returns:
+        Columns side ("a" | "b"), role, latent, n_target, n_control (0), mean_target (over all targets),
+        n_target_other and n_control_other (the other model's counts), p, q, rank; most targets first, then higher mean.
+    """
+    names = [(model, role) for model in ("a", "b") for role in codes.roles]
+    counts = {name: _set_counts(_side(codes, name), target, control) for name in names}
+    parts, family = [], []
+    for model, role in names:
+        n_target, n_control, mean = counts[model, role]
+        tested = n_target + n_control >= max(1.0, np.ceil(min_share * (target.sum() + control.sum()) - 1e-9))
+        p = _fisher(n_target[tested], n_control[tested], int(target.sum()), int(control.sum()))
+        family.append(p)
+        latent = np.flatnonzero(tested)
+        other = counts["b" if model == "a" else "a", role]
+        parts.append({
+            "side": np.full(len(latent), model, dtype=object), "role": np.full(len(latent), role, dtype=object),
+            "latent": latent, "n_target": n_target[latent], "n_control": n_control[latent],
+            "mean_target": mean[latent], "n_target_other": other[0][latent], "n_control_other": other[1][latent],
+        })  # fmt: skip
+    columns: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    columns["p"] = np.concatenate(family)
+    columns["q"] = resampling.benjamini_hochberg(columns["p"])
+    order = np.lexsort((columns["latent"], -columns["mean_target"], -columns["n_target"]))
+    order = order[columns["n_control"][order] == 0]
+    return {name: values[order] for name, values in columns.items()} | {"rank": np.arange(1, len(order) + 1)}
+
+
+def _side(codes: Codes, name: tuple[str, str]) -> sparse.csr_array:
+    return (codes.a if name[0] == "a" else codes.b)[name[1]]
+
+
+def _set_counts(
+    codes: sparse.csr_array, target: BoolArray, control: BoolArray
+) -> tuple[IntArray, IntArray, FloatArray]:
+    """Prompts on which each latent fires among targets and among controls, and its mean over targets, [F] each."""
+    on_target, on_control = describe(codes[target]), describe(codes[control])
+    return (
+        on_target["num_active"].astype(np.int64),
+        on_control["num_active"].astype(np.int64),
+        on_target["all_mean"],
+    )
+
+
+def _fisher(n_target: IntArray, n_control: IntArray, targets: int, controls: int) -> FloatArray:
+    """P(at least n_target of the n_target + n_control firing prompts are targets), hypergeometric."""
+    p = stats.hypergeom.sf(n_target - 1, targets + controls, targets, n_target + n_control)
+    return np.clip(np.asarray(p, dtype=np.float64), resampling.SMALLEST_P, 1.0)

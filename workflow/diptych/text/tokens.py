@@ -1,0 +1,468 @@
+"""Tokens: which pieces of which documents are read, and for every token where it stands and whether it counts.
+
+A budget of tokens is spread over many documents, because documents, not tokens, are the independent draws. Each
+document is cut at random into windows of characters that begin at a word, the windows are dealt out round-robin over
+the documents in random order, and each window is tokenised and cut to `sequence_length` tokens:
+
+    tokens.prepare("results/corpora/addresses", "results/models/base", "results/tokens/addresses/base.h5",
+                   spec=spec, tokens=40_960, sequence_length=128)
+
+Windows, order and folds follow from the documents and the seed alone, never from the tokenizer, so that the token
+files of two tokenizers read the same text and `alignment` can pair their rows. A sequence never crosses a document;
+with `pack`, short documents of one source and fold are first joined into one longer document, which from then on is
+the unit of independence, with an end-of-text token between its parts. A conversation is one sequence: it is rendered
+by a chat template and its tokens get roles (see `templates`). One that the template refuses, or that does not fit a
+sequence, is left out and counted; a drawn prompt is an error instead, for the prompts are what is asked about.
+"""
+
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from diptych.runtime import logs
+from diptych.runtime.errors import DiptychError
+from diptych.storage import artifacts
+from diptych.text import corpora, templates
+from diptych.text.tokenizer import Chat, Encoded, Tokenizer, UnreadableError, concatenate, inserted
+
+Int32Array = npt.NDArray[np.int32]
+ENCODE_AT_ONCE = 256
+"""Windows tokenised in one call: enough for the tokenizer's threads, few enough for flat memory."""
+MOST_LEFT_OUT = 0.5
+"""Share of a source's conversations that may be left out: beyond it, what is read is no longer that source."""
+LEFT_OUT = {"too_long": "longer than `sequence_length`", "refused": "refused by the template"}
+SNAP = 64
+"""Characters within which a window's edge moves to a word's edge; text without spaces is cut where it falls."""
+
+
+class Passage(NamedTuple):
+    """One sequence: its unit, where its text begins there, its tokens, their character spans and roles."""
+
+    unit: int
+    start: int
+    token: Int32Array
+    span: Int32Array
+    role: npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A document as the token file knows it: one of the corpus, or several packed into one."""
+
+    id: str
+    source: int
+    fold: int
+    members: tuple[int, ...]
+    """Numbers of its documents in the corpus."""
+    length: int
+    """Characters; 0 for a conversation, which is not cut into windows."""
+
+
+def prepare(
+    corpus_dir: str | Path,
+    tokenizer_dir: str | Path,
+    out: str | Path,
+    *,
+    spec: Mapping[str, Any],
+    tokens: int | None,
+    sequence_length: int = 128,
+    skip_first: int = 1,
+    folds: int = 5,
+    seed: int = 0,
+    shares: Mapping[str, float] | None = None,
+    pack: bool = False,
+    characters_per_token: float = 6.0,
+    template: str = "model",
+    positions: Mapping[str, int] | None = None,
+    generation_prompt: bool = True,
+) -> None:
+    """Write the token file of a corpus and a tokenizer (stage `prepare_tokens`).
+
+    Args:
+        corpus_dir: as `corpora.fetch` writes it.
+        tokenizer_dir: directory with a fast tokenizer (tokenizer.json).
+        out: the artifact, kind "tokens".
+        spec: what the result depends on.
+        tokens: budget, inserted tokens included, met exactly by text sources (conversations are never cut to fit
+            it); None: everything.
+        sequence_length: tokens a sequence has at most.
+        skip_first: first positions of each sequence that do not count (METHODS 0.1).
+        folds: document folds, 0 is the test fold.
+        seed: of order, windows and folds.
+        shares: token share by source name, normalised to sum 1; None: equal shares.
+        pack: join short documents up to a window's length.
+        characters_per_token: length of a window in characters, over `sequence_length`. Above the tokenizer's own
+            ratio all sequences are full and the rest of their windows is left unread.
+        template: "model" (the tokenizer's own), a name of `templates.NAMED`, or Jinja text.
+        positions: names for offsets from the last token of the last assistant header; None: the template family's.
+        generation_prompt: end prompts with an opened assistant turn.
+
+    Raises:
+        DiptychError: too little text for the budget, fewer documents than folds, an unreadable prompt, more than
+            `MOST_LEFT_OUT` unreadable conversations, or an absent named position.
+    """
+    corpus = corpora.Corpus(corpus_dir)
+    tokenizer = Tokenizer(tokenizer_dir)
+    chat = Chat(tokenizer, template, positions, generation_prompt) if 0 in corpus.lengths else None
+    window = max(1, int(sequence_length * characters_per_token))
+    by_source = draw_units(corpus, folds=folds, seed=seed, pack_to=window if pack else 0)
+    reader = Reader(corpus, tokenizer, chat, sequence_length)
+    budgets = split_budget(tokens, corpus.sources, shares)
+    units: list[Unit] = []
+    sequences: list[Passage] = []
+    for name, mine, budget in zip(corpus.sources, by_source, budgets, strict=True):
+        drawn, missing = _draw(reader, mine, window=window, seed=seed, budget=budget, source=name)
+        _check_left_out(reader, mine, drawn, source=name, folds=folds)
+        if budget is not None and missing:
+            raise DiptychError(
+                f"corpus source {name!r} has text for {budget - missing:,} of {budget:,} tokens; lower `tokens` "
+                "or `characters_per_token`, change `shares`, or add documents"
+            )
+        drawn.sort(key=lambda sequence: (sequence.unit, sequence.start))
+        used = sorted({sequence.unit for sequence in drawn})
+        number = {unit: len(units) + place for place, unit in enumerate(used)}
+        units += [mine[unit] for unit in used]
+        sequences += [sequence._replace(unit=number[sequence.unit]) for sequence in drawn]
+    _write(out, spec, reader, units, sequences, skip_first=skip_first, folds=folds)
+
+
+# --- which text ---------------------------------------------------------------------------------------------------
+
+
+def draw_units(corpus: corpora.Corpus, *, folds: int, seed: int, pack_to: int = 0) -> list[list[Unit]]:
+    """The units of each source in random order, their folds balanced within the source.
+
+    The fold is the place in that order modulo `folds`: any budget that reaches part of the documents still has
+    balanced folds.
+
+    Raises:
+        DiptychError: a source has fewer documents than folds.
+    """
+    by_source = []
+    for source, name in enumerate(corpus.sources):
+        members = [number for number, of in enumerate(corpus.source) if of == source]
+        if len(members) < folds:
+            raise DiptychError(
+                f"corpus source {name!r} has {len(members)} documents, fewer than the {folds} folds; "
+                "split it into more documents or lower `folds`"
+            )
+        order = [members[place] for place in _generator(seed, name).permutation(len(members))]
+        units = [
+            Unit(corpus.ids[number], source, place % folds, (number,), corpus.lengths[number])
+            for place, number in enumerate(order)
+        ]
+        by_source.append(_packed(units, pack_to) if pack_to else units)
+    return by_source
+
+
+def _packed(units: Sequence[Unit], pack_to: int) -> list[Unit]:
+    """Join units of one fold until they hold `pack_to` characters; conversations stay alone."""
+    packed: list[Unit] = []
+    open_packs: dict[int, list[Unit]] = {}
+    for unit in units:
+        if not unit.length:
+            packed.append(unit)
+            continue
+        group = open_packs.setdefault(unit.fold, [])
+        group.append(unit)
+        if sum(member.length for member in group) >= pack_to:
+            packed.append(_join(open_packs.pop(unit.fold)))
+    return packed + [_join(group) for group in open_packs.values()]
+
+
+def _join(group: Sequence[Unit]) -> Unit:
+    members = tuple(number for unit in group for number in unit.members)
+    name = " + ".join(unit.id for unit in group)
+    return Unit(name, group[0].source, group[0].fold, members, sum(unit.length for unit in group))
+
+
+def split_budget(
+    tokens: int | None, sources: Sequence[str], shares: Mapping[str, float] | None
+) -> list[int] | list[None]:
+    """Tokens for each source; they sum to `tokens` exactly.
+
+    Raises:
+        DiptychError: `shares` names an unknown source or leaves one out.
+    """
+    if tokens is None:
+        return [None] * len(sources)
+    weights = dict.fromkeys(sources, 1.0) if shares is None else dict(shares)
+    if set(weights) != set(sources):
+        wrong = ", ".join(sorted(set(weights) ^ set(sources)))
+        raise DiptychError(f"shares: name each source of the corpus ({', '.join(sources)}) once; see {wrong}")
+    edges = np.cumsum([weights[name] for name in sources])
+    ends = np.rint(tokens * edges / edges[-1]).astype(int)
+    return [int(size) for size in np.diff(ends, prepend=0)]
+
+
+def windows(length: int, window: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Disjoint stretches [start, end) of `window` characters in random order, at a random offset into the text.
+
+    A text shorter than two windows gives one, and one that is not longer than a window is taken whole.
+    """
+    if length <= window:
+        return [(0, length)]
+    count = length // window
+    offset = int(rng.integers(length - count * window + 1))
+    return [(offset + i * window, offset + (i + 1) * window) for i in rng.permutation(count)]
+
+
+def snap(text: str, start: int, end: int) -> tuple[int, int]:
+    """Move both edges of a stretch forward to the next word's beginning, where one is near."""
+    return _word_start(text, start), _word_start(text, end)
+
+
+def _word_start(text: str, at: int) -> int:
+    if at == 0 or at >= len(text):
+        return min(at, len(text))
+    for place in range(at, min(at + SNAP, len(text))):
+        if text[place - 1].isspace() and not text[place].isspace():
+            return place
+    return at
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
+    """A generator for one named thing: adding a document or a source leaves the others' draws alone."""
+    return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")])
+
+
+def _draw(
+    reader: "Reader", units: Sequence[Unit], *, window: int, seed: int, budget: int | None, source: str
+) -> tuple[list[Passage], int]:
+    """Sequences dealt round-robin over the units until they hold `budget` tokens; the last one is cut to fit.
+
+    Returns:
+        The sequences, and how many tokens of the budget the source does not have.
+    """
+    deals = _deals(units, window, seed)
+    drawn: list[Passage] = []
+    have = 0
+    while deals and (budget is None or have < budget):
+        wanted = len(deals) if budget is None else -(-(budget - have) // reader.sequence_length)
+        batch, deals = deals[:wanted], deals[wanted:]
+        for sequence in reader.read(units, batch, f"tokenise {source}"):
+            room = len(sequence.token) if budget is None else budget - have
+            if len(sequence.token) > room and not units[sequence.unit].length:
+                return drawn, 0
+            fitting = _cut(sequence, room)
+            if len(fitting.token):
+                drawn.append(fitting)
+                have += len(fitting.token)
+    return drawn, 0 if budget is None else budget - have
+
+
+def _check_left_out(
+    reader: "Reader", units: Sequence[Unit], drawn: Sequence[Passage], *, source: str, folds: int
+) -> None:
+    """Say how many conversations of a source are left out; raise `DiptychError` if too few are left."""
+    causes = reader.left_out[source]
+    if not causes:
+        return
+    read = {sequence.unit for sequence in drawn}
+    tried = sum(not units[unit].length for unit in read) + causes.total()
+    why = ", ".join(f"{number} {LEFT_OUT[cause]}" for cause, number in sorted(causes.items()))
+    said = f"corpus source {source!r}: {causes.total()} of {tried} conversations left out ({why})"
+    remedy = f"the first: {reader.first_left_out[source]}; raise `sequence_length`, or choose another `template`"
+    if causes.total() > MOST_LEFT_OUT * tried:
+        raise DiptychError(f"{said}; {remedy}")
+    if len({units[unit].fold for unit in read}) < folds:
+        raise DiptychError(f"{said}, too few are left for {folds} folds; {remedy}")
+    logs.logger.warning("%s; the first: %s", said, reader.first_left_out[source])
+
+
+def _deals(units: Sequence[Unit], window: int, seed: int) -> list[tuple[int, int, int]]:
+    """(unit, start, end) in the order of drawing: every unit's first window, then every unit's second, ..."""
+    deals = []
+    for number, unit in enumerate(units):
+        stretches = windows(unit.length, window, _generator(seed, unit.id)) if unit.length else [(0, 0)]
+        deals += [(turn, number, start, end) for turn, (start, end) in enumerate(stretches)]
+    return [(number, start, end) for _, number, start, end in sorted(deals, key=lambda deal: deal[:2])]
+
+
+def _cut(sequence: Passage, length: int) -> Passage:
+    return sequence._replace(token=sequence.token[:length], span=sequence.span[:length], role=sequence.role[:length])
+
+
+# --- reading it ---------------------------------------------------------------------------------------------------
+
+
+class Reader:
+    """Reads windows of units and conversations as sequences."""
+
+    def __init__(self, corpus: corpora.Corpus, tokenizer: Tokenizer, chat: Chat | None, sequence_length: int) -> None:
+        self.corpus = corpus
+        self.tokenizer = tokenizer
+        self.chat = chat
+        self.sequence_length = sequence_length
+        self.text_hash: dict[str, int] = {}
+        """64 bits of the sha256 of each read unit's text, by id: equal for two tokenizers that read the same text."""
+        self.left_out: dict[str, Counter[str]] = {name: Counter() for name in corpus.sources}
+        """By source, how many conversations could not be read, by cause (`LEFT_OUT`)."""
+        self.first_left_out: dict[str, str] = {}
+        """By source, what is wrong with the first of them."""
+
+    @property
+    def roles(self) -> list[str]:
+        """Names of the role codes."""
+        return [*templates.ROLES, *(self.chat.positions if self.chat else {})]
+
+    def read(self, units: Sequence[Unit], deals: Sequence[tuple[int, int, int]], what: str) -> list[Passage]:
+        """The sequences of (unit, start, end) deals, in their order; each unit's text is read once.
+
+        Conversations that cannot be read are counted in `left_out` and have no sequence.
+        """
+        places: dict[int, list[int]] = {}
+        for place, (unit, _, _) in enumerate(deals):
+            places.setdefault(unit, []).append(place)
+        found: dict[int, Passage] = {}
+        waiting: list[tuple[int, int, str]] = []
+        for unit in logs.progress(places, what, unit=" documents"):
+            if not units[unit].length:
+                conversation = self._conversation(unit, units[unit])
+                found.update({places[unit][0]: conversation} if conversation else {})
+                continue
+            parts = [document.text or "" for document in self.corpus.documents(units[unit].members)]
+            text = "".join(parts)
+            self.text_hash[units[unit].id] = _hash64(text)
+            ends = np.cumsum([len(part) for part in parts])
+            for place in places[unit]:
+                start, end = snap(text, *deals[place][1:])
+                waiting += [(place, left, text[left:right]) for left, right in _pieces(start, end, ends)]
+            if len(waiting) >= ENCODE_AT_ONCE:
+                found.update(self._windows(waiting, deals))
+                waiting = []
+        found.update(self._windows(waiting, deals))
+        return [found[place] for place in sorted(found)]
+
+    def _windows(
+        self, waiting: Sequence[tuple[int, int, str]], deals: Sequence[tuple[int, int, int]]
+    ) -> Iterator[tuple[int, Passage]]:
+        """Tokenise pieces (place, start in the unit, text); pieces of one place are joined by end-of-text."""
+        pieces: dict[int, list[Encoded]] = {}
+        encoded = self.tokenizer.encode([text for _, _, text in waiting]) if waiting else []
+        for (place, start, _), piece in zip(waiting, encoded, strict=True):
+            if place in pieces:
+                pieces[place].append(inserted([self.tokenizer.end_of_text]))
+            pieces.setdefault(place, []).append(piece._replace(span=piece.span + start))
+        for place, parts in pieces.items():
+            joined = concatenate([inserted(self.tokenizer.prefix), *parts])
+            role = np.zeros(len(joined.token), dtype=np.int8)
+            sequence = Passage(deals[place][0], deals[place][1], joined.token, joined.span, role)
+            yield place, _cut(sequence, self.sequence_length)
+
+    def _conversation(self, number: int, unit: Unit) -> Passage | None:
+        assert self.chat is not None
+        document = next(self.corpus.documents(unit.members))
+        prefix = inserted(self.tokenizer.prefix)
+        try:
+            text, encoded, role = self.chat.encode(document, self.sequence_length - len(prefix.token))
+        except UnreadableError as error:
+            if document.drawn:
+                raise
+            self.left_out[document.source][error.cause] += 1
+            self.first_left_out.setdefault(document.source, str(error))
+            return None
+        self.text_hash[unit.id] = _hash64(text)
+        joined = concatenate([prefix, encoded])
+        before = np.full(len(prefix.token), templates.ROLES.index("template"), dtype=np.int8)
+        return Passage(number, 0, joined.token, joined.span, np.concatenate([before, role]))
+
+
+def _pieces(start: int, end: int, part_ends: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Cut [start, end) at the ends of the packed parts that lie inside it."""
+    inside = part_ends[(part_ends > start) & (part_ends < end)]
+    edges = [start, *(int(edge) for edge in inside), end]
+    return list(itertools.pairwise(edges))
+
+
+def _hash64(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+# --- what counts --------------------------------------------------------------------------------------------------
+
+
+def common_prefix(sequences: Sequence[Int32Array]) -> int:
+    """Length of the longest token prefix that all sequences share (a system prompt); 0 for a single sequence."""
+    if len(sequences) < 2:
+        return 0
+    shortest = min(len(sequence) for sequence in sequences)
+    first = sequences[0][:shortest]
+    differs = np.zeros(shortest, dtype=bool)
+    for sequence in sequences[1:]:
+        differs |= sequence[:shortest] != first
+    return int(np.argmax(differs)) if differs.any() else shortest
+
+
+def _write(
+    out: str | Path,
+    spec: Mapping[str, Any],
+    reader: Reader,
+    units: Sequence[Unit],
+    sequences: Sequence[Passage],
+    *,
+    skip_first: int,
+    folds: int,
+) -> None:
+    lengths = np.array([len(sequence.token) for sequence in sequences], dtype=np.int64)
+    start = np.concatenate([[0], np.cumsum(lengths)])
+    token = np.concatenate([sequence.token for sequence in sequences])
+    span = np.concatenate([sequence.span for sequence in sequences])
+    number = np.repeat(np.arange(len(sequences), dtype=np.int32), lengths)
+    position = (np.arange(len(token)) - start[number]).astype(np.int32)
+    prefix = common_prefix([sequence.token for sequence in sequences])
+    counts = (position >= max(skip_first, prefix)) & (span[:, 0] >= 0)
+    vocabulary = np.unique(token)
+    document = np.array([sequence.unit for sequence in sequences], dtype=np.int32)
+    source = np.array([unit.source for unit in units], dtype=np.int32)
+    with artifacts.create(out, "tokens", spec) as file:
+        for name, values in (("token", token), ("sequence", number), ("position", position), ("char_span", span)):
+            file.array(name, values)
+        file.array("counts", counts)
+        file.array("role", np.concatenate([sequence.role for sequence in sequences]))
+        file.array("sequences/start", start)
+        file.array("sequences/document", document)
+        file.strings("documents/id", [unit.id for unit in units])
+        file.array("documents/source", source)
+        file.array("documents/fold", np.array([unit.fold for unit in units], dtype=np.int32))
+        file.array("documents/text_hash", np.array([reader.text_hash[unit.id] for unit in units], dtype=np.uint64))
+        file.array("vocabulary/id", vocabulary)
+        file.strings("vocabulary/text", reader.tokenizer.texts(vocabulary))
+        file.json("roles", reader.roles)
+        file.json("named_positions", list(reader.chat.positions) if reader.chat else [])
+        file.json("sources", reader.corpus.sources)
+        file.json("tokenizer", reader.tokenizer.hash)
+        file.json("folds", folds)
+        file.json("common_prefix", prefix)
+        file.json("summary", _summary(reader, source[document][number], counts, units, document))
+
+
+def _summary(
+    reader: Reader,
+    token_source: npt.NDArray[np.int32],
+    counts: npt.NDArray[np.bool_],
+    units: Sequence[Unit],
+    document: Int32Array,
+) -> dict[str, dict[str, int]]:
+    """By source: tokens, counted tokens, sequences, documents, and conversations left out by cause."""
+    documents = Counter(unit.source for unit in units)
+    sequences = Counter(units[unit].source for unit in document)
+    summary = {}
+    for number, name in enumerate(reader.corpus.sources):
+        mine = token_source == number
+        summary[name] = {
+            "tokens": int(mine.sum()),
+            "counted": int((mine & counts).sum()),
+            "sequences": sequences[number],
+            "documents": documents[number],
+            **{cause: reader.left_out[name][cause] for cause in LEFT_OUT},
+        }
+        logs.logger.info("source %s: %s", name, ", ".join(f"{value:,} {key}" for key, value in summary[name].items()))
+    return summary
