@@ -18,12 +18,6 @@ if not workflow.configfiles:
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/places.smk"
-include: "workflow/rules/inputs.smk"
-include: "workflow/rules/inputs_of_pairs.smk"
-include: "workflow/rules/inputs_of_runs.smk"
-include: "workflow/rules/files_of_pairs.smk"
-include: "workflow/rules/description.smk"
 include: "workflow/rules/fetch.smk"
 include: "workflow/rules/derive.smk"
 include: "workflow/rules/tokens.smk"
@@ -41,6 +35,6 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
-        RESULTS / "report" / "index.html",
-        RESULTS / "findings.tsv",
-        PICTURES,
+        LAYOUT.report(),
+        LAYOUT.top("findings.tsv"),
+        LAYOUT.pictures(),

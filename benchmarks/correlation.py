@@ -24,8 +24,8 @@ from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
-from diptych.correlation import stage
-from diptych.dictionaries.encoding import Features
+from diptych.correlation import products, stage
+from diptych.dictionaries.codes import Features
 
 
 def synthetic(tokens: int, latents: int, l0: int, seed: int) -> Features:
@@ -105,7 +105,7 @@ def main() -> None:
             rows["stage"].append(seconds(lambda: stage.correlate_features(a, b, **settings)))
             if peer is None:
                 continue
-            z = [[stage.standardised_half(s.codes, half, h, everything).z for s in (a, b)] for h in (0, 1)]
+            z = [[products.standardised_half(s.codes, half, h, everything).z for s in (a, b)] for h in (0, 1)]
             rows["product"].append(sum(seconds(partial(sparse_product, z[h][0], z[h][1])) for h in (0, 1)))
             rows["peer stage"].append(seconds(peer.block) * peer.blocks)
             rows["peer product"].append(seconds(peer.product) * peer.blocks)

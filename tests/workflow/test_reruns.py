@@ -178,7 +178,7 @@ def test_touching_files_does_nothing(done):
 def test_comments_key_order_and_how_it_runs_do_nothing(done):
     config = done.config()
     done.write_config({**dict(reversed(config.items())), "device": "auto"})
-    done.edit("workflow/diptych/linear_map.py", "\n\n\ndef fit(", "\n\n# A remark.\n\n\ndef fit(")
+    done.edit("workflow/diptych/linear_map/stage.py", "\n\n\ndef fit(", "\n\n# A remark.\n\n\ndef fit(")
     assert done.rules() == set()
 
 
@@ -214,7 +214,7 @@ def test_a_change_runs_its_stage_and_what_follows(done, path, value, rules, firs
 STATEMENT = '\n\nCHANGED = "a statement"\n'
 
 
-@pytest.mark.parametrize("file", ["workflow/diptych/pairing.py", "workflow/scripts/pair_features.py"])
+@pytest.mark.parametrize("file", ["workflow/diptych/pairing/stage.py", "workflow/scripts/pair_features.py"])
 def test_a_statement_runs_exactly_the_stages_that_import_it(done, file):
     path = done.path / file
     path.write_text(path.read_text() + STATEMENT)
@@ -234,7 +234,8 @@ def test_a_statement_runs_exactly_the_stages_that_import_it(done, file):
 
 def first_party(tree, script):
     code = (
-        f"from pathlib import Path; from diptych import fingerprint as f; print(*f.first_party(Path({str(script)!r})))"
+        "from pathlib import Path; from diptych.storage import fingerprint; "
+        f"print(*fingerprint.first_party(Path({str(script)!r})))"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
@@ -244,7 +245,7 @@ def first_party(tree, script):
 
 
 def test_a_docstring_does_nothing(done):
-    path = done.path / "workflow" / "diptych" / "pairing.py"
+    path = done.path / "workflow" / "diptych" / "pairing" / "stage.py"
     text = path.read_text()
     path.write_text(re.sub(r'^"""', '"""Reworded. ', text, count=1))
     assert done.rules() == set()

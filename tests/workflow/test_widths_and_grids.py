@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from diptych.dictionaries import encoding
+from diptych.dictionaries import codes
 from diptych.storage import artifacts
 from trees import Tree, parse_jobs
 
@@ -34,7 +34,7 @@ def across(finished, tmp_path_factory):
 
 def test_features_of_other_tokenizers_and_widths_are_paired(across):
     for model, dictionary in (("base", "narrow_sae"), ("other", "first_sae")):
-        assert "cannot read rows" in encoding.unreadable(across / "features" / "both" / model / dictionary / "0.h5")
+        assert "cannot read rows" in codes.unreadable(across / "features" / "both" / model / dictionary / "0.h5")
     cell = across / "pairs" / "across" / "first--first"
     with artifacts.read(cell / "pairing.h5", "pairing") as file:
         pairs = artifacts.read_table(file, "pairs")

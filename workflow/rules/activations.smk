@@ -3,20 +3,18 @@
 
 rule dump_activations:
     input:
-        model=RESULTS / "models" / "{model}" / "manifest.json",
-        tokens=lambda wildcards: tokens_of(wildcards.corpus, wildcards.model),
+        unpack(inputs("dump_activations")),
     output:
-        RESULTS / "activations" / "{corpus}" / "{model}" / "{group}" / "{shard}.h5",
+        LAYOUT.activations("{corpus}", "{model}", "{group}", "{shard}"),
     log:
-        log_of("dump_activations", "{corpus}/{model}/{group}/{shard}"),
+        LAYOUT.log("dump_activations", "{corpus}/{model}/{group}/{shard}"),
     benchmark:
-        benchmark_of("dump_activations", "{corpus}/{model}/{group}/{shard}")
+        LAYOUT.benchmark("dump_activations", "{corpus}/{model}/{group}/{shard}")
     conda:
         GPU_ENV
     threads: 8
     resources:
         **gpu(24, 4),
-        device=STUDY.device,
     params:
         spec=spec("dump_activations"),
     script:
@@ -25,22 +23,13 @@ rule dump_activations:
 
 rule gate_activations:
     input:
-        shards=expand(
-            RESULTS
-            / "activations"
-            / "{{corpus}}"
-            / "{{model}}"
-            / "{{group}}"
-            / "{shard}.h5",
-            shard=range(STUDY.activations.shards),
-        ),
-        tokens=lambda wildcards: tokens_of(wildcards.corpus, wildcards.model),
+        unpack(inputs("gate_activations")),
     output:
-        RESULTS / "activations" / "{corpus}" / "{model}" / "{group}" / "gates.h5",
+        LAYOUT.gates("{corpus}", "{model}", "{group}"),
     log:
-        log_of("gate_activations", "{corpus}/{model}/{group}"),
+        LAYOUT.log("gate_activations", "{corpus}/{model}/{group}"),
     benchmark:
-        benchmark_of("gate_activations", "{corpus}/{model}/{group}")
+        LAYOUT.benchmark("gate_activations", "{corpus}/{model}/{group}")
     conda:
         CPU_ENV
     resources:

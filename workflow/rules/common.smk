@@ -1,13 +1,13 @@
-# Helper functions of the rules: the study, where files are, what a job depends on, what it may use.
+# Helper functions of the rules: the study, what a job reads and depends on, what it may use.
 import sys
 
 from snakemake.logging import logger
 
+from diptych.config.jobs import Jobs
+from diptych.config.layout import Layout
 from diptych.config.study import Study
-from diptych.models import sites
 from diptych.runtime.errors import DiptychError
 from diptych.storage import fingerprint
-from diptych.text import word_lists as wordlists
 
 try:
     STUDY = Study.load(config)
@@ -15,10 +15,14 @@ except DiptychError as error:
     logger.error(str(error))
     sys.exit(1)
 
-RESULTS = Path(STUDY.results)
-SCRIPTS = WORKFLOW / "scripts"
+LAYOUT = Layout(STUDY)
+JOBS = Jobs(STUDY)
 CPU_ENV = str(WORKFLOW.parent / "envs" / "cpu.yaml")
 GPU_ENV = str(WORKFLOW.parent / "envs" / "gpu.yaml")
+PAIR = ("{pair}", "{site_a}", "{site_b}")
+PAIR_NAME = "{pair}/{site_a}--{site_b}"
+RUN = ("{crosscoder}", "{site}", "{seed}")
+RUN_NAME = "{crosscoder}/{site}/seed-{seed}"
 
 
 def one_of(names):
@@ -26,28 +30,33 @@ def one_of(names):
     return "|".join(re.escape(name) for name in names) or "(?!)"
 
 
-def spec(rule, reads=None, files=()):
-    """The `spec` parameter of a rule: made from its wildcards alone, by the study and the code of its script.
+def inputs(rule):
+    """The input files of a rule, by name: to be unpacked."""
+    return lambda wildcards: JOBS.job(rule, dict(wildcards.items())).inputs
 
-    `reads` and `files` are for the rules that read all there is: names of inputs, and files beside code and inputs.
-    """
+
+def spec(rule):
+    """The `spec` parameter of a rule: made from its wildcards alone, by the study and the code of its script."""
 
     def build(wildcards):
-        job = dict(wildcards.items())
-        stage = getattr(STUDY, rule)(**job)
-        stage["reads"] |= reads or {}
-        return fingerprint.spec(SCRIPTS / f"{rule}.py", {"job": job, **stage}, files)
+        job = JOBS.job(rule, dict(wildcards.items()))
+        return fingerprint.spec(
+            WORKFLOW / "scripts" / f"{rule}.py",
+            {
+                "job": dict(wildcards.items()),
+                "reads": job.reads,
+                "settings": job.settings,
+            },
+            files=job.files,
+            modules=job.modules,
+        )
 
     return build
 
 
 def gpu(gib, hours):
     """Resources of a GPU job; memory and time grow with every attempt."""
-    return dict(
-        gpu=1,
-        mem=lambda wildcards, attempt: f"{gib * attempt}GB",
-        runtime=lambda wildcards, attempt: f"{hours * attempt}h",
-    )
+    return dict(**cpu(gib, hours), gpu=1, device=STUDY.device)
 
 
 def cpu(gib, hours=1):
@@ -58,28 +67,22 @@ def cpu(gib, hours=1):
     )
 
 
-def log_of(rule, stem):
-    """Where a job's log goes."""
-    return RESULTS / "logs" / rule / f"{stem}.log"
-
-
-def benchmark_of(rule, stem):
-    """Where a job's seconds and memory go."""
-    return RESULTS / "benchmarks" / rule / f"{stem}.jsonl"
+SITES = {site for group in STUDY.sites.values() for site in group}
+TOKENIZERS = {STUDY.tokenizer(model) for model in STUDY.models}
 
 
 wildcard_constraints:
     model=one_of(STUDY.models),
     corpus=one_of(STUDY.corpora),
-    tokenizer=one_of({STUDY.tokenizer(model) for model in STUDY.models}),
-    tokenizer_a=one_of({STUDY.tokenizer(model) for model in STUDY.models}),
-    tokenizer_b=one_of({STUDY.tokenizer(model) for model in STUDY.models}),
+    tokenizer=one_of(TOKENIZERS),
+    tokenizer_a=one_of(TOKENIZERS),
+    tokenizer_b=one_of(TOKENIZERS),
     group=one_of(STUDY.sites),
     shard=r"\d+",
     dictionary=one_of(STUDY.dictionaries),
     pair=one_of(STUDY.pairs),
-    site_a=one_of({site for sites in STUDY.sites.values() for site in sites}),
-    site_b=one_of({site for sites in STUDY.sites.values() for site in sites}),
+    site_a=one_of(SITES),
+    site_b=one_of(SITES),
     crosscoder=one_of(STUDY.crosscoders),
     template_diff=one_of(STUDY.template_diffs),
     seed=r"\d+",

@@ -1,5 +1,9 @@
 # One dictionary for several models: trained, judged on held-out rows, described latent by latent.
-CROSSCODER_FILES = RESULTS / "crosscoders" / "{crosscoder}" / "{site}" / "seed-{seed}"
+
+
+def trained(wildcards):
+    """The config of a crosscoder, for what its rule may use."""
+    return STUDY.crosscoders[wildcards.crosscoder]
 
 
 wildcard_constraints:
@@ -8,34 +12,32 @@ wildcard_constraints:
 
 rule train_crosscoder:
     input:
-        unpack(training_rows),
+        unpack(inputs("train_crosscoder")),
     output:
-        CROSSCODER_FILES / "weights.h5",
+        LAYOUT.weights(*RUN),
     log:
-        log_of("train_crosscoder", "{crosscoder}/{site}/seed-{seed}"),
-        throughput=RESULTS
-        / "benchmarks"
-        / "train_crosscoder"
-        / "{crosscoder}/{site}/seed-{seed}.throughput.json",
+        LAYOUT.log("train_crosscoder", RUN_NAME),
+        throughput=LAYOUT.throughput(*RUN),
     benchmark:
-        benchmark_of("train_crosscoder", "{crosscoder}/{site}/seed-{seed}")
+        LAYOUT.benchmark("train_crosscoder", RUN_NAME)
     wildcard_constraints:
         crosscoder=one_of(
-            name for name, made in STUDY.crosscoders.items() if not made.weights
+            name
+            for name, crosscoder in STUDY.crosscoders.items()
+            if not crosscoder.weights
         ),
     conda:
         GPU_ENV
-    threads: lambda wildcards: 8 * how_trained(wildcards).processes
+    threads: lambda wildcards: 8 * trained(wildcards).processes
     resources:
         **{
             **gpu(32, 12),
-            "gpu": lambda wildcards: how_trained(wildcards).processes,
-            "mem": lambda wildcards, attempt: f"{32 * attempt * how_trained(wildcards).processes}GB",
+            "gpu": lambda wildcards: trained(wildcards).processes,
+            "mem": lambda wildcards, attempt: f"{32 * attempt * trained(wildcards).processes}GB",
         },
-        device=STUDY.device,
-        checkpoint_every=lambda wildcards: how_trained(wildcards).checkpoint_every,
-        processes=lambda wildcards: how_trained(wildcards).processes,
-        track=lambda wildcards: " ".join(how_trained(wildcards).track),
+        checkpoint_every=lambda wildcards: trained(wildcards).checkpoint_every,
+        processes=lambda wildcards: trained(wildcards).processes,
+        track=lambda wildcards: " ".join(trained(wildcards).track),
     params:
         spec=spec("train_crosscoder"),
     script:
@@ -44,21 +46,18 @@ rule train_crosscoder:
 
 rule evaluate_crosscoder:
     input:
-        unpack(crosscoder_rows),
-        unpack(crosscoder_models),
-        weights=CROSSCODER_FILES / "weights.h5",
+        unpack(inputs("evaluate_crosscoder")),
     output:
-        CROSSCODER_FILES / "evaluation.h5",
+        LAYOUT.evaluation(*RUN),
     log:
-        log_of("evaluate_crosscoder", "{crosscoder}/{site}/seed-{seed}"),
+        LAYOUT.log("evaluate_crosscoder", RUN_NAME),
     benchmark:
-        benchmark_of("evaluate_crosscoder", "{crosscoder}/{site}/seed-{seed}")
+        LAYOUT.benchmark("evaluate_crosscoder", RUN_NAME)
     conda:
         GPU_ENV
     threads: 8
     resources:
         **gpu(24, 2),
-        device=STUDY.device,
     params:
         spec=spec("evaluate_crosscoder"),
     script:
@@ -67,20 +66,18 @@ rule evaluate_crosscoder:
 
 rule describe_latents:
     input:
-        unpack(crosscoder_rows),
-        weights=CROSSCODER_FILES / "weights.h5",
+        unpack(inputs("describe_latents")),
     output:
-        CROSSCODER_FILES / "latents.h5",
+        LAYOUT.latents(*RUN),
     log:
-        log_of("describe_latents", "{crosscoder}/{site}/seed-{seed}"),
+        LAYOUT.log("describe_latents", RUN_NAME),
     benchmark:
-        benchmark_of("describe_latents", "{crosscoder}/{site}/seed-{seed}")
+        LAYOUT.benchmark("describe_latents", RUN_NAME)
     conda:
         GPU_ENV
     threads: 8
     resources:
         **gpu(24, 2),
-        device=STUDY.device,
     params:
         spec=spec("describe_latents"),
     script:
@@ -89,13 +86,13 @@ rule describe_latents:
 
 rule compare_seeds:
     input:
-        runs_of_seeds,
+        unpack(inputs("compare_seeds")),
     output:
-        RESULTS / "crosscoders" / "{crosscoder}" / "{site}" / "seeds.h5",
+        LAYOUT.seeds("{crosscoder}", "{site}"),
     log:
-        log_of("compare_seeds", "{crosscoder}/{site}"),
+        LAYOUT.log("compare_seeds", "{crosscoder}/{site}"),
     benchmark:
-        benchmark_of("compare_seeds", "{crosscoder}/{site}")
+        LAYOUT.benchmark("compare_seeds", "{crosscoder}/{site}")
     conda:
         CPU_ENV
     threads: 8

@@ -3,13 +3,13 @@
 
 rule derive_model:
     input:
-        unpack(derive_inputs),
+        unpack(inputs("derive_model")),
     output:
-        RESULTS / "models" / "{model}" / "manifest.json",
+        LAYOUT.model("{model}"),
     log:
-        log_of("derive_model", "{model}"),
+        LAYOUT.log("derive_model", "{model}"),
     benchmark:
-        benchmark_of("derive_model", "{model}")
+        LAYOUT.benchmark("derive_model", "{model}")
     wildcard_constraints:
         model=one_of(m for m in STUDY.models if STUDY.is_derived(m)),
     conda:
@@ -17,7 +17,6 @@ rule derive_model:
     threads: 8
     resources:
         **gpu(24, 4),
-        device=STUDY.device,
         checkpoint_every=lambda wildcards: getattr(
             STUDY.models[wildcards.model], "checkpoint_every", 0
         ),

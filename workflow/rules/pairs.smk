@@ -1,17 +1,16 @@
 # Two models without a crosscoder: the map between their spaces, their features' correlation, pairing and geometry.
-PAIR_FILES = RESULTS / "pairs" / "{pair}" / "{site_a}--{site_b}"
 
 
 rule fit_linear_map:
     input:
-        unpack(pair_rows),
+        unpack(inputs("fit_linear_map")),
     output:
-        linear_map=PAIR_FILES / "linear_map.h5",
-        ladder=PAIR_FILES / "ladder.tsv",
+        linear_map=LAYOUT.linear_map(*PAIR),
+        ladder=LAYOUT.ladder(*PAIR),
     log:
-        log_of("fit_linear_map", "{pair}/{site_a}--{site_b}"),
+        LAYOUT.log("fit_linear_map", PAIR_NAME),
     benchmark:
-        benchmark_of("fit_linear_map", "{pair}/{site_a}--{site_b}")
+        LAYOUT.benchmark("fit_linear_map", PAIR_NAME)
     conda:
         CPU_ENV
     threads: 8
@@ -25,13 +24,13 @@ rule fit_linear_map:
 
 rule correlate_features:
     input:
-        unpack(own_features),
+        unpack(inputs("correlate_features")),
     output:
-        PAIR_FILES / "correlation.h5",
+        LAYOUT.correlation(*PAIR),
     log:
-        log_of("correlate_features", "{pair}/{site_a}--{site_b}"),
+        LAYOUT.log("correlate_features", PAIR_NAME),
     benchmark:
-        benchmark_of("correlate_features", "{pair}/{site_a}--{site_b}")
+        LAYOUT.benchmark("correlate_features", PAIR_NAME)
     conda:
         CPU_ENV
     threads: 8
@@ -46,18 +45,15 @@ rule correlate_features:
 
 rule pair_features:
     input:
-        unpack(own_features),
-        unpack(cross_features),
-        correlation=PAIR_FILES / "correlation.h5",
-        linear_map=PAIR_FILES / "linear_map.h5",
+        unpack(inputs("pair_features")),
     output:
-        pairing=PAIR_FILES / "pairing.h5",
-        matches=PAIR_FILES / "matches.tsv",
-        unmatched=PAIR_FILES / "unmatched.tsv",
+        pairing=LAYOUT.pairing(*PAIR),
+        matches=LAYOUT.matches(*PAIR),
+        unmatched=LAYOUT.unmatched(*PAIR),
     log:
-        log_of("pair_features", "{pair}/{site_a}--{site_b}"),
+        LAYOUT.log("pair_features", PAIR_NAME),
     benchmark:
-        benchmark_of("pair_features", "{pair}/{site_a}--{site_b}")
+        LAYOUT.benchmark("pair_features", PAIR_NAME)
     conda:
         CPU_ENV
     threads: 4
@@ -72,16 +68,13 @@ rule pair_features:
 
 rule compare_spaces:
     input:
-        unpack(own_features),
-        unpack(cell_geometry),
-        pairing=PAIR_FILES / "pairing.h5",
-        linear_map=PAIR_FILES / "linear_map.h5",
+        unpack(inputs("compare_spaces")),
     output:
-        PAIR_FILES / "similarity.h5",
+        LAYOUT.similarity(*PAIR),
     log:
-        log_of("compare_spaces", "{pair}/{site_a}--{site_b}"),
+        LAYOUT.log("compare_spaces", PAIR_NAME),
     benchmark:
-        benchmark_of("compare_spaces", "{pair}/{site_a}--{site_b}")
+        LAYOUT.benchmark("compare_spaces", PAIR_NAME)
     conda:
         CPU_ENV
     threads: 4
@@ -89,27 +82,26 @@ rule compare_spaces:
         **cpu(16, 2),
         correlation_mib=STUDY.correlation.memory,
     params:
-        spec=spec("compare_spaces", files=word_lists()),
+        spec=spec("compare_spaces"),
     script:
         "../scripts/compare_spaces.py"
 
 
 rule reproduce_lan2024:
     input:
-        unpack(cell_models),
+        unpack(inputs("reproduce_lan2024")),
     output:
-        PAIR_FILES / "lan2024.h5",
+        LAYOUT.lan2024(*PAIR),
     log:
-        log_of("reproduce_lan2024", "{pair}/{site_a}--{site_b}"),
+        LAYOUT.log("reproduce_lan2024", PAIR_NAME),
     benchmark:
-        benchmark_of("reproduce_lan2024", "{pair}/{site_a}--{site_b}")
+        LAYOUT.benchmark("reproduce_lan2024", PAIR_NAME)
     conda:
         GPU_ENV
     threads: 8
     resources:
         **gpu(48, 4),
         correlation_mib=STUDY.correlation.memory,
-        device=STUDY.device,
     params:
         spec=spec("reproduce_lan2024"),
     script:

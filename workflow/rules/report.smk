@@ -3,48 +3,38 @@
 
 rule collect_findings:
     input:
-        sorted(set(files_in(PAIRS))),
+        unpack(inputs("collect_findings")),
     output:
-        table=RESULTS / "findings.tsv",
-        findings=RESULTS / "findings.h5",
+        table=LAYOUT.top("findings.tsv"),
+        findings=LAYOUT.top("findings.h5"),
     log:
-        log_of("collect_findings", "findings"),
+        LAYOUT.log("collect_findings", "findings"),
     benchmark:
-        benchmark_of("collect_findings", "findings")
+        LAYOUT.benchmark("collect_findings", "findings")
     conda:
         CPU_ENV
     resources:
         **cpu(8),
     params:
-        spec=spec("collect_findings", reads={"pairs": PAIRS}),
+        spec=spec("collect_findings"),
     script:
         "../scripts/collect_findings.py"
 
 
 rule build_report:
     input:
-        sorted(set(files_in(PAIRS)) | set(files_in(MAKING)) | set(files_in(GEOMETRY))),
-        findings=RESULTS / "findings.h5",
+        unpack(inputs("build_report")),
     output:
-        RESULTS / "report" / "index.html",
+        LAYOUT.report(),
     log:
-        log_of("build_report", "report"),
+        LAYOUT.log("build_report", "report"),
     benchmark:
-        benchmark_of("build_report", "report")
+        LAYOUT.benchmark("build_report", "report")
     conda:
         CPU_ENV
     resources:
         **cpu(8),
     params:
-        spec=spec(
-            "build_report",
-            reads={
-                "pairs": PAIRS,
-                **MAKING,
-                **GEOMETRY,
-                "findings": "findings.h5",
-            },
-            files=sorted((WORKFLOW / "report").iterdir()),
-        ),
+        spec=spec("build_report"),
     script:
         "../scripts/build_report.py"

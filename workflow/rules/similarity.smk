@@ -3,38 +3,38 @@
 
 rule collect_similarity:
     input:
-        sorted(set(files_in(SCORED))),
+        unpack(inputs("collect_similarity")),
     output:
-        table=RESULTS / "similarity.tsv",
-        scores=RESULTS / "similarity.h5",
+        table=LAYOUT.top("similarity.tsv"),
+        scores=LAYOUT.top("similarity.h5"),
     log:
-        log_of("collect_similarity", "similarity"),
+        LAYOUT.log("collect_similarity", "similarity"),
     benchmark:
-        benchmark_of("collect_similarity", "similarity")
+        LAYOUT.benchmark("collect_similarity", "similarity")
     conda:
         CPU_ENV
     resources:
         **cpu(4),
     params:
-        spec=spec("collect_similarity", reads={"cells": SCORED}),
+        spec=spec("collect_similarity"),
     script:
         "../scripts/collect_similarity.py"
 
 
 rule map_spaces:
     input:
-        sorted(set(files_in(MAPPED))),
+        unpack(inputs("map_spaces")),
     output:
-        RESULTS / "maps.h5",
+        LAYOUT.top("maps.h5"),
     log:
-        log_of("map_spaces", "maps"),
+        LAYOUT.log("map_spaces", "maps"),
     benchmark:
-        benchmark_of("map_spaces", "maps")
+        LAYOUT.benchmark("map_spaces", "maps")
     conda:
         CPU_ENV
     resources:
         **cpu(16, 4),
     params:
-        spec=spec("map_spaces", reads={"cells": MAPPED}),
+        spec=spec("map_spaces"),
     script:
         "../scripts/map_spaces.py"

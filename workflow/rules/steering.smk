@@ -3,14 +3,14 @@
 
 rule steer_features:
     input:
-        unpack(steered_pair),
+        unpack(inputs("steer_features")),
     output:
-        steering=PAIR_FILES / "steering.h5",
-        table=PAIR_FILES / "steering.tsv",
+        steering=LAYOUT.steering(*PAIR),
+        table=LAYOUT.steering_table(*PAIR),
     log:
-        log_of("steer_features", "{pair}/{site_a}--{site_b}"),
+        LAYOUT.log("steer_features", PAIR_NAME),
     benchmark:
-        benchmark_of("steer_features", "{pair}/{site_a}--{site_b}")
+        LAYOUT.benchmark("steer_features", PAIR_NAME)
     wildcard_constraints:
         pair=one_of(
             name
@@ -22,7 +22,6 @@ rule steer_features:
     threads: 8
     resources:
         **gpu(24, 2),
-        device=STUDY.device,
     params:
         spec=spec("steer_features"),
     script:

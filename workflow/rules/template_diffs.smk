@@ -1,29 +1,17 @@
 # What tuning did to a dictionary's features at the template's own tokens.
-TEMPLATE_FILES = RESULTS / "template_diffs" / "{template_diff}"
-PICTURES = [
-    template_files(template_diff) / name
-    for template_diff in STUDY.template_diffs
-    for name in (
-        "figures.html",
-        "scatter.png",
-        "scatter.svg",
-        "volcano.png",
-        "volcano.svg",
-    )
-]
 
 
 rule diff_template_tokens:
     input:
-        unpack(template_features),
+        unpack(inputs("diff_template_tokens")),
     output:
-        diff=TEMPLATE_FILES / "template_diff.h5",
-        gains=TEMPLATE_FILES / "gains.csv",
-        targets=TEMPLATE_FILES / "targets.csv",
+        diff=LAYOUT.template_diff("{template_diff}"),
+        gains=LAYOUT.template_diff("{template_diff}", "gains.csv"),
+        targets=LAYOUT.template_diff("{template_diff}", "targets.csv"),
     log:
-        log_of("diff_template_tokens", "{template_diff}"),
+        LAYOUT.log("diff_template_tokens", "{template_diff}"),
     benchmark:
-        benchmark_of("diff_template_tokens", "{template_diff}")
+        LAYOUT.benchmark("diff_template_tokens", "{template_diff}")
     conda:
         CPU_ENV
     threads: 4
@@ -37,20 +25,26 @@ rule diff_template_tokens:
 
 rule draw_template_diff:
     input:
-        TEMPLATE_FILES / "template_diff.h5",
+        unpack(inputs("draw_template_diff")),
     output:
-        page=TEMPLATE_FILES / "figures.html",
-        scatter=[TEMPLATE_FILES / f"scatter.{suffix}" for suffix in ("png", "svg")],
-        volcano=[TEMPLATE_FILES / f"volcano.{suffix}" for suffix in ("png", "svg")],
+        page=LAYOUT.template_diff("{template_diff}", "figures.html"),
+        scatter=[
+            LAYOUT.template_diff("{template_diff}", f"scatter.{suffix}")
+            for suffix in ("png", "svg")
+        ],
+        volcano=[
+            LAYOUT.template_diff("{template_diff}", f"volcano.{suffix}")
+            for suffix in ("png", "svg")
+        ],
     log:
-        log_of("draw_template_diff", "{template_diff}"),
+        LAYOUT.log("draw_template_diff", "{template_diff}"),
     benchmark:
-        benchmark_of("draw_template_diff", "{template_diff}")
+        LAYOUT.benchmark("draw_template_diff", "{template_diff}")
     conda:
         CPU_ENV
     resources:
         **cpu(4),
     params:
-        spec=spec("draw_template_diff", files=sorted((WORKFLOW / "report").iterdir())),
+        spec=spec("draw_template_diff"),
     script:
         "../scripts/draw_template_diff.py"

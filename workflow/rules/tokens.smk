@@ -3,14 +3,13 @@
 
 rule prepare_tokens:
     input:
-        corpus=RESULTS / "corpora" / "{corpus}" / "manifest.json",
-        tokenizer=RESULTS / "models" / "{tokenizer}" / "manifest.json",
+        unpack(inputs("prepare_tokens")),
     output:
-        RESULTS / "tokens" / "{corpus}" / "{tokenizer}.h5",
+        LAYOUT.tokens("{corpus}", "{tokenizer}"),
     log:
-        log_of("prepare_tokens", "{corpus}/{tokenizer}"),
+        LAYOUT.log("prepare_tokens", "{corpus}/{tokenizer}"),
     benchmark:
-        benchmark_of("prepare_tokens", "{corpus}/{tokenizer}")
+        LAYOUT.benchmark("prepare_tokens", "{corpus}/{tokenizer}")
     conda:
         CPU_ENV
     resources:
@@ -23,14 +22,13 @@ rule prepare_tokens:
 
 rule align_tokens:
     input:
-        a=RESULTS / "tokens" / "{corpus}" / "{tokenizer_a}.h5",
-        b=RESULTS / "tokens" / "{corpus}" / "{tokenizer_b}.h5",
+        unpack(inputs("align_tokens")),
     output:
-        RESULTS / "alignments" / "{corpus}" / "{tokenizer_a}--{tokenizer_b}.h5",
+        LAYOUT.alignment("{corpus}", "{tokenizer_a}", "{tokenizer_b}"),
     log:
-        log_of("align_tokens", "{corpus}/{tokenizer_a}--{tokenizer_b}"),
+        LAYOUT.log("align_tokens", "{corpus}/{tokenizer_a}--{tokenizer_b}"),
     benchmark:
-        benchmark_of("align_tokens", "{corpus}/{tokenizer_a}--{tokenizer_b}")
+        LAYOUT.benchmark("align_tokens", "{corpus}/{tokenizer_a}--{tokenizer_b}")
     conda:
         CPU_ENV
     resources:

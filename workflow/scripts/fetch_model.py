@@ -8,4 +8,4 @@ from diptych.runtime import logs
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 out = Path(snakemake.output[0]).parent
-sources.fetch(out, spec=spec, cache_dir=out.parents[1] / "wheels", **spec["settings"])
+sources.fetch(out, spec=spec, cache_dir=snakemake.resources.wheels, **spec["settings"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diptych.activations import dump, gates, rows, streaming
-from diptych.crosscoder.training import stage
+from diptych.crosscoder.training import feed, stage
 from diptych.crosscoder.training.stage import Training
 from diptych.models import hooks
 from diptych.runtime.errors import DiptychError
@@ -85,7 +85,7 @@ def test_documents_of_the_stored_test_fold_are_never_trained_on(place: Path) -> 
         assert ((mine == 0) == (names[document] in test or own[document] == 0)).all()
 
 
-def train(streamed: rows.Rows, **settings: Any) -> tuple[Mapping[str, Any], stage.Feed]:
+def train(streamed: rows.Rows, **settings: Any) -> tuple[Mapping[str, Any], feed.Feed]:
     _, run, feed = stage.optimise(streamed, Training(**{**SMALL, **settings}))
     return run.series, feed
 
@@ -103,7 +103,7 @@ def test_the_buffer_refills_until_as_many_distinct_tokens_are_consumed_as_asked(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows.Rows, "take", watched)
         patch.setattr(stage, "READ_ROWS", 96)
-        patch.setattr(stage, "CALIBRATION_ROWS", 200)
+        patch.setattr(feed, "CALIBRATION_ROWS", 200)
         _, feed = train(streamed, steps=40, buffer_rows=256)
     assert len(feed.index) > 40 * 64 > 256
     assert feed.seen.sum() == 40 * 64, "distinct rows consumed are the rows asked for"
@@ -121,8 +121,8 @@ def test_a_stream_gives_every_batch_again_for_the_same_step(place: Path) -> None
     for first in (0, 7):
         streamed = stream(place)
         crosscoder = stage.Crosscoder(settings.architecture(streamed.widths))
-        feed = stage.Feed(streamed, crosscoder, settings).batches(first)
-        batches.append([next(feed) for _ in range(8 - first)][-1])
+        own = feed.Feed(streamed, crosscoder, settings).batches(first)
+        batches.append([next(own) for _ in range(8 - first)][-1])
     assert torch.equal(*batches)
 
 

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from diptych.config import documentation
+from diptych.config.jobs import Jobs
 from diptych.config.strict import ConfigError
 from diptych.config.study import Study
 
@@ -213,7 +214,7 @@ def test_a_grid_is_every_site_of_a_by_every_site_of_b():
     assert cells == [("first", "first"), ("first", "middle"), ("middle", "first"), ("middle", "middle")]
     assert [study.role("grid", *cell) for cell in cells] == ["control", "compared", "compared", "floor"]
     assert study.dictionary("grid", "a", "middle") == "sae"
-    assert study.compare_spaces("grid", "middle", "first")["reads"]["dictionary_b"] == "early"
+    assert Jobs(study).compare_spaces("grid", "middle", "first").reads["dictionary_b"] == "early"
     assert study.role("tuned", "middle", "middle") == "compared"
     del config["pairs"]["grid"]["dictionary_a"], config["pairs"]["grid"]["dictionary_b"]
     assert not Study.load(config).has_features("grid", "first", "first")
@@ -347,7 +348,7 @@ def test_relative_depths_need_no_quotes():
     assert study.sites == {"main": ("0.25", "middle", "1")}
     assert study.cells("tuned")[0] == ("0.25", "0.25")
     assert study.dictionaries["deep"].site == study.crosscoders["tuned"].site == "0.25"
-    assert study.dump_activations("both", "base", "main", "0")["settings"]["sites"] == ["0.25", "middle", "1"]
+    assert Jobs(study).dump_activations("both", "base", "main", "0").settings["sites"] == ["0.25", "middle", "1"]
     put("sites", {"main": [True]})(config)
     with pytest.raises(ConfigError, match=r"sites.main.0: input should be a valid string \(got True\)"):
         Study.load(config)

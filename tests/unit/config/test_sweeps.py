@@ -2,6 +2,7 @@
 
 import pytest
 
+from diptych.config.jobs import Jobs
 from diptych.config.sections.crosscoders import Crosscoder, Sweep
 from diptych.config.strict import ConfigError
 from diptych.config.study import Study
@@ -85,6 +86,6 @@ def test_the_study_holds_what_is_trained():
     assert list(study.crosscoders) == ["x.0", "x.0.ceiling", "x.1", "x.1.ceiling"]
     assert study.ceiling("x.0") == "x.0.ceiling"
     assert study.ceiling("x.0.ceiling") is None
-    settings = study.train_crosscoder("x.1", "middle", "0")["settings"]
+    settings = Jobs(study).train_crosscoder("x.1", "middle", "0").settings
     assert settings["k"] == 8
     assert not {"sweep", "ceiling", "processes", "track", "splice_tokens"} & set(settings)

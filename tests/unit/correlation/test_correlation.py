@@ -5,9 +5,9 @@ import numpy.typing as npt
 import pytest
 from scipy import sparse
 
-from diptych.correlation import stage
+from diptych.correlation import products, stage
 from diptych.dictionaries import encoding
-from diptych.dictionaries.encoding import Features
+from diptych.dictionaries.codes import Features
 from diptych.oracle import planted
 from diptych.runtime.errors import DiptychError
 
@@ -124,7 +124,7 @@ def test_dense_sites_have_the_same_face() -> None:
 
 def test_listed_pairs_that_never_fire_together_have_the_closed_form() -> None:
     a, b, pair = planted_features()
-    matrix = stage.Correlations(stage.standardise(a.codes), stage.standardise(b.codes))
+    matrix = products.Correlations(products.standardise(a.codes), products.standardise(b.codes))
     i, j = (index.ravel() for index in np.meshgrid(np.arange(40), np.arange(40)))
     expected = np.corrcoef(pair.codes_A.T, pair.codes_B.T)[i, 40 + j]
     np.testing.assert_allclose(matrix.at(i, j), expected, atol=1e-9)

@@ -7,9 +7,10 @@ from scipy import sparse as sp
 
 from diptych.activations import rows
 from diptych.candidates import ranking
-from diptych.crosscoder import architecture, spaces
+from diptych.crosscoder import architecture, candidates, spaces
 from diptych.crosscoder.architecture import Architecture, Crosscoder
 from diptych.crosscoder.evaluation import latents, scaling, stage
+from diptych.crosscoder.training import feed
 from diptych.crosscoder.training import stage as training
 from diptych.oracle import planted
 from diptych.runtime.errors import DiptychError
@@ -96,7 +97,7 @@ def test_latent_scaling_by_the_formula():
     data = pair.rows()
     torch.manual_seed(0)
     crosscoder = Crosscoder(Architecture(data.widths, 24, activation="topk", k=4))
-    training.set_normalisation(crosscoder, data, np.arange(len(data)))
+    feed.set_normalisation(crosscoder, data, np.arange(len(data)))
     found = scaling.latent_scaling(crosscoder, data, np.arange(len(data)), min_firings=1)
     z = crosscoder.normalise(architecture.side_by_side(data.take(np.arange(len(data))).x, crosscoder.architecture))
     f = crosscoder.activate(crosscoder.pre_activations(z)).detach().double().numpy()
@@ -259,7 +260,7 @@ def test_a_dictionary_on_differences_is_described_without_sides(tmp_path):
     stage.evaluate(tmp_path / "w.h5", data, tmp_path / "e.h5", spec={})
     latents.describe(tmp_path / "w.h5", data, tmp_path / "l.h5", spec={}, n_bootstrap=20)
     run = {"name": "x", "seed": 0, "weights": str(tmp_path / "w.h5"), "latents": str(tmp_path / "l.h5")}
-    assert ranking.crosscoder_offers({"crosscoders": [run]}) == []
+    assert candidates.candidates({"crosscoders": [run]}) == []
     with artifacts.read(tmp_path / "l.h5", "latents") as file:
         assert artifacts.read_json(file, "widths") == [32]
         assert np.isnan(artifacts.read_table(file, "latents")["r"]).all()
@@ -292,11 +293,11 @@ def test_latents_of_unequal_widths_are_tested_by_latent_scaling(tmp_path, labels
     training.train(data, tmp_path / "w.h5", spec={}, n_latents=48, k=5, batch=128, steps=400, learning_rate=1e-2)
     latents.describe(tmp_path / "w.h5", data, tmp_path / "l.h5", spec={})
     run = {"name": "x", "seed": 0, "weights": str(tmp_path / "w.h5"), "latents": str(tmp_path / "l.h5")}
-    offers = ranking.crosscoder_offers({"crosscoders": [run]})
-    ranked = ranking.rank(offers, ranking.Threshold(0.05, 0.5))
+    proposed = candidates.candidates({"crosscoders": [run]})
+    ranked = ranking.rank(proposed, ranking.Threshold(0.05, 0.5))
     assert bool(ranked.findings) == found
     for finding in ranked.findings:
-        offer = finding.offer
+        offer = finding.candidate
         cosine = made.truths(offer.side) @ offer.direction / np.linalg.norm(offer.direction)
         assert np.abs(cosine).max() > 0.7
         assert offer.lo <= offer.held_out <= offer.hi

@@ -11,7 +11,7 @@ import torch
 
 from diptych.activations import streaming
 from diptych.crosscoder import architecture
-from diptych.crosscoder.training import parallel, stage
+from diptych.crosscoder.training import feed, parallel, stage
 from diptych.oracle import planted
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts, fingerprint
@@ -20,8 +20,9 @@ WORKER = """
 import json, sys
 from dataclasses import replace
 import torch
-from diptych import planted
-from diptych.crosscoder import parallel, training
+from diptych.crosscoder.training import parallel, stage
+from diptych.crosscoder.training import feed
+from diptych.oracle import planted
 
 class Streamed:
     def __init__(self, side):
@@ -41,7 +42,7 @@ group = parallel.join("cpu")
 for name, settings in json.loads(sys.argv[1]).items():
     data = planted.make_pair(n_documents=20, labels={"only_B": 3}).rows()
     data = stream(data) if name == "streamed" else data
-    training.train(data, f"{sys.argv[2]}/{name}.h5", spec={}, group=group, **settings)
+    stage.train(data, f"{sys.argv[2]}/{name}.h5", spec={}, group=group, **settings)
 if name == "streamed":
     with open(f"{sys.argv[2]}/taken-{group.rank}.json", "w") as file:
         json.dump([side.taken for side in data.sides], file)
@@ -107,15 +108,15 @@ def test_a_batch_that_cannot_be_shared_is_one_clear_line():
     data = planted.make_pair(n_documents=20).rows()
     crosscoder = architecture.Crosscoder(stage.Training(**SMALL).architecture(data.widths))
     with pytest.raises(DiptychError, match="multiple of 3"):
-        stage.Feed(data, crosscoder, stage.Training(**SMALL), parallel.Group(0, 3))
+        feed.Feed(data, crosscoder, stage.Training(**SMALL), parallel.Group(0, 3))
 
 
 def test_processes_take_disjoint_rows_of_the_same_batch():
     data = planted.make_pair(n_documents=20).rows()
     settings = stage.Training(**{**SMALL, "accumulate": 2})
     crosscoder = architecture.Crosscoder(settings.architecture(data.widths))
-    whole = next(stage.Feed(data, crosscoder, settings).batches(3))
-    parts = [next(stage.Feed(data, crosscoder, settings, parallel.Group(rank, 2)).batches(3)) for rank in (0, 1)]
+    whole = next(feed.Feed(data, crosscoder, settings).batches(3))
+    parts = [next(feed.Feed(data, crosscoder, settings, parallel.Group(rank, 2)).batches(3)) for rank in (0, 1)]
     first, second = (torch.cat([parts[0][half], parts[1][half]]) for half in (slice(0, 16), slice(16, 32)))
     assert torch.equal(torch.cat([first, second]), whole)
 

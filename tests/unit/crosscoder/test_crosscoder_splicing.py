@@ -9,6 +9,7 @@ import torch
 from diptych.activations import dump, gates, rows
 from diptych.crosscoder.architecture import Architecture, Crosscoder
 from diptych.crosscoder.evaluation import splicing, stage
+from diptych.crosscoder.training import feed
 from diptych.crosscoder.training import stage as training
 from diptych.models import patching
 from diptych.storage import artifacts
@@ -78,7 +79,7 @@ def perfect(data):
     """A crosscoder that reconstructs every row: one latent for each signed coordinate."""
     eye = torch.eye(sum(data.widths))
     crosscoder = Crosscoder(Architecture(data.widths, 2 * len(eye), activation="relu"))
-    training.set_normalisation(crosscoder, data, np.arange(len(data)))
+    feed.set_normalisation(crosscoder, data, np.arange(len(data)))
     with torch.no_grad():
         for weights in (crosscoder.W_enc, crosscoder.W_dec):
             weights.copy_(torch.cat([eye, -eye]))

@@ -11,7 +11,7 @@ import torch
 from diptych.activations import rows
 from diptych.crosscoder import architecture
 from diptych.crosscoder.architecture import Architecture, Crosscoder
-from diptych.crosscoder.training import objectives, stage
+from diptych.crosscoder.training import feed, objectives, stage
 from diptych.crosscoder.training.objectives import Objective, Step
 from diptych.crosscoder.training.stage import Training
 from diptych.oracle import planted
@@ -129,12 +129,12 @@ def silent_run(auxiliary=1 / 32):
     settings = Training(**{**SMALL, "steps": 100}, dead_share=0.05, auxiliary=auxiliary)
     data = planted.make_pair(n_documents=20).rows()
     crosscoder = Crosscoder(settings.architecture(data.widths))
-    stage.set_normalisation(crosscoder, data, np.flatnonzero(data.fold != 0))
+    feed.set_normalisation(crosscoder, data, np.flatnonzero(data.fold != 0))
     with torch.no_grad():
         crosscoder.b_enc[:10] = -20.0
     optimizer = torch.optim.Adam(crosscoder.parameters(), lr=settings.rate)
     run = stage.Run(crosscoder, optimizer, silent_rows=torch.zeros(settings.n_latents))
-    return run, settings, stage.Feed(data, crosscoder, settings)
+    return run, settings, feed.Feed(data, crosscoder, settings)
 
 
 def test_silent_latents_are_dead_after_their_share_of_the_rows_until_they_fire(monkeypatch):
@@ -246,7 +246,7 @@ def test_normalisation_gives_every_model_the_same_mean_length():
     data = pair.rows()
     crosscoder = Crosscoder(Architecture((24, 40), 8))
     train = np.flatnonzero(data.fold != 0)
-    stage.set_normalisation(crosscoder, data, train)
+    feed.set_normalisation(crosscoder, data, train)
     z_BD = crosscoder.normalise(architecture.side_by_side(data.take(train).x, crosscoder.architecture))
     for part in crosscoder.per_model(z_BD):
         assert float(part.norm(dim=1).mean()) == pytest.approx(32**0.5, rel=1e-4)
@@ -363,8 +363,8 @@ def test_gpu_and_cpu_agree(objective):
     runs = {device: stage.optimise(data, settings, device=device) for device in ("cpu", "cuda:0")}
     series = {device: run.series["loss"] for device, (_, run, _) in runs.items()}
     np.testing.assert_allclose(series["cuda:0"], series["cpu"], rtol=1e-2)
-    for crosscoder, _, feed in runs.values():
-        stage.calibrate(crosscoder, feed)
+    for crosscoder, _, own in runs.values():
+        stage.calibrate(crosscoder, own)
     thresholds = [float(crosscoder.threshold) for crosscoder, _, _ in runs.values()]
     assert thresholds[0] == pytest.approx(thresholds[1], rel=0.05)
 
@@ -377,14 +377,14 @@ def test_independent_models_of_equal_width_start_apart():
 
 def test_rows_kept_aside_are_whole_training_documents():
     data = planted.make_pair(n_documents=200).rows()
-    aside = stage.kept_aside(data, Training(calibration_share=0.1))
+    aside = feed.kept_aside(data, Training(calibration_share=0.1))
     documents = np.unique(data.document[aside])
     assert len(documents) == 16
     assert (data.fold[aside] != 0).all()
     assert aside.sum() == np.isin(data.document, documents).sum()
-    assert not stage.kept_aside(data, Training(calibration_share=0.0)).any()
-    assert not stage.kept_aside(data, Training(objective="l1")).any()
-    other = stage.kept_aside(data, Training(calibration_share=0.1, seed=1))
+    assert not feed.kept_aside(data, Training(calibration_share=0.0)).any()
+    assert not feed.kept_aside(data, Training(objective="l1")).any()
+    other = feed.kept_aside(data, Training(calibration_share=0.1, seed=1))
     assert (aside != other).any()
 
 
@@ -452,9 +452,9 @@ def test_every_batch_is_a_function_of_seed_and_step():
     for buffer_rows in (600, 10_000):
         settings = Training(**SMALL, buffer_rows=buffer_rows)
         crosscoder = Crosscoder(settings.architecture(data.widths))
-        whole = stage.Feed(data, crosscoder, settings).batches(0)
+        whole = feed.Feed(data, crosscoder, settings).batches(0)
         batches = [next(whole) for _ in range(60)]
-        late = stage.Feed(data, crosscoder, settings).batches(37)
+        late = feed.Feed(data, crosscoder, settings).batches(37)
         assert torch.equal(next(late), batches[37])
         assert len(torch.cat(batches[:20]).unique(dim=0)) > 2000
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy import sparse
 
+import tolerance
 from diptych.activations import rows
-from diptych.dictionaries import encoding
+from diptych.dictionaries import codes, encoding
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 
@@ -57,7 +58,7 @@ def test_codes_and_reconstruction_are_those_of_the_dictionary(as_csr: bool) -> N
     found = encoding.encode_rows(data, dictionary, block_rows=13)
     x = data.take(np.arange(len(data))).x[0]
     codes = np.maximum(x @ dictionary.W_enc, 0)
-    np.testing.assert_allclose(found.csr.toarray(), codes, rtol=1e-6)
+    tolerance.assert_products(found.csr.toarray(), x, dictionary.W_enc, exact=codes)
     assert found.csr.nnz == np.count_nonzero(codes)
     error, centred = x - codes @ dictionary.W_dec, x - x.mean(axis=0)
     assert found.reconstruction is not None
@@ -91,15 +92,15 @@ def test_shards_written_and_read_are_the_whole(tmp_path: Path) -> None:
         )
         paths.append(tmp_path / f"{number}.h5")
         encoding.encode(part, dictionary, paths[-1], spec={"shard": number})
-    found = encoding.read(paths)
+    found = codes.read(paths)
     np.testing.assert_array_equal(found.csr.toarray(), whole.csr.toarray())
     np.testing.assert_array_equal(found.token_row, whole.token_row)
     np.testing.assert_array_equal(found.document, whole.document)
     assert found.summary()["fvu"] == pytest.approx(whole.summary()["fvu"], rel=1e-9)
     with pytest.raises(DiptychError, match="do not increase"):
-        encoding.read(paths[::-1])
+        codes.read(paths[::-1])
     again = tmp_path / "again.h5"
-    encoding.write(encoding.read(paths[:1]), again, {"shard": 0})
+    encoding.write(codes.read(paths[:1]), again, {"shard": 0})
     assert again.read_bytes() == paths[0].read_bytes()
 
 
@@ -108,28 +109,28 @@ def test_a_shard_without_valid_rows_is_an_empty_file_not_an_error(tmp_path: Path
     none = rows.Rows(data.sides, data.token_row[:, :0], *(np.zeros(0, np.int64) for _ in range(4)))
     encoding.encode(none, relu(), tmp_path / "empty.h5", spec={})
     encoding.encode(data, relu(), tmp_path / "full.h5", spec={})
-    found = encoding.read([tmp_path / "empty.h5", tmp_path / "full.h5"])
+    found = codes.read([tmp_path / "empty.h5", tmp_path / "full.h5"])
     assert len(found) == 60
-    assert found.summary()["fvu"] == encoding.read([tmp_path / "full.h5"]).summary()["fvu"]
+    assert found.summary()["fvu"] == codes.read([tmp_path / "full.h5"]).summary()["fvu"]
 
 
 def test_a_dictionary_of_another_width_is_absent_on_the_other_model_and_an_error_on_its_own(tmp_path: Path) -> None:
     """The neighbouring layers are not looked at either: they have the rows' width."""
     data, narrower, path = some_rows(d=4), relu(d=3), tmp_path / "across.h5"
     encoding.encode(data, narrower, path, spec={}, own=False, layers=lambda: pytest.fail("measured"))
-    assert encoding.unreadable(path) == "a dictionary of width 3 cannot read rows of width 4"
+    assert codes.unreadable(path) == "a dictionary of width 3 cannot read rows of width 4"
     with pytest.raises(DiptychError, match=r"across\.h5: a dictionary of width 3 cannot read rows of width 4"):
-        encoding.read([path])
+        codes.read([path])
     with pytest.raises(DiptychError, match="check its site"):
         encoding.encode(data, narrower, tmp_path / "own.h5", spec={}, own=True)
     encoding.encode(data, relu(d=4), path, spec={}, own=False)
-    assert encoding.unreadable(path) is None
+    assert codes.unreadable(path) is None
 
 
 def test_top_rows_are_the_largest_values_in_token_rows() -> None:
-    codes = sparse.csr_array(np.array([[0, 1], [3, 0], [2, 0], [3, 0]], dtype=np.float32))
+    values = sparse.csr_array(np.array([[0, 1], [3, 0], [2, 0], [3, 0]], dtype=np.float32))
     zeros = np.zeros(4, np.int64)
-    found = encoding.Features(codes, np.array([10, 20, 30, 40]), zeros, zeros, zeros)
+    found = codes.Features(values, np.array([10, 20, 30, 40]), zeros, zeros, zeros)
     top, values = found.top_rows(3)
     assert top.tolist() == [[20, 40, 30], [10, -1, -1]]
     assert values.tolist() == [[3, 3, 2], [1, 0, 0]]
@@ -143,21 +144,21 @@ def test_top_rows_are_the_largest_values_in_token_rows() -> None:
 def test_common_rows_pair_equal_token_rows_and_aligned_ones(tmp_path: Path) -> None:
     whole = encoding.encode_rows(some_rows(), relu())
     a, b = whole.select(np.arange(0, 60, 2)), whole.select(np.arange(0, 60, 3))
-    common_a, common_b = encoding.common_rows(a, b)
+    common_a, common_b = codes.common_rows(a, b)
     assert common_a.token_row.tolist() == list(range(0, 60, 6))
     np.testing.assert_array_equal(common_a.csr.toarray(), common_b.csr.toarray())
     row_a, row_b = np.array([0, 1, 2, 4]), np.array([3, 4, 3, 5])
-    common_a, common_b = encoding.common_rows(a, b, (row_a[[0, 2]], np.array([0, 3])))
+    common_a, common_b = codes.common_rows(a, b, (row_a[[0, 2]], np.array([0, 3])))
     assert (common_a.token_row.tolist(), common_b.token_row.tolist()) == ([0, 2], [0, 3])
     with artifacts.create(tmp_path / "alignment.h5", "alignment", {}) as out:
         out.json("identity", False)
         out.array("row_a", row_a)
         out.array("row_b", row_b)
-    read = encoding.read_alignment(tmp_path / "alignment.h5")
+    read = codes.read_alignment(tmp_path / "alignment.h5")
     assert read is not None
     np.testing.assert_array_equal(read[1], row_b)
     with pytest.raises(DiptychError, match="share no valid row"):
-        encoding.common_rows(whole.select(np.arange(3)), whole.select(np.arange(4, 9)))
+        codes.common_rows(whole.select(np.arange(3)), whole.select(np.arange(4, 9)))
 
 
 def test_a_dictionary_of_another_width_is_refused() -> None:

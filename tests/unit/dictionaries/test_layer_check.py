@@ -8,7 +8,7 @@ import torch
 from safetensors.numpy import save_file
 
 from diptych.activations import dump, gates, rows
-from diptych.dictionaries import encoding, layer_check, sae
+from diptych.dictionaries import codes, encoding, layer_check, sae
 from diptych.storage import artifacts
 from diptych.text import corpora, tokens
 from tiny_models import make_model, make_texts
@@ -74,8 +74,8 @@ def test_the_neighbours_are_the_layers_own_rows(place: Path) -> None:
 
 def test_a_layer_that_one_shard_lacks_is_not_compared(tmp_path: Path) -> None:
     """A neighbour is left out of a shard whose values there are not finite; a shard may have no rows that count."""
-    sums = encoding.Reconstruction(10, np.zeros(2), 1.0, 4.0, 5.0, 10)
-    shards: list[dict[str, encoding.Reconstruction]] = [{"own": sums, "next": sums}, {"own": sums}, {}]
+    sums = codes.Reconstruction(10, np.zeros(2), 1.0, 4.0, 5.0, 10)
+    shards: list[dict[str, codes.Reconstruction]] = [{"own": sums, "next": sums}, {"own": sums}, {}]
     for number, layers in enumerate(shards):
         with artifacts.create(tmp_path / f"{number}.h5", "features", {}) as file:
             file.json("layers", list(layers))

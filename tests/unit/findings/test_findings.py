@@ -9,14 +9,19 @@ import numpy as np
 import pytest
 
 import small_study
+from diptych import methods
 from diptych.activations import rows
 from diptych.candidates import ranking
-from diptych.candidates.ranking import Offer, Threshold
+from diptych.candidates.candidate import Candidate
+from diptych.candidates.ranking import Threshold
+from diptych.candidates.recovery import Recovery, recovery
+from diptych.crosscoder import candidates as crosscoder_candidates
 from diptych.crosscoder import seeds
 from diptych.findings import conclusions, stage
 from diptych.linear_map import stage as linear_map
 from diptych.oracle import planted
 from diptych.storage import artifacts
+from diptych.template_diff import candidates as template_candidates
 
 
 @pytest.fixture
@@ -25,7 +30,7 @@ def study():
 
 
 def offer(effect=0.5, held_out=0.5, p=1e-4, side="B", direction=(1.0, 0.0), **more):
-    return Offer(
+    return Candidate(
         kind=more.pop("kind", "feature"), id=more.pop("id", "0"), side=side, effect=effect, held_out=held_out,
         lo=0.0, hi=1.0, p=p, direction=np.array(direction), rows=np.zeros(0, dtype=np.int64), **more,
     )  # fmt: skip
@@ -56,7 +61,7 @@ def test_every_leg_is_needed(changed, stands):
 
 def test_q_is_of_the_family():
     offers = [offer(p=p, id=str(i)) for i, p in enumerate([0.001, 0.02, 0.9, 0.8])]
-    ranked = {c.offer.id: c for c in ranking.rank(offers, LIMITS).candidates}
+    ranked = {c.candidate.id: c for c in ranking.rank(offers, LIMITS).candidates}
     assert ranked["0"].q == pytest.approx(0.004)
     assert ranked["1"].q == pytest.approx(0.04)
     assert [ranked[i].stands for i in "0123"] == [True, True, False, False]
@@ -66,7 +71,7 @@ def test_weakest_leg_orders():
     strong = offer(effect=0.9, held_out=0.9, p=1e-6, id="strong")
     fragile = offer(effect=0.9, held_out=0.46, p=1e-9, id="fragile")
     ranked = ranking.rank([fragile, strong], LIMITS)
-    assert [c.offer.id for c in ranked.candidates] == ["strong", "fragile"]
+    assert [c.candidate.id for c in ranked.candidates] == ["strong", "fragile"]
 
 
 def test_the_same_direction_is_written_once_a_side():
@@ -77,8 +82,8 @@ def test_the_same_direction_is_written_once_a_side():
         offer(id="other side", kind="direction", side="A", effect=-0.5, held_out=-0.5),
     ]
     ranked = ranking.rank(offers, LIMITS)
-    assert {c.offer.id for c in ranked.findings} == {"first", "apart", "other side"}
-    assert next(c for c in ranked.candidates if c.offer.id == "again").repeats == "first"
+    assert {c.candidate.id for c in ranked.findings} == {"first", "apart", "other side"}
+    assert next(c for c in ranked.candidates if c.candidate.id == "again").repeats == "first"
 
 
 def test_what_a_stronger_direction_shows_along_another_is_not_written_as_its_own():
@@ -97,27 +102,27 @@ def test_what_a_stronger_direction_shows_along_another_is_not_written_as_its_own
         (at_half("of the other side", 26.0, side="A", effect=-0.9, held_out=-0.9), ""),
     ):
         ranked = ranking.rank([other, strong], LIMITS)
-        assert next(c for c in ranked.candidates if c.offer.id == other.id).repeats == repeats
-        assert next(c for c in ranked.candidates if c.offer.id == "v").stands
+        assert next(c for c in ranked.candidates if c.candidate.id == other.id).repeats == repeats
+        assert next(c for c in ranked.candidates if c.candidate.id == "v").stands
     # What is no finding itself explains nothing away.
-    assert {c.offer.id for c in ranking.rank([at_half("leak", 26.0), weak], LIMITS).findings} == {"leak"}
+    assert {c.candidate.id for c in ranking.rank([at_half("leak", 26.0), weak], LIMITS).findings} == {"leak"}
 
 
 def test_one_thing_is_written_once_a_side():
     offers = [
-        offer(id="7 at newline", thing="7", effect=0.4, held_out=0.4),
-        offer(id="7 at assistant", thing="7"),
-        offer(id="7 falls", thing="7", side="A", effect=-0.5, held_out=-0.5),
-        offer(id="8 at newline", thing="8", effect=0.3, held_out=0.3),
+        offer(id="7 at newline", subject="7", effect=0.4, held_out=0.4),
+        offer(id="7 at assistant", subject="7"),
+        offer(id="7 falls", subject="7", side="A", effect=-0.5, held_out=-0.5),
+        offer(id="8 at newline", subject="8", effect=0.3, held_out=0.3),
     ]
     ranked = ranking.rank(offers, LIMITS)
-    assert {c.offer.id for c in ranked.findings} == {"7 at assistant", "7 falls", "8 at newline"}
+    assert {c.candidate.id for c in ranked.findings} == {"7 at assistant", "7 falls", "8 at newline"}
 
 
 def test_a_methods_own_family_decides_its_q():
     """A million tests of which a hundred are put forward: q is that of the million."""
     ranked = ranking.rank([offer(p=1e-6, q=0.3), offer(p=1e-6, id="1", q=0.01)], LIMITS)
-    assert {c.offer.id: c.stands for c in ranked.candidates} == {"0": False, "1": True}
+    assert {c.candidate.id: c.stands for c in ranked.candidates} == {"0": False, "1": True}
 
 
 def test_a_change_that_no_feature_describes_leaves_nothing_to_say(study, tmp_path):
@@ -145,14 +150,15 @@ def test_template_findings_are_of_the_features_that_changed(study):
     assert answers["tuned"]["status"] in ("found", "none")
     run = study["pairs"][0]["files"]["template_diffs"][0]
     ranked = {
-        c.offer.id: c for c in ranking.rank(ranking.template_offers({"template_diffs": [run]}), LIMITS).candidates
+        c.candidate.id: c
+        for c in ranking.rank(template_candidates.candidates({"template_diffs": [run]}), LIMITS).candidates
     }
     with artifacts.read(run["diff"], "template_diff") as file:
         table = artifacts.read_table(file, "ranked")
     for k in range(len(table["latent"])):
-        name = ranking.template_id("", int(table["latent"][k]), str(table["role"][k]), str(table["metric"][k]))
+        name = template_candidates.label("", int(table["latent"][k]), str(table["role"][k]), str(table["metric"][k]))
         assert ranked[name].q == table["q"][k]
-        assert ranked[name].offer.side == ("B" if table["gain"][k] > 0 else "A")
+        assert ranked[name].candidate.side == ("B" if table["gain"][k] > 0 else "A")
     written = [i for i in range(len(found.table["pair"])) if found.table["method"][i] == "template"]
     assert set(found.table["pair"][written]) <= {"tuned"}
 
@@ -162,13 +168,13 @@ def test_recovery_needs_the_side_the_direction_and_the_legs():
     wrong_side = offer(id="wrong side", side="A", effect=-0.9, held_out=-0.9, direction=(0.0, 1.0))
     wrong_way = offer(id="wrong way", direction=(1.0, 0.1))
     near = offer(id="near", effect=0.3, held_out=0.3, direction=(0.5, -0.9))
-    found = conclusions.recovery(ranking.rank([wrong_side, wrong_way, near], LIMITS), truth)
+    found = recovery(ranking.rank([wrong_side, wrong_way, near], LIMITS), truth)
     assert found.written
     assert (found.rank, found.average_precision, found.name) == (3, pytest.approx(1 / 3), "feature near")
-    weak = conclusions.recovery(ranking.rank([near._replace(p=0.5)], LIMITS), truth)
+    weak = recovery(ranking.rank([near._replace(p=0.5)], LIMITS), truth)
     assert not weak.written
     assert weak.rank == 1
-    nothing = conclusions.recovery(ranking.rank([wrong_way], LIMITS), truth)
+    nothing = recovery(ranking.rank([wrong_way], LIMITS), truth)
     assert (nothing.written, nothing.rank, nothing.average_precision) == (False, 0, 0.0)
     assert nothing.cosine == pytest.approx(0.0995, abs=1e-3)
 
@@ -180,22 +186,24 @@ def test_recovery_names_what_stands_and_counts_what_points_elsewhere():
     best = offer(id="itself", effect=0.9, held_out=0.9, direction=(0.0, 1.0), kind="direction")
     other = offer(id="other", effect=0.8, held_out=0.8, direction=(1.0, 0.1), kind="direction")
     ranked = ranking.rank([repeated, best, other], LIMITS)
-    places = {candidate.offer.id: place for place, candidate in enumerate(ranked.candidates, 1)}
+    places = {candidate.candidate.id: place for place, candidate in enumerate(ranked.candidates, 1)}
     for candidates in (ranked.candidates, ranked.candidates[::-1]):
-        found = conclusions.recovery(dataclasses.replace(ranked, candidates=candidates), truth)
+        found = recovery(dataclasses.replace(ranked, candidates=candidates), truth)
         assert (found.name, found.cosine, found.elsewhere) == ("direction itself", pytest.approx(1.0), 1)
-    assert conclusions.recovery(ranked, truth).rank == places["itself"]
-    said = conclusions.answer("planted", "linear_map", ranked, conclusions.Yardstick("planted", found, []))
+    assert recovery(ranked, truth).rank == places["itself"]
+    said = conclusions.answer(
+        "planted", methods.named("linear_map"), ranked, conclusions.Yardstick("planted", found, [])
+    )
     assert said.text.endswith("; 1 other finding with |cos| below 0.7")
 
 
 def test_silence_is_an_answer_only_where_the_plant_was_found():
     silent = ranking.rank([], LIMITS)
-    seen = conclusions.Recovery(True, 1, 0.99, 1.0, 4, "feature 1", 0)
+    seen = Recovery(True, 1, 0.99, 1.0, 4, "feature 1", 0)
     missed = dataclasses.replace(seen, written=False, rank=0)
 
     def status(yardstick):
-        return conclusions.answer("compared", "pairing", silent, yardstick)
+        return conclusions.answer("compared", methods.named("pairing"), silent, yardstick)
 
     assert status(conclusions.Yardstick("planted", seen, [])).status == "none"
     assert status(conclusions.Yardstick("planted", missed, [])).text.endswith("not enough training to tell")
@@ -226,7 +234,7 @@ def test_what_was_steered_has_its_effect(study):
 
 def test_planted_direction_is_recovered_by_every_method(study):
     answers = {a["method"]: a for a in stage.read(study["findings"]).answers if a["pair"] == "planted"}
-    assert set(answers) == set(stage.OFFERS) - {"template"}  # that one plants its own
+    assert set(answers) == {method.name for method in methods.proposing()} - {"template"}  # that one plants its own
     for method, answer in answers.items():
         assert answer["status"] == "recovered", (method, answer["text"])
         assert answer["recovery"]["cosine"] >= 0.9
@@ -278,7 +286,13 @@ def test_a_plant_with_other_settings_does_not_speak(study, tmp_path):
             {"settings": {"shrink_to": "zero"}, "reads": {"corpus": "addresses"}}
         )
     pairs[1]["files"]["linear_map"] = str(changed)
-    stage.collect(pairs, tmp_path / "f.h5", tmp_path / "f.tsv", spec={}, min_effect=dict.fromkeys(stage.METHODS, 99.0))
+    stage.collect(
+        pairs,
+        tmp_path / "f.h5",
+        tmp_path / "f.tsv",
+        spec={},
+        min_effect=dict.fromkeys((method.name for method in methods.proposing()), 99.0),
+    )
     answers = {(a["pair"], a["method"]): a for a in stage.read(tmp_path / "f.h5").answers}
     assert "linear_map.shrink_to" in answers["tuned", "linear_map"]["text"]
     assert answers["tuned", "linear_map"]["status"] == "unclear"
@@ -286,7 +300,11 @@ def test_a_plant_with_other_settings_does_not_speak(study, tmp_path):
 
 def test_an_unreachable_threshold_misses_the_plant_and_says_so(study, tmp_path):
     stage.collect(
-        study["pairs"], tmp_path / "f.h5", tmp_path / "f.tsv", spec={}, min_effect=dict.fromkeys(stage.METHODS, 99.0)
+        study["pairs"],
+        tmp_path / "f.h5",
+        tmp_path / "f.tsv",
+        spec={},
+        min_effect=dict.fromkeys((method.name for method in methods.proposing()), 99.0),
     )
     answers = {(a["pair"], a["method"]): a for a in stage.read(tmp_path / "f.h5").answers}
     assert answers["planted", "pairing"]["status"] == "missed"
@@ -347,14 +365,14 @@ def test_latent_scaling_bars_what_the_other_model_has(study, tmp_path):
     changed = tmp_path / "latents.h5"
     shutil.copy(files["crosscoders"][0]["latents"], changed)
     files["crosscoders"][0]["latents"] = str(changed)
-    offers = ranking.crosscoder_offers(files)
+    offers = crosscoder_candidates.candidates(files)
     latent = next(offer for offer in offers if offer.side == "B")
     assert latent.barred == ""
     assert latent.seeds == "1/1"
     assert latent.effect > 0.5
     with h5py.File(changed, "r+") as file:
         file["nu/err"][int(latent.id), 1, 0] = 0.4
-    barred = next(offer for offer in ranking.crosscoder_offers(files) if offer.id == latent.id)
+    barred = next(offer for offer in crosscoder_candidates.candidates(files) if offer.id == latent.id)
     assert barred.barred == "latent scaling: nu_err 0.40, the other model has it too"
     assert not ranking.rank([barred], LIMITS).candidates[0].stands
 
@@ -365,13 +383,13 @@ def test_seeds_count_the_runs_that_have_a_latent_too(study, tmp_path):
         path = tmp_path / f"{counted[0]}.h5"
         seeds.compare([run["weights"], second["weights"]], path, spec={}, seeds=[0, 1], exclusive=0.1)
         runs = [{**run, "seeds": str(path)}, {**second, "seed": 1, "seeds": str(path)}]
-        assert {offer.seeds for offer in ranking.crosscoder_offers({"crosscoders": runs})} == {counted}
+        assert {offer.seeds for offer in crosscoder_candidates.candidates({"crosscoders": runs})} == {counted}
 
 
 def test_findings_under_a_caveat_are_counted_in_words():
     loud = ranking.rank([offer(id="1"), offer(id="2", caveat="domain shift")], LIMITS)
     assert len(loud.findings) == 2
-    said = conclusions.answer("compared", "template", loud, None, ("base", "tuned")).text
+    said = conclusions.answer("compared", methods.named("template"), loud, None, ("base", "tuned")).text
     assert said == "2 findings: 2 that tuned has or has more of, 0 of base; 1 of them marked domain shift"
     calm = ranking.rank([offer(id="1"), offer(id="2")], LIMITS)
-    assert "marked" not in conclusions.answer("compared", "template", calm, None, ("base", "tuned")).text
+    assert "marked" not in conclusions.answer("compared", methods.named("template"), calm, None, ("base", "tuned")).text

@@ -4,7 +4,7 @@ from scipy import linalg
 from sklearn.linear_model import Ridge
 
 from diptych.activations import rows
-from diptych.affine_maps import affine, fitted, moments
+from diptych.affine_maps import affine, moments
 from diptych.linear_map import ladder, residuals
 from diptych.linear_map import stage as linear_map
 from diptych.oracle import planted
@@ -365,7 +365,7 @@ def stage(pair, path, **settings):
 def test_stage_on_the_identical_pair(tmp_path):
     with stage(planted.identical_pair(0, n_documents=40), tmp_path / "map.h5") as file:
         verdicts = artifacts.read_json(file, "verdicts")
-        for name in fitted.DIRECTIONS:
+        for name in affine.DIRECTIONS:
             assert verdicts[name]["best"] == "identity"
             assert abs(1 - verdicts[name]["r2"]) <= 1e-6
             assert verdicts[name]["words"] == []
@@ -380,7 +380,7 @@ def test_stage_on_unequal_widths(tmp_path):
         table = artifacts.read_table(file, "forward/ladder")
         assert list(table["rung"]) == ["procrustes", "reduced_rank", "ridge", "ridge_zero"]
         assert table["is_best"].sum() == 1
-        forward, back = fitted.load(file, "forward"), fitted.load(file, "backward", "ridge")
+        forward, back = affine.load(file, "forward"), affine.load(file, "backward", "ridge")
         assert (forward.slope.shape, back.slope.shape) == ((18, 12), (12, 18))
         test = pair.rows().fold == 0
         error = np.sum((forward.predict(pair.x_A[test]) - pair.x_B[test]) ** 2)

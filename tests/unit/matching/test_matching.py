@@ -5,7 +5,7 @@ import torch
 from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
-from diptych.correlation import stage
+from diptych.correlation import products
 from diptych.matching import rules
 from diptych.matching.dense_scores import DenseScores
 from diptych.matching.scores import Edges, SparseScores
@@ -84,7 +84,7 @@ def test_candidates_are_the_best_of_each_row_and_column(kind: str) -> None:
     rng = np.random.default_rng(0)
     x, y = (torch.from_numpy(rng.normal(size=(s, 5))).float() for s in (90, 120))
     codes = [sparse.csr_array(np.where(rng.random((300, s)) < 0.1, 1.0, 0.0)) for s in (90, 120)]
-    rho = stage.Correlations(*(stage.standardise(side) for side in codes)) if kind == "mean" else None
+    rho = products.Correlations(*(products.standardise(side) for side in codes)) if kind == "mean" else None
     full = (x @ y.T).double().numpy()
     if kind == "euclidean":
         full = -torch.cdist(x, y).double().numpy()
@@ -104,10 +104,10 @@ def test_candidates_are_the_best_of_each_row_and_column(kind: str) -> None:
 def test_own_scores_leave_out_the_latent_itself() -> None:
     rng = np.random.default_rng(0)
     x = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(50, 5))).float(), dim=1)
-    codes = stage.standardise(sparse.csr_array(np.where(rng.random((300, 50)) < 0.2, 1.0, 0.0)))
+    codes = products.standardise(sparse.csr_array(np.where(rng.random((300, 50)) < 0.2, 1.0, 0.0)))
     for scores in (
         DenseScores(x, x, own=True, memory=3000),
-        SparseScores(stage.Correlations(codes, codes), True),
+        SparseScores(products.Correlations(codes, codes), True),
     ):
         edges = scores.candidates(3)
         assert (edges.i != edges.j).all()

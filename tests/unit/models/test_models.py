@@ -57,8 +57,8 @@ def test_random_models_are_whole(architecture, tmp_path):
 def test_random_model_bytes_do_not_depend_on_the_process(model_dir, tmp_path):
     source = {"kind": "random", "architecture": "llama"} | SIZES
     code = (
-        "import json, sys; from diptych import model_sources; source = json.loads(sys.argv[1]);"
-        "model_sources.fetch(sys.argv[2], spec={'source': source}, source=source)"
+        "import json, sys; from diptych.models import sources; source = json.loads(sys.argv[1]);"
+        "sources.fetch(sys.argv[2], spec={'source': source}, source=source)"
     )
     command = [sys.executable, "-c", code, json.dumps(source), str(tmp_path / "again")]
     environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(LIBRARY)}
@@ -81,7 +81,8 @@ def test_random_model_refuses(changed, message, tmp_path):
 
 
 def test_describe_needs_no_torch(model_dir):
-    code = f"import sys; from diptych import models; models.describe({str(model_dir)!r}); print('torch' in sys.modules)"
+    describe = f"from diptych.models import pretrained; pretrained.describe({str(model_dir)!r})"
+    code = f"import sys; {describe}; print('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(LIBRARY)}
     done = subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "False"
@@ -210,10 +211,11 @@ def test_code_runs_only_where_it_is_trusted(with_code, model_dir, tmp_path, monk
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HUB_CODE = """
 import sys
-from diptych import DiptychError, model_sources
+from diptych.models import sources
+from diptych.runtime.errors import DiptychError
 name, revision, out = sys.argv[1:]
 try:
-    model_sources.fetch(out, spec={}, source={"kind": "hub", "id": name, "revision": revision})
+    sources.fetch(out, spec={}, source={"kind": "hub", "id": name, "revision": revision})
 except DiptychError as error:
     print(error)
 """

@@ -9,16 +9,17 @@ from scipy import sparse
 from diptych.affine_maps import moments
 from diptych.correlation import stage
 from diptych.dictionaries import encoding
-from diptych.dictionaries.encoding import Features
+from diptych.dictionaries.codes import Features
 from diptych.linear_map import ladder
 from diptych.linear_map import stage as linear_map
 from diptych.matching import decoys
 from diptych.oracle import planted
 from diptych.pairing import gains
 from diptych.pairing import stage as pairing
-from diptych.pairing.stage import FILTERED_RHO, FILTERED_TOKEN, MATCHED, UNMATCHED, Side, Slopes
+from diptych.pairing.pairing import FILTERED_RHO, FILTERED_TOKEN, MATCHED, UNMATCHED, Side, Slopes
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
+from diptych.text import word_lists
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
@@ -354,7 +355,7 @@ def test_directions_that_the_map_does_not_carry_have_no_cosine(identical: Case) 
     ],
 )
 def test_stop_tokens(text: str, stop: bool) -> None:
-    assert pairing.is_stop_token(text) is stop
+    assert word_lists.is_stop_token(text) is stop
 
 
 def test_gain_is_one_for_what_only_one_model_does() -> None:

@@ -10,7 +10,7 @@ from scipy import stats
 
 import small_study
 from diptych.correlation import stage
-from diptych.dictionaries import encoding, sae
+from diptych.dictionaries import codes, sae
 from diptych.page import blocks
 from diptych.report import stage as page
 from diptych.similarity import feature_maps, figures, grid_section
@@ -58,7 +58,7 @@ def test_inputs_are_the_matched_pairs(study):
 def test_codes_are_those_of_the_documents_that_judged(study):
     files = study["pairs"][0]["files"]
     _, pairs = pairs_of(files)
-    both = encoding.common_rows(encoding.read(files["features_a"]), encoding.read(files["features_b"]))
+    both = codes.common_rows(codes.read(files["features_a"]), codes.read(files["features_b"]))
     judged = stage.read(files["correlation"]).halves.of(both[0].document) == 1
     assert pairs.codes[0].shape[0] == judged.sum() < len(both[0])
     assert 0 not in both[0].fold[judged]

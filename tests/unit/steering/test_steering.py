@@ -240,7 +240,7 @@ def test_the_same_seed_writes_the_same_and_batches_do_not_matter(place, steered,
 def test_transfer_into_the_same_model_by_the_identity_is_own(place, tmp_path, monkeypatch):
     """With one model on both sides and the identity as map, a transferred direction does what its own does."""
     identity = affine.LinearMap(np.eye(32), np.zeros(32), np.zeros(32))
-    monkeypatch.setattr(stage, "load", lambda file, direction: identity)
+    monkeypatch.setattr(affine, "load", lambda file, direction: identity)
     found = run(place, tmp_path, models_of=("a", "a"))
     kl, role, item = (found.trials[name] for name in ("kl", "role", "item"))
     for number in range(len(found.items["id"])):

@@ -114,14 +114,15 @@ def begin(place, kind):
     """A process that is in the midst of writing `place`."""
     code = f"""
 import time
-from diptych import artifacts
+from diptych.storage import artifacts
 with {WRITERS[kind].format(place=str(place))} as out:
     if hasattr(out, "joinpath"): (out / "weights").write_text("1")
     print("begun", flush=True)
     time.sleep(600)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "begun\n"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    line = process.stdout.readline()
+    assert line == "begun\n", process.communicate()[1]
     return process
 
 

@@ -11,7 +11,8 @@ JOB = """
 import sys
 from pathlib import Path
 import numpy as np
-from diptych import artifacts, logs
+from diptych.runtime import logs
+from diptych.storage import artifacts
 out = Path(sys.argv[1])
 script = Path(artifacts.__file__).parents[2] / "scripts" / "any.py"
 logs.start(str(out / "job.log"), str(script))
@@ -28,7 +29,7 @@ with artifacts.create(out / "array.h5", "array", {}) as file:
     file.array("x", np.ones(400_000))
 """,
     "raw": """
-from diptych.row_store import Raw
+from diptych.activations.shard_writer import Raw
 raw = Raw(out / "raw", 400_000, 4, "f4")
 try:
     raw.write(np.arange(400_000), np.ones((400_000, 4)))
@@ -41,7 +42,7 @@ artifacts.write_text(out / "a.txt", "x" * 4_000_000)
 """,
     "checkpoint": """
 import torch
-from diptych.checkpoints import Checkpoint
+from diptych.storage.checkpoints import Checkpoint
 Checkpoint.beside(out / "a.h5", {}).save({"x": torch.ones(400_000)})
 """,
     "safetensors": """

@@ -7,14 +7,15 @@ import pytest
 import torch
 from scipy import sparse
 
+from diptych import methods
 from diptych.activations.rows import in_memory
 from diptych.candidates import ranking
 from diptych.candidates.ranking import Threshold
 from diptych.findings import conclusions
 from diptych.storage import artifacts
+from diptych.template_diff import candidates, stage
 from diptych.template_diff import codes as template_codes
 from diptych.template_diff import planted as template_plant
-from diptych.template_diff import stage
 
 N, WIDTH, F = 120, 12, 30
 ROLES = ("assistant", "newline")
@@ -95,12 +96,12 @@ def write(tmp_path: Path, one, size: float) -> dict[str, str]:
 
 
 def test_a_large_change_is_written_down_and_a_tiny_one_is_not(one, tmp_path):
-    found = conclusions.template_recovery(write(tmp_path / "large", one, 2.0), LIMITS)
+    found = candidates.recovery_of(write(tmp_path / "large", one, 2.0), LIMITS)
     assert found is not None
     assert found.written
     assert found.cosine == pytest.approx(1.0)
     assert {role for role in ROLES if f"at {role}" in found.name} == set(ROLES)
-    missed = conclusions.template_recovery(write(tmp_path / "tiny", one, 0.001), LIMITS)
+    missed = candidates.recovery_of(write(tmp_path / "tiny", one, 0.001), LIMITS)
     assert missed is not None
     assert not missed.written
 
@@ -108,17 +109,19 @@ def test_a_large_change_is_written_down_and_a_tiny_one_is_not(one, tmp_path):
 def test_silence_is_an_answer_only_where_the_planted_change_is_found(one, tmp_path):
     for name, size, status in (("large", 2.0, "none"), ("tiny", 0.001, "unclear")):
         run = write(tmp_path / name, one, size)
-        silent = ranking.rank(ranking.template_offers({"template_diffs": [run]}), LIMITS)
+        silent = ranking.rank(candidates.candidates({"template_diffs": [run]}), LIMITS)
         assert silent.findings == []
-        seen = conclusions.template_recovery(run, LIMITS)
-        said = conclusions.answer("compared", "template", silent, conclusions.Yardstick("a copy", seen, []))
+        seen = candidates.recovery_of(run, LIMITS)
+        said = conclusions.answer(
+            "compared", methods.named("template"), silent, conclusions.Yardstick("a copy", seen, [])
+        )
         assert said.status == status, said.text
 
 
 def test_a_diff_without_a_planted_change_has_no_yardstick(one, tmp_path):
     run = write(tmp_path, one, 1.0)
     stage.diff(one[0], run["diff"], tmp_path / "g.csv", tmp_path / "t.csv", spec={}, flips=20, bootstrap=10)
-    assert conclusions.template_recovery(run, LIMITS) is None
+    assert candidates.recovery_of(run, LIMITS) is None
 
 
 def test_any_position_plants_at_every_occurrence(one):

@@ -3,7 +3,7 @@ import pytest
 from scipy import sparse
 
 import small_study
-from diptych.dictionaries import encoding
+from diptych.dictionaries import codes, encoding
 from diptych.storage import artifacts
 from diptych.text import contexts
 
@@ -59,7 +59,7 @@ def shards(tmp_path_factory):
         rows = np.arange(120)[mine] * 2
         zeros = np.zeros(60, dtype=np.int64)
         encoding.write(
-            encoding.Features(sparse.csr_array(dense[mine]), rows, zeros, zeros, zeros), place / f"{shard}.h5", {}
+            codes.Features(sparse.csr_array(dense[mine]), rows, zeros, zeros, zeros), place / f"{shard}.h5", {}
         )
         paths.append(place / f"{shard}.h5")
     return paths, dense

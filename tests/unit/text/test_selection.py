@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diptych.dictionaries import encoding
+from diptych.dictionaries import codes
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 from diptych.text import selection, templates
@@ -46,14 +46,14 @@ def test_unknown_and_absent_roles_are_errors(tokens: Path) -> None:
 
 
 def test_features_of_a_pair_are_chosen_by_the_first_models_rows(tokens: Path) -> None:
-    def codes(token_row: list[int]) -> encoding.Features:
+    def features(token_row: list[int]) -> codes.Features:
         n = len(token_row)
         row = np.array(token_row)
         zeros = np.zeros(n, dtype=np.int64)
-        return encoding.Features(np.array(token_row, dtype=np.float32)[:, None], row, zeros, zeros, zeros)
+        return codes.Features(np.array(token_row, dtype=np.float32)[:, None], row, zeros, zeros, zeros)
 
-    a, b = encoding.common_rows(
-        codes([0, 3, 5, 7]), codes([10, 13, 15, 17]), (np.array([0, 3, 7]), np.array([10, 13, 17])),
+    a, b = codes.common_rows(
+        features([0, 3, 5, 7]), features([10, 13, 15, 17]), (np.array([0, 3, 7]), np.array([10, 13, 17])),
         selection.Selection(tokens, ["newline"]),
     )  # fmt: skip
     assert a.token_row.tolist() == [3, 7]

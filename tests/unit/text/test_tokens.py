@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import yaml
 
+from diptych.config.jobs import Jobs
 from diptych.config.study import Study
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
-from diptych.text import corpora, templates, tokens
+from diptych.text import corpora, passages, templates, tokens
 from diptych.text.tokenizer import Tokenizer, tokenizer_hash
 from tiny_models import make_texts, make_tokenizer
 
@@ -185,8 +186,8 @@ def test_common_prefix() -> None:
 
 
 def test_snap_moves_to_words_and_gives_up_without_spaces() -> None:
-    assert tokens.snap("the quick brown fox", 2, 12) == (4, 16)
-    assert tokens.snap("x" * 500, 100, 300) == (100, 300)
+    assert passages.snap("the quick brown fox", 2, 12) == (4, 16)
+    assert passages.snap("x" * 500, 100, 300) == (100, 300)
 
 
 # --- conversations ------------------------------------------------------------------------------------------------
@@ -365,7 +366,7 @@ def test_the_shipped_studies_read_whole_conversations_in_one_template(tmp_path: 
     markers = MARKERS[study.corpora["mixed"].template]
     for model, template in (("base", None), ("chat", GEMMA_IT)):
         make_tokenizer(tmp_path / model, bos=True, template=template, markers=markers)
-    settings = {**study.prepare_tokens("mixed", "base")["settings"], "tokens": 200}
+    settings = {**Jobs(study).prepare_tokens("mixed", "base").settings, "tokens": 200}
     base, chat = (
         prepare(tmp_path, tmp_path / f"{model}.h5", tokenizer=model, **settings) for model in ("base", "chat")
     )

@@ -4,20 +4,23 @@
     path = RidgePath(m, np.linalg.eigh(m.C_AA), start)    # every penalty from one eigendecomposition
     path.errors(alphas, held)                             # their held-out squared errors: traces, no row is read
 
-`ladder` cross-validates them and chooses among them.
+`ladder` cross-validates them and chooses among them; `load(file, "forward")` reads the chosen one back.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 from scipy import linalg
 
 from diptych.affine_maps import moments
 
+DirectionName = Literal["forward", "backward"]
+DIRECTIONS: tuple[DirectionName, ...] = ("forward", "backward")
 DoubleArray = npt.NDArray[np.float64]
 Eigen = tuple[DoubleArray, DoubleArray]
 
@@ -50,6 +53,12 @@ class LinearMap:
         """Predicted activations of B, float64 [n, d_B], for x_A [n, d_A]."""
         predicted: DoubleArray = (x_A - self.mean_A) @ self.slope + self.mean_B
         return predicted
+
+
+def load(file: h5py.File, direction: DirectionName, which: Literal["best", "ridge"] = "best") -> LinearMap:
+    """A map of an open `linear_map` artifact, trained on all folds but the test fold."""
+    group = file[direction]
+    return LinearMap(group[f"{which}/slope"][:].astype(np.float64), group["mean_in"][:], group["mean_out"][:])
 
 
 def squared_error(slope: DoubleArray, scatter: moments.Scatter) -> DoubleArray:

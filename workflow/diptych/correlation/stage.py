@@ -30,8 +30,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from diptych.dictionaries import encoding
-from diptych.dictionaries.encoding import Features
+from diptych.correlation.products import Correlations, _varies, block_cuts, standardised_half
+from diptych.dictionaries import codes
+from diptych.dictionaries.codes import Features
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 from diptych.statistics import top_k
@@ -45,116 +46,6 @@ BoolArray = npt.NDArray[np.bool_]
 DoubleArray = npt.NDArray[np.float64]
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
-
-ENTRY_BYTES = 80
-"""Memory of one entry of a block while it is worked on: value, index, transposed copy, keys, both halves."""
-PAIR_CHUNK = 4_000_000
-"""Non-zero codes gathered at a time for the correlations of listed pairs."""
-
-
-@dataclass(frozen=True)
-class Standardised:
-    """Codes of some latents on some rows, scaled so that their products are correlations.
-
-    Attributes:
-        z: float64 [n, F], codes over s sqrt(n); centred first if dense.
-        level: float64 [F], m / s of sparse codes (rho = z_A^T z_B - level_A level_B^T); 0 for dense ones.
-    """
-
-    z: "Csr | DoubleArray"
-    level: DoubleArray
-
-
-def standardise(codes: "Csr | FloatArray") -> Standardised:
-    """Scale the latents' codes on n rows; a constant latent becomes 0 throughout (its correlations are void)."""
-    n = codes.shape[0]
-    if not isinstance(codes, sparse.csr_array):
-        centred = codes - codes.mean(axis=0, dtype=np.float64)
-        length = np.sqrt(np.square(centred).sum(axis=0))
-        return Standardised(centred * _inverse(length), np.zeros(codes.shape[1]))
-    values = codes.data.astype(np.float64)
-    mean = np.bincount(codes.indices, weights=values, minlength=codes.shape[1]) / n
-    squares = np.bincount(codes.indices, weights=values * values, minlength=codes.shape[1])
-    deviation = np.sqrt(np.maximum(squares / n - mean * mean, 0.0))
-    scale = _inverse(deviation)
-    scaled = sparse.csr_array((values * (scale / np.sqrt(n))[codes.indices], codes.indices, codes.indptr), codes.shape)
-    return Standardised(scaled, mean * scale)
-
-
-def _inverse(values: DoubleArray) -> DoubleArray:
-    return np.divide(1.0, values, out=np.zeros_like(values), where=values > 0)
-
-
-class Correlations:
-    """The correlations of A's latents with B's on one set of rows, computed when asked for.
-
-    Attributes:
-        a: A's latents, F_A of them.
-        b: B's latents, F_B, on the same rows.
-    """
-
-    def __init__(self, a: Standardised, b: Standardised) -> None:
-        self.a, self.b = a, b
-        self._z_A = a.z.T.tocsr() if isinstance(a.z, sparse.csr_array) else a.z.T
-        self._columns_A = a.z.tocsc() if isinstance(a.z, sparse.csr_array) else a.z
-        self._columns_B = b.z.tocsc() if isinstance(b.z, sparse.csr_array) else b.z
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(F_A, F_B)."""
-        return len(self.a.level), len(self.b.level)
-
-    def block(self, start: int, stop: int) -> "Csr":
-        """Correlations [stop - start, F_B] of A's latents start..stop, float64, at the pairs that fire together.
-
-        A dense site fires everywhere. Column indices are not sorted.
-        """
-        product = self._z_A[start:stop] @ self.b.z
-        block = _full(product) if isinstance(product, np.ndarray) else product
-        repeats = np.diff(block.indptr)
-        block.data -= np.repeat(self.a.level[start:stop], repeats) * self.b.level[block.indices]
-        np.clip(block.data, -1.0, 1.0, out=block.data)
-        return block
-
-    def row_entries(self) -> IntArray:
-        """[F_A]: at most so many entries has each row of a block: one for every two codes on a common token."""
-        columns = self.shape[1]
-        if not isinstance(self.a.z, sparse.csr_array) or not isinstance(self.b.z, sparse.csr_array):
-            return np.full(self.shape[0], columns, dtype=np.int64)
-        per_token = np.diff(self.b.z.indptr)
-        fires = sparse.csr_array(
-            (np.ones(len(self.a.z.indices), np.int64), self.a.z.indices, self.a.z.indptr), self.a.z.shape
-        )
-        return np.minimum(fires.T @ per_token.astype(np.int64), columns)
-
-    def at(self, i: IntArray, j: IntArray) -> DoubleArray:
-        """Correlations of listed pairs [p], fire they together or not."""
-        rho = np.empty(len(i))
-        per_pair = max(1, self._weight() // max(min(self.shape), 1))
-        step = max(1, PAIR_CHUNK // per_pair)
-        for start in range(0, len(i), step):
-            left, right = self._columns_A[:, i[start : start + step]], self._columns_B[:, j[start : start + step]]
-            rho[start : start + step] = _column_products(left, right)
-        clipped: DoubleArray = np.clip(rho - self.a.level[i] * self.b.level[j], -1.0, 1.0)
-        return clipped
-
-    def _weight(self) -> int:
-        return max(int(z.nnz) if isinstance(z, sparse.csr_array) else z.size for z in (self.a.z, self.b.z))
-
-
-def _full(values: DoubleArray) -> "Csr":
-    """A dense block as CSR with every entry, zeros too."""
-    rows, columns = values.shape
-    indices = np.tile(np.arange(columns, dtype=np.int32), rows)
-    return sparse.csr_array((values.ravel(), indices, np.arange(rows + 1) * columns), shape=values.shape)
-
-
-def _column_products(left: Any, right: Any) -> DoubleArray:
-    """Sums over rows of left * right, column by column, each sparse or dense."""
-    if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
-        return np.asarray(np.einsum("np,np->p", left, right), dtype=np.float64)
-    product = left.multiply(right) if not isinstance(left, np.ndarray) else right.multiply(left)
-    return np.asarray(product.sum(axis=0), dtype=np.float64).ravel()
 
 
 @dataclass(frozen=True)
@@ -277,20 +168,6 @@ def eligible_latents(
     return Eligibility(np.asarray(enough.all(axis=0)), tokens, documents)
 
 
-def _varies(codes: "Csr | FloatArray") -> BoolArray:
-    """[F]: whether a latent takes more than one value on these rows."""
-    if not isinstance(codes, sparse.csr_array):
-        return np.asarray(np.ptp(codes, axis=0) > 0) if len(codes) else np.zeros(codes.shape[1], dtype=bool)
-    if not codes.shape[0]:
-        return np.zeros(codes.shape[1], dtype=bool)
-    return np.asarray(codes.max(axis=0).toarray() != codes.min(axis=0).toarray()).ravel()
-
-
-def standardised_half(codes: "Csr | FloatArray", half: IntArray, which: int, latents: IntArray) -> Standardised:
-    """The given latents' standardised codes on the rows of one half."""
-    return standardise(codes[half == which][:, latents])
-
-
 def correlate_features(
     a: Features,
     b: Features,
@@ -342,17 +219,6 @@ def correlate_features(
         edges=np.linspace(-1.0, 1.0, bins + 1),
         never_together=len(latents_A) * len(latents_B) - scan.histogram.sum(axis=1),
     )
-
-
-def block_cuts(entries: IntArray, memory: int) -> list[int]:
-    """Where to cut rows of so many entries each into blocks that fit in `memory` bytes, both ends included."""
-    most = max(1, memory // ENTRY_BYTES)
-    cuts = [0]
-    total = np.concatenate([[0], np.cumsum(entries)])
-    while cuts[-1] < len(entries):
-        stop = int(np.searchsorted(total, total[cuts[-1]] + most, side="right")) - 1
-        cuts.append(max(cuts[-1] + 1, stop))
-    return cuts
 
 
 class _Offers(NamedTuple):
@@ -460,9 +326,7 @@ def correlate(
     threads: int = 1,
 ) -> None:
     """Stage `correlate_features`: both models' feature shards, or their `chosen` rows, to a "correlation" artifact."""
-    a, b = encoding.common_rows(
-        encoding.read(features_a), encoding.read(features_b), encoding.read_alignment(alignment), chosen
-    )
+    a, b = codes.common_rows(codes.read(features_a), codes.read(features_b), codes.read_alignment(alignment), chosen)
     table = correlate_features(
         a,
         b,

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from diptych.crosscoder import latents_section
-from diptych.page import figures
+from diptych.page import figures, method_sections
 from diptych.page.blocks import Block, Cell, Figure, Note, Prose, Section, Table, figure_cell, listed, number, percent
+from diptych.page.method_sections import Shown
 from diptych.storage import artifacts
 from diptych.text.contexts import Text
 
@@ -237,3 +238,19 @@ def _loss(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[Bl
             height=220,
         )
     ]
+
+
+class Sections(method_sections.Sections):
+    """The crosscoders' part of the page."""
+
+    def of_cell(self, cell: Mapping[str, Any], shown: Shown) -> Section:
+        """Reconstruction and latents."""
+        return section(cell, shown.texts["a"], shown.contexts, shown.standing)
+
+    def of_study(self, shown: Shown) -> list[Section]:
+        """The crosscoders of more than two models."""
+        many = shown.inputs.get("crosscoders", ())
+        return [of_many(crosscoder, Text(crosscoder["tokens"]), shown.contexts) for crosscoder in many]
+
+
+SECTIONS = Sections()

@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.activations import rows
-from diptych.dictionaries import encoding
-from diptych.dictionaries.encoding import Dictionary, Reconstruction
+from diptych.dictionaries import codes, encoding
+from diptych.dictionaries.codes import Reconstruction
+from diptych.dictionaries.encoding import Dictionary
 from diptych.storage import artifacts
 
 IntArray = npt.NDArray[np.int64]
@@ -82,7 +83,7 @@ def read(paths: Sequence[str | Path]) -> dict[str, float]:
     for path in paths:
         with artifacts.read(path, "features") as file:
             for hook in artifacts.read_json(file, "layers"):
-                sums = encoding.read_reconstruction(file[f"layers/{hook}"])
+                sums = codes.read_reconstruction(file[f"layers/{hook}"])
                 pooled[hook] = pooled[hook].merge(sums) if hook in pooled else sums
                 shards[hook] += 1
     return {hook: sums.fvu for hook, sums in pooled.items() if shards[hook] == max(shards.values())}

@@ -1,9 +1,7 @@
 """Findings: the differences between two models that stand up to everything that is asked of them (METHODS 9).
 
-Two different models differ everywhere, so significance alone would flag everything; `ranking` says what a candidate
-must reach. A method that writes nothing on a pair has shown something only if it could have: "no difference found"
-needs a planted pair, run with the same settings, in which the method wrote down the planted direction; otherwise the
-answer is "not enough training to tell" (`verdicts`).
+Two different models differ everywhere, so significance alone would flag everything: `candidates.ranking` says what a
+candidate must reach, `findings.conclusions` what follows where nothing is found.
 
     collect(pairs, "results/findings.h5", "results/findings.tsv", spec=spec, q=0.05)
     read("results/findings.h5").table["pair"]       # one entry a finding
@@ -11,7 +9,7 @@ answer is "not enough training to tell" (`verdicts`).
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,22 +17,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diptych.candidates import ranking
-from diptych.candidates.ranking import Candidate, Method, Offer, Ranking, Threshold
+from diptych.candidates import proposer, ranking, recovery
+from diptych.candidates.ranking import Ranked, Ranking, Threshold
+from diptych.candidates.recovery import Recovery
 from diptych.findings import conclusions
+from diptych.methods import Method, proposing
 from diptych.runtime import logs
 from diptych.steering import effects
 from diptych.storage import artifacts, tables
 from diptych.text import contexts as evidence
 
-METHODS: tuple[Method, ...] = ("linear_map", "pairing", "crosscoder", "template")
-OFFERS: Mapping[Method, tuple[str, Callable[[Mapping[str, Any]], list[Offer]]]] = {
-    "linear_map": ("linear_map", ranking.linear_map_offers),
-    "pairing": ("pairing", ranking.pairing_offers),
-    "crosscoder": ("crosscoders", ranking.crosscoder_offers),
-    "template": ("template_diffs", ranking.template_offers),
-}
-"""Each method's key among a pair's files, and its reader."""
 COLUMNS = (
     "pair", "site", "method", "kind", "id", "side", "effect", "lo", "hi", "p", "q", "null", "held_out", "seeds",
     "nu_err", "nu_rec", "causal", "contexts",
@@ -44,13 +36,6 @@ TEXTS = 3
 """Contexts written beside a finding in the table."""
 ROWS = 20
 """Token rows stored for each finding, from which a reader shows contexts."""
-BUDGET_FILES: Mapping[Method, tuple[str, ...]] = {
-    "linear_map": ("linear_map",),
-    "pairing": ("linear_map", "correlation", "pairing", "dictionary_a", "dictionary_b"),
-    "crosscoder": ("crosscoders",),
-}
-"""Files whose settings must agree for a planted pair to speak for another."""
-KINDS = {"linear_map": "linear_map", "correlation": "correlation", "pairing": "pairing", "crosscoders": "crosscoder"}
 OWN_SETTINGS = {"seed", "a", "b", "model", "models", "dictionary_a", "dictionary_b", "crosscoder"}
 """Keys of a spec that name the job and are no budget."""
 
@@ -71,7 +56,7 @@ class Findings:
     answers: list[dict[str, Any]]
     controls: list[dict[str, Any]]
 
-    def standing(self, pair: str, site: str, method: Method) -> frozenset[str]:
+    def standing(self, pair: str, site: str, method: str) -> frozenset[str]:
         """`side id` of the findings of one pair, site and method."""
         table = self.table
         mine = [i for i in range(len(table["pair"])) if (table["pair"][i], table["site"][i]) == (pair, site)]
@@ -90,7 +75,7 @@ def collect(
     *,
     spec: Mapping[str, Any],
     q: float = ranking.Q,
-    min_effect: Mapping[Method, float] = ranking.MIN_EFFECT,
+    min_effect: Mapping[str, float] | None = None,
 ) -> None:
     """Stage `collect_findings`: what stands, in `table` (TSV), and with all verdicts in `out` (kind "findings").
 
@@ -104,16 +89,16 @@ def collect(
         table: the same findings as text.
         spec: stored with the artifact.
         q: largest Benjamini-Hochberg q in a family (one pair and method).
-        min_effect: least |effect| of each method, in its own unit.
+        min_effect: least |effect| by name of the method, in its own unit; the usual ones if none is given.
     """
-    rankings = [_rankings(pair, q, min_effect) for pair in pairs]
+    least = min_effect or {method.name: method.min_effect for method in proposing()}
+    rankings = [_rankings(pair, q, least) for pair in pairs]
     yardsticks = list(_yardsticks(pairs, rankings))
     answers, controls = [], []
     for pair, found in zip(pairs, rankings, strict=True):
         for method in found:
-            own = method == "template"
-            limits = Threshold(q, min_effect[method])
-            yardstick = _inside(pair, limits) if own else _nearest(pair, method, yardsticks)
+            limits = Threshold(q, least[method.name])
+            yardstick = _own(pair, method, limits) if method.plants else _nearest(pair, method, yardsticks)
             answers.append(_answer(pair, method, found[method], yardstick))
         if pair["role"] == "control":
             controls.append(_control(pair, found))
@@ -125,7 +110,7 @@ def collect(
         writer.array("rows", rows)
         writer.strings("answers", [artifacts.canonical_json(answer) for answer in answers])
         writer.strings("controls", [artifacts.canonical_json(control) for control in controls])
-        writer.json("thresholds", {"q": q, "min_effect": dict(min_effect)})
+        writer.json("thresholds", {"q": q, "min_effect": dict(least)})
 
 
 def read(path: str | Path) -> Findings:
@@ -144,45 +129,42 @@ def to_tsv(columns: Mapping[str, Sequence[Any]]) -> str:
     return tables.tsv({name: columns[name] for name in COLUMNS})
 
 
-def _rankings(pair: Mapping[str, Any], q: float, min_effect: Mapping[Method, float]) -> dict[Method, Ranking]:
+def _rankings(pair: Mapping[str, Any], q: float, min_effect: Mapping[str, float]) -> dict[Method, Ranking]:
     """The ranking of every method that was run on a pair."""
     found: dict[Method, Ranking] = {}
-    for method in METHODS:
-        key, offers = OFFERS[method]
-        if pair["files"].get(key):
-            untestable = ranking.untested_pairing(pair["files"]) if method == "pairing" else ""
-            found[method] = ranking.rank(offers(pair["files"]), Threshold(q, min_effect[method]), untestable)
-            count = len(found[method].findings)
-            logs.logger.info("%s, %s: %d of %d stand", pair["name"], method, count, len(found[method].candidates))
+    for method in proposing():
+        if pair["files"].get(method.file):
+            own = proposer.of(method)
+            limits = Threshold(q, min_effect[method.name])
+            ranked = ranking.rank(own.candidates(pair["files"]), limits, own.untestable(pair["files"]))
+            count = len(ranked.findings)
+            logs.logger.info("%s, %s: %d of %d stand", pair["name"], method.name, count, len(ranked.candidates))
+            found[method] = ranked
     return found
 
 
 def _yardsticks(
     pairs: Sequence[Mapping[str, Any]], rankings: Sequence[Mapping[Method, Ranking]]
-) -> Iterable[tuple[Method, Mapping[str, Any], conclusions.Recovery]]:
+) -> Iterable[tuple[Method, Mapping[str, Any], Recovery]]:
     """What each method made of each planted pair."""
     for pair, found in zip(pairs, rankings, strict=True):
         if pair["role"] == "planted":
-            truth = conclusions.read_truth(pair["files"]["truth"])
+            truth = recovery.read_truth(pair["files"]["truth"])
             for method, ranked in found.items():
-                if method != "template":
-                    yield method, pair, conclusions.recovery(ranked, truth)
+                if not method.plants:
+                    yield method, pair, recovery.recovery(ranked, truth)
 
 
-def _inside(pair: Mapping[str, Any], threshold: Threshold) -> conclusions.Yardstick | None:
-    """What a pair's template diffs made of the changes that they planted themselves; the worst of them speaks."""
-    seen = [conclusions.template_recovery(run, threshold) for run in pair["files"]["template_diffs"]]
-    known = [one for one in seen if one is not None]
-    if not known:
-        return None
-    worst = min(known, key=lambda one: (one.written, -one.rank))
-    return conclusions.Yardstick(f"a copy of {pair['a']}'s activations", worst, [])
+def _own(pair: Mapping[str, Any], method: Method, threshold: Threshold) -> conclusions.Yardstick | None:
+    """What a method made of the change that it planted in the pair itself."""
+    recovered = proposer.of(method).planted(pair["files"], threshold)
+    return None if recovered is None else conclusions.Yardstick(f"a copy of {pair['a']}'s activations", recovered, [])
 
 
 def _nearest(
     pair: Mapping[str, Any],
     method: Method,
-    yardsticks: Sequence[tuple[Method, Mapping[str, Any], conclusions.Recovery]],
+    yardsticks: Sequence[tuple[Method, Mapping[str, Any], Recovery]],
 ) -> conclusions.Yardstick | None:
     """The planted pair that speaks for this one: itself, else the one with the fewest settings that differ."""
     offered = [
@@ -202,9 +184,9 @@ def _differing(pair: Mapping[str, Any], planted: Mapping[str, Any], method: Meth
 def _budget(files: Mapping[str, Any], method: Method) -> dict[str, Any]:
     """Settings and sources (corpus, sites) of everything that a method's result on a pair was made with."""
     found: dict[str, Any] = {}
-    for key in BUDGET_FILES[method]:
+    for key in method.made_from:
         for path in _paths(files.get(key)):
-            spec = _spec(path, key)
+            spec = artifacts.spec_of(path)
             settings = {**spec.get("settings", {}), **spec.get("reads", {})}
             found |= {f"{key}.{name}": value for name, value in settings.items() if name not in OWN_SETTINGS}
     return found
@@ -217,16 +199,6 @@ def _paths(value: Any) -> list[str]:
     return [str(value)] if isinstance(value, str | Path) else [str(run["weights"]) for run in value]
 
 
-def _spec(path: str, key: str) -> dict[str, Any]:
-    """The spec of an artifact, or of a directory by its manifest."""
-    if path.endswith(".json"):
-        spec: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))["spec"]
-        return spec
-    with artifacts.read(path, KINDS[key]) as file:
-        found: dict[str, Any] = artifacts.read_json(file, "spec")
-    return found
-
-
 def _answer(
     pair: Mapping[str, Any], method: Method, ranked: Ranking, yardstick: conclusions.Yardstick | None
 ) -> dict[str, Any]:
@@ -235,7 +207,7 @@ def _answer(
         "pair": pair["name"],
         "site": _site(pair),
         "role": pair["role"],
-        "method": method,
+        "method": method.name,
         "status": said.status,
         "text": said.text,
         "candidates": len(ranked.candidates),
@@ -261,14 +233,14 @@ def _control(pair: Mapping[str, Any], found: Mapping[Method, Ranking]) -> dict[s
 
 def _standing(
     pairs: Sequence[Mapping[str, Any]], rankings: Sequence[Mapping[Method, Ranking]]
-) -> Iterable[tuple[Mapping[str, Any], Method, Candidate]]:
+) -> Iterable[tuple[Mapping[str, Any], Method, Ranked]]:
     for pair, found in zip(pairs, rankings, strict=True):
         for method, ranked in found.items():
-            yield from ((pair, method, candidate) for candidate in ranked.findings)
+            yield from ((pair, method, each) for each in ranked.findings)
 
 
 def _table(
-    standing: Sequence[tuple[Mapping[str, Any], Method, Candidate]],
+    standing: Sequence[tuple[Mapping[str, Any], Method, Ranked]],
 ) -> tuple[dict[str, list[Any]], npt.NDArray[np.int64]]:
     columns: dict[str, list[Any]] = {name: [] for name in (*COLUMNS, "weakest")}
     rows = np.full((len(standing), ROWS), -1, dtype=np.int64)
@@ -276,28 +248,28 @@ def _table(
     steered = {
         path: effects.read(path).causal for path in {pair["files"].get("steering") for pair, _, _ in standing} if path
     }
-    for i, (pair, method, candidate) in enumerate(standing):
-        tokens = candidate.offer.tokens or str(pair["files"][f"tokens_{candidate.offer.side.lower()}"])
+    for i, (pair, method, ranked) in enumerate(standing):
+        tokens = ranked.candidate.tokens or str(pair["files"][f"tokens_{ranked.candidate.side.lower()}"])
         texts[tokens] = texts.get(tokens) or evidence.Text(tokens)
-        shown = candidate.offer.rows[:ROWS]
+        shown = ranked.candidate.rows[:ROWS]
         rows[i, : len(shown)] = shown
         contexts = texts[tokens].contexts(shown, np.zeros(len(shown)), count=TEXTS)
-        entry = candidate.offer._asdict() | {
+        entry = ranked.candidate._asdict() | {
             "pair": pair["name"],
             "site": _site(pair),
-            "method": method,
-            "q": candidate.q,
-            "causal": steered.get(pair["files"].get("steering"), {}).get(_key(candidate, method), math.nan),
+            "method": method.name,
+            "q": ranked.q,
+            "causal": steered.get(pair["files"].get("steering"), {}).get(_key(ranked, method), math.nan),
             "contexts": " | ".join(context.plain() for context in contexts),
-            "weakest": candidate.weakest,
+            "weakest": ranked.weakest,
         }
         for name, column in columns.items():
             column.append(entry[name])
     return columns, rows
 
 
-def _key(candidate: Candidate, method: Method) -> tuple[str, str, str]:
-    return candidate.offer.side, method, candidate.offer.id
+def _key(ranked: Ranked, method: Method) -> tuple[str, str, str]:
+    return ranked.candidate.side, method.name, ranked.candidate.id
 
 
 def _site(pair: Mapping[str, Any]) -> str:

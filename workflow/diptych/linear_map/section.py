@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from diptych.page import figures
+from diptych.page import figures, method_sections
 from diptych.page.blocks import (
     Block,
     Cell,
@@ -24,6 +24,7 @@ from diptych.page.blocks import (
     p_value,
     percent,
 )
+from diptych.page.method_sections import Shown
 from diptych.storage import artifacts
 from diptych.text.contexts import Shade, Text
 
@@ -344,3 +345,34 @@ def _order(value: float) -> float | None:
 
 def _nan(value: float | None) -> float:
     return float("nan") if value is None else value
+
+
+def _opening(pair: Mapping[str, Any]) -> str:
+    """How much of B's variance the best map predicts, in words."""
+    with artifacts.read(pair["files"]["linear_map"], "linear_map") as file:
+        verdict = artifacts.read_json(file, "verdicts")["forward"]
+        ladder = artifacts.read_table(file, "forward/ladder")
+    rungs = dict(zip([str(name) for name in ladder["rung"]], ladder["r2"].tolist(), strict=True))
+    name = verdict["best"].replace("_", " ")
+    said = (
+        f"The {name} map predicts {number(100 * verdict['r2'])} % of the variance of {pair['b']}'s activations from "
+        f"{pair['a']}'s"
+    )
+    if "identity" in rungs and verdict["best"] != "identity":
+        said += f", {pair['a']}'s unchanged activations {number(100 * rungs['identity'], 3)} %"
+    return said + "."
+
+
+class Sections(method_sections.Sections):
+    """The linear map's part of the page."""
+
+    def of_cell(self, cell: Mapping[str, Any], shown: Shown) -> Section:
+        """The ladder, and where the best map fails."""
+        return section(cell, shown.texts["a"], shown.contexts, shown.standing)
+
+    def opening(self, cell: Mapping[str, Any]) -> str:
+        """How much of B's activations the best map predicts."""
+        return _opening(cell)
+
+
+SECTIONS = Sections()

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from diptych.activations import rows
 from diptych.affine_maps import affine, moments
-from diptych.affine_maps.fitted import DIRECTIONS, DirectionName
+from diptych.affine_maps.affine import DIRECTIONS, DirectionName
 from diptych.linear_map import ladder, residuals
 from diptych.runtime import logs
 from diptych.storage import artifacts, tables

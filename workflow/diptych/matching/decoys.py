@@ -19,9 +19,9 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from diptych.correlation import stage
-from diptych.correlation.stage import Correlations
-from diptych.dictionaries.encoding import Features
+from diptych.correlation import products
+from diptych.correlation.products import Correlations
+from diptych.dictionaries.codes import Features
 from diptych.matching import rules as matching
 from diptych.matching.scores import Edges, Scores, SparseScores
 
@@ -159,7 +159,7 @@ class Scorer:
         rho = None
         if score in ("rho", "mean"):
             z = [
-                stage.standardised_half(self.codes[side].codes, self.half, self.which, chosen)
+                products.standardised_half(self.codes[side].codes, self.half, self.which, chosen)
                 for side, chosen in zip(sides, latents, strict=True)
             ]
             rho = Correlations(z[0], z[1])

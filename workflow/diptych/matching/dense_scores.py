@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diptych.correlation.stage import Correlations
+from diptych.correlation.products import Correlations
 from diptych.matching.scores import Edges, edges_of, restricted
 from diptych.runtime import logs
 from diptych.statistics import top_k

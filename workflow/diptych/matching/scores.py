@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from diptych.correlation.stage import Correlations, Standardised, block_cuts
+from diptych.correlation.products import Correlations, Standardised, block_cuts
 from diptych.runtime import logs
 from diptych.statistics import top_k
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from diptych.dictionaries.encoding import Features
+from diptych.dictionaries.codes import Features
 from diptych.runtime.errors import DiptychError
 from diptych.statistics import resampling
 

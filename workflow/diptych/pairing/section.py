@@ -3,31 +3,28 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
-from diptych.dictionaries import encoding
-from diptych.page import figures
+from diptych.dictionaries import codes
+from diptych.page import figures, method_sections
 from diptych.page.blocks import (
     Block,
     Cell,
     Facts,
     Figure,
-    Item,
-    Items,
     Note,
     Prose,
-    Reading,
     Section,
     Table,
     counted,
     figure_cell,
     number,
-    p_value,
     percent,
 )
+from diptych.page.method_sections import Shown
 from diptych.pairing import figures as matches
+from diptych.pairing.unmatched_section import changed_features
 from diptych.storage import artifacts
 from diptych.text.contexts import Codes, Text
 
@@ -53,8 +50,6 @@ STEP_WORDS = {
 UNCUT = {"unmatched": "unmatched: nobody was left to match it with", "q": "left: all, no decoy cut was applied"}
 """What the cut would have said, where `pairing.cut` is 1."""
 NOT_ELIGIBLE = ("dead", "below_min_active")
-ITEMS = 4
-"""Features of each kind shown with contexts."""
 BINS = np.linspace(-1.0, 1.0, 51)
 
 
@@ -75,7 +70,9 @@ def section(
         Section(f"{pair['id']}-dictionaries", "The dictionaries", [_dictionaries(pair)]),
         Section(f"{pair['id']}-correlation", "Correlation of features", _correlation(pair)),
         Section(f"{pair['id']}-pairing", "Pairing of features", _pairing(pair, floors)),
-        Section(f"{pair['id']}-changed", "Features that changed most", _changed(pair, texts, contexts, standing)),
+        Section(
+            f"{pair['id']}-changed", "Features that changed most", changed_features(pair, texts, contexts, standing)
+        ),
     ]
     return Section(f"{pair['id']}-features", "Sparse features", [], parts)
 
@@ -83,7 +80,7 @@ def section(
 def _readable(files: Mapping[str, Any]) -> dict[str, Any]:
     """The files without the codes of dictionaries that are not as wide as the other model."""
     across = ("features_a_on_b", "features_b_on_a")
-    return {key: found for key, found in files.items() if key not in across or not encoding.unreadable(found[0])}
+    return {key: found for key, found in files.items() if key not in across or not codes.unreadable(found[0])}
 
 
 def unmatched_share(pair: Mapping[str, Any]) -> float:
@@ -134,10 +131,10 @@ def _summary(shards: Sequence[str]) -> dict[str, float]:
     """L0, FVU and dead share over all shards."""
     n, firings, pooled = 0, 0, None
     for path in shards:
-        with encoding.open_shard(path) as file:
+        with codes.open_shard(path) as file:
             n += len(file["token_row"])
             firings += len(file["data"])
-            part = encoding.read_reconstruction(file["reconstruction"])
+            part = codes.read_reconstruction(file["reconstruction"])
             pooled = part if pooled is None else pooled.merge(part)
     fvu = pooled.fvu if pooled else float("nan")
     return {"rows": n, "l0": firings / max(n, 1), "fvu": fvu, "dead": float((Codes(shards).density == 0).mean())}
@@ -287,109 +284,17 @@ def _fits(summary: Mapping[str, Any]) -> Prose:
 # --- the most changed ---------------------------------------------------------------------------------------------
 
 
-class _Reader:
-    """Contexts of features in both models of a pair."""
+class Sections(method_sections.Sections):
+    """The pairing's part of the page."""
 
-    def __init__(self, pair: Mapping[str, Any], texts: Mapping[Side, Text], contexts: int) -> None:
-        self.names = {"a": pair["a"], "b": pair["b"]}
-        self._texts, self._contexts = texts, contexts
-        keys = {
-            ("a", "a"): "features_a",
-            ("a", "b"): "features_a_on_b",
-            ("b", "b"): "features_b",
-            ("b", "a"): "features_b_on_a",
+    def of_cell(self, cell: Mapping[str, Any], shown: Shown) -> Section:
+        """Correlation, matches and unmatched features."""
+        floors = {
+            pair["name"]: unmatched_share(pair)
+            for pair in shown.inputs["pairs"]
+            if pair["role"] == "floor" and pair["files"].get("pairing")
         }
-        self._codes = {where: Codes(pair["files"][key]) for where, key in keys.items() if pair["files"].get(key)}
-
-    def density(self, dictionary: Side, model: Side, latent: int) -> float:
-        """Share of the tokens on which a feature of one dictionary fires in one model; NaN where it was not read."""
-        codes = self._codes.get((dictionary, model))
-        return float(codes.density[latent]) if codes else float("nan")
-
-    def read(self, dictionary: Side, model: Side, latent: int, title: str) -> list[Reading]:
-        """Top contexts of a feature in one model, shaded by its activation over the largest in its own model."""
-        codes = self._codes.get((dictionary, model))
-        if codes is None:
-            return []
-        scale = float(self._codes[dictionary, dictionary].maximum[latent])
-        rows, values = codes.top(latent)
-        found = self._texts[model].contexts(rows, values, codes.shade(latent, scale), count=self._contexts)
-        return [Reading(title, found, "A" if model == "a" else "B")]
+        return section(cell, shown.texts, shown.contexts, shown.standing, floors)
 
 
-def _changed(
-    pair: Mapping[str, Any], texts: Mapping[Side, Text], contexts: int, standing: Collection[str]
-) -> list[Block]:
-    reader = _Reader(pair, texts, contexts)
-    blocks: list[Block] = []
-    with artifacts.read(pair["files"]["pairing"], "pairing") as file:
-        for side in ("b", "a"):
-            blocks += _unmatched(file, reader, "b" if side == "b" else "a", standing)
-        blocks.append(_rotated(artifacts.read_table(file, "pairs"), artifacts.read_json(file, "statuses"), reader))
-    return blocks
-
-
-def _unmatched(file: h5py.File, reader: _Reader, side: Side, standing: Collection[str]) -> list[Block]:
-    model, other = reader.names[side], reader.names["a" if side == "b" else "b"]
-    if f"gain_{side}" not in file:
-        return [Note("info", f"Unmatched features of {model} were not tested on {other}: widths or sites differ.")]
-    gain = artifacts.read_table(file, f"gain_{side}")
-    if not len(gain["latent"]):
-        return [Prose(f"No feature of {model} is unmatched.")]
-    order = np.lexsort((-gain["held_out"], gain["p"]))[:ITEMS]
-    items = [_unmatched_item(gain, int(k), reader, side, standing) for k in order]
-    return [
-        Items(
-            f"Unmatched features of {model}, those most clearly absent from {other} first. Gain compares how much the "
-            f"feature fires in {model} and in {other}: 1 is only in {model}, 0 equally in both; tested on documents "
-            "that "
-            "had no part in choosing it. Read side by side: the same feature in both models, shaded on one scale.",
-            items,
-        )
-    ]
-
-
-def _unmatched_item(gain: Columns, k: int, reader: _Reader, side: Side, standing: Collection[str]) -> Item:
-    latent = int(gain["latent"][k])
-    other: Side = "a" if side == "b" else "b"
-    facts = [
-        ("gain", number(float(gain["held_out"][k]))),
-        ("95 %", f"{number(float(gain['lo'][k]))} to {number(float(gain['hi'][k]))}"),
-        ("p", p_value(float(gain["p"][k]))),
-        (f"fires in {reader.names['a']}", percent(reader.density(side, "a", latent))),
-        (f"in {reader.names['b']}", percent(reader.density(side, "b", latent))),
-    ]
-    readings = [
-        *reader.read(side, side, latent, f"in {reader.names[side]}"),
-        *reader.read(side, other, latent, f"the same feature in {reader.names[other]}"),
-    ]
-    tag = "finding" if f"{side.upper()} {latent}" in standing else "unmatched"
-    return Item(f"feature {latent} of {reader.names[side]}", facts, readings, "A" if side == "a" else "B", tag)
-
-
-def _rotated(pairs: Columns, statuses: Sequence[str], reader: _Reader) -> Block:
-    """Matched pairs whose directions differ most after the map."""
-    matched = np.flatnonzero((pairs["outcome"] == statuses.index("matched")) & np.isfinite(pairs["cosine"]))
-    if not len(matched):
-        return Prose("No matched pair to compare.")
-    order = matched[np.argsort(pairs["cosine"][matched] ** 2, kind="stable")][:ITEMS]
-    items = []
-    for k in order:
-        i, j = int(pairs["a"][k]), int(pairs["b"][k])
-        facts = [
-            ("direction changed by", number(1 - float(pairs["cosine"][k]) ** 2)),
-            ("correlation", number(float(pairs["rho_held_out"][k]))),
-            ("density ratio", number(float(pairs["density_ratio"][k]))),
-            ("norm difference", number(float(pairs["norm_difference"][k]))),
-        ]
-        readings = [
-            *reader.read("a", "a", i, f"feature {i} in {reader.names['a']}"),
-            *reader.read("b", "b", j, f"feature {j} in {reader.names['b']}"),
-        ]
-        items.append(Item(f"{reader.names['a']} {i} ↔ {reader.names['b']} {j}", facts, readings, "both", "matched"))
-    return Items(
-        "Matched features whose direction changed most: 1 − cos² between the two decoder rows once the linear map has "
-        "carried one into the other's space.",
-        items,
-        opened=0,
-    )
+SECTIONS = Sections()

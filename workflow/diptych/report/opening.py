@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-from diptych.findings.conclusions import METHOD_NAMES
-from diptych.findings.stage import METHODS, Findings
+from diptych.findings.stage import Findings
+from diptych.methods import METHODS, named, proposing
+from diptych.page import method_sections
 from diptych.page.blocks import (
     Banner,
     Block,
@@ -21,7 +22,6 @@ from diptych.page.blocks import (
     number,
     p_value,
 )
-from diptych.storage import artifacts
 
 SHORT = {
     "found": ("{n} found", "found"),
@@ -83,10 +83,10 @@ def answer(inputs: Mapping[str, Any], findings: Findings) -> str:
 
 def _compared(pair: Mapping[str, Any], findings: Findings) -> str:
     answers = _answers(pair, findings)
-    found = {METHOD_NAMES[a["method"]]: a for a in answers if a["status"] == "found"}
-    none = [METHOD_NAMES[a["method"]] for a in answers if a["status"] == "none"]
-    unclear = [METHOD_NAMES[a["method"]] for a in answers if a["status"] == "unclear"]
-    untested = [METHOD_NAMES[a["method"]] for a in answers if a["status"] == "untested"]
+    found = {named(a["method"]).title: a for a in answers if a["status"] == "found"}
+    none = [named(a["method"]).title for a in answers if a["status"] == "none"]
+    unclear = [named(a["method"]).title for a in answers if a["status"] == "unclear"]
+    untested = [named(a["method"]).title for a in answers if a["status"] == "untested"]
     parts = []
     alike = pair["site_a"] == pair["site_b"]
     a, b = pair["a"] if alike else f"{pair['a']} at {pair['site_a']}", f"{pair['b']} at {pair['site_b']}"
@@ -106,34 +106,23 @@ def _compared(pair: Mapping[str, Any], findings: Findings) -> str:
         )
     if untested:
         parts.append(f"What the {listed(untested)} shows between {pair['a']} and {pair['b']} could not be tested.")
-    return " ".join([*parts, _map_words(pair)]).strip()
+    return " ".join([*parts, *_method_openings(pair)]).strip()
+
+
+def _method_openings(pair: Mapping[str, Any]) -> list[str]:
+    """What the methods that were run on a cell say of it beside their findings."""
+    run = [method for method in METHODS if pair["files"].get(method.file)]
+    return [sentence for method in run if (sentence := method_sections.of(method).opening(pair))]
 
 
 def _caveats(answer: Mapping[str, Any]) -> str:
     return f", {answer['caveats']}" if answer["caveats"] else ""
 
 
-def _map_words(pair: Mapping[str, Any]) -> str:
-    if not pair["files"].get("linear_map"):
-        return ""
-    with artifacts.read(pair["files"]["linear_map"], "linear_map") as file:
-        verdict = artifacts.read_json(file, "verdicts")["forward"]
-        ladder = artifacts.read_table(file, "forward/ladder")
-    rungs = dict(zip([str(name) for name in ladder["rung"]], ladder["r2"].tolist(), strict=True))
-    name = verdict["best"].replace("_", " ")
-    said = (
-        f"The {name} map predicts {number(100 * verdict['r2'])} % of the variance of {pair['b']}'s activations from "
-        f"{pair['a']}'s"
-    )
-    if "identity" in rungs and verdict["best"] != "identity":
-        said += f", {pair['a']}'s unchanged activations {number(100 * rungs['identity'], 3)} %"
-    return said + "."
-
-
 def _planted(pair: Mapping[str, Any], findings: Findings) -> str:
     answers = _answers(pair, findings)
     by = {
-        status: [METHOD_NAMES[a["method"]] for a in answers if a["status"] == status]
+        status: [named(a["method"]).title for a in answers if a["status"] == status]
         for status in ("recovered", "missed")
     }
     said = []
@@ -150,18 +139,18 @@ def _answers(pair: Mapping[str, Any], findings: Findings) -> list[dict[str, Any]
 
 def section(inputs: Mapping[str, Any], findings: Findings) -> Section:
     """The matrix of pairs and methods, the sentences behind it, and the control's clauses."""
-    methods = [method for method in METHODS if any(a["method"] == method for a in findings.answers)]
+    methods = [method for method in proposing() if any(a["method"] == method.name for a in findings.answers)]
     rows: list[list[str | Cell]] = []
     for pair in inputs["pairs"]:
         by_method = {a["method"]: a for a in _answers(pair, findings)}
-        rows.append([_label(pair), pair["role"], *(_matrix_cell(by_method.get(method)) for method in methods)])
+        rows.append([_label(pair), pair["role"], *(_matrix_cell(by_method.get(method.name)) for method in methods)])
     matrix = Table(
-        ["pair", "role", *(METHOD_NAMES[method] for method in methods)],
+        ["pair", "role", *(method.title for method in methods)],
         rows,
         caption="What each method says of each pair; the sentences below say why.",
     )
     said: list[list[str | Cell]] = [
-        [_label(pair), METHOD_NAMES[a["method"]], Cell(a["text"], tone=SHORT[a["status"]][1])]
+        [_label(pair), named(a["method"]).title, Cell(a["text"], tone=SHORT[a["status"]][1])]
         for pair in inputs["pairs"]
         for a in _answers(pair, findings)
     ]
@@ -236,7 +225,7 @@ def _finding_row(table: Mapping[str, npt.NDArray[Any]], i: int) -> list[str | Ce
     held_out = float(table["held_out"][i])
     return [
         str(table["pair"][i]),
-        METHOD_NAMES[table["method"][i]],
+        named(table["method"][i]).title,
         str(table["id"][i]) if table["kind"][i] == "direction" else f"{table['kind'][i]} {table['id'][i]}",
         str(table["side"][i]),
         figure_cell(float(table["effect"][i])),

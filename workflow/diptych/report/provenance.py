@@ -1,14 +1,12 @@
 """Where everything on the page comes from: code, packages, models and text."""
 
-import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-import h5py
-
+from diptych.methods import METHODS
 from diptych.page.blocks import Block, Cell, Prose, Section, Table
 from diptych.report.setting import manifest
+from diptych.storage import artifacts
 
 HASH_SHOWN = 12
 """Characters of a hash that are shown; the whole stands in the artifact."""
@@ -53,22 +51,23 @@ def _specs(inputs: Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
         for entry in inputs[kind]:
             yield f"{name} {entry['name']}", manifest(entry["directory"])["spec"]
     for corpus in inputs["corpora"]:
-        yield f"tokens of {corpus['name']}", _read_spec(corpus["tokens"])
+        yield f"tokens of {corpus['name']}", artifacts.spec_of(corpus["tokens"])
     for pair in inputs["pairs"]:
-        for key in ("linear_map", "correlation", "pairing", "similarity"):
-            if pair["files"].get(key):
-                yield f"{pair['name']}: {key.replace('_', ' ')}", _read_spec(pair["files"][key])
-        for run in pair["files"].get("crosscoders") or []:
-            yield f"{pair['name']}: crosscoder {run['name']}, seed {run['seed']}", _read_spec(run["weights"])
-        for run in pair["files"].get("template_diffs") or []:
-            yield f"{pair['name']}: template diff {run['name']}", _read_spec(run["diff"])
-    yield "findings", _read_spec(inputs["findings"])
+        for key, path in _artifacts(pair["files"]):
+            yield f"{pair['name']}: {key}", artifacts.spec_of(path)
+    yield "findings", artifacts.spec_of(inputs["findings"])
 
 
-def _read_spec(path: str | Path) -> dict[str, Any]:
-    with h5py.File(path, "r", locking=False) as file:
-        spec: dict[str, Any] = json.loads(file.attrs["spec"])
-    return spec
+def _artifacts(files: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """The artifacts of all methods on a cell, named; of several runs, one each."""
+    for key in dict.fromkeys(key for method in METHODS for key in (*method.made_from, method.file)):
+        value, name = files.get(key), key.replace("_", " ")
+        if isinstance(value, str) and value.endswith(".h5"):
+            yield name, value
+        elif isinstance(value, list):
+            for run in value:
+                own = f"{name.removesuffix('s')} {run['name']}" + (f", seed {run['seed']}" if "seed" in run else "")
+                yield own, next(path for path in run.values() if str(path).endswith(".h5"))
 
 
 def _code(value: str | None) -> Cell:

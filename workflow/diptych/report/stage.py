@@ -7,23 +7,17 @@ file:// without a network and is the same to the byte for the same artifacts: it
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diptych.candidates.ranking import Method
-from diptych.crosscoder import section
-from diptych.findings import stage
-from diptych.linear_map import section as linear_maps
-from diptych.page import document
+from diptych.findings import stage as findings
+from diptych.methods import METHODS
+from diptych.page import document, method_sections
 from diptych.page.blocks import Section
-from diptych.pairing import section as features
+from diptych.page.method_sections import Shown
 from diptych.report import opening, provenance, setting
-from diptych.similarity import grid_section
-from diptych.similarity import section as similarity
-from diptych.steering import section as steering
 from diptych.storage import artifacts
-from diptych.template_diff import section as template_diffs
-from diptych.text import contexts as evidence
 
 ORDER = {"compared": 0, "planted": 1, "floor": 2, "control": 3}
 """Pairs by role: the control and the floor, which hold no difference, come last."""
@@ -53,15 +47,13 @@ def build(
         **inputs,
         "pairs": sorted((_named(pair) for pair in inputs["pairs"]), key=lambda pair: ORDER[pair["role"]]),
     }
-    found = stage.read(given["findings"])
+    found = findings.read(given["findings"])
+    shown = Shown(given, contexts=contexts, in_full=cells)
     sections = [
         opening.section(given, found),
         setting.section(given),
-        *_pair_sections(given, found, contexts, cells),
-        *(
-            section.of_many(described, evidence.Text(described["tokens"]), contexts)
-            for described in given.get("crosscoders", ())
-        ),
+        *_cells(given, found, shown),
+        *(section for method in METHODS for section in method_sections.of(method).of_study(shown)),
         opening.findings_section(found),
         setting.gates(given),
         provenance.section(given, spec),
@@ -77,62 +69,25 @@ def _named(pair: Mapping[str, Any]) -> dict[str, Any]:
     return {**pair, "site": site, "id": f"pair-{slug}"}
 
 
-def _pair_sections(inputs: Mapping[str, Any], found: stage.Findings, contexts: int, in_full: int) -> list[Section]:
-    """One section a cell; sites compared with each other get one of their own first, a grid's best cells then."""
-    floors = {
-        pair["name"]: features.unmatched_share(pair)
-        for pair in inputs["pairs"]
-        if pair["role"] == "floor" and pair["files"].get("pairing")
-    }
-    scores = similarity.Scores(inputs.get("similarity"))
+def _cells(inputs: Mapping[str, Any], found: findings.Findings, shown: Shown) -> list[Section]:
+    """One section a cell; what is said of all cells of a pair comes before them."""
     sections = []
-    for name in dict.fromkeys(pair["name"] for pair in inputs["pairs"]):
-        cells = [pair for pair in inputs["pairs"] if pair["name"] == name]
-        shown = cells
-        if grid_section.is_grid(cells):
-            sections.append(grid_section.grid_section(cells, scores, in_full))
-            best = sorted(cells, key=lambda cell: -scores.pairing_quality(name, cell["site_a"], cell["site_b"]))
-            shown = best[:in_full]
-        elif grid_section.are_layers(cells):
-            sections.append(grid_section.layers_section(cells, scores))
-        for cell in shown:
-            geometry = _geometry(cell, scores, inputs.get("maps"))
-            sections.append(_pair_section(cell, found, contexts, floors, geometry))
+    for name in dict.fromkeys(cell["name"] for cell in inputs["pairs"]):
+        cells: Sequence[Mapping[str, Any]] = [cell for cell in inputs["pairs"] if cell["name"] == name]
+        for method in METHODS:
+            sections += method_sections.of(method).of_pair(cells, shown)
+        for method in METHODS:
+            cells = method_sections.of(method).best_cells(cells, shown)
+        sections += [_cell(cell, found, shown) for cell in cells]
     return sections
 
 
-def _geometry(pair: Mapping[str, Any], scores: similarity.Scores, maps: str | None) -> list[Section]:
-    return [similarity.section(pair, scores, maps)] if pair["files"].get("similarity") else []
-
-
-def _pair_section(
-    pair: Mapping[str, Any],
-    found: stage.Findings,
-    contexts: int,
-    floors: Mapping[str, float],
-    geometry: Sequence[Section],
-) -> Section:
-    text = evidence.Text(pair["files"]["tokens_a"])
-    same = pair["files"]["tokens_a"] == pair["files"]["tokens_b"]
-    texts: dict[features.Side, evidence.Text] = {
-        "a": text,
-        "b": text if same else evidence.Text(pair["files"]["tokens_b"]),
-    }
-
-    def standing(method: Method) -> frozenset[str]:
-        return found.standing(pair["name"], pair["site"], method)
-
+def _cell(cell: Mapping[str, Any], found: findings.Findings, shown: Shown) -> Section:
+    """The sections of all methods that were run on a cell."""
+    own = replace(shown, cell=cell)
     inner = []
-    if pair["files"].get("linear_map"):
-        inner.append(linear_maps.section(pair, text, contexts, standing("linear_map")))
-    if pair["files"].get("pairing"):
-        inner.append(features.section(pair, texts, contexts, standing("pairing"), floors))
-    inner += geometry
-    if pair["files"].get("steering"):
-        inner.append(steering.section(pair))
-    if pair["files"].get("crosscoders"):
-        inner.append(section.section(pair, text, contexts, standing("crosscoder")))
-    if pair["files"].get("template_diffs"):
-        inner.append(template_diffs.section(pair, contexts, standing("template")))
-    title = f"{pair['name']}: {pair['a']} and {pair['b']} at {pair['site']}"
-    return Section(pair["id"], title, [], inner)
+    for method in METHODS:
+        if cell["files"].get(method.file):
+            standing = found.standing(cell["name"], cell["site"], method.name)
+            inner.append(method_sections.of(method).of_cell(cell, replace(own, standing=standing)))
+    return Section(cell["id"], f"{cell['name']}: {cell['a']} and {cell['b']} at {cell['site']}", [], inner)

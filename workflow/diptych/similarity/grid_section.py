@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from diptych.page.blocks import Block, Cell, Figure, Prose, Section, Table, figure_cell
 from diptych.similarity import figures
-from diptych.similarity.section import Rows, Scores, called, score_cells
+from diptych.similarity.collected import Rows, Scores, called, score_cells
 
 
 def is_grid(cells: Sequence[Mapping[str, Any]]) -> bool:

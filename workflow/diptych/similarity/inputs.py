@@ -13,9 +13,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from diptych.affine_maps import fitted
+from diptych.affine_maps import affine
 from diptych.correlation import stage
-from diptych.dictionaries import encoding
+from diptych.dictionaries import codes
 from diptych.dictionaries.encoding import Dictionary
 from diptych.similarity.measures.formulas import IntArray
 from diptych.similarity.measures.scores import Pairs
@@ -56,10 +56,8 @@ def paired_features(
         tokens = [top_tokens(file, side, which) for side, which in (("a", i), ("b", j))]
         circular = artifacts.read_json(file, "summary")["score"] in GEOMETRIC
     with artifacts.read(linear_map_path, "linear_map") as file:
-        slope = fitted.load(file, "forward").slope
-    a, b = encoding.common_rows(
-        encoding.read(features_a), encoding.read(features_b), encoding.read_alignment(alignment), chosen
-    )
+        slope = affine.load(file, "forward").slope
+    a, b = codes.common_rows(codes.read(features_a), codes.read(features_b), codes.read_alignment(alignment), chosen)
     judging = stage.read(correlation_path).halves.of(a.document) == 1
     x = dictionary_a.W_dec[i].astype(np.float64)
     return Pairs(

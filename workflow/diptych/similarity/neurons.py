@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.activations.rows import Rows
-from diptych.affine_maps import fitted
+from diptych.affine_maps import affine
 from diptych.correlation import stage
-from diptych.dictionaries.encoding import Features
+from diptych.dictionaries.codes import Features
 from diptych.models import pretrained
 from diptych.models.sites import block_of, resolve_site
 from diptych.runtime.errors import DiptychError
@@ -96,7 +96,7 @@ def paired(
     i = i[best_a[best_b[i]] == i]
     j = best_b[i]
     with artifacts.read(linear_map_path, "linear_map") as file:
-        slope = fitted.load(file, "forward").slope
+        slope = affine.load(file, "forward").slope
     x = written_rows[0][i].astype(np.float64)
     half = table.halves.of(sides[0].document)
     codes_a, codes_b = (np.asarray(side.codes)[half == 1][:, best] for side, best in zip(sides, (i, j), strict=True))

@@ -1,31 +1,18 @@
 """How alike the feature spaces are at one cell: every score beside its null, word lists, and the map of the pairs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from diptych.page import method_sections
 from diptych.page.blocks import Block, Cell, Figure, Note, Prose, Section, Table, counted, figure_cell, number, p_value
-from diptych.similarity import feature_maps, figures
-from diptych.similarity import table as similarity_table
+from diptych.page.method_sections import Shown
+from diptych.similarity import feature_maps, figures, grid_section
+from diptych.similarity.collected import Rows, Scores, called, score_cells, sort_key
 from diptych.storage import artifacts
 
-Rows = list[dict[str, Any]]
-MEASURES = {
-    "svcca": "SVCCA: mean canonical correlation",
-    "svcca_lan2024": "SVCCA as published by lan2024: one component",
-    "mean_squared_cc": "mean squared canonical correlation",
-    "pwcca_a": "PWCCA, weighted by A",
-    "pwcca_b": "PWCCA, weighted by B",
-    "procrustes": "Procrustes: overlap after the best rotation",
-    "cka": "linear CKA",
-    "cka_debiased": "linear CKA, debiased",
-    "rsa": "RSA: rank correlation of distances",
-    "mmcs": "MMCS: mean maximum cosine, A's rows mapped",
-    "mean_rho": "mean correlation of paired activations",
-}
-"""What each measure is called; those of neighbours follow from their k."""
 HINTS = {
     "svcca": "99 % of each space's variance; turning and stretching either space changes nothing.",
     "svcca_lan2024": "Random pairs give sqrt(2 / (pi p)) on average; its p leaves out the 1. For comparison only.",
@@ -41,37 +28,6 @@ INTRO = (
     "decoder rows form clouds of the same shape. Every score stands beside what it is when the same rows are paired at "
     "random: a score means something only above that."
 )
-
-
-class Scores:
-    """The collected scores of a study, by cell; empty for a study without features."""
-
-    def __init__(self, path: str | Path | None) -> None:
-        table = similarity_table.read(path) if path else {}
-        columns = [values.tolist() for values in table.values()]
-        self._rows: Rows = [dict(zip(table, row, strict=True)) for row in zip(*columns, strict=True)]
-
-    def of(self, name: str, site_a: str | None = None, site_b: str | None = None) -> Rows:
-        """The rows of a pair, or of one of its cells."""
-        rows = [row for row in self._rows if row["pair"] == name]
-        return [row for row in rows if site_a is None or (row["site_a"], row["site_b"]) == (site_a, site_b)]
-
-    def pairing_quality(self, name: str, site_a: str, site_b: str) -> float:
-        """Mean held-out correlation of a cell's pairs; below all others where it has none."""
-        found = [
-            row["value"]
-            for row in self.of(name, site_a, site_b)
-            if (row["points"], row["subspace"], row["measure"]) == ("features", "all", "mean_rho")
-        ]
-        return float(found[0]) if found and np.isfinite(found[0]) else -2.0
-
-
-def called(measure: str) -> str:
-    """The name of a measure for a reader."""
-    if measure.startswith("knn_"):
-        _, kind, k = measure.split("_")
-        return f"shared neighbours among the nearest {k}, {'Jaccard' if kind == 'jaccard' else 'share'}"
-    return MEASURES[measure]
 
 
 def section(pair: Mapping[str, Any], scores: Scores, maps: str | Path | None) -> Section:
@@ -156,32 +112,14 @@ def _ordered(measures: list[str]) -> list[str]:
     return sorted(measures, key=lambda measure: place[measure])
 
 
-def score_cells(row: Mapping[str, Any]) -> list[Cell]:
-    """Value, level, ratio, z, p and q of one score."""
-    level = f"{number(row['null_mean'])} ± {number(row['null_sd'], 4)}" if np.isfinite(row["null_mean"]) else "–"
-    tone = "found" if row["q"] <= 0.05 else ""
-    return [
-        Cell(number(row["value"]), _order(row["value"]), tone, row["reason"]),
-        Cell(level, _order(row["null_mean"]), "muted", row["reason"]),
-        Cell(number(row["ratio"]), _order(row["ratio"]), "", row["reason"]),
-        Cell(number(row["z"]), _order(row["z"]), "", row["reason"]),
-        Cell(p_value(row["p"]), _order(row["p"]), "", row["reason"]),
-        Cell(p_value(row["q"]), _order(row["q"]), "", row["reason"]),
-    ]
-
-
 def _above(rows: Rows) -> list[str | Cell]:
     """The share of what a score could exceed its level by that it does, for each kind of points."""
     line: list[str | Cell] = [
         Cell("of what is possible above chance", tone="muted", hint="(score - level) / (1 - level)")
     ]
     for row in rows:
-        line += [Cell(number(row["above_null"]), _order(row["above_null"])), *(Cell("") for _ in range(5))]
+        line += [Cell(number(row["above_null"]), sort_key(row["above_null"])), *(Cell("") for _ in range(5))]
     return line
-
-
-def _order(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _published(path: str, rows: Rows) -> Table:
@@ -198,7 +136,7 @@ def _published(path: str, rows: Rows) -> Table:
                 called(measure),
                 figure_cell(value),
                 figure_cell(level),
-                Cell(p_value(p) if p else "0", _order(p)),
+                Cell(p_value(p) if p else "0", sort_key(p)),
                 *(score_cells(mine)[k] if mine else Cell("–") for k in (0, 1, 4)),
             ]
         )
@@ -225,9 +163,9 @@ def _subspaces(rows: Rows) -> Block:
                 called(row["measure"]),
                 figure_cell(row["n_pairs"]),
                 figure_cell(row["value"]),
-                Cell(drawn, _order(row["subset_mean"]), "muted"),
-                Cell(p_value(row["p"]), _order(row["p"]), "", row["reason"]),
-                Cell(p_value(row["q"]), _order(row["q"]), "", row["reason"]),
+                Cell(drawn, sort_key(row["subset_mean"]), "muted"),
+                Cell(p_value(row["p"]), sort_key(row["p"]), "", row["reason"]),
+                Cell(p_value(row["q"]), sort_key(row["q"]), "", row["reason"]),
             ]
         )
     few = sorted({row["subspace"] for row in rows if row["subspace"] != "all"} - {str(line[0]) for line in body})
@@ -264,3 +202,31 @@ def _map(pair: Mapping[str, Any], drawn: feature_maps.FeatureMap) -> Figure:
         figures.two_panels(drawn.a, drawn.b, drawn.rho, texts, titles=(pair["a"], pair["b"])),
         height=420,
     )
+
+
+class Sections(method_sections.Sections):
+    """The similarity's part of the page."""
+
+    def of_cell(self, cell: Mapping[str, Any], shown: Shown) -> Section:
+        """Every score beside its null."""
+        return section(cell, Scores(shown.inputs.get("similarity")), shown.inputs.get("maps"))
+
+    def of_pair(self, cells: Sequence[Mapping[str, Any]], shown: Shown) -> list[Section]:
+        """The scores over a grid of sites, or along layers."""
+        scores = Scores(shown.inputs.get("similarity"))
+        if grid_section.is_grid(cells):
+            return [grid_section.grid_section(cells, scores, shown.in_full)]
+        if grid_section.are_layers(cells):
+            return [grid_section.layers_section(cells, scores)]
+        return []
+
+    def best_cells(self, cells: Sequence[Mapping[str, Any]], shown: Shown) -> Sequence[Mapping[str, Any]]:
+        """The cells whose features pair best."""
+        if not grid_section.is_grid(cells):
+            return cells
+        scores = Scores(shown.inputs.get("similarity"))
+        order = sorted(cells, key=lambda cell: -scores.pairing_quality(cell["name"], cell["site_a"], cell["site_b"]))
+        return order[: shown.in_full]
+
+
+SECTIONS = Sections()

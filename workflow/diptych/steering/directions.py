@@ -10,34 +10,34 @@ feature of A is in B. Random directions are drawn from the covariance of the map
 models differ anyway; random latents are live features of like density.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
-from diptych.affine_maps import fitted
-from diptych.candidates import ranking
-from diptych.candidates.ranking import SIDES, SideName
+from diptych import methods
+from diptych.affine_maps import affine
+from diptych.candidates import proposer, ranking
+from diptych.candidates.candidate import SIDES, SideName
 from diptych.dictionaries import sae
-from diptych.pairing.stage import is_stop_token
 from diptych.storage import artifacts
 from diptych.text import contexts
+from diptych.text.word_lists import is_stop_token
 
 DoubleArray = npt.NDArray[np.float64]
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 Role = Literal["unsteered", "own", "transfer", "match", "random", "latent"]
-ItemMethod = Literal["linear_map", "pairing", "matched"]
 
 WORDS = 10
 """Words by which an item is recognised in a text."""
 WORD_ROWS = 20
 """Strongest token rows that the words are taken from."""
-MAP_OF: Mapping[SideName, fitted.DirectionName] = {"A": "forward", "B": "backward"}
+MAP_OF: Mapping[SideName, affine.DirectionName] = {"A": "forward", "B": "backward"}
 """The map that carries a side's directions into the other model."""
 
 
@@ -55,7 +55,7 @@ class Item:
         match: float64 [d_B], unit length, B's feature that a feature of A is matched with; None for what was found.
     """
 
-    method: ItemMethod
+    method: str
     id: str
     side: SideName
     direction: DoubleArray
@@ -96,11 +96,11 @@ def make(files: Mapping[str, Any], *, top: int, matched: int, random: int, laten
         seed: which latents.
     """
     with artifacts.read(files["linear_map"], "linear_map") as file:
-        items = _found_directions(file, files, top)
-        slopes = {side: fitted.load(file, MAP_OF[side]).slope for side in SIDES}
+        slopes = {side: affine.load(file, MAP_OF[side]).slope for side in SIDES}
         drawn: dict[SideName, DoubleArray] = {"A": file["backward/random"][:], "B": file["forward/random"][:]}
+    items = _found(files, top)
     if files.get("pairing"):
-        items += _found_features(files, top) + _matched_features(files, matched)
+        items += _matched_features(files, matched)
     plan = Plan(items)
     for number, item in enumerate(items):
         other: SideName = "B" if item.side == "A" else "A"
@@ -126,46 +126,22 @@ def _add(plan: Plan, side: SideName, role: Role, item: int, name: str, direction
         plan.runs[side].append(Run(role, item, name, (direction / length).astype(np.float32)))
 
 
-def _found_directions(file: h5py.File, files: Mapping[str, Any], top: int) -> list[Item]:
-    """The best directions of the linear map, turned towards the end with the larger scores."""
-    ends = {side: _ends(file, side) for side in SIDES}
+def _found(files: Mapping[str, Any], top: int) -> list[Item]:
+    """The best candidates of every method that was run and whose candidates are steered."""
     items = []
-    for offer in _best(ranking.linear_map_offers(files), "linear_map", top):
-        sign, rows = ends[offer.side][offer.id]
-        words = _words(contexts.Text(files[f"tokens_{offer.side.lower()}"]), rows)
-        items.append(Item("linear_map", offer.id, offer.side, sign * _unit(offer.direction), words))
-    return items
-
-
-def _best(offers: Sequence[ranking.Offer], method: ranking.Method, top: int) -> list[ranking.Offer]:
-    """The best offers in the order of findings, none twice."""
-    ranked = ranking.rank(offers, ranking.Threshold(ranking.Q, ranking.MIN_EFFECT[method])).candidates
-    return [candidate.offer for candidate in ranked if not candidate.repeats and not candidate.offer.barred][:top]
-
-
-def _ends(file: h5py.File, side: SideName) -> dict[str, tuple[float, IntArray]]:
-    """For each direction of a side the sign of its stronger end, and the token rows there, strongest first."""
-    group = file["forward/directions" if side == "B" else "backward/directions"]
-    token_row = file["rows/token_row"][SIDES.index(side)].astype(np.int64)
-    kinds = [str(kind) for kind in group["kind"].attrs["kinds"]]
-    labels = ranking.numbered([kinds[int(code)] for code in group["kind"][:]])
-    scores, rows = np.abs(group["top_score"][:]), group["top_row"][:]
-    found = {}
-    for k, label in enumerate(labels):
-        end = int(np.argmax(scores[k].sum(axis=(0, 2))))
-        order = np.argsort(-scores[k, :, end].ravel(), kind="stable")
-        at = rows[k, :, end].ravel()[order]
-        found[label] = (1.0 - 2.0 * end, token_row[at[at >= 0]])
-    return found
-
-
-def _found_features(files: Mapping[str, Any], top: int) -> list[Item]:
-    items = []
-    for offer in _best(ranking.pairing_offers(files), "pairing", top):
-        side = offer.side.lower()
-        density = float(contexts.Codes(files[f"features_{side}"]).density[int(offer.id)])
-        words = _words(contexts.Text(files[f"tokens_{side}"]), offer.rows)
-        items.append(Item("pairing", offer.id, offer.side, _unit(offer.direction), words, density))
+    for method in methods.steered():
+        if not files.get(method.file):
+            continue
+        proposes = proposer.of(method)
+        best = ranking.best(proposes.candidates(files), ranking.Threshold(ranking.Q, method.min_effect), top)
+        for candidate in proposes.steered(files, best):
+            side = candidate.side.lower()
+            words = _words(contexts.Text(files[f"tokens_{side}"]), candidate.rows)
+            density = float("nan")
+            if candidate.kind == "feature":
+                density = float(contexts.Codes(files[f"features_{side}"]).density[int(candidate.id)])
+            direction = _unit(candidate.direction)
+            items.append(Item(method.name, candidate.id, candidate.side, direction, words, density))
     return items
 
 
@@ -194,7 +170,7 @@ def _random_latents(
     The density aimed at is the median of the side's features among the items, else that of all live latents.
     """
     density = contexts.Codes(files[f"features_{side.lower()}"]).density
-    taken = {int(part) for item in items if item.method != "linear_map" for part in item.id.split("--")}
+    taken = {int(part) for item in items if math.isfinite(item.density) for part in item.id.split("--")}
     live = np.array([latent for latent in np.flatnonzero(density > 0) if latent not in taken], dtype=np.int64)
     own = [item.density for item in items if item.side == side and np.isfinite(item.density)]
     aimed = float(np.median(own)) if own else float(np.median(density[live])) if len(live) else 0.0

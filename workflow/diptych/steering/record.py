@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diptych.candidates.ranking import SIDES, SideName
+from diptych.candidates.candidate import SIDES, SideName
 from diptych.steering.directions import Item, Plan
 from diptych.steering.effects import TRIAL_COLUMNS, causal
 from diptych.steering.writing import Settings, Written

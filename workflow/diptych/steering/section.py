@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diptych.page import figures
+from diptych import methods
+from diptych.page import figures, method_sections
 from diptych.page.blocks import (
     Block,
     Cell,
@@ -22,6 +23,7 @@ from diptych.page.blocks import (
     plain,
     visible,
 )
+from diptych.page.method_sections import Shown
 from diptych.steering import effects
 from diptych.steering.effects import Steering
 
@@ -35,7 +37,6 @@ WAYS = {
 }
 """Own: the direction in the model it is of. Carried over: mapped into the other model. Own match: the feature of the
 other model that it is matched with."""
-METHODS = {"linear_map": "direction", "pairing": "feature", "matched": "matched features"}
 SHOWN_TEXTS = 2
 """Texts shown of each trial, from different prompts."""
 CONTROLS = ("random", "latent")
@@ -69,10 +70,10 @@ def _intro(done: Steering, names: Mapping[str, str]) -> str:
 
 
 def _item_name(done: Steering, item: int, names: Mapping[str, str]) -> str:
-    kind, name = METHODS[done.items["method"][item]], str(done.items["id"][item])
-    if done.items["method"][item] == "matched":
-        return f"{kind} {name.replace('--', ' ↔ ')}"
-    return f"{kind} {name} of {names[done.items['side'][item]]}"
+    method, name = done.items["method"][item], str(done.items["id"][item])
+    if method == "matched":
+        return f"matched features {name.replace('--', ' ↔ ')}"
+    return f"{methods.named(method).kind} {name} of {names[done.items['side'][item]]}"
 
 
 def _effects(done: Steering, pair: Mapping[str, Any], names: Mapping[str, str]) -> list[Block]:
@@ -271,3 +272,14 @@ def _explanations(done: Steering, names: Mapping[str, str]) -> Block:
 def _tokens(stored: Any) -> str:
     tokens: Sequence[str] = json.loads(str(stored))
     return " · ".join(visible(token) for token in tokens) or "–"
+
+
+class Sections(method_sections.Sections):
+    """Steering's part of the page."""
+
+    def of_cell(self, cell: Mapping[str, Any], shown: Shown) -> Section:
+        """What each push did."""
+        return section(cell)
+
+
+SECTIONS = Sections()

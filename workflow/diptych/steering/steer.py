@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.candidates.ranking import SIDES, SideName
+from diptych.candidates.candidate import SIDES, SideName
 from diptych.steering import directions, readout, record, writing
 from diptych.steering.directions import Plan
 from diptych.steering.effects import to_tsv

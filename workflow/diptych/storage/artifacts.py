@@ -133,8 +133,8 @@ def _open(path: Path) -> Iterator[h5py.File]:
         file.close()
 
 
-def read(path: str | Path, kind: str) -> h5py.File:
-    """Open a whole artifact of format `kind` for reading, without a lock.
+def read(path: str | Path, kind: str | None) -> h5py.File:
+    """Open a whole artifact of format `kind`, or of any for None, for reading, without a lock.
 
     Raises:
         ArtifactError: it is missing, cut short, incomplete or of another kind or version.
@@ -146,7 +146,7 @@ def read(path: str | Path, kind: str) -> h5py.File:
     except OSError as error:
         raise ArtifactError(f"{path}: cut short or not HDF5 ({error}); delete it and run again") from error
     found = file.attrs.get("format")
-    if found != kind:
+    if kind is not None and found != kind:
         file.close()
         raise ArtifactError(f"{path}: holds {found!r} where {kind!r} is expected; delete it and run again")
     if file.attrs.get("format_version") != FORMAT_VERSION:
@@ -159,6 +159,16 @@ def read(path: str | Path, kind: str) -> h5py.File:
         file.close()
         raise ArtifactError(f"{path}: its writer did not finish; delete it and run again")
     return file
+
+
+def spec_of(path: str | Path) -> dict[str, Any]:
+    """The spec of an artifact, or of a directory by its manifest."""
+    if str(path).endswith(".json"):
+        spec: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))["spec"]
+    else:
+        with read(path, None) as file:
+            spec = read_json(file, "spec")
+    return spec
 
 
 def read_json(file: h5py.File, name: str) -> Any:

@@ -33,26 +33,29 @@ NOT_NUMBERS = {"tqdm"}
 """Packages that decide no number."""
 
 
-def spec(script: str | Path, stage: Mapping[str, Any], files: Sequence[Path] = ()) -> dict[str, Any]:
+def spec(
+    script: str | Path, stage: Mapping[str, Any], files: Sequence[Path] = (), modules: Sequence[str] = ()
+) -> dict[str, Any]:
     """Everything that may change the result of one job of the rule that runs `script`, key-sorted.
 
     Args:
         script: path of the rule's script.
         stage: the job's resolved settings, JSON-able, and all that tells two jobs of the rule apart.
         files: what the stage reads beside code and inputs, such as templates and word lists.
+        modules: dotted names of what the stage imports by name, beside what the script imports.
     """
-    modules = first_party(Path(script))
-    known = {**stage, "code": code_hash(modules), "packages": package_versions(modules)}
+    code = first_party(Path(script), tuple(modules))
+    known = {**stage, "code": code_hash(code), "packages": package_versions(code)}
     if files:
         known["files"] = {path.name: artifacts.sha256(path) for path in files}
     return dict(_sorted(known))
 
 
 @cache
-def first_party(script: Path) -> tuple[Path, ...]:
-    """The script and the files of all modules of the library that it imports, directly or not; sorted."""
+def first_party(script: Path, modules: tuple[str, ...] = ()) -> tuple[Path, ...]:
+    """The script and the files of all modules of the library that it or `modules` import, directly or not; sorted."""
     seen: set[Path] = set()
-    waiting = [script]
+    waiting = [script, *(file for module in modules for file in _files(module))]
     while waiting:
         path = waiting.pop()
         if path in seen:

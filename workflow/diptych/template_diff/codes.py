@@ -22,6 +22,7 @@ from scipy import sparse
 
 from diptych.activations.rows import Rows
 from diptych.dictionaries import encoding
+from diptych.dictionaries.codes import open_shard
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 
@@ -306,7 +307,7 @@ def _select(shards: Sequence[str | Path], wanted: IntArray, prompts: _Prompts) -
     """Codes of the sorted token rows `wanted`, CSR [len(wanted), F]."""
     parts, found = [], []
     for path in shards:
-        with encoding.open_shard(path) as file:
+        with open_shard(path) as file:
             token_row = file["token_row"][:]
             at = np.flatnonzero(np.isin(token_row, wanted))
             found.append(token_row[at])

@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diptych.candidates.ranking import SAYS_NOTHING
+from diptych.page import method_sections
 from diptych.page.blocks import (
     Block,
     Cell,
-    Figure,
     Item,
     Items,
     Note,
@@ -26,8 +25,10 @@ from diptych.page.blocks import (
     percent,
     plain,
 )
-from diptych.template_diff.pictures import figures as template_figures
+from diptych.page.method_sections import Shown
+from diptych.template_diff.candidates import SAYS_NOTHING
 from diptych.template_diff.pictures import panels
+from diptych.template_diff.pictures.figures import figure_blocks
 from diptych.template_diff.pictures.panels import METRIC_WORDS, View, shown
 from diptych.text.contexts import Codes, Text
 
@@ -60,7 +61,7 @@ def _run(
     place = f"{pair['id']}-template-{run['name']}"
     prefix = f"{name} " if name else ""
     parts = [
-        Section(f"{place}-figures", "B against A", figures(view, place, 40)),
+        Section(f"{place}-figures", "B against A", figure_blocks(view, place, 40)),
         Section(f"{place}-tables", "Ranked gains", _tables(view, run["name"])),
         Section(f"{place}-prompts", "On which prompts", _items(view, run, contexts, standing, prefix)),
     ]
@@ -178,34 +179,6 @@ def _worst(view: View, role: str) -> float:
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------
-
-
-def figures(view: View, place: str, top: int) -> list[Block]:
-    """The panels of each role and the volcano; `top` listed changes each way are points."""
-    a, b = view.names
-    drawn: list[Block] = [
-        Figure(
-            f"{place}-{number_}",
-            f"Features at {shown(role)}",
-            f"Each feature by what it does in {a} (across) and in {b} (up), on logarithmic axes with a place for 0. "
-            "Grey: all features that fire at this token, darker where there are more. Triangles: listed changes with "
-            "q ≤ .05; hover for numbers. On the dashed line nothing has changed.",
-            template_figures.scatter(view, role, top),
-            height=370,
-        )
-        for number_, role in enumerate(view.roles)
-    ]
-    drawn.append(
-        Figure(
-            f"{place}-volcano",
-            "Size and certainty of every change",
-            "Every feature, token and metric: its change in standard deviations over prompts, and how sure it is. "
-            f"Right: more in {b}. The dashed line is q = .05 over all of them.",
-            template_figures.volcano(view, max(4, top // 4)),
-            height=340,
-        )
-    )
-    return drawn
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -346,3 +319,14 @@ def _item(view: View, k: int, at: npt.NDArray[np.int64], text: Text, codes: Sequ
         for name, one, name_side in zip(view.names, codes, "ab", strict=True)
     ]
     return Item(f"feature {latent}", facts, readings, "B" if side == "B" else "A", tag)
+
+
+class Sections(method_sections.Sections):
+    """The template diffs' part of the page."""
+
+    def of_cell(self, cell: Mapping[str, Any], shown: Shown) -> Section:
+        """What changed at the template's tokens."""
+        return section(cell, shown.contexts, shown.standing)
+
+
+SECTIONS = Sections()

@@ -19,9 +19,8 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +29,7 @@ from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 from diptych.text import corpora, templates
+from diptych.text.passages import Passage, Unit, cut, deals_of, draw_units, snap, split_budget
 from diptych.text.tokenizer import Chat, Encoded, Tokenizer, UnreadableError, concatenate, inserted
 
 Int32Array = npt.NDArray[np.int32]
@@ -38,31 +38,6 @@ ENCODE_AT_ONCE = 256
 MOST_LEFT_OUT = 0.5
 """Share of a source's conversations that may be left out: beyond it, what is read is no longer that source."""
 LEFT_OUT = {"too_long": "longer than `sequence_length`", "refused": "refused by the template"}
-SNAP = 64
-"""Characters within which a window's edge moves to a word's edge; text without spaces is cut where it falls."""
-
-
-class Passage(NamedTuple):
-    """One sequence: its unit, where its text begins there, its tokens, their character spans and roles."""
-
-    unit: int
-    start: int
-    token: Int32Array
-    span: Int32Array
-    role: npt.NDArray[np.int8]
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A document as the token file knows it: one of the corpus, or several packed into one."""
-
-    id: str
-    source: int
-    fold: int
-    members: tuple[int, ...]
-    """Numbers of its documents in the corpus."""
-    length: int
-    """Characters; 0 for a conversation, which is not cut into windows."""
 
 
 def prepare(
@@ -136,160 +111,6 @@ def prepare(
 # --- which text ---------------------------------------------------------------------------------------------------
 
 
-def draw_units(corpus: corpora.Corpus, *, folds: int, seed: int, pack_to: int = 0) -> list[list[Unit]]:
-    """The units of each source in random order, their folds balanced within the source.
-
-    The fold is the place in that order modulo `folds`: any budget that reaches part of the documents still has
-    balanced folds.
-
-    Raises:
-        DiptychError: a source has fewer documents than folds.
-    """
-    by_source = []
-    for source, name in enumerate(corpus.sources):
-        members = [number for number, of in enumerate(corpus.source) if of == source]
-        if len(members) < folds:
-            raise DiptychError(
-                f"corpus source {name!r} has {len(members)} documents, fewer than the {folds} folds; "
-                "split it into more documents or lower `folds`"
-            )
-        order = [members[place] for place in _generator(seed, name).permutation(len(members))]
-        units = [
-            Unit(corpus.ids[number], source, place % folds, (number,), corpus.lengths[number])
-            for place, number in enumerate(order)
-        ]
-        by_source.append(_packed(units, pack_to) if pack_to else units)
-    return by_source
-
-
-def _packed(units: Sequence[Unit], pack_to: int) -> list[Unit]:
-    """Join units of one fold until they hold `pack_to` characters; conversations stay alone."""
-    packed: list[Unit] = []
-    open_packs: dict[int, list[Unit]] = {}
-    for unit in units:
-        if not unit.length:
-            packed.append(unit)
-            continue
-        group = open_packs.setdefault(unit.fold, [])
-        group.append(unit)
-        if sum(member.length for member in group) >= pack_to:
-            packed.append(_join(open_packs.pop(unit.fold)))
-    return packed + [_join(group) for group in open_packs.values()]
-
-
-def _join(group: Sequence[Unit]) -> Unit:
-    members = tuple(number for unit in group for number in unit.members)
-    name = " + ".join(unit.id for unit in group)
-    return Unit(name, group[0].source, group[0].fold, members, sum(unit.length for unit in group))
-
-
-def split_budget(
-    tokens: int | None, sources: Sequence[str], shares: Mapping[str, float] | None
-) -> list[int] | list[None]:
-    """Tokens for each source; they sum to `tokens` exactly.
-
-    Raises:
-        DiptychError: `shares` names an unknown source or leaves one out.
-    """
-    if tokens is None:
-        return [None] * len(sources)
-    weights = dict.fromkeys(sources, 1.0) if shares is None else dict(shares)
-    if set(weights) != set(sources):
-        wrong = ", ".join(sorted(set(weights) ^ set(sources)))
-        raise DiptychError(f"shares: name each source of the corpus ({', '.join(sources)}) once; see {wrong}")
-    edges = np.cumsum([weights[name] for name in sources])
-    ends = np.rint(tokens * edges / edges[-1]).astype(int)
-    return [int(size) for size in np.diff(ends, prepend=0)]
-
-
-def windows(length: int, window: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Disjoint stretches [start, end) of `window` characters in random order, at a random offset into the text.
-
-    A text shorter than two windows gives one, and one that is not longer than a window is taken whole.
-    """
-    if length <= window:
-        return [(0, length)]
-    count = length // window
-    offset = int(rng.integers(length - count * window + 1))
-    return [(offset + i * window, offset + (i + 1) * window) for i in rng.permutation(count)]
-
-
-def snap(text: str, start: int, end: int) -> tuple[int, int]:
-    """Move both edges of a stretch forward to the next word's beginning, where one is near."""
-    return _word_start(text, start), _word_start(text, end)
-
-
-def _word_start(text: str, at: int) -> int:
-    if at == 0 or at >= len(text):
-        return min(at, len(text))
-    for place in range(at, min(at + SNAP, len(text))):
-        if text[place - 1].isspace() and not text[place].isspace():
-            return place
-    return at
-
-
-def _generator(seed: int, name: str) -> np.random.Generator:
-    """A generator for one named thing: adding a document or a source leaves the others' draws alone."""
-    return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")])
-
-
-def _draw(
-    reader: "Reader", units: Sequence[Unit], *, window: int, seed: int, budget: int | None, source: str
-) -> tuple[list[Passage], int]:
-    """Sequences dealt round-robin over the units until they hold `budget` tokens; the last one is cut to fit.
-
-    Returns:
-        The sequences, and how many tokens of the budget the source does not have.
-    """
-    deals = _deals(units, window, seed)
-    drawn: list[Passage] = []
-    have = 0
-    while deals and (budget is None or have < budget):
-        wanted = len(deals) if budget is None else -(-(budget - have) // reader.sequence_length)
-        batch, deals = deals[:wanted], deals[wanted:]
-        for sequence in reader.read(units, batch, f"tokenise {source}"):
-            room = len(sequence.token) if budget is None else budget - have
-            if len(sequence.token) > room and not units[sequence.unit].length:
-                return drawn, 0
-            fitting = _cut(sequence, room)
-            if len(fitting.token):
-                drawn.append(fitting)
-                have += len(fitting.token)
-    return drawn, 0 if budget is None else budget - have
-
-
-def _check_left_out(
-    reader: "Reader", units: Sequence[Unit], drawn: Sequence[Passage], *, source: str, folds: int
-) -> None:
-    """Say how many conversations of a source are left out; raise `DiptychError` if too few are left."""
-    causes = reader.left_out[source]
-    if not causes:
-        return
-    read = {sequence.unit for sequence in drawn}
-    tried = sum(not units[unit].length for unit in read) + causes.total()
-    why = ", ".join(f"{number} {LEFT_OUT[cause]}" for cause, number in sorted(causes.items()))
-    said = f"corpus source {source!r}: {causes.total()} of {tried} conversations left out ({why})"
-    remedy = f"the first: {reader.first_left_out[source]}; raise `sequence_length`, or choose another `template`"
-    if causes.total() > MOST_LEFT_OUT * tried:
-        raise DiptychError(f"{said}; {remedy}")
-    if len({units[unit].fold for unit in read}) < folds:
-        raise DiptychError(f"{said}, too few are left for {folds} folds; {remedy}")
-    logs.logger.warning("%s; the first: %s", said, reader.first_left_out[source])
-
-
-def _deals(units: Sequence[Unit], window: int, seed: int) -> list[tuple[int, int, int]]:
-    """(unit, start, end) in the order of drawing: every unit's first window, then every unit's second, ..."""
-    deals = []
-    for number, unit in enumerate(units):
-        stretches = windows(unit.length, window, _generator(seed, unit.id)) if unit.length else [(0, 0)]
-        deals += [(turn, number, start, end) for turn, (start, end) in enumerate(stretches)]
-    return [(number, start, end) for _, number, start, end in sorted(deals, key=lambda deal: deal[:2])]
-
-
-def _cut(sequence: Passage, length: int) -> Passage:
-    return sequence._replace(token=sequence.token[:length], span=sequence.span[:length], role=sequence.role[:length])
-
-
 # --- reading it ---------------------------------------------------------------------------------------------------
 
 
@@ -355,7 +176,7 @@ class Reader:
             joined = concatenate([inserted(self.tokenizer.prefix), *parts])
             role = np.zeros(len(joined.token), dtype=np.int8)
             sequence = Passage(deals[place][0], deals[place][1], joined.token, joined.span, role)
-            yield place, _cut(sequence, self.sequence_length)
+            yield place, cut(sequence, self.sequence_length)
 
     def _conversation(self, number: int, unit: Unit) -> Passage | None:
         assert self.chat is not None
@@ -466,3 +287,47 @@ def _summary(
         }
         logs.logger.info("source %s: %s", name, ", ".join(f"{value:,} {key}" for key, value in summary[name].items()))
     return summary
+
+
+def _draw(
+    reader: "Reader", units: Sequence[Unit], *, window: int, seed: int, budget: int | None, source: str
+) -> tuple[list[Passage], int]:
+    """Sequences dealt round-robin over the units until they hold `budget` tokens; the last one is cut to fit.
+
+    Returns:
+        The sequences, and how many tokens of the budget the source does not have.
+    """
+    deals = deals_of(units, window, seed)
+    drawn: list[Passage] = []
+    have = 0
+    while deals and (budget is None or have < budget):
+        wanted = len(deals) if budget is None else -(-(budget - have) // reader.sequence_length)
+        batch, deals = deals[:wanted], deals[wanted:]
+        for sequence in reader.read(units, batch, f"tokenise {source}"):
+            room = len(sequence.token) if budget is None else budget - have
+            if len(sequence.token) > room and not units[sequence.unit].length:
+                return drawn, 0
+            fitting = cut(sequence, room)
+            if len(fitting.token):
+                drawn.append(fitting)
+                have += len(fitting.token)
+    return drawn, 0 if budget is None else budget - have
+
+
+def _check_left_out(
+    reader: "Reader", units: Sequence[Unit], drawn: Sequence[Passage], *, source: str, folds: int
+) -> None:
+    """Say how many conversations of a source are left out; raise `DiptychError` if too few are left."""
+    causes = reader.left_out[source]
+    if not causes:
+        return
+    read = {sequence.unit for sequence in drawn}
+    tried = sum(not units[unit].length for unit in read) + causes.total()
+    why = ", ".join(f"{number} {LEFT_OUT[cause]}" for cause, number in sorted(causes.items()))
+    said = f"corpus source {source!r}: {causes.total()} of {tried} conversations left out ({why})"
+    remedy = f"the first: {reader.first_left_out[source]}; raise `sequence_length`, or choose another `template`"
+    if causes.total() > MOST_LEFT_OUT * tried:
+        raise DiptychError(f"{said}; {remedy}")
+    if len({units[unit].fold for unit in read}) < folds:
+        raise DiptychError(f"{said}, too few are left for {folds} folds; {remedy}")
+    logs.logger.warning("%s; the first: %s", said, reader.first_left_out[source])

@@ -10,6 +10,7 @@ one of its top activating tokens, stripped and lower-cased, is in it:
 The lists that ship are in `wordlists/`; METHODS 3.3.
 """
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -63,3 +64,14 @@ def contains(words: Iterable[str], tokens: Sequence[Sequence[str]]) -> npt.NDArr
     """Whether any of each feature's top tokens is in the list: bool [len(tokens)]."""
     listed = frozenset(words)
     return np.array([any(normalise(token) in listed for token in top) for top in tokens], dtype=bool)
+
+
+def is_stop_token(text: str) -> bool:
+    """Whether a token is no word: white space, punctuation and symbols only, or special (<...> or [...]).
+
+    >>> [is_stop_token(text) for text in (" ", "--", "<|im_end|>", " the", "x1")]
+    [True, True, True, False, False]
+    """
+    bare = text.strip()
+    special = len(bare) > 2 and (bare[0], bare[-1]) in (("<", ">"), ("[", "]"))
+    return special or all(unicodedata.category(character)[0] in "PSZC" for character in bare)

@@ -1,20 +1,25 @@
 """What counts as a finding, and what the page shows."""
 
+from typing import TYPE_CHECKING
+
+from pydantic import Field, create_model
+
+from diptych import methods
 from diptych.config.sections.values import Positive, Rate, Share
 from diptych.config.strict import Strict
 
-
-class MinEffect(Strict):
-    """Least effect of a finding by method: what is smaller is real perhaps, but nobody's answer."""
-
-    linear_map: Share = 0.1
-    """Share of B's variance along a direction that the map leaves unexplained."""
-    pairing: Share = 0.5
-    """Activation of a feature on its own model less that on the other, over their sum; .5 is three times as much."""
-    crosscoder: Share = 0.2
-    """Activation of a latent less that with the models exchanged, over their sum."""
-    template: Rate = 0.5
-    """Mean change over prompts in standard deviations; .5 shows in two of three prompts."""
+if TYPE_CHECKING:
+    MinEffect = Strict
+else:
+    MinEffect = create_model(
+        "MinEffect",
+        __base__=Strict,
+        __doc__="Least effect of a finding by method: what is smaller is real perhaps, but nobody's answer.",
+        **{
+            method.name: (Share if method.is_share else Rate, Field(method.min_effect, description=method.effect))
+            for method in methods.proposing()
+        },
+    )
 
 
 class Findings(Strict):

@@ -17,16 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diptych.activations import shuffling
-from diptych.activations.rows import FloatArray, IntArray, Rows
+from diptych.activations.rows import Rows
 from diptych.crosscoder import architecture, sparse
-from diptych.crosscoder.architecture import Architecture, Crosscoder
+from diptych.crosscoder.architecture import Crosscoder
 from diptych.crosscoder.training import objectives
+from diptych.crosscoder.training.feed import READ_ROWS, Feed, set_normalisation
 from diptych.crosscoder.training.parallel import ALONE, Group
 from diptych.crosscoder.training.settings import Training
 from diptych.crosscoder.training.tracking import Tracker
@@ -35,12 +34,6 @@ from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 from diptych.storage.checkpoints import Checkpoint
 
-CALIBRATION_ROWS = 100_000
-"""Training rows that set means and scales, and rows that set the threshold; all of them if there are fewer."""
-CALIBRATION_DOCUMENTS = 8
-"""Least documents that set the threshold: measured on 19th-century addresses, their mean L0 is then within 3 %."""
-READ_ROWS = 1024
-"""Rows read together: a shuffled buffer is filled with blocks of this many rows from all over the corpus."""
 THRESHOLD_MEMORY = 0.999
 """Decay of the running mean of the batch cut that is logged during training."""
 DIVERGED = 10.0
@@ -51,107 +44,6 @@ SERIES_POINTS = 200
 
 class DivergedError(DiptychError):
     """The loss left the region of numbers, or grew far above where it began."""
-
-
-class Feed:
-    """Normalised training batches, in the order of `shuffling`; if one buffer holds all rows, it is read once."""
-
-    def __init__(self, rows: Rows, crosscoder: Crosscoder, settings: Training, group: Group = ALONE) -> None:
-        self.rows, self.crosscoder, self.settings, self.group = rows, crosscoder, settings, group
-        aside = kept_aside(rows, settings)
-        self.index = np.flatnonzero((rows.fold != 0) & ~aside)
-        self.aside = np.flatnonzero(aside)
-        self.seen = np.zeros(len(rows), dtype=np.bool_)
-        self._counts = np.ones(len(rows), dtype=np.bool_)
-        self._all: FloatArray | None = None
-        if len(self.index) < settings.batch or settings.buffer_rows < 2 * settings.batch:
-            raise DiptychError(
-                f"crosscoder: `batch` {settings.batch} needs as many training rows (there are {len(self.index)}) "
-                f"and half of `buffer_rows` ({settings.buffer_rows}); lower `batch`"
-            )
-        if settings.batch % (settings.accumulate * group.size):
-            raise DiptychError(
-                f"crosscoder: `batch` {settings.batch} cannot be cut into {settings.accumulate} parts (`accumulate`) "
-                f"for each of {group.size} processes; choose a multiple of {settings.accumulate * group.size}"
-            )
-
-    def calibration(self, *, aside: bool = False) -> IntArray:
-        """Rows for means and scales, or (`aside`) for the threshold: all, or blocks spread evenly."""
-        chosen = self.aside if aside and len(self.aside) else self.index
-        if len(chosen) > CALIBRATION_ROWS:
-            blocks = shuffling.blocks(self.rows.position, chosen, READ_ROWS)
-            wanted = min(len(blocks), -(-CALIBRATION_ROWS * len(blocks) // len(chosen)))
-            chosen = np.concatenate([blocks[i] for i in np.linspace(0, len(blocks) - 1, wanted).astype(int)])
-        return chosen[self.rows.counting(chosen)]
-
-    def batches(self, first: int) -> Iterator[Tensor]:
-        """Batches of steps first, first + 1, ..., without end: of each this process's rows [batch / processes, D]."""
-        for fill in shuffling.fills(
-            shuffling.blocks(self.rows.position, self.index, min(READ_ROWS, self.settings.buffer_rows // 2)),
-            buffer_rows=self.settings.buffer_rows,
-            batch=self.settings.batch,
-            seed=self.settings.seed,
-            first=first,
-        ):
-            values = self._load(fill.rows)
-            order = fill.order[self._counts[fill.rows][fill.order]]
-            for start in fill.starts:
-                # Streamed rows that turned out not to count may leave the last batch short: it begins anew.
-                chosen = order.take(np.arange(start, start + self.settings.batch), mode="wrap")
-                self.seen[fill.rows[chosen]] = True
-                yield torch.from_numpy(values[self._own(chosen)])
-
-    def _own(self, chosen: IntArray) -> IntArray:
-        """Rows of a batch that are this process's: of each part (`accumulate`) as many as any other's."""
-        own: IntArray = chosen.reshape(self.settings.accumulate, self.group.size, -1)[:, self.group.rank].ravel()
-        return own
-
-    def _load(self, part: IntArray) -> FloatArray:
-        if self._all is not None:
-            return self._all
-        values = np.empty((len(part), sum(self.crosscoder.architecture.widths)), dtype=np.float32)
-        size = READ_ROWS * self.group.size
-        for start in range(0, len(part), size):
-            chunk = part[start : start + size]
-            values[start : start + size], self._counts[chunk] = self._read(chunk)
-        if len(part) == len(self.index):
-            self._all = values
-        return values
-
-    def _read(self, chunk: IntArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-        """Normalised rows and which of them count; streamed ones, which are dear, each process runs its share of."""
-        if not self.rows.streamed or self.group.size == 1:
-            return self.normalised(chunk), self.rows.counting(chunk)
-        own = np.array_split(chunk, self.group.size)[self.group.rank]
-        values, counts = torch.from_numpy(self.normalised(own)), torch.from_numpy(self.rows.counting(own))
-        return self.group.gather(values).numpy(), self.group.gather(counts.byte()).bool().numpy()
-
-    def normalised(self, index: IntArray) -> FloatArray:
-        """Normalised rows [len(index), D]."""
-        crosscoder = self.crosscoder
-        x_BD = architecture.side_by_side(self.rows.take(index).x, crosscoder.architecture)
-        coordinate_scale, mean = crosscoder.coordinate_scale.cpu(), crosscoder.mean.cpu()
-        normalised: FloatArray = ((x_BD - mean) * coordinate_scale).numpy()
-        return normalised
-
-
-def kept_aside(rows: Rows, settings: Training) -> npt.NDArray[np.bool_]:
-    """Rows [n] of the training documents that only set the threshold.
-
-    Documents in random order until they hold `calibration_share` of the training rows or `CALIBRATION_ROWS`, but at
-    least `CALIBRATION_DOCUMENTS` of them, and never more than a fifth of all.
-    """
-    train = rows.fold != 0
-    activation = settings.architecture(rows.widths).activation
-    documents, count = np.unique(rows.document[train], return_counts=True)
-    if activation != "threshold" or not settings.calibration_share or len(documents) < 2:
-        return np.zeros(len(rows), dtype=np.bool_)
-    order = np.random.default_rng([settings.seed, 2]).permutation(len(documents))
-    enough = min(settings.calibration_share * train.sum(), CALIBRATION_ROWS)
-    n = int(np.searchsorted(np.cumsum(count[order]), enough)) + 1
-    n = max(1, min(max(n, CALIBRATION_DOCUMENTS), len(documents) // 5))
-    aside: npt.NDArray[np.bool_] = train & np.isin(rows.document, documents[order[:n]])
-    return aside
 
 
 @dataclass
@@ -344,30 +236,6 @@ def _batch_fvu(run: Run, z_BD: Tensor, x_hat_BD: Tensor) -> list[float]:
         sums = group.sum_(torch.stack([(x - x_hat).square().sum(), (x - mean).square().sum()]))
         fvu.append(float(sums[0] / sums[1]))
     return fvu
-
-
-def set_normalisation(crosscoder: Crosscoder, rows: Rows, index: IntArray) -> None:
-    """Per model, the mean of rows `index` and the scale that makes their mean distance from it sqrt(dbar)."""
-    plan = crosscoder.architecture
-    totals = [np.zeros(width) for width in plan.widths]
-    lengths = np.zeros(len(plan.widths))
-    blocks = [index[start : start + READ_ROWS] for start in range(0, len(index), READ_ROWS)]
-    for block in blocks:
-        for model, x in enumerate(_inputs(rows, block, plan)):
-            totals[model] += x.sum(axis=0, dtype=np.float64)
-    means = [total / len(index) for total in totals]
-    for block in blocks:
-        for model, x in enumerate(_inputs(rows, block, plan)):
-            lengths[model] += np.linalg.norm(x - means[model], axis=1).sum()
-    if not np.isfinite(lengths).all() or (lengths == 0).any():
-        raise DiptychError("crosscoder: a model's rows are all equal or not finite; check its activations")
-    crosscoder.mean.copy_(torch.from_numpy(np.concatenate(means)))
-    crosscoder.scale.copy_(torch.from_numpy(math.sqrt(plan.mean_width) * len(index) / lengths))
-
-
-def _inputs(rows: Rows, index: IntArray, plan: Architecture) -> list[FloatArray]:
-    x = rows.take(index).x
-    return [x[1] - x[0]] if plan.difference else list(x)
 
 
 @torch.no_grad()

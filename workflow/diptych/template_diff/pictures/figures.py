@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from diptych.page.blocks import Block, Figure
 from diptych.page.figures import Plot, layout, numbers
-from diptych.template_diff.pictures.panels import METRIC_WORDS, Panel, Points, View
+from diptych.template_diff.pictures.panels import METRIC_WORDS, Panel, Points, View, shown
 
 COLOURS = {"up": "var(--b)", "down": "var(--a)"}
 SYMBOLS = {"up": "triangle-up", "down": "triangle-down"}
@@ -115,3 +116,31 @@ def _hover(lines: Sequence[str]) -> str:
 def _title(text: str, x: float) -> Plot:
     return {"text": text, "x": x, "xref": "paper", "xanchor": "center", "y": 1, "yref": "paper", "yanchor": "bottom",
             "showarrow": False, "font": {"size": 13}}  # fmt: skip
+
+
+def figure_blocks(view: View, place: str, top: int) -> list[Block]:
+    """The panels of each role and the volcano; `top` listed changes each way are points."""
+    a, b = view.names
+    drawn: list[Block] = [
+        Figure(
+            f"{place}-{number_}",
+            f"Features at {shown(role)}",
+            f"Each feature by what it does in {a} (across) and in {b} (up), on logarithmic axes with a place for 0. "
+            "Grey: all features that fire at this token, darker where there are more. Triangles: listed changes with "
+            "q ≤ .05; hover for numbers. On the dashed line nothing has changed.",
+            scatter(view, role, top),
+            height=370,
+        )
+        for number_, role in enumerate(view.roles)
+    ]
+    drawn.append(
+        Figure(
+            f"{place}-volcano",
+            "Size and certainty of every change",
+            "Every feature, token and metric: its change in standard deviations over prompts, and how sure it is. "
+            f"Right: more in {b}. The dashed line is q = .05 over all of them.",
+            volcano(view, max(4, top // 4)),
+            height=340,
+        )
+    )
+    return drawn

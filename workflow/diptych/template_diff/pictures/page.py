@@ -8,8 +8,8 @@ from pathlib import Path
 from diptych.page import document
 from diptych.page.blocks import Banner, Section, counted
 from diptych.storage import artifacts
-from diptych.template_diff import section
 from diptych.template_diff.pictures import panels
+from diptych.template_diff.pictures.figures import figure_blocks
 
 POINTS = 100
 """Listed changes drawn as points: all that the table lists by default."""
@@ -18,9 +18,8 @@ POINTS = 100
 def build(diff: str | Path, out: str | Path, *, name: str) -> None:
     """Write the page of an artifact of kind "template_diff"."""
     view = panels.read(diff)
-    figures = section.figures(view, "template", POINTS)
     prompts = counted(view.summary["prompts"], "prompt")
     banner = Banner("info", f"{view.names[0]} and {view.names[1]}.", f"One dictionary read on both, {prompts}.")
-    sections = [Section("pictures", "B against A", figures)]
+    sections = [Section("pictures", "B against A", figure_blocks(view, "template", POINTS))]
     html = document.render(f"{name}: features at template tokens", banner, "", sections)
     artifacts.write_text(out, html)

@@ -1,0 +1,202 @@
+"""Where every file of a study is. No other module, rule or script spells a path below the results directory.
+
+    layout = Layout(study)
+    layout.linear_map("tuned", "middle", "middle")          # results/pairs/tuned/middle--middle/linear_map.h5
+    layout.linear_map("{pair}", "{site_a}", "{site_b}")     # the same with a rule's wildcards: its output
+    layout.shards_of("text", "base", "middle")              # the activation shards that hold a site
+
+Functions take aliases of the config (or wildcards that stand for them); those that end in `_of` look up in the study
+which tokenizer, site group or number of shards an alias stands for.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from diptych.config.study import Study
+
+PAGE_TEMPLATES = Path(__file__).parents[2] / "report"
+"""Directory of the page's template, style and script."""
+PICTURES = ("figures.html", "scatter.png", "scatter.svg", "volcano.png", "volcano.svg")
+"""Pictures of a template diff."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of one study."""
+
+    study: Study
+
+    @property
+    def results(self) -> Path:
+        """The directory that everything is written to."""
+        return Path(self.study.results)
+
+    def below(self, path: Path) -> str:
+        """A path below the results directory as text: it names a file wherever the directory lies."""
+        return str(path.relative_to(self.results))
+
+    def wheels(self) -> Path:
+        """Directory of the wheels that models and text come out of."""
+        return self.results / "wheels"
+
+    # --- models, text, dictionaries -------------------------------------------------------------------------
+
+    def model(self, model: str) -> Path:
+        """Manifest of a model's directory."""
+        return self.results / "models" / model / "manifest.json"
+
+    def truth(self, model: str) -> Path:
+        """The planted direction of a model of kind `plant`."""
+        return self.results / "models" / model / "truth.h5"
+
+    def corpus(self, corpus: str) -> Path:
+        """Manifest of a corpus' directory."""
+        return self.results / "corpora" / corpus / "manifest.json"
+
+    def dictionary(self, dictionary: str) -> Path:
+        """Manifest of a dictionary's directory."""
+        return self.results / "dictionaries" / dictionary / "manifest.json"
+
+    def tokens(self, corpus: str, tokenizer: str) -> Path:
+        """A corpus in a tokenizer's tokens."""
+        return self.results / "tokens" / corpus / f"{tokenizer}.h5"
+
+    def tokens_of(self, corpus: str, model: str) -> Path:
+        """A corpus in the tokens that a model reads."""
+        return self.tokens(corpus, self.study.tokenizer(model))
+
+    def alignment(self, corpus: str, tokenizer_a: str, tokenizer_b: str) -> Path:
+        """Which token of one tokenizer ends where a token of the other does."""
+        return self.results / "alignments" / corpus / f"{tokenizer_a}--{tokenizer_b}.h5"
+
+    def alignment_of(self, corpus: str, a: str, b: str) -> Path | None:
+        """The alignment of two models' tokens; None where they share a tokenizer."""
+        owners = self.study.tokenizer(a), self.study.tokenizer(b)
+        return None if owners[0] == owners[1] else self.alignment(corpus, *owners)
+
+    # --- rows -----------------------------------------------------------------------------------------------
+
+    def activations(self, corpus: str, model: str, group: str, shard: int | str) -> Path:
+        """One shard of a model's rows at the sites of a group."""
+        return self.results / "activations" / corpus / model / group / f"{shard}.h5"
+
+    def gates(self, corpus: str, model: str, group: str) -> Path:
+        """Which rows of a model count at the sites of a group."""
+        return self.results / "activations" / corpus / model / group / "gates.h5"
+
+    def shards_of(self, corpus: str, model: str, site: str) -> list[Path]:
+        """All shards of a model's rows that hold a site."""
+        group = self.study.group(site)
+        return [self.activations(corpus, model, group, shard) for shard in self.study.shards]
+
+    def gates_of(self, corpus: str, model: str, site: str) -> Path:
+        """The gates that hold a site."""
+        return self.gates(corpus, model, self.study.group(site))
+
+    def features(self, corpus: str, model: str, dictionary: str, shard: int | str) -> Path:
+        """One shard of a model's rows in a dictionary's features."""
+        return self.results / "features" / corpus / model / dictionary / f"{shard}.h5"
+
+    def features_of(self, corpus: str, model: str, dictionary: str) -> list[Path]:
+        """All shards of a model's rows in a dictionary's features."""
+        return [self.features(corpus, model, dictionary, shard) for shard in self.study.shards]
+
+    # --- what is compared -----------------------------------------------------------------------------------
+
+    def _cell(self, pair: str, site_a: str, site_b: str, name: str) -> Path:
+        return self.results / "pairs" / pair / f"{site_a}--{site_b}" / name
+
+    def linear_map(self, pair: str, site_a: str, site_b: str) -> Path:
+        """The maps between the two models of a pair."""
+        return self._cell(pair, site_a, site_b, "linear_map.h5")
+
+    def ladder(self, pair: str, site_a: str, site_b: str) -> Path:
+        """The ladder of maps as text."""
+        return self._cell(pair, site_a, site_b, "ladder.tsv")
+
+    def correlation(self, pair: str, site_a: str, site_b: str) -> Path:
+        """The correlations of a pair's features."""
+        return self._cell(pair, site_a, site_b, "correlation.h5")
+
+    def pairing(self, pair: str, site_a: str, site_b: str) -> Path:
+        """The matches of a pair's features."""
+        return self._cell(pair, site_a, site_b, "pairing.h5")
+
+    def matches(self, pair: str, site_a: str, site_b: str) -> Path:
+        """The matched features as text."""
+        return self._cell(pair, site_a, site_b, "matches.tsv")
+
+    def unmatched(self, pair: str, site_a: str, site_b: str) -> Path:
+        """The unmatched features as text."""
+        return self._cell(pair, site_a, site_b, "unmatched.tsv")
+
+    def similarity(self, pair: str, site_a: str, site_b: str) -> Path:
+        """How alike the feature spaces of a pair are."""
+        return self._cell(pair, site_a, site_b, "similarity.h5")
+
+    def lan2024(self, pair: str, site_a: str, site_b: str) -> Path:
+        """The published comparison of a pair's features, reproduced."""
+        return self._cell(pair, site_a, site_b, "lan2024.h5")
+
+    def steering(self, pair: str, site_a: str, site_b: str) -> Path:
+        """What the models of a pair write when they are steered."""
+        return self._cell(pair, site_a, site_b, "steering.h5")
+
+    def steering_table(self, pair: str, site_a: str, site_b: str) -> Path:
+        """The same as text."""
+        return self._cell(pair, site_a, site_b, "steering.tsv")
+
+    def crosscoder(self, crosscoder: str, site: str, seed: int | str, name: str) -> Path:
+        """A file of one run of a crosscoder."""
+        return self.results / "crosscoders" / crosscoder / site / f"seed-{seed}" / name
+
+    def weights(self, crosscoder: str, site: str, seed: int | str) -> Path:
+        """The weights of one run of a crosscoder."""
+        return self.crosscoder(crosscoder, site, seed, "weights.h5")
+
+    def evaluation(self, crosscoder: str, site: str, seed: int | str) -> Path:
+        """One run of a crosscoder on held-out rows."""
+        return self.crosscoder(crosscoder, site, seed, "evaluation.h5")
+
+    def latents(self, crosscoder: str, site: str, seed: int | str) -> Path:
+        """The latents of one run of a crosscoder."""
+        return self.crosscoder(crosscoder, site, seed, "latents.h5")
+
+    def export(self, crosscoder: str, site: str, seed: int | str) -> list[Path]:
+        """One run of a crosscoder for use outside Diptych; its manifest first."""
+        names = ("manifest.json", "model.safetensors", "config.json")
+        return [self.crosscoder(crosscoder, site, seed, f"export/{name}") for name in names]
+
+    def seeds(self, crosscoder: str, site: str) -> Path:
+        """Which latents of a crosscoder are recovered in its other runs."""
+        return self.results / "crosscoders" / crosscoder / site / "seeds.h5"
+
+    def template_diff(self, template_diff: str, name: str = "template_diff.h5") -> Path:
+        """A file of a template diff, the artifact itself if none is named."""
+        return self.results / "template_diffs" / template_diff / name
+
+    def pictures(self) -> list[Path]:
+        """The pictures of all template diffs."""
+        return [self.template_diff(alias, name) for alias in self.study.template_diffs for name in PICTURES]
+
+    # --- over all pairs -------------------------------------------------------------------------------------
+
+    def top(self, name: str) -> Path:
+        """A file over the whole study: findings, similarity or maps."""
+        return self.results / name
+
+    def report(self) -> Path:
+        """The page."""
+        return self.results / "report" / "index.html"
+
+    def log(self, rule: str, stem: str) -> Path:
+        """The log of a job."""
+        return self.results / "logs" / rule / f"{stem}.log"
+
+    def benchmark(self, rule: str, stem: str) -> Path:
+        """Seconds and memory of a job."""
+        return self.results / "benchmarks" / rule / f"{stem}.jsonl"
+
+    def throughput(self, crosscoder: str, site: str, seed: int | str) -> Path:
+        """Rows a second and peak memory of one run of a crosscoder."""
+        return self.results / "benchmarks" / "train_crosscoder" / crosscoder / site / f"seed-{seed}.throughput.json"

@@ -1,0 +1,92 @@
+"""What the pairing puts forward: features without a counterpart in the other model's dictionary."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from diptych.candidates import proposer
+from diptych.candidates.candidate import Candidate, SideName, counted
+from diptych.candidates.proposer import Clause, Files
+from diptych.dictionaries import sae
+from diptych.storage import artifacts
+from diptych.text import contexts
+
+
+def candidates(files: Files) -> list[Candidate]:
+    """Features without a counterpart in the other model's dictionary.
+
+    The effect is the gain: the feature's activations summed on its own model and on the other, their difference over
+    their sum; 1 is only in its own model, 0 as much in both. Negative for features of A.
+    """
+    with artifacts.read(files["pairing"], "pairing") as file:
+        return [*_features(file, files, "A", -1.0), *_features(file, files, "B", 1.0)]
+
+
+def untestable(files: Files) -> str:
+    """Why no unmatched feature could be tested, or ""."""
+    with artifacts.read(files["pairing"], "pairing") as file:
+        tested = "gain_a" in file or "gain_b" in file
+    return "" if tested else "neither dictionary was read on the other model, whose width or site is another"
+
+
+def _features(file: h5py.File, files: Files, side: SideName, sign: float) -> list[Candidate]:
+    name = side.lower()
+    if f"gain_{name}" not in file:
+        return []
+    gain = artifacts.read_table(file, f"gain_{name}")
+    if not len(gain["latent"]):
+        return []
+    W_dec = sae.load(Path(files[f"dictionary_{name}"]).parent).W_dec
+    codes = contexts.Codes(files[f"features_{name}"])
+    bounds = np.sort(sign * np.stack([gain["lo"], gain["hi"]], axis=1), axis=1)
+    return [
+        Candidate(
+            kind="feature",
+            id=str(latent),
+            side=side,
+            effect=sign * float(gain["fitted"][k]),
+            held_out=sign * float(gain["held_out"][k]),
+            lo=float(bounds[k, 0]),
+            hi=float(bounds[k, 1]),
+            p=float(gain["p"][k]),
+            direction=W_dec[latent].astype(np.float64),
+            rows=codes.top(int(latent))[0],
+        )
+        for k, latent in enumerate(gain["latent"])
+    ]
+
+
+def _matched_clause(files: Files) -> Clause:
+    name = "no eligible feature is unmatched"
+    if not files.get("pairing"):
+        return Clause(name, None, "no features were paired")
+    with artifacts.read(files["pairing"], "pairing") as file:
+        summary = artifacts.read_json(file, "summary")
+    unmatched = [summary[f"status_{side}"]["unmatched"] for side in ("a", "b")]
+    text = f"{unmatched[0]} of A and {unmatched[1]} of B unmatched, {counted(summary['matched'], 'pair')} matched"
+    return Clause(name, sum(unmatched) == 0, text)
+
+
+class Proposer(proposer.Proposer):
+    """The pairing's word on a cell."""
+
+    def candidates(self, files: Files) -> list[Candidate]:
+        """The unmatched features of either side."""
+        return candidates(files)
+
+    def untestable(self, files: Files) -> str:
+        """Why no unmatched feature could be tested, or ""."""
+        return untestable(files)
+
+    def control(self, files: Files) -> Sequence[Clause]:
+        """Every eligible feature of a model is matched with itself."""
+        return [_matched_clause(files)]
+
+    def steered(self, files: Files, best: Sequence[Candidate]) -> list[Candidate]:
+        """The features along their decoder rows."""
+        return list(best)
+
+
+PROPOSER = Proposer()

@@ -1,0 +1,138 @@
+"""The part of a pairing's section on features that only one model has, and on matched ones that have turned."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from diptych.page.blocks import (
+    Block,
+    Item,
+    Items,
+    Note,
+    Prose,
+    Reading,
+    number,
+    p_value,
+    percent,
+)
+from diptych.storage import artifacts
+from diptych.text.contexts import Codes, Text
+
+Side = Literal["a", "b"]
+Columns = Mapping[str, npt.NDArray[Any]]
+
+
+ITEMS = 4
+"""Features of each kind shown with contexts."""
+
+
+class _Reader:
+    """Contexts of features in both models of a pair."""
+
+    def __init__(self, pair: Mapping[str, Any], texts: Mapping[Side, Text], contexts: int) -> None:
+        self.names = {"a": pair["a"], "b": pair["b"]}
+        self._texts, self._contexts = texts, contexts
+        keys = {
+            ("a", "a"): "features_a",
+            ("a", "b"): "features_a_on_b",
+            ("b", "b"): "features_b",
+            ("b", "a"): "features_b_on_a",
+        }
+        self._codes = {where: Codes(pair["files"][key]) for where, key in keys.items() if pair["files"].get(key)}
+
+    def density(self, dictionary: Side, model: Side, latent: int) -> float:
+        """Share of the tokens on which a feature of one dictionary fires in one model; NaN where it was not read."""
+        codes = self._codes.get((dictionary, model))
+        return float(codes.density[latent]) if codes else float("nan")
+
+    def read(self, dictionary: Side, model: Side, latent: int, title: str) -> list[Reading]:
+        """Top contexts of a feature in one model, shaded by its activation over the largest in its own model."""
+        codes = self._codes.get((dictionary, model))
+        if codes is None:
+            return []
+        scale = float(self._codes[dictionary, dictionary].maximum[latent])
+        rows, values = codes.top(latent)
+        found = self._texts[model].contexts(rows, values, codes.shade(latent, scale), count=self._contexts)
+        return [Reading(title, found, "A" if model == "a" else "B")]
+
+
+def changed_features(
+    pair: Mapping[str, Any], texts: Mapping[Side, Text], contexts: int, standing: Collection[str]
+) -> list[Block]:
+    """Unmatched features of either model, and matched ones whose decoder rows have turned, with contexts."""
+    reader = _Reader(pair, texts, contexts)
+    blocks: list[Block] = []
+    with artifacts.read(pair["files"]["pairing"], "pairing") as file:
+        for side in ("b", "a"):
+            blocks += _unmatched(file, reader, "b" if side == "b" else "a", standing)
+        blocks.append(_rotated(artifacts.read_table(file, "pairs"), artifacts.read_json(file, "statuses"), reader))
+    return blocks
+
+
+def _unmatched(file: h5py.File, reader: _Reader, side: Side, standing: Collection[str]) -> list[Block]:
+    model, other = reader.names[side], reader.names["a" if side == "b" else "b"]
+    if f"gain_{side}" not in file:
+        return [Note("info", f"Unmatched features of {model} were not tested on {other}: widths or sites differ.")]
+    gain = artifacts.read_table(file, f"gain_{side}")
+    if not len(gain["latent"]):
+        return [Prose(f"No feature of {model} is unmatched.")]
+    order = np.lexsort((-gain["held_out"], gain["p"]))[:ITEMS]
+    items = [_unmatched_item(gain, int(k), reader, side, standing) for k in order]
+    return [
+        Items(
+            f"Unmatched features of {model}, those most clearly absent from {other} first. Gain compares how much the "
+            f"feature fires in {model} and in {other}: 1 is only in {model}, 0 equally in both; tested on documents "
+            "that "
+            "had no part in choosing it. Read side by side: the same feature in both models, shaded on one scale.",
+            items,
+        )
+    ]
+
+
+def _unmatched_item(gain: Columns, k: int, reader: _Reader, side: Side, standing: Collection[str]) -> Item:
+    latent = int(gain["latent"][k])
+    other: Side = "a" if side == "b" else "b"
+    facts = [
+        ("gain", number(float(gain["held_out"][k]))),
+        ("95 %", f"{number(float(gain['lo'][k]))} to {number(float(gain['hi'][k]))}"),
+        ("p", p_value(float(gain["p"][k]))),
+        (f"fires in {reader.names['a']}", percent(reader.density(side, "a", latent))),
+        (f"in {reader.names['b']}", percent(reader.density(side, "b", latent))),
+    ]
+    readings = [
+        *reader.read(side, side, latent, f"in {reader.names[side]}"),
+        *reader.read(side, other, latent, f"the same feature in {reader.names[other]}"),
+    ]
+    tag = "finding" if f"{side.upper()} {latent}" in standing else "unmatched"
+    return Item(f"feature {latent} of {reader.names[side]}", facts, readings, "A" if side == "a" else "B", tag)
+
+
+def _rotated(pairs: Columns, statuses: Sequence[str], reader: _Reader) -> Block:
+    """Matched pairs whose directions differ most after the map."""
+    matched = np.flatnonzero((pairs["outcome"] == statuses.index("matched")) & np.isfinite(pairs["cosine"]))
+    if not len(matched):
+        return Prose("No matched pair to compare.")
+    order = matched[np.argsort(pairs["cosine"][matched] ** 2, kind="stable")][:ITEMS]
+    items = []
+    for k in order:
+        i, j = int(pairs["a"][k]), int(pairs["b"][k])
+        facts = [
+            ("direction changed by", number(1 - float(pairs["cosine"][k]) ** 2)),
+            ("correlation", number(float(pairs["rho_held_out"][k]))),
+            ("density ratio", number(float(pairs["density_ratio"][k]))),
+            ("norm difference", number(float(pairs["norm_difference"][k]))),
+        ]
+        readings = [
+            *reader.read("a", "a", i, f"feature {i} in {reader.names['a']}"),
+            *reader.read("b", "b", j, f"feature {j} in {reader.names['b']}"),
+        ]
+        items.append(Item(f"{reader.names['a']} {i} ↔ {reader.names['b']} {j}", facts, readings, "both", "matched"))
+    return Items(
+        "Matched features whose direction changed most: 1 − cos² between the two decoder rows once the linear map has "
+        "carried one into the other's space.",
+        items,
+        opened=0,
+    )

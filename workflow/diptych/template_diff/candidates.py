@@ -1,0 +1,148 @@
+"""What a template diff puts forward: features that changed at template tokens."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diptych.candidates import proposer
+from diptych.candidates.candidate import NAN, Candidate, DoubleArray, counted
+from diptych.candidates.proposer import Clause, Files
+from diptych.candidates.ranking import Threshold, rank
+from diptych.candidates.recovery import Recovery, recovery
+from diptych.dictionaries import sae
+from diptych.storage import artifacts
+
+SAYS_NOTHING = 1.0
+"""Unexplained share of a change from which features have nothing to say of it: no feature at all leaves as much."""
+
+
+def candidates(files: Files) -> list[Candidate]:
+    """Features that changed at template tokens: the rows of the ranked table (METHODS 4).
+
+    The effect is the mean change over prompts in standard deviations, fitted on folds other than 0 and held out on
+    fold 0; q is that of all eligible latents, roles and metrics. A feature that changed by several metrics or at
+    several tokens is one finding. Where the features' change leaves all of the activations' change unexplained, nothing
+    can be told by features.
+    """
+    return [
+        candidate
+        for run in files["template_diffs"]
+        for candidate in candidates_of(run, "ranked", f"{run['name']} " if len(files["template_diffs"]) > 1 else "")
+    ]
+
+
+def candidates_of(run: Mapping[str, Any], name: str, prefix: str = "") -> list[Candidate]:
+    """Candidates of one table (ranked, planted) of a template diff."""
+    with artifacts.read(run["diff"], "template_diff") as file:
+        table = artifacts.read_table(file, name)
+        rows = file["prompts_of_ranked"][:] if name == "ranked" else np.full((len(table["latent"]), 0), -1)
+        mute = _mute_roles(artifacts.read_json(file, "summary")) if name == "ranked" else set()
+        shifted = table.get("domain_shift", np.full(len(rows), "no"))
+    W_dec = sae.load(Path(run["dictionary"]).parent).W_dec
+    proposed = []
+    for k, (latent, role, metric) in enumerate(zip(table["latent"], table["role"], table["metric"], strict=True)):
+        numbers = ("effect_fitted", "effect_held_out", "lo", "hi", "p", "q")
+        effect, held_out, lo, hi, p, q = (float(table[column][k]) for column in numbers)
+        silent = role in mute
+        caveat = "domain shift" if shifted[k] == "yes" else ""
+        proposed.append(
+            Candidate(
+                kind="feature",
+                id=label(prefix, int(latent), str(role), str(metric), caveat),
+                side="B" if table["direction"][k] == "up" else "A",
+                effect=effect,
+                held_out=held_out,
+                lo=lo,
+                hi=hi,
+                p=NAN if silent else p,
+                q=NAN if silent else q,
+                direction=W_dec[latent].astype(np.float64),
+                rows=rows[k][rows[k] >= 0],
+                barred="the features' change does not describe that of the activations" if silent else "",
+                subject=f"{prefix}{latent}",
+                place=str(role),
+                tokens=str(run["tokens"]),
+                caveat=caveat,
+            )
+        )
+    return proposed
+
+
+def _mute_roles(summary: Mapping[str, Any]) -> set[str]:
+    """Roles at which the features' change leaves at least all of the activations' change unexplained."""
+    unexplained = {role: numbers["change_unexplained"] for role, numbers in summary["roles"].items()}
+    return {role for role, share in unexplained.items() if share is not None and share >= SAYS_NOTHING}
+
+
+def label(prefix: str, latent: int, role: str, metric: str, caveat: str = "") -> str:
+    """What a finding at a template token is called: `12 at newline, density`, and its caveat."""
+    mark = f", {caveat}" if caveat else ""
+    return f"{prefix}{latent} at {' '.join(role.split()) or repr(role)}, {metric.replace('_', ' ')}{mark}"
+
+
+def _null_clause(files: Files) -> Clause:
+    name = "every template p is 1"
+    if not files.get("template_diffs"):
+        return Clause(name, None, "no template diff was run")
+    p = np.concatenate([_p_values(run["diff"]) for run in files["template_diffs"]])
+    if not len(p):
+        return Clause(name, None, "no feature fires at a template token")
+    return Clause(name, bool((p == 1.0).all()), f"least p {p.min():.3g} of {counted(len(p), 'test')}")
+
+
+def _p_values(path: str) -> DoubleArray:
+    """p of every latent, role and metric of a template diff."""
+    with artifacts.read(path, "template_diff") as file:
+        metrics = artifacts.read_json(file, "metrics")
+        roles = range(len(artifacts.read_json(file, "roles")))
+        p: DoubleArray = np.concatenate([file[f"roles/{role}/{metric}/p"][:] for role in roles for metric in metrics])
+    return p
+
+
+def recovery_of(run: Mapping[str, Any], threshold: Threshold) -> Recovery | None:
+    """Whether a template diff wrote down the change planted at every one of its roles; None if it planted none.
+
+    The place is the worst of the roles'; each role's candidates are ranked alone.
+    """
+    with artifacts.read(run["diff"], "template_diff") as file:
+        planted = artifacts.read_json(file, "summary")["planted"]
+    if planted is None:
+        return None
+    W_dec = sae.load(Path(run["dictionary"]).parent).W_dec
+    rows = candidates_of(run, "planted")
+    seen = []
+    for role, latent in planted["latents"].items():
+        mine = [row for row in rows if row.place == role]
+        seen.append(recovery(rank(mine, threshold), W_dec[latent].astype(np.float64)))
+    return Recovery(
+        written=all(one.written for one in seen),
+        rank=max(one.rank for one in seen) if all(one.rank for one in seen) else 0,
+        cosine=float(np.min([one.cosine for one in seen])),
+        average_precision=float(np.mean([one.average_precision for one in seen])),
+        candidates=sum(one.candidates for one in seen),
+        name=", ".join(one.name for one in seen),
+        elsewhere=sum(one.elsewhere for one in seen),
+    )
+
+
+class Proposer(proposer.Proposer):
+    """The template diffs' word on a cell."""
+
+    def candidates(self, files: Files) -> list[Candidate]:
+        """The ranked gains and losses."""
+        return candidates(files)
+
+    def control(self, files: Files) -> Sequence[Clause]:
+        """No feature of a model changes against itself."""
+        return [_null_clause(files)]
+
+    def planted(self, files: Files, threshold: Threshold) -> Recovery | None:
+        """The worst of what the template diffs of a cell made of the changes that they planted themselves."""
+        recoveries = [recovery_of(run, threshold) for run in files["template_diffs"]]
+        known = [recovery for recovery in recoveries if recovery is not None]
+        return min(known, key=lambda recovery: (recovery.written, -recovery.rank), default=None)
+
+
+PROPOSER = Proposer()
