@@ -1,4 +1,4 @@
-# make study, make test, make check, make docs, make releases, make clean, make help
+# make study, make test, make check, make docs, make lock, make releases, make clean, make help
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,6 +8,11 @@ export PYTHONPATH := $(CURDIR)/workflow
 # Two jobs at once, each on half of the cores: their start-up overlaps. Jobs on a GPU take turns by themselves.
 SNAKEMAKE := snakemake --cores all --max-threads $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores > 1 ? cores / 2 : 1))) --resources gpu=2
 
+# The libraries of CUDA stay out of the locks: a torch that needs them names their versions, one for CPUs has none.
+CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvshmem-cu13 triton
+COMPILE := echo $(CUDA) | tr ' ' '\n' | uv pip compile --quiet --python-version 3.11 --python-platform linux --excludes - \
+	--custom-compile-command 'make lock' $(UPGRADE) pyproject.toml --extra slurm
+
 .DEFAULT_GOAL := help
 
 $(VENV)/installed: requirements.lock
@@ -16,12 +21,19 @@ $(VENV)/installed: requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	touch $@
 
+$(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	touch $@
+
 .PHONY: help
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 .PHONY: install
-install: $(VENV)/installed  ## Make .venv from requirements.lock
+install: $(VENV)/installed  ## Make .venv from requirements.lock: what a study needs
+
+.PHONY: install-dev
+install-dev: $(VENV)/installed-dev  ## Add to it what tests and checks need (requirements-dev.lock)
 
 .PHONY: study
 study: install  ## Run the default study (config/config.yaml) to results/report/index.html
@@ -29,15 +41,15 @@ study: install  ## Run the default study (config/config.yaml) to results/report/
 	@echo "report: $(CURDIR)/results/report/index.html"
 
 .PHONY: test
-test: install  ## Run all tests
+test: install-dev  ## Run all tests
 	pytest -q
 
 .PHONY: unit
-unit: install  ## Run the unit tests only
+unit: install-dev  ## Run the unit tests only
 	pytest -q tests/unit
 
 .PHONY: check
-check: install  ## Run ruff, mypy, snakefmt and snakemake --lint
+check: install-dev  ## Run ruff, mypy, snakefmt and snakemake --lint
 	ruff check .
 	ruff format --check .
 	mypy
@@ -46,8 +58,14 @@ check: install  ## Run ruff, mypy, snakefmt and snakemake --lint
 	python -m diptych.config.documentation --check
 
 .PHONY: docs
-docs: install  ## Write config/README.md and workflow/schemas/study.schema.json anew from the typed config
+docs: install-dev  ## Write config/README.md, workflow/schemas/study.schema.json and envs/*.yaml anew from config and lock
 	python -m diptych.config.documentation
+
+.PHONY: lock
+lock: install-dev  ## Compile both locks from pyproject.toml, then the docs; versions stay, unless UPGRADE=--upgrade
+	$(COMPILE) --output-file requirements.lock
+	$(COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(MAKE) docs
 
 .PHONY: releases
 releases: install  ## List the published dictionaries (release and id) that the installed SAELens knows

@@ -67,6 +67,11 @@ def cpu(gib, hours=1):
     )
 
 
+def crosscoder_of(wildcards):
+    """The config of a crosscoder, for what its rule may use."""
+    return STUDY.crosscoders[wildcards.crosscoder]
+
+
 SITES = {site for group in STUDY.sites.values() for site in group}
 TOKENIZERS = {STUDY.tokenizer(model) for model in STUDY.models}
 

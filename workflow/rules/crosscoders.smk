@@ -1,11 +1,6 @@
 # One dictionary for several models: trained, judged on held-out rows, described latent by latent.
 
 
-def trained(wildcards):
-    """The config of a crosscoder, for what its rule may use."""
-    return STUDY.crosscoders[wildcards.crosscoder]
-
-
 wildcard_constraints:
     site=one_of({crosscoder.site for crosscoder in STUDY.crosscoders.values()}),
 
@@ -28,16 +23,16 @@ rule train_crosscoder:
         ),
     conda:
         GPU_ENV
-    threads: lambda wildcards: 8 * trained(wildcards).processes
+    threads: lambda wildcards: 8 * crosscoder_of(wildcards).processes
     resources:
         **{
             **gpu(32, 12),
-            "gpu": lambda wildcards: trained(wildcards).processes,
-            "mem": lambda wildcards, attempt: f"{32 * attempt * trained(wildcards).processes}GB",
+            "gpu": lambda wildcards: crosscoder_of(wildcards).processes,
+            "mem": lambda wildcards, attempt: f"{32 * attempt * crosscoder_of(wildcards).processes}GB",
         },
-        checkpoint_every=lambda wildcards: trained(wildcards).checkpoint_every,
-        processes=lambda wildcards: trained(wildcards).processes,
-        track=lambda wildcards: " ".join(trained(wildcards).track),
+        checkpoint_every=lambda wildcards: crosscoder_of(wildcards).checkpoint_every,
+        processes=lambda wildcards: crosscoder_of(wildcards).processes,
+        track=lambda wildcards: " ".join(crosscoder_of(wildcards).track),
     params:
         spec=spec("train_crosscoder"),
     script:

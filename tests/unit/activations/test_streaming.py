@@ -86,8 +86,8 @@ def test_documents_of_the_stored_test_fold_are_never_trained_on(place: Path) -> 
 
 
 def train(streamed: rows.Rows, **settings: Any) -> tuple[Mapping[str, Any], feed.Feed]:
-    _, run, feed = stage.optimise(streamed, Training(**{**SMALL, **settings}))
-    return run.series, feed
+    _, run, batches = stage.optimise(streamed, Training(**{**SMALL, **settings}))
+    return run.series, batches
 
 
 def test_the_buffer_refills_until_as_many_distinct_tokens_are_consumed_as_asked(place: Path) -> None:
@@ -104,13 +104,13 @@ def test_the_buffer_refills_until_as_many_distinct_tokens_are_consumed_as_asked(
         patch.setattr(rows.Rows, "take", watched)
         patch.setattr(stage, "READ_ROWS", 96)
         patch.setattr(feed, "CALIBRATION_ROWS", 200)
-        _, feed = train(streamed, steps=40, buffer_rows=256)
-    assert len(feed.index) > 40 * 64 > 256
-    assert feed.seen.sum() == 40 * 64, "distinct rows consumed are the rows asked for"
-    assert (streamed.fold[feed.seen] != 0).all()
-    assert streamed.counting(np.flatnonzero(feed.seen)).all()
+        _, fed = train(streamed, steps=40, buffer_rows=256)
+    assert len(fed.index) > 40 * 64 > 256
+    assert fed.seen.sum() == 40 * 64, "distinct rows consumed are the rows asked for"
+    assert (streamed.fold[fed.seen] != 0).all()
+    assert streamed.counting(np.flatnonzero(fed.seen)).all()
     assert largest < 300, "only a bounded part is ever held"
-    asked = 40 * 64 * len(streamed.token_row[0]) / len(feed.index)
+    asked = 40 * 64 * len(streamed.token_row[0]) / len(fed.index)
     for run in counters(streamed):
         assert run < 2 * asked, "a sequence is run about once for each pass over its rows"
 

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from diptych.storage import artifacts, unfinished
+from diptych.storage import artifacts, fingerprint, unfinished
 from diptych.storage.artifacts import ArtifactError
 
 SPEC = {"settings": {"b": 1, "a": [1.5, None]}, "code": "x"}
@@ -120,7 +120,10 @@ with {WRITERS[kind].format(place=str(place))} as out:
     print("begun", flush=True)
     time.sleep(600)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    here = {**os.environ, "PYTHONPATH": str(fingerprint.LIBRARY.parent)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=here
+    )
     line = process.stdout.readline()
     assert line == "begun\n", process.communicate()[1]
     return process

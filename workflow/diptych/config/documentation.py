@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from diptych.config.reruns import RERUNS
 from diptych.config.strict import Strict
@@ -20,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 WORDS = {str: "text", int: "integer", float: "number", bool: "true or false"}
 HEADER = """# The config, key by key
 
-Written from `workflow/diptych/schema/` by `make docs`; do not edit by hand.
+Written from `workflow/diptych/config/sections/` by `make docs`; do not edit by hand.
 
 `config/config.yaml` is the default study. Another study is another file:
 `snakemake --configfile config/studies/test.yaml`. Override nested keys with a second `--configfile` (later files win,
@@ -134,7 +133,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.default
-    if value is PydanticUndefined or isinstance(value, Strict):
+    if field.default_factory is not None or isinstance(value, Strict):
         return ""
     return f"`{json.dumps(value)}`"
 
