@@ -49,17 +49,18 @@ unit: install-dev  ## Run the unit tests only
 	pytest -q tests/unit
 
 .PHONY: check
-check: install-dev  ## Run ruff, mypy, snakefmt and snakemake --lint
+check: install-dev  ## Run ruff, mypy, import-linter, snakefmt and snakemake --lint
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
-	python -m diptych.config.documentation --check
+	python -m diptych.config.documentation.write --check
 
 .PHONY: docs
 docs: install-dev  ## Write config/README.md, workflow/schemas/study.schema.json and envs/*.yaml anew from config and lock
-	python -m diptych.config.documentation
+	python -m diptych.config.documentation.write
 
 .PHONY: lock
 lock: install-dev  ## Compile both locks from pyproject.toml, then the docs; versions stay, unless UPGRADE=--upgrade

@@ -10,9 +10,9 @@ import time
 import pytest
 import yaml
 
-from diptych.config import documentation
-from diptych.config.reruns import RERUNS
-from diptych.config.study import Study
+from diptych.config import loading
+from diptych.config.documentation import write
+from diptych.config.documentation.reruns import RERUNS
 from diptych.storage import fingerprint
 from trees import STUDY, Tree
 
@@ -93,7 +93,7 @@ def config(fresh):
 
 def specs(config, jobs):
     """The spec's part that the config decides, of every job that the changed config still has."""
-    loaded = Study.load(config)
+    loaded = loading.load(config)
     return {(rule, tuple(sorted(job.items()))): {"job": job, **getattr(loaded, rule)(**job)} for rule, job in jobs}
 
 
@@ -129,12 +129,12 @@ def test_a_key_runs_its_rule_again(config, jobs, path):
 
 
 def test_every_key_is_in_the_table():
-    classes = [cls for _, cls in documentation._sections()]
+    classes = [cls for _, cls in write._sections()]
     keys = {
         (cls.__name__, name)
         for cls in classes
         for name, field in cls.model_fields.items()
-        if not documentation._classes(field.annotation, name)
+        if not write._classes(field.annotation, name)
     }
     resulting = {key for key in keys if RERUNS.get(key, RERUNS.get((key[0], "*")))}
     tested = {tuple(entry["key"].split(".")) for entry in CHANGES.values()}

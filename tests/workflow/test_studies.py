@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import yaml
 
-from diptych.config.study import Study
+from diptych.config import loading
 from diptych.findings import stage
 from trees import ROOT, Tree, parse_jobs
 
@@ -15,7 +15,7 @@ STUDIES = sorted((ROOT / "config" / "studies").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_a_shipped_study_loads(path):
-    study = Study.load(yaml.safe_load(path.read_text()))
+    study = loading.load(yaml.safe_load(path.read_text()))
     assert study.results != "results"
     assert path.stem not in LITERATURE or any(
         study.role(pair, *cell) == "control" for pair in study.pairs for cell in study.cells(pair)
@@ -41,7 +41,7 @@ def test_the_control_of_the_test_study_holds(finished):
 def test_a_shipped_study_can_be_planned(fresh, path):
     name = f"config/studies/{path.name}"
     jobs = parse_jobs(Tree(fresh).snakemake("--dry-run", study=name).stdout)
-    study = Study.load(yaml.safe_load(path.read_text()))
+    study = loading.load(yaml.safe_load(path.read_text()))
     count = Counter(job.rule for job in jobs)
     cells = [(pair, *cell) for pair in study.pairs for cell in study.cells(pair)]
     assert count["fit_linear_map"] == len(cells)
@@ -51,14 +51,14 @@ def test_a_shipped_study_can_be_planned(fresh, path):
 
 
 def test_the_published_procedure_runs_on_the_family_that_it_was_published_for():
-    study = Study.load(yaml.safe_load((ROOT / "config" / "studies" / "pythia.yaml").read_text()))
+    study = loading.load(yaml.safe_load((ROOT / "config" / "studies" / "pythia.yaml").read_text()))
     cells = study.cells("family")
     assert ("blocks.2.hook_resid_post", "blocks.5.hook_resid_post") in cells
     assert all(study.reproduces("lan2024", "family", *cell) for cell in cells)
 
 
 def test_the_random_control_and_the_poisoned_pair_ship():
-    study = Study.load(yaml.safe_load((ROOT / "config" / "studies" / "feature_spaces.yaml").read_text()))
+    study = loading.load(yaml.safe_load((ROOT / "config" / "studies" / "feature_spaces.yaml").read_text()))
     assert {model.kind for model in study.models.values()} == {"wheel", "rerandomize", "trigger"}
     assert {study.pairs[pair].b for pair in study.pairs} == {"redrawn", "poisoned", "base"}
     assert study.similarity.neurons

@@ -3,14 +3,14 @@ import sys
 
 from snakemake.logging import logger
 
+from diptych.config import loading
 from diptych.config.jobs import Jobs
 from diptych.config.layout import Layout
-from diptych.config.study import Study
 from diptych.runtime.errors import DiptychError
 from diptych.storage import fingerprint
 
 try:
-    STUDY = Study.load(config)
+    STUDY = loading.load(config)
 except DiptychError as error:
     logger.error(str(error))
     sys.exit(1)

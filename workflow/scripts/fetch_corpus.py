@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from diptych.runtime import logs
-from diptych.text import corpora
+from diptych.text.corpora import stage
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 out = Path(snakemake.output[0]).parent
-corpora.fetch(out, spec=spec, cache_dir=snakemake.resources.wheels, corpora_dir=out.parent, **spec["settings"])
+stage.fetch(out, spec=spec, cache_dir=snakemake.resources.wheels, corpora_dir=out.parent, **spec["settings"])

@@ -15,7 +15,8 @@ from diptych.activations import rows, shard_writer
 from diptych.models import hooks as hooked
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
-from diptych.text import corpora, tokens
+from diptych.text import tokens
+from diptych.text.corpora import stage
 from tiny_models import make_model, make_texts, make_tokenizer
 
 torch.set_num_threads(1)
@@ -28,7 +29,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_texts(place / "texts", "old", 9, repeats=1)
     for number in range(3):
         (folder / f"old-short-{number}.txt").write_text(f"Peace {number}.")
-    corpora.fetch(place / "corpus", spec={}, sources={"old": {"kind": "local", "paths": [str(folder / "*.txt")]}})
+    stage.fetch(place / "corpus", spec={}, sources={"old": {"kind": "local", "paths": [str(folder / "*.txt")]}})
     make_model(place / "model")
     tokens.prepare(place / "corpus", place / "model", place / "tokens.h5", spec={}, tokens=None, sequence_length=24)
     return place

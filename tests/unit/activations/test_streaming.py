@@ -14,7 +14,8 @@ from diptych.crosscoder.training.stage import Training
 from diptych.models import hooks
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
-from diptych.text import corpora, tokens
+from diptych.text import tokens
+from diptych.text.corpora import stage as corpora
 from tiny_models import make_model, make_texts
 
 torch.set_num_threads(1)
@@ -103,6 +104,7 @@ def test_the_buffer_refills_until_as_many_distinct_tokens_are_consumed_as_asked(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows.Rows, "take", watched)
         patch.setattr(stage, "READ_ROWS", 96)
+        patch.setattr(feed, "READ_ROWS", 96)
         patch.setattr(feed, "CALIBRATION_ROWS", 200)
         _, fed = train(streamed, steps=40, buffer_rows=256)
     assert len(fed.index) > 40 * 64 > 256

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from diptych.config import documentation
+from diptych.config import loading
+from diptych.config.documentation import write
 from diptych.config.jobs import Jobs
-from diptych.config.strict import ConfigError
+from diptych.config.sections.strict import ConfigError
 from diptych.config.study import Study
 
 GOOD = {
@@ -172,7 +173,7 @@ BAD = [
 
 
 def test_a_good_config_loads():
-    study = Study.load(GOOD)
+    study = loading.load(GOOD)
     assert study.tokenizer("twice") == "base"
     assert study.group("middle") == "main"
 
@@ -196,7 +197,7 @@ def test_a_good_config_loads():
 def test_what_works_loads(change):
     config = copy.deepcopy(GOOD)
     change(config)
-    Study.load(config)
+    loading.load(config)
 
 
 def test_a_grid_is_every_site_of_a_by_every_site_of_b():
@@ -208,7 +209,7 @@ def test_a_grid_is_every_site_of_a_by_every_site_of_b():
         "a": "base", "b": "base", "corpus": "both", "sites": ["first", "middle"], "sites_b": ["first", "middle"],
         "dictionary_a": ["sae", "early"], "dictionary_b": ["again", "early"],
     }  # fmt: skip
-    study = Study.load(config)
+    study = loading.load(config)
     assert study.cells("tuned") == [("middle", "middle")]
     cells = study.cells("grid")
     assert cells == [("first", "first"), ("first", "middle"), ("middle", "first"), ("middle", "middle")]
@@ -217,11 +218,11 @@ def test_a_grid_is_every_site_of_a_by_every_site_of_b():
     assert Jobs(study).compare_spaces("grid", "middle", "first").reads["dictionary_b"] == "early"
     assert study.role("tuned", "middle", "middle") == "compared"
     del config["pairs"]["grid"]["dictionary_a"], config["pairs"]["grid"]["dictionary_b"]
-    assert not Study.load(config).has_features("grid", "first", "first")
+    assert not loading.load(config).has_features("grid", "first", "first")
 
 
 def test_texts_that_a_model_is_made_with():
-    study = Study.load(GOOD)
+    study = loading.load(GOOD)
     assert [study.texts(model) for model in ("base", "tuned", "twice")] == [[], ["old", "both"], []]
 
 
@@ -230,19 +231,19 @@ def test_only_the_residual_stream_is_steered():
     config = copy.deepcopy(GOOD)
     config["sites"] = {"main": ["middle", off]}
     config["pairs"]["tuned"] |= {"sites": ["middle", off]}
-    study = Study.load(config)
+    study = loading.load(config)
     assert study.is_steered("tuned", "middle", "middle")
     assert not study.is_steered("tuned", off, off)
     with pytest.raises(ConfigError, match=r"'tuned' compares 'blocks\.0\.attn\.hook_q', which is not in the residual"):
-        Study.load({**config, "steering": {"pairs": ["tuned"]}})
+        loading.load({**config, "steering": {"pairs": ["tuned"]}})
 
 
 def test_controls_are_not_steered_unless_asked_for():
     config = copy.deepcopy(GOOD)
     config["pairs"]["same"] = {"a": "base", "b": "base", "corpus": "both"}
-    assert not Study.load(config).is_steered("same", "middle", "middle")
-    assert Study.load({**config, "steering": {"pairs": ["same"]}}).is_steered("same", "middle", "middle")
-    assert not Study.load({**config, "steering": {"pairs": []}}).is_steered("tuned", "middle", "middle")
+    assert not loading.load(config).is_steered("same", "middle", "middle")
+    assert loading.load({**config, "steering": {"pairs": ["same"]}}).is_steered("same", "middle", "middle")
+    assert not loading.load({**config, "steering": {"pairs": []}}).is_steered("tuned", "middle", "middle")
 
 
 @pytest.mark.parametrize(("change", "message"), BAD, ids=lambda value: value if isinstance(value, str) else "")
@@ -250,7 +251,7 @@ def test_bad_config_gives_one_line(change, message):
     config = copy.deepcopy(GOOD)
     change(config)
     with pytest.raises(ConfigError) as error:
-        Study.load(config)
+        loading.load(config)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -266,20 +267,20 @@ def test_keys_of_a_template_diff_must_go_together(more, message):
     config = copy.deepcopy(GOOD)
     config["template_diffs"]["tuned"] |= more
     with pytest.raises(ConfigError) as error:
-        Study.load(config)
+        loading.load(config)
     assert message in str(error.value)
 
 
 def test_a_published_procedure_must_have_models_to_run_on():
     config = {**copy.deepcopy(GOOD), "template_diffs": {}, "similarity": {"compat": ["lan2024"]}}
-    assert Study.load(config).reproduces("lan2024", "tuned", "middle", "middle")
+    assert loading.load(config).reproduces("lan2024", "tuned", "middle", "middle")
     config["models"]["tuned"]["tokenizer"] = "tuned"
     with pytest.raises(ConfigError, match=r"similarity\.compat: lan2024 .* set models\.tuned\.tokenizer: base if"):
-        Study.load(config)
+        loading.load(config)
     for side in "ab":
         del config["pairs"]["tuned"][f"dictionary_{side}"]
     with pytest.raises(ConfigError, match=r"similarity\.compat: lan2024 .* no compared pair has dictionaries"):
-        Study.load(config)
+        loading.load(config)
 
 
 def test_a_dictionary_of_another_site_is_no_template_diff():
@@ -288,17 +289,17 @@ def test_a_dictionary_of_another_site_is_no_template_diff():
     config["dictionaries"]["other"] = {"model": "base", "corpus": "both", "site": "last"}
     config["template_diffs"]["tuned"]["dictionary"] = "other"
     with pytest.raises(ConfigError, match=r"reads site 'last', which pairs\.tuned\.sites does not list"):
-        Study.load(config)
+        loading.load(config)
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers():
     config = copy.deepcopy(GOOD)
     config["models"]["tuned"]["learning_rate"] = "5e-5"
-    assert Study.load(config).models["tuned"].learning_rate == 5e-5
+    assert loading.load(config).models["tuned"].learning_rate == 5e-5
 
 
 def test_reference_is_in_sync():
-    assert documentation.main(["--check"]) == 0
+    assert write.main(["--check"]) == 0
 
 
 README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
@@ -327,11 +328,11 @@ def merged(one, other):
 
 def test_the_examples_of_the_readme_are_studies():
     first, asked, *others = readme_configs()
-    assert Study.load(first).pairs
-    assert Study.load(merged(first, asked)).template_diffs
+    assert loading.load(first).pairs
+    assert loading.load(merged(first, asked)).template_diffs
     assert [set(config) for config in others] == [{"dictionaries"}, {"crosscoders"}]
     for config in others:
-        Study.load(merged(merged(first, ELSEWHERE), config))
+        loading.load(merged(merged(first, ELSEWHERE), config))
 
 
 def test_relative_depths_need_no_quotes():
@@ -344,11 +345,11 @@ def test_relative_depths_need_no_quotes():
         put("crosscoders/tuned/site", 0.25),
     ):
         change(config)
-    study = Study.load(config)
+    study = loading.load(config)
     assert study.sites == {"main": ("0.25", "middle", "1")}
     assert study.cells("tuned")[0] == ("0.25", "0.25")
     assert study.dictionaries["deep"].site == study.crosscoders["tuned"].site == "0.25"
     assert Jobs(study).dump_activations("both", "base", "main", "0").settings["sites"] == ["0.25", "middle", "1"]
     put("sites", {"main": [True]})(config)
     with pytest.raises(ConfigError, match=r"sites.main.0: input should be a valid string \(got True\)"):
-        Study.load(config)
+        loading.load(config)

@@ -2,10 +2,10 @@
 
 import pytest
 
+from diptych.config import loading
 from diptych.config.jobs import Jobs
 from diptych.config.sections.crosscoders import Crosscoder, Sweep
-from diptych.config.strict import ConfigError
-from diptych.config.study import Study
+from diptych.config.sections.strict import ConfigError
 from diptych.config.sweeps import expand
 
 GIVEN = {"models": ["base", "tuned"], "corpus": "text"}
@@ -64,7 +64,7 @@ def test_a_difference_has_no_ceiling():
 
 
 def study_of(**crosscoder):
-    return Study.load(
+    return loading.load(
         {
             "models": {"base": {"kind": "random"}, "tuned": {"kind": "random", "seed": 1}},
             "corpora": {"text": {"tokens": 100, "sources": {"a": {"kind": "local", "paths": ["x"]}}}},

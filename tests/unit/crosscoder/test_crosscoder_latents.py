@@ -9,7 +9,7 @@ from diptych.activations import rows
 from diptych.candidates import ranking
 from diptych.crosscoder import architecture, candidates, spaces
 from diptych.crosscoder.architecture import Architecture, Crosscoder
-from diptych.crosscoder.evaluation import latents, scaling, stage
+from diptych.crosscoder.evaluation import encoded, latents, scaling, stage
 from diptych.crosscoder.training import feed
 from diptych.crosscoder.training import stage as training
 from diptych.oracle import planted
@@ -306,6 +306,6 @@ def test_latents_of_unequal_widths_are_tested_by_latent_scaling(tmp_path, labels
 
 def test_the_mean_of_an_ablation_is_that_of_the_training_rows():
     crosscoder, data, _ = hand_made()
-    mean = stage.training_mean(crosscoder, data)
+    mean = encoded.training_mean(crosscoder, data)
     train = data.take(np.flatnonzero(data.fold != 0)).x
     np.testing.assert_allclose(mean.numpy(), np.concatenate([part.mean(axis=0) for part in train]), atol=1e-5)

@@ -8,12 +8,13 @@ import torch
 
 from diptych.activations import dump, gates, rows
 from diptych.crosscoder.architecture import Architecture, Crosscoder
-from diptych.crosscoder.evaluation import splicing, stage
+from diptych.crosscoder.evaluation import encoded, splicing, stage
 from diptych.crosscoder.training import feed
 from diptych.crosscoder.training import stage as training
 from diptych.models import patching
 from diptych.storage import artifacts
-from diptych.text import corpora, tokens
+from diptych.text import tokens
+from diptych.text.corpora import stage as corpora
 from tiny_models import make_model, make_texts
 
 torch.set_num_threads(1)
@@ -100,7 +101,7 @@ def test_a_crosscoder_that_says_the_mean_recovers_nothing_over_the_mean(place):
     crosscoder = perfect(data)
     with torch.no_grad():
         crosscoder.W_dec.zero_()
-        crosscoder.mean.copy_(stage.training_mean(crosscoder, data))
+        crosscoder.mean.copy_(encoded.training_mean(crosscoder, data))
     for found in splicing.measure(crosscoder, data, splice, "middle", n_tokens=200):
         assert found["spliced"] == pytest.approx(found["mean"], rel=1e-6)
         assert found["kl"] > 1e-4

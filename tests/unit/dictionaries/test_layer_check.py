@@ -10,7 +10,8 @@ from safetensors.numpy import save_file
 from diptych.activations import dump, gates, rows
 from diptych.dictionaries import codes, encoding, layer_check, sae
 from diptych.storage import artifacts
-from diptych.text import corpora, tokens
+from diptych.text import tokens
+from diptych.text.corpora import stage
 from tiny_models import make_model, make_texts
 
 torch.set_num_threads(1)
@@ -20,7 +21,7 @@ torch.set_num_threads(1)
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("layers")
     folder = make_texts(place / "texts", "old", 10)
-    corpora.fetch(place / "corpus", spec={}, sources={"old": {"kind": "local", "paths": [str(folder / "*.txt")]}})
+    stage.fetch(place / "corpus", spec={}, sources={"old": {"kind": "local", "paths": [str(folder / "*.txt")]}})
     make_model(place / "model", layers=5)
     tokens.prepare(place / "corpus", place / "model", place / "tokens.h5", spec={}, tokens=2000, sequence_length=24)
     with pytest.MonkeyPatch.context() as patch:

@@ -14,7 +14,8 @@ import torch
 
 from diptych.models import hooks
 from diptych.storage import artifacts
-from diptych.text import alignment, corpora, tokens
+from diptych.text import alignment, tokens
+from diptych.text.corpora import stage
 from tiny_models import make_texts
 
 PLACES = {"a": os.environ.get("DIPTYCH_SMOLLM2"), "b": os.environ.get("DIPTYCH_GEMMA")}
@@ -27,7 +28,7 @@ def test_rows_are_paired_where_both_have_read_the_same(tmp_path: Path) -> None:
     for number in range(5):
         (folder / f"odd-{number}.txt").write_text(f"Note {number}. " + UNUSUAL * 20, encoding="utf-8")
     sources = {name: {"kind": "local", "paths": [str(folder / f"{name}-*.txt")]} for name in ("old", "odd")}
-    corpora.fetch(tmp_path / "corpus", spec={}, sources=sources)
+    stage.fetch(tmp_path / "corpus", spec={}, sources=sources)
     for name, model in PLACES.items():
         tokens.prepare(
             tmp_path / "corpus", str(model), tmp_path / f"{name}.h5", spec={}, tokens=None, sequence_length=64
@@ -43,8 +44,8 @@ def test_rows_are_paired_where_both_have_read_the_same(tmp_path: Path) -> None:
     assert read[0] == read[1]
 
 
-def _documents(directory: Path) -> list[corpora.Document]:
-    corpus = corpora.Corpus(directory)
+def _documents(directory: Path) -> list[stage.Document]:
+    corpus = stage.Corpus(directory)
     return list(corpus.documents(range(len(corpus))))
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from diptych.text import corpora, tokens
+from diptych.text import tokens
+from diptych.text.corpora import stage
 from tiny_models import make_model, make_texts
 
 LIBRARY = Path(__file__).parents[3] / "workflow"
@@ -31,7 +32,7 @@ print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("memory")
     folder = make_texts(place / "texts", "old", 40, repeats=90)
-    corpora.fetch(place / "corpus", spec={}, sources={"old": {"kind": "local", "paths": [str(folder / "*.txt")]}})
+    stage.fetch(place / "corpus", spec={}, sources={"old": {"kind": "local", "paths": [str(folder / "*.txt")]}})
     make_model(place / "model")
     return place
 

@@ -73,7 +73,7 @@ BUDGET = {
     "diptych.config.study": HEAVY,
     "diptych.config.checks": HEAVY,
     "diptych.storage.fingerprint": HEAVY,
-    "diptych.config.documentation": HEAVY,
+    "diptych.config.documentation.write": HEAVY,
     "diptych.activations.rows": HEAVY,
     "diptych.text.corpora": HEAVY,
     "diptych.models.sites": HEAVY,

@@ -7,7 +7,8 @@ import pytest
 
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
-from diptych.text import alignment, corpora, tokens
+from diptych.text import alignment, tokens
+from diptych.text.corpora import stage
 from tiny_models import make_texts, make_tokenizer
 
 
@@ -52,7 +53,7 @@ def test_coverage_is_over_the_fewer_counted_tokens_of_each_source() -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("alignment")
     folder = make_texts(place / "texts", "old", 8)
-    corpora.fetch(place / "corpus", spec={}, sources={"old": {"kind": "local", "paths": [str(folder / "*.txt")]}})
+    stage.fetch(place / "corpus", spec={}, sources={"old": {"kind": "local", "paths": [str(folder / "*.txt")]}})
     for name, vocabulary, bos in (("a", 400, False), ("b", 340, True), ("c", 400, True)):
         make_tokenizer(place / name, vocabulary=vocabulary, bos=bos)
         tokens.prepare(place / "corpus", place / name, place / f"{name}.h5", spec={}, tokens=500, sequence_length=24)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from diptych.runtime.errors import DiptychError
-from diptych.text import corpora
+from diptych.text.corpora import stage
 
 
 def local(*paths: Path, **more: Any) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def local(*paths: Path, **more: Any) -> dict[str, Any]:
 
 def fetch(tmp_path: Path, **sources: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     out = tmp_path / "corpus"
-    corpora.fetch(out, spec={}, sources=sources)
+    stage.fetch(out, spec={}, sources=sources)
     lines = (out / "documents.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines], json.loads((out / "corpus.json").read_text())
 
@@ -131,11 +131,11 @@ def test_a_corpus_is_read_by_number(tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / f"{name}.txt").write_text(name * 3)
     fetch(tmp_path, x=local(tmp_path / "[ab].txt"), y=local(tmp_path / "c.txt"))
-    corpus = corpora.Corpus(tmp_path / "corpus")
+    corpus = stage.Corpus(tmp_path / "corpus")
     assert (corpus.sources, corpus.source, corpus.lengths) == (["x", "y"], [0, 0, 1], [3, 3, 3])
     assert [document.text for document in corpus.documents([2, 0])] == ["ccc", "aaa"]
     with pytest.raises(DiptychError, match=r"documents\.jsonl"):
-        corpora.Corpus(tmp_path)
+        stage.Corpus(tmp_path)
 
 
 def test_a_corpus_of_corpora(tmp_path: Path) -> None:
@@ -149,10 +149,10 @@ def test_a_corpus_of_corpora(tmp_path: Path) -> None:
         "y": {"new": local(tmp_path / "[bc].txt", tmp_path / "*.jsonl")},
     }
     for name, sources in inner.items():
-        corpora.fetch(tmp_path / "corpora" / name, spec={}, sources=sources)
+        stage.fetch(tmp_path / "corpora" / name, spec={}, sources=sources)
     mixture = {name: {"kind": "corpus", "corpus": name} for name in "xy"}
-    corpora.fetch(tmp_path / "corpora" / "mixed", spec={}, sources=mixture, corpora_dir=tmp_path / "corpora")
-    mixed = corpora.Corpus(tmp_path / "corpora" / "mixed")
+    stage.fetch(tmp_path / "corpora" / "mixed", spec={}, sources=mixture, corpora_dir=tmp_path / "corpora")
+    mixed = stage.Corpus(tmp_path / "corpora" / "mixed")
     found = [(document.id, document.text or document.messages) for document in mixed.documents(range(len(mixed)))]
     assert found == [
         ("x/old/a.txt", "one"),
@@ -162,7 +162,7 @@ def test_a_corpus_of_corpora(tmp_path: Path) -> None:
     ]
     with pytest.raises(DiptychError, match=r"none: no documents\.jsonl; run the rule fetch_corpus"):
         mixture["x"]["corpus"] = "none"
-        corpora.fetch(tmp_path / "corpora" / "more", spec={}, sources=mixture, corpora_dir=tmp_path / "corpora")
+        stage.fetch(tmp_path / "corpora" / "more", spec={}, sources=mixture, corpora_dir=tmp_path / "corpora")
 
 
 # --- broken files -------------------------------------------------------------------------------------------------

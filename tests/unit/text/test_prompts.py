@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from diptych.config.sections.text import Prompts
+from diptych.config.sections.corpora import Prompts
 from diptych.runtime.errors import DiptychError
-from diptych.text import corpora, prompts, sources
+from diptych.text.corpora import prompts, sources, stage
 
 DOCUMENTS = [
     (f"d{n}", f"The mill stood by the river number {n}. It was old and it was grey. Why? Nobody of us went there {n}.")
@@ -56,14 +56,14 @@ def test_first_user_turns_of_a_chat_corpus(tmp_path: Path):
         lines.append(json.dumps({"conversation": turns}))
     (tmp_path / "chat.jsonl").write_text("\n".join(lines))
     source = {"kind": "local", "paths": [str(tmp_path / "chat.jsonl")], "column": "conversation"}
-    corpora.fetch(tmp_path / "c", spec={}, sources={"x": {**source, "prompts": Prompts(number=20).model_dump()}})
+    stage.fetch(tmp_path / "c", spec={}, sources={"x": {**source, "prompts": Prompts(number=20).model_dump()}})
     documents = [json.loads(line) for line in (tmp_path / "c" / "documents.jsonl").read_text().splitlines()]
     assert len(documents) == 20
     assert all(len(d["messages"]) == 1 and d["messages"][0]["role"] == "user" for d in documents)
     texts = [d["messages"][0]["content"] for d in documents]
     assert len(set(texts)) == 20
     assert all(text == "Hello" or text.startswith("Question ") for text in texts)
-    corpora.fetch(tmp_path / "all", spec={}, sources={"x": {**source, "prompts": Prompts().model_dump()}})
+    stage.fetch(tmp_path / "all", spec={}, sources={"x": {**source, "prompts": Prompts().model_dump()}})
     assert sum(1 for _ in (tmp_path / "all" / "documents.jsonl").open()) == 36
     assert Prompts().number == 1000
 
@@ -75,7 +75,7 @@ def test_a_limited_stream_is_read_no_further():
 
     raw = (sources.Raw(name, text, 0) for name, text in stream())
     source = {"documents": 3, "prompts": {"rule": "document", "number": 10, "seed": 0}}
-    assert len(list(corpora._draw_prompts(raw, "x", source))) == 3
+    assert len(list(stage._draw_prompts(raw, "x", source))) == 3
 
 
 @pytest.mark.parametrize(

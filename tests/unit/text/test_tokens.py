@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import yaml
 
+from diptych.config import loading
 from diptych.config.jobs import Jobs
-from diptych.config.study import Study
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
-from diptych.text import corpora, passages, templates, tokens
+from diptych.text import passages, templates, tokens
+from diptych.text.corpora import stage
 from diptych.text.tokenizer import Tokenizer, tokenizer_hash
 from tiny_models import make_texts, make_tokenizer
 
@@ -24,7 +25,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("tokens")
     texts = make_texts(make_texts(place / "texts", "old", 12), "new", 7, repeats=9)
     sources = {name: {"kind": "local", "paths": [str(texts / f"{name}-*.txt")]} for name in ("old", "new")}
-    corpora.fetch(place / "corpus", spec={}, sources=sources)
+    stage.fetch(place / "corpus", spec={}, sources=sources)
     make_tokenizer(place / "plain")
     make_tokenizer(place / "bos", bos=True)
     make_tokenizer(place / "small", vocabulary=300)
@@ -111,7 +112,7 @@ def test_nul_characters_are_read_and_shown_as_their_picture(tmp_path: Path) -> N
     for number in range(6):
         (tmp_path / "texts" / f"{number}.txt").write_bytes(f"document {number} with \0 in it ".encode() * 5)
     source = {"kind": "local", "paths": [str(tmp_path / "texts" / "*.txt")]}
-    corpora.fetch(tmp_path / "corpus", spec={}, sources={"x": source})
+    stage.fetch(tmp_path / "corpus", spec={}, sources={"x": source})
     make_tokenizer(tmp_path / "plain")
     file = prepare(tmp_path, tmp_path / "a.h5", tokens=90)
     words = artifacts.read_strings(file, "vocabulary/text")
@@ -161,7 +162,7 @@ def test_packing_fills_sequences_within_a_fold_and_source(tmp_path: Path) -> Non
     (tmp_path / "texts").mkdir()
     for number in range(40):
         (tmp_path / "texts" / f"{number}.txt").write_text(f"short text {number}. ")
-    corpora.fetch(
+    stage.fetch(
         tmp_path / "corpus", spec={}, sources={"x": {"kind": "local", "paths": [str(tmp_path / "texts" / "*.txt")]}}
     )
     make_tokenizer(tmp_path / "plain")
@@ -197,7 +198,7 @@ def chat_corpus(place: Path, conversations: list[list[dict[str, str]]], **more: 
     place.mkdir(parents=True, exist_ok=True)
     (place / "chat.jsonl").write_text("".join(json.dumps({"messages": turns}) + "\n" for turns in conversations))
     source = {"kind": "local", "paths": [str(place / "chat.jsonl")], **more}
-    corpora.fetch(place / "corpus", spec={}, sources={"chat": source})
+    stage.fetch(place / "corpus", spec={}, sources={"chat": source})
     make_tokenizer(place / "plain")
     return place
 
@@ -337,7 +338,7 @@ def test_a_drawn_prompt_that_cannot_be_read_is_an_error(tmp_path: Path, settings
     with pytest.raises(DiptychError, match=r"chat/chat.jsonl:9: the chat template refuses it \(no\); set `template`$"):
         prepare(place, tmp_path / "a.h5", **chosen)
     mixed = {"chat": {"kind": "corpus", "corpus": "corpus"}}
-    corpora.fetch(place / "mixed", spec={}, sources=mixed, corpora_dir=place)
+    stage.fetch(place / "mixed", spec={}, sources=mixed, corpora_dir=place)
     with pytest.raises(DiptychError, match=r"^chat/chat/chat.jsonl:\d: "):
         prepare(place, tmp_path / "a.h5", corpus="mixed", **{**chosen, **settings})
 
@@ -352,7 +353,7 @@ GEMMA_IT = (
 def test_the_shipped_studies_read_whole_conversations_in_one_template(tmp_path: Path, name: str) -> None:
     """Base without a chat template, chat with its own: both read chats and web text to the same tokens."""
     studies = Path(__file__).parents[3] / "config" / "studies"
-    study = Study.load(yaml.safe_load((studies / f"{name}.yaml").read_text(encoding="utf-8")))
+    study = loading.load(yaml.safe_load((studies / f"{name}.yaml").read_text(encoding="utf-8")))
     assert study.tokenizer("chat") == study.tokenizer("base") == "base"
     chats = [[*user(f"Is {n} a road?"), {"role": "assistant", "content": f"Yes,\n\n{n} is."}] for n in range(6)]
     chats.append([{"role": "system", "content": "Be brief."}, *chats[0]])
@@ -362,7 +363,7 @@ def test_the_shipped_studies_read_whole_conversations_in_one_template(tmp_path: 
         "chats": {"kind": "local", "paths": [str(tmp_path / "chat.jsonl")], "column": "conversation"},
         "web": {"kind": "local", "paths": [str(web / "*.txt")]},
     }
-    corpora.fetch(tmp_path / "corpus", spec={}, sources=sources)
+    stage.fetch(tmp_path / "corpus", spec={}, sources=sources)
     markers = MARKERS[study.corpora["mixed"].template]
     for model, template in (("base", None), ("chat", GEMMA_IT)):
         make_tokenizer(tmp_path / model, bos=True, template=template, markers=markers)
@@ -465,6 +466,6 @@ def test_vocabulary_text_keeps_leading_spaces(place: Path) -> None:
     assert "".join(tokenizer.texts(tokenizer.encode([text])[0].token)) == text
 
 
-def _documents(place: Path) -> list[corpora.Document]:
-    corpus = corpora.Corpus(place / "corpus")
+def _documents(place: Path) -> list[stage.Document]:
+    corpus = stage.Corpus(place / "corpus")
     return list(corpus.documents(range(len(corpus))))

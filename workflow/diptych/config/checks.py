@@ -6,22 +6,20 @@ check(study)    # ConfigError: "pairs.tuned.b: no model is called 'tunde'; did y
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from diptych.config.sections.corpora import Corpus, CorpusText, HubText, Origin, WheelText
 from diptych.config.sections.crosscoders import Crosscoder
-from diptych.config.sections.features import Dictionary, SparsifyDictionary, TrainedDictionary
+from diptych.config.sections.dictionaries import Dictionary, SparsifyDictionary, TrainedDictionary
 from diptych.config.sections.models import Model
-from diptych.config.sections.pairs import Pair, TemplateDiff
-from diptych.config.sections.text import Corpus, CorpusText, HubText, Origin, WheelText
-from diptych.config.strict import ConfigError, nearest
+from diptych.config.sections.pairs import Pair
+from diptych.config.sections.strict import ConfigError, nearest
+from diptych.config.sections.template_diffs import TemplateDiff
+from diptych.config.study import Study
 from diptych.config.sweeps import UNUSED, expand
 from diptych.models import sites
 from diptych.models.sites import can_be_steered
 from diptych.runtime.errors import DiptychError
 from diptych.text import templates, word_lists
-
-if TYPE_CHECKING:
-    from diptych.config.study import Study
 
 REFERENCES: Mapping[str, Mapping[str, str]] = {
     "models": {"parent": "models", "corpus": "corpora", "evaluate_on": "corpora", "tokenizer": "models"},
@@ -40,7 +38,7 @@ REFERENCES: Mapping[str, Mapping[str, str]] = {
 SINGULAR = {"models": "model", "corpora": "corpus", "dictionaries": "dictionary", "pairs": "pair"}
 
 
-def check(study: "Study") -> None:
+def check(study: Study) -> None:
     """Check what one section of a study says of another.
 
     Raises:
@@ -69,7 +67,7 @@ def check(study: "Study") -> None:
     _check_similarity(study)
 
 
-def _check_sites(study: "Study") -> None:
+def _check_sites(study: Study) -> None:
     listed = list(chain.from_iterable(study.sites.values()))
     for site in listed:
         if listed.count(site) > 1:
@@ -80,7 +78,7 @@ def _check_sites(study: "Study") -> None:
             raise ConfigError(f"sites: {error}") from None
 
 
-def _references(study: "Study") -> Iterable[tuple[str, str, str]]:
+def _references(study: Study) -> Iterable[tuple[str, str, str]]:
     """(key, section, alias) for every alias that the config names."""
     for section, fields in REFERENCES.items():
         for alias, made in getattr(study, section).items():
@@ -96,7 +94,7 @@ def _references(study: "Study") -> Iterable[tuple[str, str, str]]:
     yield from _mixtures(study)
 
 
-def _check_held_out(study: "Study", alias: str, model: Model) -> None:
+def _check_held_out(study: Study, alias: str, model: Model) -> None:
     """A tuned model's loss is measured on documents that it is not trained on: equal corpora leave none."""
     trained, measured = getattr(model, "corpus", None), getattr(model, "evaluate_on", None)
     if trained and measured and study.corpora[trained] == study.corpora[measured]:
@@ -106,7 +104,7 @@ def _check_held_out(study: "Study", alias: str, model: Model) -> None:
         )
 
 
-def _check_corpus(study: "Study", alias: str, corpus: Corpus) -> None:
+def _check_corpus(study: Study, alias: str, corpus: Corpus) -> None:
     _check_mixture(study, alias, ())
     if not templates.is_known(corpus.template):
         known = nearest(corpus.template, ["model", *templates.NAMED])
@@ -115,7 +113,7 @@ def _check_corpus(study: "Study", alias: str, corpus: Corpus) -> None:
         raise ConfigError(f"corpora.{alias}.tokens: give a token budget, or let every source draw `prompts`")
 
 
-def _check_template_diff(study: "Study", where: str, diff: TemplateDiff) -> None:
+def _check_template_diff(study: Study, where: str, diff: TemplateDiff) -> None:
     pair, site = study.pairs[diff.pair], study.dictionaries[diff.dictionary].site
     if site not in pair.sites:
         raise ConfigError(
@@ -140,7 +138,7 @@ def _check_template_diff(study: "Study", where: str, diff: TemplateDiff) -> None
                 )
 
 
-def _check_template_tokens(study: "Study", where: str, diff: TemplateDiff) -> None:
+def _check_template_tokens(study: Study, where: str, diff: TemplateDiff) -> None:
     """Every document must hold each role; of these, plain text has `text` and what its tokenizer inserts (`template`).
 
     A token wherever it stands may be in any text.
@@ -155,7 +153,7 @@ def _check_template_tokens(study: "Study", where: str, diff: TemplateDiff) -> No
             )
 
 
-def _is_plain(study: "Study", origin: Origin) -> bool:
+def _is_plain(study: Study, origin: Origin) -> bool:
     """Whether a source can hold no conversation: it draws no prompts, and all of its files are .txt."""
     if origin.prompts or isinstance(origin, HubText):
         return False
@@ -165,7 +163,7 @@ def _is_plain(study: "Study", origin: Origin) -> bool:
     return all(pattern.endswith(".txt") for pattern in patterns)
 
 
-def _mixtures(study: "Study") -> Iterable[tuple[str, str, str]]:
+def _mixtures(study: Study) -> Iterable[tuple[str, str, str]]:
     """(key, section, alias) for every corpus that is a source of another one."""
     for alias, corpus in study.corpora.items():
         for label, origin in corpus.sources.items():
@@ -173,7 +171,7 @@ def _mixtures(study: "Study") -> Iterable[tuple[str, str, str]]:
                 yield f"corpora.{alias}.sources.{label}.corpus", "corpora", origin.corpus
 
 
-def _check_mixture(study: "Study", alias: str, above: tuple[str, ...]) -> None:
+def _check_mixture(study: Study, alias: str, above: tuple[str, ...]) -> None:
     if alias in above:
         raise ConfigError(f"corpora.{above[0]}.sources: {' -> '.join([*above, alias])} never reaches a text")
     for origin in study.corpora[alias].sources.values():
@@ -181,7 +179,7 @@ def _check_mixture(study: "Study", alias: str, above: tuple[str, ...]) -> None:
             _check_mixture(study, origin.corpus, (*above, alias))
 
 
-def _check_pair(study: "Study", alias: str, pair: Pair) -> None:
+def _check_pair(study: Study, alias: str, pair: Pair) -> None:
     for field in ("sites", "sites_b"):
         for site in getattr(pair, field):
             _check_site(study, f"pairs.{alias}.{field}", site)
@@ -205,7 +203,7 @@ def _check_pair(study: "Study", alias: str, pair: Pair) -> None:
             read[site] = name
 
 
-def _check_dictionary(study: "Study", where: str, dictionary: Dictionary) -> None:
+def _check_dictionary(study: Study, where: str, dictionary: Dictionary) -> None:
     _check_site(study, f"{where}.site", dictionary.site)
     if isinstance(dictionary, SparsifyDictionary) and (dictionary.path is None) == (dictionary.id is None):
         raise ConfigError(f"{where}: give either path (on disk) or id (on the hub)")
@@ -218,7 +216,7 @@ def _check_active(where: str, active: int, of: str, number: int) -> None:
         raise ConfigError(f"{where}: {active} active of {number}; lower it, or raise {of}")
 
 
-def _check_similarity(study: "Study") -> None:
+def _check_similarity(study: Study) -> None:
     names = [Path(name).stem for name in study.similarity.word_lists]
     for name in study.similarity.word_lists:
         try:
@@ -236,7 +234,7 @@ def _check_similarity(study: "Study") -> None:
             raise ConfigError(f"similarity.neurons: site {site!r} is compared, but {needed}; or set neurons: false")
 
 
-def _check_compat(study: "Study") -> None:
+def _check_compat(study: Study) -> None:
     """A published procedure that is asked for must be run on something: one tokenizer, and features."""
     cells = [(name, *cell) for name in study.pairs for cell in study.cells(name)]
     compared = [cell for cell in cells if study.has_features(*cell) and study.role(*cell) == "compared"]
@@ -254,7 +252,7 @@ def _check_compat(study: "Study") -> None:
         )
 
 
-def _check_steered(study: "Study", alias: str) -> None:
+def _check_steered(study: Study, alias: str) -> None:
     for site in study.pairs[alias].sites:
         if not can_be_steered(site):
             raise ConfigError(
@@ -262,7 +260,7 @@ def _check_steered(study: "Study", alias: str) -> None:
             )
 
 
-def _check_crosscoder(study: "Study", alias: str, crosscoder: Crosscoder) -> None:
+def _check_crosscoder(study: Study, alias: str, crosscoder: Crosscoder) -> None:
     _check_site(study, f"crosscoders.{alias}.site", crosscoder.site)
     for member in expand({alias: crosscoder}).values():
         _check_member(f"crosscoders.{alias}", crosscoder, member)
@@ -299,7 +297,7 @@ def _share(a: str, b: str) -> str:
     return f"if theirs are equal, say so with models.{b}.tokenizer: {a}"
 
 
-def _check_site(study: "Study", where: str, site: str) -> None:
+def _check_site(study: Study, where: str, site: str) -> None:
     known = list(chain.from_iterable(study.sites.values()))
     if site not in known:
         raise ConfigError(f"{where}: no group of `sites` lists {site!r}{nearest(site, known)}")

@@ -18,8 +18,8 @@ from diptych import methods
 from diptych.config import cells
 from diptych.config.job import Inputs, Job, Reads, files_at
 from diptych.config.layout import PAGE_TEMPLATES, Layout
-from diptych.config.sections.features import TrainedDictionary
-from diptych.config.strict import Strict
+from diptych.config.sections.dictionaries import TrainedDictionary
+from diptych.config.sections.strict import Strict
 from diptych.config.study import Study
 from diptych.models import sites
 from diptych.text import word_lists

@@ -1,9 +1,9 @@
-"""The study: everything a config file may say, put together and checked.
+"""The study: everything a config file may say, put together.
 
 `sections/` holds the types of its sections, `checks` what one section says of another; `layout` says where the files of
 a study are, and `jobs` what every rule reads.
 
-    study = Study.load(yaml.safe_load(open("config/config.yaml")))
+    study = loading.load(yaml.safe_load(open("config/config.yaml")))
     study.cells("tuned")                                  # [("middle", "middle")]
     study.role("tuned", "middle", "middle")               # "compared"
 """
@@ -12,18 +12,26 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from diptych.config import checks
-from diptych.config.sections.answers import Findings, Report
-from diptych.config.sections.crosscoders import Crosscoder, Latents
-from diptych.config.sections.features import Activations, Alignment, Dictionary
+from diptych.config.sections.activations import Activations, Alignment
+from diptych.config.sections.corpora import Corpus
+from diptych.config.sections.correlation import Correlation
+from diptych.config.sections.crosscoders import Crosscoder
+from diptych.config.sections.dictionaries import Dictionary
+from diptych.config.sections.findings import Findings
+from diptych.config.sections.latents import Latents
+from diptych.config.sections.linear_map import LinearMap
 from diptych.config.sections.models import Model, Plant
-from diptych.config.sections.pairs import Correlation, LinearMap, Pair, Pairing, Similarity, Steering, TemplateDiff
-from diptych.config.sections.text import Corpus
+from diptych.config.sections.pairing import Pairing
+from diptych.config.sections.pairs import Pair
+from diptych.config.sections.report import Report
+from diptych.config.sections.similarity import Similarity
+from diptych.config.sections.steering import Steering
+from diptych.config.sections.strict import ConfigError, Strict
+from diptych.config.sections.template_diffs import TemplateDiff
 from diptych.config.sections.values import Alias, Site
-from diptych.config.strict import ConfigError, Strict, first_line
-from diptych.config.sweeps import CEILING, expand
+from diptych.config.sweeps import CEILING
 from diptych.models.sites import can_be_steered
 
 
@@ -85,20 +93,6 @@ class Study(Strict):
         return {
             alias: {"kind": "trained", **made} if isinstance(made, Mapping) else made for alias, made in given.items()
         }
-
-    @classmethod
-    def load(cls, config: Mapping[str, Any]) -> "Study":
-        """Check a config and return it as types.
-
-        Raises:
-            ConfigError: naming the first key that is wrong, and what to do.
-        """
-        try:
-            study = cls.model_validate(config)
-        except ValidationError as error:
-            raise ConfigError(first_line(error, cls)) from None
-        checks.check(study)
-        return study.model_copy(update={"crosscoders": expand(study.crosscoders)})
 
     def lineage(self, alias: str) -> list[str]:
         """The model and its ancestors, nearest first."""

@@ -12,7 +12,7 @@ from itertools import product
 from pydantic import ValidationError
 
 from diptych.config.sections.crosscoders import Crosscoder, Sweep
-from diptych.config.strict import ConfigError, first_line
+from diptych.config.sections.strict import ConfigError, first_line
 
 CEILING = "ceiling"
 """Last part of the alias of a crosscoder's ceiling."""

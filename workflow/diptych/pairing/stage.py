@@ -13,16 +13,7 @@ from diptych.dictionaries import codes
 from diptych.dictionaries.codes import Features
 from diptych.dictionaries.encoding import Dictionary
 from diptych.pairing import gains, tables
-from diptych.pairing.pairing import (
-    MATCHED,
-    PAIR_COLUMNS,
-    STATUSES,
-    Pairing,
-    Side,
-    Slopes,
-    Verdicts,
-    pair_latents,
-)
+from diptych.pairing.pairing import MATCHED, PAIR_COLUMNS, STATUSES, Pairing, Side, Slopes, Verdicts, pair_latents
 from diptych.storage import artifacts
 from diptych.text import contexts
 from diptych.text.selection import Selection

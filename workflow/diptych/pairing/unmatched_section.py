@@ -7,17 +7,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from diptych.page.blocks import (
-    Block,
-    Item,
-    Items,
-    Note,
-    Prose,
-    Reading,
-    number,
-    p_value,
-    percent,
-)
+from diptych.page.blocks import Block, Item, Items, Note, Prose, Reading, number, p_value, percent
 from diptych.storage import artifacts
 from diptych.text.contexts import Codes, Text
 

@@ -1,11 +1,11 @@
-"""Crosscoders: training, sweeps, and what their latents are called."""
+"""The section `crosscoders`: training, and sweeps over settings."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from diptych.config.sections.strict import Strict
 from diptych.config.sections.values import Alias, Positive, Rate, Share, Site, Wanted
-from diptych.config.strict import Strict
 
 
 class Sweep(Strict):
@@ -115,20 +115,3 @@ class Crosscoder(Strict):
     track: tuple[Literal["wandb", "tensorboard"], ...] = ()
     """Where the training curve also goes: Weights & Biases (offline unless WANDB_MODE says otherwise), TensorBoard;
     re-runs nothing."""
-
-
-class Latents(Strict):
-    """What each latent of a crosscoder is called, and how sure that is (METHODS 5)."""
-
-    exclusive: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
-    """Relative norm below which a latent is A-only, and above one minus which it is B-only (.3 is also used)."""
-    shared: Annotated[tuple[float, ...], Field(min_length=2, max_length=2)] = (0.4, 0.6)
-    """Relative norms between which a latent is shared."""
-    n_bootstrap: Positive = 200
-    """Poisson replicates over documents for intervals."""
-    min_firings: Positive = 50
-    """Firings below which latent scaling is not computed."""
-    top_rows: Positive = 20
-    """Strongest rows kept of each latent."""
-    seed: int = 0
-    """Seed of the bootstrap."""

@@ -1,11 +1,11 @@
-"""Models: where they come from, and how they are made from others."""
+"""The section `models`: where models come from, and how they are derived from others."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from diptych.config.sections.strict import Strict
 from diptych.config.sections.values import Alias, Positive, Rate, Sha256, Share
-from diptych.config.strict import Strict
 
 
 class ModelBase(Strict):

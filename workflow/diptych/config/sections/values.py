@@ -1,4 +1,4 @@
-"""Kinds of values that several sections have."""
+"""Types of values that several sections use."""
 
 from typing import Annotated, Any
 

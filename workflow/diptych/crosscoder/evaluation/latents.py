@@ -24,8 +24,8 @@ from scipy import sparse as sp
 from diptych.activations.rows import IntArray, Rows
 from diptych.crosscoder import architecture, spaces
 from diptych.crosscoder.architecture import Crosscoder
+from diptych.crosscoder.evaluation.encoded import encoded_blocks
 from diptych.crosscoder.evaluation.scaling import LATENT_BLOCK, Scaling, latent_scaling, ratio_of_sums, ratio_of_totals
-from diptych.crosscoder.evaluation.stage import encoded_blocks
 from diptych.statistics import resampling
 from diptych.storage import artifacts
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from diptych.activations.rows import IntArray, Rows
 from diptych.crosscoder import sparse
 from diptych.crosscoder.architecture import Crosscoder
-from diptych.crosscoder.evaluation.stage import encoded_blocks
+from diptych.crosscoder.evaluation.encoded import encoded_blocks
 from diptych.runtime import logs
 from diptych.statistics import resampling
 

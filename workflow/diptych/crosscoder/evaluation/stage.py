@@ -6,10 +6,10 @@
 `encoded_blocks` is the one place where stored rows become codes and reconstructions; `latents` reads it too.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,63 +17,20 @@ import torch
 from torch import Tensor
 
 from diptych.activations.rows import IntArray, Rows
-from diptych.crosscoder import architecture, sparse
+from diptych.crosscoder import architecture
 from diptych.crosscoder.architecture import Crosscoder
+from diptych.crosscoder.evaluation import splicing
+from diptych.crosscoder.evaluation.encoded import encoded_blocks, training_mean
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 
 DoubleArray = npt.NDArray[np.float64]
 
-CODE_BYTES = 2**27
-"""Memory of one block's dense code; sets how many rows are read together."""
-MEAN_ROWS, MEAN_BLOCK = 100_000, 8192
-"""Rows that a mean is taken over at most, and how many are read together."""
 L0_TOLERANCE = 0.1
 """Held-out L0 further than this share from k is a warning (METHODS 5)."""
 DENSITY_EDGES = np.arange(-6.0, 0.01, 0.25)
 """Edges of the histogram of log10 density."""
-
-
-class Encoded(NamedTuple):
-    """A block of rows as the crosscoder sees it.
-
-    Attributes:
-        row: int64 [b], which of the Rows' rows.
-        z_BD: normalised input.
-        x_hat_BD: its reconstruction.
-        chosen: the entries of the code that are not 0.
-        f: their values [nnz].
-    """
-
-    row: IntArray
-    z_BD: Tensor
-    x_hat_BD: Tensor
-    chosen: sparse.Selection
-    f: Tensor
-
-
-@torch.no_grad()
-def encoded_blocks(
-    crosscoder: Crosscoder, rows: Rows, index: IntArray, *, swap: bool = False, what: str = ""
-) -> Iterator[Encoded]:
-    """Encode and decode rows `index` in blocks, with a bar called `what` if given.
-
-    With `swap`, the first two models' rows are exchanged.
-    """
-    plan, device = crosscoder.architecture, crosscoder.mean.device
-    size = max(1, CODE_BYTES // (4 * plan.n_latents))
-    starts = range(0, len(index), size)
-    for start in logs.progress(starts, what, unit="block") if what else starts:
-        block = rows.take(index[start : start + size])
-        x = (block.x[1], block.x[0], *block.x[2:]) if swap else block.x
-        z_BD = crosscoder.normalise(architecture.side_by_side(x, plan).to(device))
-        f_BF = crosscoder.activate(crosscoder.pre_activations(z_BD))
-        flat = sparse.positions(f_BF > 0)
-        chosen = sparse.selection_from_flat(flat, (len(z_BD), plan.n_latents))
-        f = f_BF.view(-1)[flat]
-        x_hat_BD = sparse.decode(f, crosscoder.W_dec, chosen) + crosscoder.b_dec
-        yield Encoded(block.row, z_BD, x_hat_BD, chosen, f)
 
 
 @dataclass(frozen=True)
@@ -144,20 +101,6 @@ def evaluate_rows(crosscoder: Crosscoder, rows: Rows, index: IntArray) -> Scores
     )
 
 
-def training_mean(crosscoder: Crosscoder, rows: Rows) -> Tensor:
-    """Mean of the rows outside fold 0 in raw units, or of `MEAN_ROWS` spread over them: [D] on the crosscoder's device.
-
-    An imported crosscoder does not know it; its own `mean` may be 0.
-    """
-    train = np.flatnonzero(rows.fold != 0)
-    spread = train[np.unique(np.linspace(0, len(train) - 1, min(len(train), MEAN_ROWS)).astype(np.int64))]
-    total = torch.zeros(sum(crosscoder.architecture.widths), dtype=torch.float64)
-    for start in logs.progress(range(0, len(spread), MEAN_BLOCK), "mean of the rows", unit="block"):
-        x = rows.take(spread[start : start + MEAN_BLOCK]).x
-        total += architecture.side_by_side(x, crosscoder.architecture).sum(0, dtype=torch.float64)
-    return (total / len(spread)).float().to(crosscoder.mean.device)
-
-
 def _squares(crosscoder: Crosscoder, values_BD: Tensor) -> DoubleArray:
     parts = [part.double().square().sum(1) for part in crosscoder.per_model(values_BD)]
     squares: DoubleArray = torch.stack(parts, dim=1).cpu().numpy()
@@ -201,8 +144,6 @@ def evaluate(
         logs.logger.warning("crosscoder: held-out L0 is %.2f where k is %d; train on more tokens", l0, k)
     losses = []
     if splice and splice_tokens and not crosscoder.architecture.difference:
-        from diptych.crosscoder.evaluation import splicing
-
         losses = splicing.measure(crosscoder, rows, splice, site, n_tokens=splice_tokens)
     firing = scores.density[scores.density > 0]
     with artifacts.create(out, "evaluation", spec) as file:

@@ -32,8 +32,8 @@ from typing import Any, NamedTuple
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts, wheels
-from diptych.text import prompts
-from diptych.text.sources import REPLACEMENT, SURROGATE, Raw, expand, read_files, read_hub, read_wheel
+from diptych.text.corpora import prompts
+from diptych.text.corpora.sources import REPLACEMENT, SURROGATE, Raw, expand, read_files, read_hub, read_wheel
 
 
 class Document(NamedTuple):

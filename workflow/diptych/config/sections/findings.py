@@ -1,12 +1,12 @@
-"""What counts as a finding, and what the page shows."""
+"""The section `findings`: which differences are written down."""
 
 from typing import TYPE_CHECKING
 
 from pydantic import Field, create_model
 
 from diptych import methods
-from diptych.config.sections.values import Positive, Rate, Share
-from diptych.config.strict import Strict
+from diptych.config.sections.strict import Strict
+from diptych.config.sections.values import Rate, Share
 
 if TYPE_CHECKING:
     MinEffect = Strict
@@ -29,12 +29,3 @@ class Findings(Strict):
     """Largest Benjamini-Hochberg q within a family (one pair and method)."""
     min_effect: MinEffect = MinEffect()
     """Least effect by method."""
-
-
-class Report(Strict):
-    """What the page shows."""
-
-    contexts: Positive = 6
-    """Contexts shown for each finding and each model."""
-    cells: Positive = 4
-    """Cells of a grid that are shown in full: those whose paired features correlate best."""

@@ -1,31 +1,11 @@
-"""Activations, and the dictionaries that write them as features."""
+"""The section `dictionaries`: sparse autoencoders, trained or fetched."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from diptych.config.sections.values import Alias, Positive, Rate, Share, Site
-from diptych.config.strict import Strict
-
-
-class Activations(Strict):
-    """Storing activations."""
-
-    store: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Precision on disk; float16 is refused where values exceed its range."""
-    shards: Positive = 1
-    """Files (and jobs) per model, corpus and site group."""
-    batch_tokens: Positive | None = None
-    """Tokens of one forward pass; null follows from the model's width (7,281 at 576, 1,820 at 2,304)."""
-    outlier_norm: Annotated[float, Field(gt=1)] = 4.0
-    """Rows with a norm above this multiple of the model's median do not count (massive activations)."""
-
-
-class Alignment(Strict):
-    """Rows of models with different tokenizers."""
-
-    min_coverage: Share = 0.5
-    """Least share of counted tokens, in every source, that ends where a token of the other tokenizer ends."""
+from diptych.config.sections.strict import Strict
+from diptych.config.sections.values import Alias, Positive, Rate, Site
 
 
 class DictionaryBase(Strict):

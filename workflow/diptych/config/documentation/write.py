@@ -1,7 +1,7 @@
 """What is written from something else: the config's reference and JSON Schema, and the conda environments.
 
-python -m diptych.config.documentation            # write config/README.md, the schema and envs/*.yaml
-python -m diptych.config.documentation --check    # fail if one is out of date
+python -m diptych.config.documentation.write            # write config/README.md, the schema and envs/*.yaml
+python -m diptych.config.documentation.write --check    # fail if one is out of date
 """
 
 import json
@@ -11,11 +11,11 @@ from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from diptych.config.reruns import RERUNS
-from diptych.config.strict import Strict
+from diptych.config.documentation.reruns import RERUNS
+from diptych.config.sections.strict import Strict
 from diptych.config.study import Study
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 WORDS = {str: "text", int: "integer", float: "number", bool: "true or false"}
 HEADER = """# The config, key by key
 

@@ -1,11 +1,11 @@
-"""Text: sources, prompts drawn from them, and how much of each is read."""
+"""The section `corpora`: sources of text, prompts drawn from them, and how much of each is read."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from diptych.config.sections.strict import Strict
 from diptych.config.sections.values import Alias, Positive, Rate, Sha256, Share
-from diptych.config.strict import Strict
 
 
 class Prompts(Strict):
