@@ -13,6 +13,7 @@ import yaml
 from diptych.config import loading
 from diptych.config.documentation import write
 from diptych.config.documentation.reruns import RERUNS
+from diptych.config.jobs import Jobs
 from diptych.storage import fingerprint
 from trees import STUDY, Tree
 
@@ -71,6 +72,9 @@ STRUCTURAL |= {
     for key, values in SWEPT.items()
 }
 
+# What these read describes the whole study, and changes with whatever names a file of it.
+OVER_ALL_PAIRS = {"collect_similarity", "map_spaces", "collect_findings", "build_report"}
+
 
 @pytest.fixture(scope="session")
 def plan(fresh):
@@ -93,8 +97,17 @@ def config(fresh):
 
 def specs(config, jobs):
     """The spec's part that the config decides, of every job that the changed config still has."""
-    loaded = loading.load(config)
-    return {(rule, tuple(sorted(job.items()))): {"job": job, **getattr(loaded, rule)(**job)} for rule, job in jobs}
+    study = Jobs(loading.load(config))
+    found = {}
+    for rule, wildcards in jobs:
+        job = study.job(rule, wildcards)
+        found[rule, tuple(sorted(wildcards.items()))] = {
+            "job": wildcards,
+            "reads": {} if rule in OVER_ALL_PAIRS else job.reads,
+            "settings": job.settings,
+            "files": [str(file) for file in job.files],
+        }
+    return found
 
 
 def change(config, path, value):

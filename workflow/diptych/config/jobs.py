@@ -286,9 +286,9 @@ class Jobs:
     def import_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
         """A crosscoder whose weights come from elsewhere."""
         section = self.study.crosscoders[crosscoder]
-        assert section.weights is not None
         settings = {"scales": list(section.scales)}
-        return Job({"weights": Path(section.weights)}, self._crosscoder_reads(crosscoder), settings)
+        weights: Path | list[Path] = Path(section.weights) if section.weights else []
+        return Job({"weights": weights}, self._crosscoder_reads(crosscoder), settings)
 
     def evaluate_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
         """A crosscoder on held-out rows, and its models with its reconstructions in place."""

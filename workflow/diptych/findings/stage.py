@@ -36,7 +36,7 @@ TEXTS = 3
 """Contexts written beside a finding in the table."""
 ROWS = 20
 """Token rows stored for each finding, from which a reader shows contexts."""
-OWN_SETTINGS = {"seed", "a", "b", "model", "models", "dictionary_a", "dictionary_b", "crosscoder"}
+OWN_SETTINGS = {"seed", "a", "b", "model", "models", "dictionary_a", "dictionary_b"}
 """Keys of a spec that name the job and are no budget."""
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy.typing as npt
 
+from diptych import methods
 from diptych.findings.stage import Findings
-from diptych.methods import METHODS, named, proposing
 from diptych.page import method_sections
 from diptych.page.blocks import (
     Banner,
@@ -83,10 +83,10 @@ def answer(inputs: Mapping[str, Any], findings: Findings) -> str:
 
 def _compared(pair: Mapping[str, Any], findings: Findings) -> str:
     answers = _answers(pair, findings)
-    found = {named(a["method"]).title: a for a in answers if a["status"] == "found"}
-    none = [named(a["method"]).title for a in answers if a["status"] == "none"]
-    unclear = [named(a["method"]).title for a in answers if a["status"] == "unclear"]
-    untested = [named(a["method"]).title for a in answers if a["status"] == "untested"]
+    found = {methods.named(a["method"]).title: a for a in answers if a["status"] == "found"}
+    none = [methods.named(a["method"]).title for a in answers if a["status"] == "none"]
+    unclear = [methods.named(a["method"]).title for a in answers if a["status"] == "unclear"]
+    untested = [methods.named(a["method"]).title for a in answers if a["status"] == "untested"]
     parts = []
     alike = pair["site_a"] == pair["site_b"]
     a, b = pair["a"] if alike else f"{pair['a']} at {pair['site_a']}", f"{pair['b']} at {pair['site_b']}"
@@ -111,7 +111,7 @@ def _compared(pair: Mapping[str, Any], findings: Findings) -> str:
 
 def _method_openings(pair: Mapping[str, Any]) -> list[str]:
     """What the methods that were run on a cell say of it beside their findings."""
-    run = [method for method in METHODS if pair["files"].get(method.file)]
+    run = [method for method in methods.METHODS if pair["files"].get(method.file)]
     return [sentence for method in run if (sentence := method_sections.of(method).opening(pair))]
 
 
@@ -122,7 +122,7 @@ def _caveats(answer: Mapping[str, Any]) -> str:
 def _planted(pair: Mapping[str, Any], findings: Findings) -> str:
     answers = _answers(pair, findings)
     by = {
-        status: [named(a["method"]).title for a in answers if a["status"] == status]
+        status: [methods.named(a["method"]).title for a in answers if a["status"] == status]
         for status in ("recovered", "missed")
     }
     said = []
@@ -139,18 +139,18 @@ def _answers(pair: Mapping[str, Any], findings: Findings) -> list[dict[str, Any]
 
 def section(inputs: Mapping[str, Any], findings: Findings) -> Section:
     """The matrix of pairs and methods, the sentences behind it, and the control's clauses."""
-    methods = [method for method in proposing() if any(a["method"] == method.name for a in findings.answers)]
+    columns = [method for method in methods.proposing() if any(a["method"] == method.name for a in findings.answers)]
     rows: list[list[str | Cell]] = []
     for pair in inputs["pairs"]:
         by_method = {a["method"]: a for a in _answers(pair, findings)}
-        rows.append([_label(pair), pair["role"], *(_matrix_cell(by_method.get(method.name)) for method in methods)])
+        rows.append([_label(pair), pair["role"], *(_matrix_cell(by_method.get(method.name)) for method in columns)])
     matrix = Table(
-        ["pair", "role", *(method.title for method in methods)],
+        ["pair", "role", *(method.title for method in columns)],
         rows,
         caption="What each method says of each pair; the sentences below say why.",
     )
     said: list[list[str | Cell]] = [
-        [_label(pair), named(a["method"]).title, Cell(a["text"], tone=SHORT[a["status"]][1])]
+        [_label(pair), methods.named(a["method"]).title, Cell(a["text"], tone=SHORT[a["status"]][1])]
         for pair in inputs["pairs"]
         for a in _answers(pair, findings)
     ]
@@ -225,7 +225,7 @@ def _finding_row(table: Mapping[str, npt.NDArray[Any]], i: int) -> list[str | Ce
     held_out = float(table["held_out"][i])
     return [
         str(table["pair"][i]),
-        named(table["method"][i]).title,
+        methods.named(table["method"][i]).title,
         str(table["id"][i]) if table["kind"][i] == "direction" else f"{table['kind'][i]} {table['id'][i]}",
         str(table["side"][i]),
         figure_cell(float(table["effect"][i])),

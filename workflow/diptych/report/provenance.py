@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from diptych.methods import METHODS
+from diptych import methods
 from diptych.page.blocks import Block, Cell, Prose, Section, Table
 from diptych.report.setting import manifest
 from diptych.storage import artifacts
@@ -60,7 +60,7 @@ def _specs(inputs: Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
 
 def _artifacts(files: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     """The artifacts of all methods on a cell, named; of several runs, one each."""
-    for key in dict.fromkeys(key for method in METHODS for key in (*method.made_from, method.file)):
+    for key in dict.fromkeys(key for method in methods.METHODS for key in (*method.made_from, method.file)):
         value, name = files.get(key), key.replace("_", " ")
         if isinstance(value, str) and value.endswith(".h5"):
             yield name, value

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diptych import methods
 from diptych.findings import stage as findings
-from diptych.methods import METHODS
 from diptych.page import document, method_sections
 from diptych.page.blocks import Section
 from diptych.page.method_sections import Shown
@@ -53,7 +53,7 @@ def build(
         opening.section(given, found),
         setting.section(given),
         *_cells(given, found, shown),
-        *(section for method in METHODS for section in method_sections.of(method).of_study(shown)),
+        *(section for method in methods.METHODS for section in method_sections.of(method).of_study(shown)),
         opening.findings_section(found),
         setting.gates(given),
         provenance.section(given, spec),
@@ -74,9 +74,9 @@ def _cells(inputs: Mapping[str, Any], found: findings.Findings, shown: Shown) ->
     sections = []
     for name in dict.fromkeys(cell["name"] for cell in inputs["pairs"]):
         cells: Sequence[Mapping[str, Any]] = [cell for cell in inputs["pairs"] if cell["name"] == name]
-        for method in METHODS:
+        for method in methods.METHODS:
             sections += method_sections.of(method).of_pair(cells, shown)
-        for method in METHODS:
+        for method in methods.METHODS:
             cells = method_sections.of(method).best_cells(cells, shown)
         sections += [_cell(cell, found, shown) for cell in cells]
     return sections
@@ -86,7 +86,7 @@ def _cell(cell: Mapping[str, Any], found: findings.Findings, shown: Shown) -> Se
     """The sections of all methods that were run on a cell."""
     own = replace(shown, cell=cell)
     inner = []
-    for method in METHODS:
+    for method in methods.METHODS:
         if cell["files"].get(method.file):
             standing = found.standing(cell["name"], cell["site"], method.name)
             inner.append(method_sections.of(method).of_cell(cell, replace(own, standing=standing)))

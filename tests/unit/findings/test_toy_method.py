@@ -1,0 +1,86 @@
+"""A method is one package and one line of the table: here `tests/toy_method`, and METHODS with it."""
+
+import ast
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import small_study
+import toy_method
+from diptych import methods
+from diptych.activations import rows
+from diptych.findings import stage
+from diptych.methods import Method
+from diptych.oracle import planted
+from diptych.report import stage as report
+from diptych.storage import fingerprint
+from toy_method import stage as toy
+
+TOY = Method("toy", "toy means", "toy_method", file="toy", kind="direction", min_effect=0.1, effect="A length.")
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """The small study with the toy method: a shifted pair and a control."""
+    monkeypatch.setattr(methods, "METHODS", (*methods.METHODS, TOY))
+    inputs = copy.deepcopy(small_study.shared())
+    made = planted.identical_pair(3, **small_study.PLANT)
+    shift = np.zeros(made.x_A.shape[1], dtype=np.float32)
+    shift[0] = 1.0
+    for pair, x_B in ((inputs["pairs"][0], made.x_A + shift), (inputs["pairs"][2], made.x_A)):
+        both = rows.in_memory([made.x_A, x_B], made.document, fold=made.document % 5)
+        toy.compare(both, tmp_path / f"{pair['name']}.h5", spec=small_study.SPEC)
+        pair["files"]["toy"] = str(tmp_path / f"{pair['name']}.h5")
+    least = {**small_study.LEAST, "toy": TOY.min_effect}
+    inputs["findings"] = str(tmp_path / "findings.h5")
+    stage.collect(
+        inputs["pairs"], inputs["findings"], tmp_path / "findings.tsv", spec=small_study.SPEC, min_effect=least
+    )
+    return inputs
+
+
+def test_a_method_is_a_package_and_a_line(study, tmp_path):
+    lines = [line.split("\t") for line in (tmp_path / "findings.tsv").read_text().splitlines()]
+    table = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+    own = [row for row in table if row["method"] == "toy"]
+    assert [(row["pair"], row["id"], row["side"]) for row in own] == [("tuned", "mean 1", "B")]
+    assert float(own[0]["effect"]) == pytest.approx(1.0, rel=1e-3)
+
+    found = stage.read(study["findings"])
+    clauses = {clause["name"]: clause["holds"] for control in found.controls for clause in control["clauses"]}
+    assert clauses["the means are equal"] is True
+    assert {answer["pair"] for answer in found.answers if answer["method"] == "toy"} == {"tuned", "control"}
+
+    report.build(study, tmp_path / "index.html", spec=small_study.SPEC)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert page.count("The toy method saw 12 documents.") == 2
+    assert "toy means" in page
+
+
+def test_the_toy_method_is_small():
+    modules = Path(toy_method.__file__).parent.glob("*.py")
+    assert sum(len(module.read_text().splitlines()) for module in modules) < 80
+
+
+TABLES = {"methods.py", "config/cells.py", "config/jobs.py"}
+"""The table of methods and the tables of their files."""
+ROLES = {"text/templates.py", "text/tokens.py", "config/checks.py"}
+"""Where `template` is the role of a token."""
+
+
+def test_no_module_branches_on_the_name_of_a_method():
+    """As a key or a kind of file a name is free: files are named after what they hold."""
+    names = {method.name for method in methods.METHODS}
+    found = set()
+    for path in fingerprint.LIBRARY.rglob("*.py"):
+        own = {method.name for method in methods.METHODS if f"diptych/{method.package.split('.')[1]}/" in str(path)}
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Subscript | ast.Call | ast.Dict):
+                continue
+            values = [child.value for child in ast.iter_child_nodes(node) if isinstance(child, ast.Constant)]
+            if (names - own) & set(values):
+                found.add(path.relative_to(fingerprint.LIBRARY).as_posix())
+    assert found - ROLES - TABLES == set()
