@@ -5,4 +5,4 @@ from diptych.runtime import logs
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
-exchange.take_over(snakemake.input[0], snakemake.output[0], spec=spec, **spec["settings"])
+exchange.import_published(snakemake.input[0], snakemake.output[0], spec=spec, **spec["settings"])

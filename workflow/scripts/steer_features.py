@@ -5,14 +5,14 @@ from pathlib import Path
 import torch
 
 from diptych.runtime import devices, logs
-from diptych.steering import steer
+from diptych.steering import stage
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 torch.set_num_threads(snakemake.threads)
 given = snakemake.input
 sides = {
-    name.upper(): steer.Side(
+    name.upper(): stage.Side(
         Path(given[f"model_{name}"]).parent,
         given[f"gates_{name}"],
         spec["reads"][f"site_{name}"],
@@ -21,7 +21,7 @@ sides = {
     for name in "ab"
 }
 with devices.take(snakemake.resources.device) as device:
-    steer.steer(
+    stage.steer(
         dict(given.items()),
         sides,
         snakemake.output.steering,

@@ -83,7 +83,7 @@ def test_published_weights_are_taken_over_with_their_scales(tmp_path):
     save_file(
         {name: torch.from_numpy(values.astype(np.float32)) for name, values in t.items()}, tmp_path / "cc.safetensors"
     )
-    exchange.take_over(tmp_path / "cc.safetensors", tmp_path / "w.h5", spec={}, scales=(0.3, 0.2))
+    exchange.import_published(tmp_path / "cc.safetensors", tmp_path / "w.h5", spec={}, scales=(0.3, 0.2))
     crosscoder = architecture.load(tmp_path / "w.h5")
     x = data.take(np.arange(50)).x
     f = np.maximum(0.3 * x[0] @ t["W_enc"][0] + 0.2 * x[1] @ t["W_enc"][1] + t["b_enc"], 0)
@@ -94,7 +94,7 @@ def test_published_weights_are_taken_over_with_their_scales(tmp_path):
     stage.evaluate(tmp_path / "w.h5", data, tmp_path / "e.h5", spec={})
     latents.describe(tmp_path / "w.h5", data, tmp_path / "l.h5", spec={}, n_bootstrap=10)
     with pytest.raises(DiptychError, match="2 models, but `scales` has 3"):
-        exchange.take_over(tmp_path / "cc.safetensors", tmp_path / "w.h5", spec={}, scales=(1, 1, 1))
+        exchange.import_published(tmp_path / "cc.safetensors", tmp_path / "w.h5", spec={}, scales=(1, 1, 1))
 
 
 class Code:

@@ -99,7 +99,7 @@ def test_latent_scaling_by_the_formula():
     crosscoder = Crosscoder(Architecture(data.widths, 24, activation="topk", k=4))
     feed.set_normalisation(crosscoder, data, np.arange(len(data)))
     found = scaling.latent_scaling(crosscoder, data, np.arange(len(data)), min_firings=1)
-    z = crosscoder.normalise(architecture.side_by_side(data.take(np.arange(len(data))).x, crosscoder.architecture))
+    z = crosscoder.normalise(architecture.crosscoder_input(data.take(np.arange(len(data))).x, crosscoder.architecture))
     f = crosscoder.activate(crosscoder.pre_activations(z)).detach().double().numpy()
     z_A, z_B = (part.double().numpy() for part in crosscoder.per_model(z))
     d_A, d_B = (part.detach().double().numpy() for part in crosscoder.per_model(crosscoder.W_dec))
@@ -185,10 +185,10 @@ def test_alignment_of_equal_and_independent_rows():
 def test_twins():
     decoder_A, decoder_B = np.eye(3), np.eye(3)[[0, 1, 1]]
     fires = sp.csr_array(np.array([[1, 0, 1], [1, 0, 0], [0, 1, 0], [0, 1, 0]], dtype=bool))
-    twins = latents.find_twins(decoder_A, decoder_B, np.array([0, 1]), np.array([1, 2]), fires)
-    assert twins["a"].tolist() == [1]
-    assert twins["b"].tolist() == [2]
-    assert twins["overlap"].tolist() == [0]
+    duplicates = latents.find_duplicates(decoder_A, decoder_B, np.array([0, 1]), np.array([1, 2]), fires)
+    assert duplicates["a"].tolist() == [1]
+    assert duplicates["b"].tolist() == [2]
+    assert duplicates["overlap"].tolist() == [0]
 
 
 def test_strongest_rows():
@@ -242,14 +242,14 @@ def test_unequal_widths_are_compared_through_the_map():
     with torch.no_grad():
         in_B = np.concatenate([3 * pair.directions_B[:12], other])
         crosscoder.W_dec.copy_(torch.from_numpy(np.concatenate([pair.directions_A, in_B], axis=1)))
-    cosine = spaces.cosine(spaces.carried(crosscoder, data, 0, 1), spaces.decoder(crosscoder, 1))
+    cosine = spaces.cosine(spaces.mapped_decoder(crosscoder, data, 0, 1), spaces.decoder(crosscoder, 1))
     assert cosine[:12].min() > 0.95
     assert np.abs(cosine[12:]).max() < 0.6
-    back = spaces.cosine(spaces.carried(crosscoder, data, 1, 0), spaces.decoder(crosscoder, 0))
+    back = spaces.cosine(spaces.mapped_decoder(crosscoder, data, 1, 0), spaces.decoder(crosscoder, 0))
     assert back[:12].min() > 0.95
     with torch.no_grad():
         crosscoder.W_dec[3, :24] = 0.0
-    cosine = spaces.cosine(spaces.carried(crosscoder, data, 0, 1), spaces.decoder(crosscoder, 1))
+    cosine = spaces.cosine(spaces.mapped_decoder(crosscoder, data, 0, 1), spaces.decoder(crosscoder, 1))
     assert np.isnan(cosine[3])
 
 

@@ -247,7 +247,7 @@ def test_normalisation_gives_every_model_the_same_mean_length():
     crosscoder = Crosscoder(Architecture((24, 40), 8))
     train = np.flatnonzero(data.fold != 0)
     feed.set_normalisation(crosscoder, data, train)
-    z_BD = crosscoder.normalise(architecture.side_by_side(data.take(train).x, crosscoder.architecture))
+    z_BD = crosscoder.normalise(architecture.crosscoder_input(data.take(train).x, crosscoder.architecture))
     for part in crosscoder.per_model(z_BD):
         assert float(part.norm(dim=1).mean()) == pytest.approx(32**0.5, rel=1e-4)
         assert float(part.mean(0).abs().max()) < 1e-4
@@ -398,7 +398,7 @@ def test_a_threshold_from_rows_that_were_learnt_by_heart_is_too_low_elsewhere():
     for share in (0.0, 0.2):
         crosscoder, _, feed = stage.optimise(data, Training(**settings, calibration_share=share))
         stage.calibrate(crosscoder, feed)
-        x_BD = architecture.side_by_side(data.take(np.flatnonzero(data.fold == 0)).x, crosscoder.architecture)
+        x_BD = architecture.crosscoder_input(data.take(np.flatnonzero(data.fold == 0)).x, crosscoder.architecture)
         held_out[share] = float((crosscoder.encode(x_BD) > 0).sum(1).float().mean())
     assert held_out[0.2] == pytest.approx(8, rel=0.15)
     assert abs(held_out[0.0] / 8 - 1) > 2 * abs(held_out[0.2] / 8 - 1)
@@ -413,7 +413,7 @@ def test_threshold_makes_held_out_l0_equal_k(steps):
     stage.calibrate(crosscoder, feed)
     with torch.no_grad():
         l0 = [
-            float((crosscoder.encode(architecture.side_by_side(block.x, crosscoder.architecture)) > 0).sum())
+            float((crosscoder.encode(architecture.crosscoder_input(block.x, crosscoder.architecture)) > 0).sum())
             for block in data.blocks(1000, select=data.fold == 0)
         ]
     assert sum(l0) / (data.fold == 0).sum() == pytest.approx(4, rel=0.1)

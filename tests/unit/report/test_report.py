@@ -20,12 +20,12 @@ from diptych.crosscoder.training import stage as training
 from diptych.dictionaries import encoding
 from diptych.findings import stage as findings
 from diptych.oracle import planted
-from diptych.page import blocks, document, figures
+from diptych.page import blocks, document
 from diptych.pairing import section as report_features
 from diptych.report import opening, setting
 from diptych.report import stage as page
 from diptych.storage import artifacts
-from diptych.text.contexts import Context, Text, Token
+from diptych.text.contexts import Text
 
 
 @pytest.fixture
@@ -256,17 +256,6 @@ def test_the_report_imports_nothing_heavy():
     assert not loaded & {"torch", "transformers", "transformer_lens", "sae_lens", "peft", "datasets"}
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (0.94066, ".941"), (-0.05, "−.050"), (4.08, "4.08"), (12.345, "12.3"), (24052.0, "24,052"), (7, "7"),
-        (np.int64(1200), "1,200"), (3.21e-9, "3.2e−9"), (0.0, "0"), (1.0, "1.00"), (float("nan"), "–"), (None, "–"),
-    ],
-)  # fmt: skip
-def test_numbers_have_sensible_digits(value, shown):
-    assert blocks.number(value) == shown
-
-
 def test_prose_has_plain_numbers(html):
     assert [blocks.plain(x) for x in (0.5, 1.0, 15.98, -2, 1200.0)] == ["0.5", "1", "16", "−2", "1,200"]
     seen = Page(html).seen()
@@ -279,37 +268,6 @@ def test_logarithmic_axes_show_powers_of_ten(html):
     logarithmic = [axis for axis in axes if axis.get("type") == "log"]
     assert logarithmic
     assert {axis["exponentformat"] for axis in logarithmic} == {"power"}
-
-
-def test_shares_and_p_values():
-    assert [blocks.percent(x) for x in (0.5, 0.0312, 0.0, 1.0, float("nan"))] == ["50 %", "3.1 %", "0 %", "100 %", "–"]
-    assert [blocks.p_value(x) for x in (0.0312, 4.2e-6, 1e-300, 1.0)] == [".031", "4e−6", "< 1e−99", "1.000"]
-
-
-def test_visible_shows_what_cannot_be_seen():
-    assert blocks.visible("a\nb\tc\x00 d") == "a↵b⇥c� d"
-
-
-def test_shading_follows_the_weight():
-    context = Context(3, "d", "s", 2, 1.5, (Token("a", 0.0), Token("b", -0.5), Token("c", 1.0)), 2)
-    item = blocks.Item("x", [], [blocks.Reading("r", [context])])
-    section = blocks.Section("s", "t", [blocks.Items("c", [item])])
-    html = document.render("T", blocks.Banner("pass", "h", "t"), "a", [section])
-    body = html[html.index('<span class="text">') :].split("</li>")[0]
-    assert re.findall(r"<span class=\"([^\"]*)\"(?: style=\"--w:([\d.]+)\")?>(\w)</span>", body) == [
-        ("", "", "a"), (" minus", "0.50", "b"), ("focus", "1.00", "c"),
-    ]  # fmt: skip
-
-
-def test_a_script_element_cannot_be_ended_from_inside():
-    assert "</script>" not in document.script_json({"name": "</script><b>"})
-    assert json.loads(document.script_json({"name": "</script>\u2028"})) == {"name": "</script>\u2028"}
-
-
-def test_dots_below_the_axis_stand_at_its_edge():
-    plot = figures.dots(["x"], {"a": ([-50.0], [0.1], "red")}, x="r")
-    assert plot["data"][0]["x"] == [-0.1]
-    assert plot["data"][0]["customdata"] == [-50.0]
 
 
 def train_run(place, name, data, seed=0, **settings):

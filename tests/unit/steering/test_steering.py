@@ -10,13 +10,13 @@ import torch
 import small_study
 from diptych.activations import rows
 from diptych.affine_maps import affine
-from diptych.linear_map import stage
+from diptych.linear_map import stage as linear_map_stage
 from diptych.models import pretrained
 from diptych.models.hooks import Loader
 from diptych.models.sites import resolve_site
 from diptych.oracle import planted
 from diptych.runtime.errors import DiptychError
-from diptych.steering import directions, effects, readout, steer, writing
+from diptych.steering import directions, effects, readout, stage, writing
 from diptych.steering import section as report_steering
 from diptych.steering.intervention import Edit, Intervention, likeliest, measure, sample
 from diptych.text.tokenizer import Tokenizer
@@ -169,7 +169,7 @@ def place(tmp_path_factory):
     small_study.write_tokens(root / "tokens.h5", made.document)
     small_study.write_gates(root / "gates.h5", len(made.document))
     both = rows.in_memory([made.x_A, made.x_B], made.document, fold=made.document % 5, source=made.document % 2)
-    stage.fit(both, root / "linear_map.h5", spec={}, directions=3, contexts=8, bootstrap=100)
+    linear_map_stage.fit(both, root / "linear_map.h5", spec={}, directions=3, contexts=8, bootstrap=100)
     for name, seed in (("a", 0), ("b", 1)):
         make_model(root / name, seed=seed)
     return root
@@ -185,11 +185,11 @@ def run(place, out, models_of=("a", "b"), **settings):
     files = {name: str(place / f"{name}.h5") for name in ("linear_map",)}
     files |= {f"tokens_{side}": str(place / "tokens.h5") for side in "ab"}
     sides = {
-        side: steer.Side(place / name, place / "gates.h5", "middle", "float32")
+        side: stage.Side(place / name, place / "gates.h5", "middle", "float32")
         for side, name in zip("AB", models_of, strict=True)
     }
     given = {**SETTINGS, "top": 2, "random": 3, "explain_length": 3, **settings}
-    steer.steer(files, sides, out / "steering.h5", out / "steering.tsv", spec={}, **given)
+    stage.steer(files, sides, out / "steering.h5", out / "steering.tsv", spec={}, **given)
     return effects.read(out / "steering.h5")
 
 
@@ -309,7 +309,7 @@ def test_a_named_position_is_one_token_of_the_header(place, tmp_path):
 def test_a_model_with_itself_has_nothing_to_steer(place, tmp_path):
     """No direction is found and the residual has no covariance to draw from: no item, no trial, a file that says so."""
     same = planted.identical_pair(0, n_documents=40, d_A=32, d_B=32)
-    stage.fit(same.rows(), tmp_path / "linear_map.h5", spec={}, directions=2, contexts=4, bootstrap=20)
+    linear_map_stage.fit(same.rows(), tmp_path / "linear_map.h5", spec={}, directions=2, contexts=4, bootstrap=20)
     for name in ("tokens", "gates"):
         (tmp_path / f"{name}.h5").write_bytes((place / f"{name}.h5").read_bytes())
     for name in "ab":
@@ -328,7 +328,7 @@ def test_widths_may_differ(tmp_path):
     made = planted.make_pair(1, labels={"only_B": 1}, n_documents=60, tokens_per_document=40, d_A=24, d_B=32,
                              n_features=20)  # fmt: skip
     both = rows.in_memory([made.x_A, made.x_B], made.document, fold=made.document % 5)
-    stage.fit(both, tmp_path / "linear_map.h5", spec={}, directions=2, contexts=4, bootstrap=50)
+    linear_map_stage.fit(both, tmp_path / "linear_map.h5", spec={}, directions=2, contexts=4, bootstrap=50)
     small_study.write_tokens(tmp_path / "tokens.h5", made.document)
     files = {"linear_map": tmp_path / "linear_map.h5", "tokens_a": tmp_path / "tokens.h5",
              "tokens_b": tmp_path / "tokens.h5"}  # fmt: skip

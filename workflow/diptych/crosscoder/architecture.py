@@ -30,13 +30,13 @@ Activation = Literal["relu", "topk", "threshold", "jumprelu"]
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a crosscoder's weights mean.
+    """Shapes and activation function of a crosscoder.
 
     Attributes:
         widths: d_m of each model (one width for a dictionary on differences).
         n_latents: F.
         activation: how pre-activations become a code, see `Crosscoder.activate`.
-        k: mean (threshold) or exact (topk) number of active latents of a row; 0 where there is no such number.
+        k: mean (threshold) or exact (topk) number of active latents per row; 0 for relu and jumprelu.
         difference: the input is x_B - x_A, one "model" of the common width.
         n_shared: latents 0 .. n_shared - 1 have the same decoder row in every model.
         n_dedicated: for each model, how many of the next latents read and write that model alone.
@@ -52,23 +52,23 @@ class Architecture:
 
     @property
     def mean_width(self) -> float:
-        """dbar, the mean of the widths: rows are scaled to a mean length of its root."""
+        """dbar, the mean of the widths: rows are scaled to a mean length of sqrt(dbar)."""
         return sum(self.widths) / len(self.widths)
 
 
 class Crosscoder(nn.Module):
     """f = act(sum_m x^m W_enc^m + b_enc),  x_hat^m = f W_dec^m + b_dec^m  (METHODS 5).
 
-    x^m is centred and scaled per model (`normalise`) so that E||x^m|| = sqrt(dbar). Both weight matrices keep one
-    row a latent, W_enc [F, D] and W_dec [F, D], with the models' columns side by side, so that each line of the
-    equation is one matrix product; `per_model` cuts them apart.
+    x^m is centred and scaled per model (`normalise`) so that E||x^m|| = sqrt(dbar). Both weight matrices have one
+    row per latent, W_enc [F, D] and W_dec [F, D], with the models' columns side by side, so that each line of the
+    equation is one matrix product; `per_model` splits them.
     """
 
     scale: Tensor
     mean: Tensor
     norm_unit: Tensor
     threshold: Tensor
-    allowed: Tensor
+    weight_mask: Tensor
 
     def __init__(
         self, architecture: Architecture, *, seed: int = 0, decoder_norm: float = 1.0, independent: bool = False
@@ -90,20 +90,20 @@ class Crosscoder(nn.Module):
         self.register_buffer("scale", torch.ones(len(widths)))
         self.register_buffer("norm_unit", torch.ones(len(widths)))
         self.register_buffer("threshold", torch.zeros(()))
-        self.register_buffer("allowed", dedicated_mask(architecture), persistent=False)
+        self.register_buffer("weight_mask", dedicated_mask(architecture), persistent=False)
         self.apply_masks()
 
     def per_model(self, values: Tensor) -> tuple[Tensor, ...]:
-        """Cut [..., D] into one [..., d_m] a model."""
+        """Split [..., D] into one [..., d_m] per model."""
         return torch.split(values, list(self.architecture.widths), dim=-1)
 
     def normalise(self, x_BD: Tensor) -> Tensor:
-        """Raw activations -> centred, and scaled per model to a mean length of sqrt(dbar)."""
+        """Raw activations, centred and scaled per model to a mean length of sqrt(dbar): [B, D]."""
         return (x_BD - self.mean) * self.coordinate_scale
 
     @property
     def coordinate_scale(self) -> Tensor:
-        """The models' scales, one a coordinate [D]."""
+        """Scale of each coordinate, that of its model: [D]."""
         return self.scale.repeat_interleave(torch.tensor(self.architecture.widths, device=self.scale.device))
 
     def pre_activations(self, z_BD: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class Crosscoder(nn.Module):
         """The sparse code [B, F] of pre-activations, as at inference.
 
         `relu`: max(pre, 0). `topk`: the k largest scores of a row. `threshold`: where the score is positive and at
-        least the stored threshold. `jumprelu`: where pre is at least the latent's own theta. The score of a latent
+        least the stored threshold. `jumprelu`: where pre is at least the latent's theta. The score of a latent
         is relu(pre) times the sum over models of its decoder norms; what is decoded is relu(pre), unscaled.
         """
         f_BF = pre_BF.relu()
@@ -162,14 +162,14 @@ class Crosscoder(nn.Module):
     def apply_masks(self) -> None:
         """Zero the other models' encoder and decoder weights of dedicated latents."""
         if self.architecture.n_dedicated:
-            self.W_enc.mul_(self.allowed)
-            self.W_dec.mul_(self.allowed)
+            self.W_enc.mul_(self.weight_mask)
+            self.W_dec.mul_(self.weight_mask)
 
     @torch.no_grad()
     def fold(self) -> "Crosscoder":
-        """The same function with mean 0 and scale 1, so that its weights act on raw activations.
+        """An equivalent crosscoder with mean 0 and scale 1, whose weights act on raw activations.
 
-        A threshold on scores becomes a theta a latent, which needs no decoder norms to apply.
+        A threshold on scores becomes one theta per latent (jumprelu), which needs no decoder norms to apply.
         """
         activation = "jumprelu" if self.architecture.activation == "threshold" else self.architecture.activation
         folded = Crosscoder(Architecture(**{**asdict(self.architecture), "activation": activation}))
@@ -188,19 +188,20 @@ class Crosscoder(nn.Module):
 def initial_directions(widths: Sequence[int], n_latents: int, seed: int, independent: bool = False) -> Tensor:
     """Random decoder rows of norm 1 in each model, [F, D].
 
-    Models of equal width start from the same rows, unless `independent`.
+    Models of equal width get the same rows, unless `independent`.
     """
-    parts: dict[tuple[int, ...], Tensor] = {}
+    rows_of: dict[tuple[int, ...], Tensor] = {}
     for model, width in enumerate(widths):
         key = (width, model) if independent else (width,)
-        if key not in parts:
+        if key not in rows_of:
             rows = np.random.default_rng([seed, *key]).standard_normal((n_latents, width), dtype=np.float32)
-            parts[key] = nn.functional.normalize(torch.from_numpy(rows), dim=1)
-    return torch.cat([parts[(width, model) if independent else (width,)] for model, width in enumerate(widths)], dim=1)
+            rows_of[key] = nn.functional.normalize(torch.from_numpy(rows), dim=1)
+    keys = [(width, model) if independent else (width,) for model, width in enumerate(widths)]
+    return torch.cat([rows_of[key] for key in keys], dim=1)
 
 
 def dedicated_mask(architecture: Architecture) -> Tensor:
-    """1 where a latent may read and write a coordinate, [F, D]; all ones (1 x 1) without dedicated latents."""
+    """Mask [F, D], 1 where a latent may read and write a coordinate; a single 1 [1, 1] without dedicated latents."""
     if not architecture.n_dedicated:
         return torch.ones(1, 1)
     mask = torch.ones(architecture.n_latents, sum(architecture.widths))
@@ -213,36 +214,36 @@ def dedicated_mask(architecture: Architecture) -> Tensor:
     return mask
 
 
-def side_by_side(x: Sequence[np.ndarray[Any, Any]], architecture: Architecture) -> Tensor:
-    """The models' rows as the crosscoder's input [B, D]: their concatenation, or B - A for a difference."""
+def crosscoder_input(x: Sequence[np.ndarray[Any, Any]], architecture: Architecture) -> Tensor:
+    """A crosscoder's input [B, D]: the models' raw rows concatenated, or x_B - x_A for a difference."""
     if architecture.difference:
         return torch.from_numpy(np.asarray(x[1], dtype=np.float32) - np.asarray(x[0], dtype=np.float32))
     return torch.from_numpy(np.concatenate([np.asarray(values, dtype=np.float32) for values in x], axis=1))
 
 
-def write(out: artifacts.Writer, crosscoder: Crosscoder) -> None:
+def write(writer: artifacts.Writer, crosscoder: Crosscoder) -> None:
     """Store a crosscoder in an open artifact of kind "crosscoder"."""
-    out.json("architecture", asdict(crosscoder.architecture))
+    writer.json("architecture", asdict(crosscoder.architecture))
     for name, tensor in crosscoder.state_dict().items():
         values = tensor.detach().cpu()
         if name in ("W_enc", "W_dec", "b_dec", "mean"):
             for model, part in enumerate(crosscoder.per_model(values)):
-                out.array(f"{name}/{model}", part.contiguous().numpy())
+                writer.array(f"{name}/{model}", part.contiguous().numpy())
         else:
-            out.array(name, values.numpy())
+            writer.array(name, values.numpy())
 
 
 def load(path: str | Path) -> Crosscoder:
-    """The crosscoder of an artifact of kind "crosscoder"."""
+    """Read the crosscoder of an artifact of kind "crosscoder", in evaluation mode."""
     with artifacts.read(path, "crosscoder") as file:
-        stored = artifacts.read_json(file, "architecture")
-        stored["widths"] = tuple(stored["widths"])
-        stored["n_dedicated"] = tuple(stored["n_dedicated"])
-        crosscoder = Crosscoder(Architecture(**stored))
+        fields = artifacts.read_json(file, "architecture")
+        fields["widths"] = tuple(fields["widths"])
+        fields["n_dedicated"] = tuple(fields["n_dedicated"])
+        crosscoder = Crosscoder(Architecture(**fields))
         state = {}
         for name in crosscoder.state_dict():
             if name in ("W_enc", "W_dec", "b_dec", "mean"):
-                parts = [file[f"{name}/{model}"][:] for model in range(len(stored["widths"]))]
+                parts = [file[f"{name}/{model}"][:] for model in range(len(fields["widths"]))]
                 state[name] = torch.from_numpy(np.concatenate(parts, axis=-1))
             else:
                 state[name] = torch.from_numpy(np.asarray(file[name][()]))
@@ -251,7 +252,7 @@ def load(path: str | Path) -> Crosscoder:
 
 
 def check_widths(crosscoder: Crosscoder, widths: Sequence[int]) -> None:
-    """Raise `DiptychError` if rows of these widths are not what the crosscoder was trained on."""
+    """Raise `DiptychError` unless the crosscoder was trained on rows of these widths."""
     expected = crosscoder.architecture.widths * (2 if crosscoder.architecture.difference else 1)
     if tuple(widths) != expected:
         raise DiptychError(f"crosscoder: trained on widths {expected}, these rows have {tuple(widths)}; train it again")

@@ -1,4 +1,4 @@
-"""What a crosscoder puts forward: latents whose decoder row is in one model alone."""
+"""Candidates from a crosscoder: latents whose decoder row is in one model only."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from diptych.candidates.proposer import Clause, Files
 from diptych.storage import artifacts
 
 EXCLUSIVE_NU = (0.2, 0.5)
-"""Largest |nu_err| and |nu_rec| of a latent that the other model has not (METHODS 5)."""
+"""Largest |nu_err| and |nu_rec| of an exclusive latent (METHODS 5)."""
 DEAD = 0
 """Class of a dead latent."""
 R_TOLERANCE = 1e-3
@@ -22,7 +22,7 @@ LEAST_ALIGNMENT = 0.999
 
 
 def candidates(files: Files) -> list[Candidate]:
-    """Latents whose decoder row is in one model alone.
+    """A-only and B-only latents, of the first run of each crosscoder.
 
     The effect is that of the label swap: the latent's activations summed as the models are and with the two models'
     rows exchanged, their difference over their sum; negative for latents of A. Where widths differ and rows cannot be
@@ -33,30 +33,30 @@ def candidates(files: Files) -> list[Candidate]:
     names = list(dict.fromkeys(run["name"] for run in runs))
     proposed: list[Candidate] = []
     for name in names:
-        own = [run for run in runs if run["name"] == name]
-        first = _read_run(own[0], len(own))
+        seed_runs = [run for run in runs if run["name"] == name]
+        first_run = _read_run(seed_runs[0], len(seed_runs))
         for side in SIDES:
-            proposed += _latents(first, side, f"{name} " if len(names) > 1 else "")
+            proposed += _exclusive_latents(first_run, side, f"{name} " if len(names) > 1 else "")
     return proposed
 
 
 def has_sides(run: Mapping[str, Any]) -> bool:
-    """Whether a crosscoder's latents belong to models; those of a dictionary on x_B - x_A do not."""
+    """Whether a crosscoder has a decoder row per model; a dictionary on x_B - x_A has not."""
     with artifacts.read(run["latents"], "latents") as file:
         return len(artifacts.read_json(file, "widths")) > 1
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What one run of a crosscoder says of its latents; columns [F], arrays with the models' axis first.
+    """Latents of one run, as stored; columns [F], arrays with the models' axis first.
 
-    `recovered` counts for each latent the runs, of `n_runs`, that have it.
+    `recovered` counts for each latent the runs, of `n_runs`, in which it is recovered.
     """
 
     columns: Mapping[str, npt.NDArray[Any]]
-    only: Mapping[SideName, IntArray]
+    exclusive: Mapping[SideName, IntArray]
     W_dec: Mapping[SideName, npt.NDArray[np.float32]]
-    token_row: npt.NDArray[np.int64]
+    top_token_row: npt.NDArray[np.int64]
     nu: Mapping[str, npt.NDArray[np.float64]]
     recovered: IntArray
     n_runs: int
@@ -66,8 +66,8 @@ def _read_run(run: Mapping[str, Any], n_runs: int) -> _Run:
     with artifacts.read(run["latents"], "latents") as file:
         columns = artifacts.read_table(file, "latents")
         classes = artifacts.read_json(file, "classes")
-        only = {side: np.flatnonzero(columns["class"] == classes.index(f"{side}-only")) for side in SIDES}
-        tops = [file[f"top/{name}/token_row"][:] for name in ("held_out", "selection")]
+        exclusive = {side: np.flatnonzero(columns["class"] == classes.index(f"{side}-only")) for side in SIDES}
+        top_rows = [file[f"top/{name}/token_row"][:] for name in ("held_out", "selection")]
         nu = {name: file[f"nu/{name}"][:] for name in ("err", "rec")}
     with artifacts.read(run["weights"], "crosscoder") as file:
         W_dec = {side: file[f"W_dec/{model}"][:] for model, side in enumerate(SIDES)}
@@ -75,46 +75,46 @@ def _read_run(run: Mapping[str, Any], n_runs: int) -> _Run:
     if run.get("seeds"):
         with artifacts.read(run["seeds"], "seeds") as file:
             recovered = file[f"recovered/{run['seed']}"][:]
-    return _Run(columns, only, W_dec, np.concatenate(tops, axis=2), nu, recovered, n_runs)
+    return _Run(columns, exclusive, W_dec, np.concatenate(top_rows, axis=2), nu, recovered, n_runs)
 
 
-def _latents(first: _Run, side: SideName, prefix: str) -> list[Candidate]:
-    """The candidates of one side in a run."""
-    model, column = SIDES.index(side), first.columns
+def _exclusive_latents(run: _Run, side: SideName, prefix: str) -> list[Candidate]:
+    """A run's latents that are in one model only."""
+    model, columns = SIDES.index(side), run.columns
     proposed = []
-    for latent in first.only[side]:
-        nu_err, nu_rec = (float(first.nu[name][latent, model, 1 - model]) for name in ("err", "rec"))
-        rows = first.token_row[model, latent]
+    for latent in run.exclusive[side]:
+        nu_err, nu_rec = (float(run.nu[name][latent, model, 1 - model]) for name in ("err", "rec"))
+        rows = run.top_token_row[model, latent]
         proposed.append(
             Candidate(
                 kind="latent",
                 id=f"{prefix}{latent}",
                 side=side,
-                effect=float(column["effect_selection"][latent]),
-                held_out=float(column["effect_held_out"][latent]),
-                lo=float(column["effect_lo"][latent]),
-                hi=float(column["effect_hi"][latent]),
-                p=float(column["p"][latent]) if column["density_held_out"][latent] > 0 else NAN,
-                direction=first.W_dec[side][latent].astype(np.float64),
+                effect=float(columns["effect_selection"][latent]),
+                held_out=float(columns["effect_held_out"][latent]),
+                lo=float(columns["effect_lo"][latent]),
+                hi=float(columns["effect_hi"][latent]),
+                p=float(columns["p"][latent]) if columns["density_held_out"][latent] > 0 else NAN,
+                direction=run.W_dec[side][latent].astype(np.float64),
                 rows=rows[rows >= 0],
-                seeds=f"{first.recovered[latent]}/{first.n_runs}",
+                seeds=f"{run.recovered[latent]}/{run.n_runs}",
                 nu_err=nu_err,
                 nu_rec=nu_rec,
-                barred=_refuted(nu_err, nu_rec),
+                barred=_rejection_by_scaling(nu_err, nu_rec),
             )
         )
     return proposed
 
 
-def _refuted(nu_err: float, nu_rec: float) -> str:
-    """Why latent scaling says that the other model has the latent too, or "" (also where it cannot tell)."""
+def _rejection_by_scaling(nu_err: float, nu_rec: float) -> str:
+    """Why latent scaling rejects the latent as exclusive, or "" (also where nu is NaN)."""
     for name, value, limit in (("nu_err", nu_err, EXCLUSIVE_NU[0]), ("nu_rec", nu_rec, EXCLUSIVE_NU[1])):
         if abs(value) >= limit:
             return f"latent scaling: {name} {value:.2f}, the other model has it too"
     return ""
 
 
-def _clauses(files: Files) -> list[Clause]:
+def _control_clauses(files: Files) -> list[Clause]:
     names = ("every latent is in both models alike", "sharedness is 1", "alignment is 1")
     runs = [run for run in files.get("crosscoders") or () if has_sides(run)]
     if not runs:
@@ -127,13 +127,13 @@ def _run_clauses(latents: str, names: Sequence[str]) -> list[Clause]:
         r = file["latents/r"][:][file["latents/class"][:] != DEAD]
         shared = artifacts.read_json(file, "sharedness")["activation"] or 0.0
         aligned = artifacts.read_json(file, "alignment")["0-1"]
-    gap = float(np.max(np.abs(r - 0.5))) if len(r) else float("nan")
+    deviation = float(np.max(np.abs(r - 0.5))) if len(r) else float("nan")
     value = aligned["value"] if aligned["value"] is not None else aligned["raw"]
     return [
         Clause(
             names[0],
-            gap <= R_TOLERANCE,
-            f"max |r − .5| = {gap:.1e} over {counted(len(r), 'live latent')} (at most {R_TOLERANCE:.0e})",
+            deviation <= R_TOLERANCE,
+            f"max |r − .5| = {deviation:.1e} over {counted(len(r), 'live latent')} (at most {R_TOLERANCE:.0e})",
         ),
         Clause(names[1], shared >= LEAST_ALIGNMENT, f"sharedness {shared:.5f} (at least {LEAST_ALIGNMENT})"),
         Clause(names[2], value >= LEAST_ALIGNMENT, f"alignment {value:.5f} (at least {LEAST_ALIGNMENT})"),
@@ -141,15 +141,15 @@ def _run_clauses(latents: str, names: Sequence[str]) -> list[Clause]:
 
 
 class Proposer(proposer.Proposer):
-    """The crosscoders' word on a cell."""
+    """Candidates and identical-pair control of a cell's crosscoders."""
 
     def candidates(self, files: Files) -> list[Candidate]:
-        """The exclusive latents of either side."""
+        """The A-only and B-only latents."""
         return candidates(files)
 
     def control(self, files: Files) -> Sequence[Clause]:
-        """The latents of a model with itself are shared and aligned."""
-        return _clauses(files)
+        """Whether all latents of a model with itself are shared and aligned."""
+        return _control_clauses(files)
 
 
 PROPOSER = Proposer()

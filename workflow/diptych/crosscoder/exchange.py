@@ -1,9 +1,9 @@
-"""Crosscoders outside Diptych: safetensors with everything folded in, and the layout of published weights.
+"""Export of a crosscoder to safetensors with the normalisation folded in, and import of published weights.
 
     export("weights.h5", "crosscoder/", spec=spec)                  # model.safetensors and config.json
-    take_over("cc.safetensors", "weights.h5", spec=spec, scales=(0.2759, 0.2442))
+    import_published("cc.safetensors", "weights.h5", spec=spec, scales=(0.2759, 0.2442))
 
-The exported weights act on raw activations, with no means, scales or scores to remember:
+The exported weights act on raw activations, without means, scales or scores:
 
     f = pre * (pre >= theta),  pre = max(0, sum_m x_m @ W_enc[m] + b_enc),  x_hat_m = f @ W_dec[m] + b_dec[m]
 
@@ -35,23 +35,23 @@ def export(weights: str | Path, out: str | Path, *, spec: dict[str, Any]) -> Non
     score_weight [F] for `topk`. `spec` is stored beside them.
     """
     folded = architecture.load(weights).fold()
-    plan = folded.architecture
+    arch = folded.architecture
     tensors = {"b_enc": folded.b_enc.detach()}
     parts = (folded.per_model(values.detach()) for values in (folded.W_enc, folded.W_dec, folded.b_dec))
     for model, (W_enc, W_dec, b_dec) in enumerate(zip(*parts, strict=True)):
         tensors[f"W_enc.{model}"] = W_enc.T.contiguous()
         tensors[f"W_dec.{model}"] = W_dec.contiguous()
         tensors[f"b_dec.{model}"] = b_dec.contiguous()
-    if plan.activation == "jumprelu":
+    if arch.activation == "jumprelu":
         tensors["theta"] = folded.log_theta.detach().exp()
-    if plan.activation == "topk":
+    if arch.activation == "topk":
         tensors["score_weight"] = folded.decoder_norms().sum(0).detach()
     config = {
-        "widths": list(plan.widths),
-        "n_latents": plan.n_latents,
-        "activation": plan.activation,
-        "k": plan.k,
-        "input": "difference" if plan.difference else "side by side",
+        "widths": list(arch.widths),
+        "n_latents": arch.n_latents,
+        "activation": arch.activation,
+        "k": arch.k,
+        "input": "difference" if arch.difference else "side by side",
     }
     with artifacts.create_directory(out, "crosscoder_export", spec) as directory:
         save_file(tensors, directory / "model.safetensors")
@@ -59,11 +59,11 @@ def export(weights: str | Path, out: str | Path, *, spec: dict[str, Any]) -> Non
 
 
 def from_published(tensors: Mapping[str, Tensor]) -> Crosscoder:
-    """A crosscoder from the layout of the published Gemma-2-2B base/IT one.
+    """Build a crosscoder from tensors in the layout of the published Gemma-2-2B base/IT one.
 
     Args:
         tensors: W_enc [M, d, F], W_dec [F, M, d], b_enc [F], b_dec [M, d]; an L1 crosscoder (relu) on activations
-            that its users scale beforehand.
+            that are scaled beforehand.
 
     Raises:
         DiptychError: a tensor is missing or has another shape.
@@ -87,10 +87,10 @@ def from_published(tensors: Mapping[str, Tensor]) -> Crosscoder:
 
 
 def load_published(path: str | Path) -> Crosscoder:
-    """`from_published` of a safetensors file, or of a .pt file, of which nothing but tensors is read.
+    """Read a crosscoder in the published layout from a safetensors or .pt file; of the latter, nothing but tensors.
 
     Raises:
-        DiptychError: there is none, or it is none.
+        DiptychError: the file is missing, is of another kind, or has other tensors.
     """
     if not Path(path).is_file():
         raise DiptychError(f"{path}: no such file; give the crosscoder's safetensors or .pt file")
@@ -99,11 +99,11 @@ def load_published(path: str | Path) -> Crosscoder:
             return from_published(torch.load(path, map_location="cpu", weights_only=True))
         return from_published(load_file(path))
     except (SafetensorError, pickle.UnpicklingError, RuntimeError) as error:
-        said = str(error).splitlines()[0]
-        raise DiptychError(f"{path}: holds no plain tensors ({said}); save them as safetensors") from None
+        reason = str(error).splitlines()[0]
+        raise DiptychError(f"{path}: holds no plain tensors ({reason}); save them as safetensors") from None
 
 
-def take_over(path: str | Path, out: str | Path, *, spec: dict[str, Any], scales: Sequence[float] = ()) -> None:
+def import_published(path: str | Path, out: str | Path, *, spec: dict[str, Any], scales: Sequence[float] = ()) -> None:
     """Stage: write weights in the published layout as an artifact of kind "crosscoder".
 
     Args:

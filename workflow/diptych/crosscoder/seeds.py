@@ -1,7 +1,7 @@
-"""Which latents come back when a crosscoder is trained again from another seed (METHODS 5).
+"""Recovery of a crosscoder's latents across training seeds (METHODS 5).
 
-recovered = recovery([crosscoder_0, crosscoder_1, crosscoder_2])
-recovered[0]        # for each latent of the first run, in how many of the 3 runs it is found (itself included)
+n_runs = recovery([crosscoder_0, crosscoder_1, crosscoder_2])
+n_runs[0]        # for each latent of the first run, in how many of the 3 runs it is recovered (its own included)
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,29 +23,29 @@ from diptych.storage import artifacts
 DoubleArray = npt.NDArray[np.float64]
 
 BLOCK_ROWS = 2048
-"""Latents whose cosines are held together."""
+"""Rows of the cosine matrix computed at a time."""
 RECOVERED_COSINE = 0.7
 """A latent is recovered by one whose decoder rows have at least this cosine (METHODS 5)."""
 
 
 def match(first: DoubleArray, second: DoubleArray) -> tuple[IntArray, IntArray]:
-    """One-to-one pairing of rows [F, D] with the largest sum of cosines above .7, best for each group of rows.
+    """One-to-one assignment of rows [F, D] that maximises the sum of cosines above .7; indices in each, by the first.
 
-    Rows compete only where a cosine is above .7, so that the pairs fall into small groups that are solved exactly;
-    the F x F matrix of cosines is never held.
+    Only pairs with a cosine above .7 are edges, and each connected component is solved exactly; the dense F x F matrix
+    of cosines is never stored.
     """
-    near = _near(_unit(first), _unit(second))
-    upper = sp.hstack([sp.csr_array((len(first), len(first))), near])
+    cosines = _close_cosines(_unit(first), _unit(second))
+    upper = sp.hstack([sp.csr_array((len(first), len(first))), cosines])
     lower = sp.csr_array((len(second), len(first) + len(second)))
-    n, found = sp.csgraph.connected_components(sp.vstack([upper, lower]), directed=False, return_labels=True)
-    label = found.astype(np.int64)
-    pairs = [_assign(near, i, j) for i, j in _groups(label[: len(first)], label[len(first) :], n)]
+    n, component = sp.csgraph.connected_components(sp.vstack([upper, lower]), directed=False, return_labels=True)
+    label = component.astype(np.int64)
+    pairs = [_assignment(cosines, i, j) for i, j in _components(label[: len(first)], label[len(first) :], n)]
     i, j = (np.concatenate([np.zeros(0, dtype=np.int64), *(pair[side] for pair in pairs)]) for side in (0, 1))
     order = np.argsort(i)
     return i[order], j[order]
 
 
-def _near(first: DoubleArray, second: DoubleArray) -> sp.csr_array:
+def _close_cosines(first: DoubleArray, second: DoubleArray) -> sp.csr_array:
     """The cosines above .7, CSR [F, F']."""
     blocks = []
     for start in range(0, max(1, len(first)), BLOCK_ROWS):
@@ -54,8 +54,8 @@ def _near(first: DoubleArray, second: DoubleArray) -> sp.csr_array:
     return sp.csr_array(sp.vstack(blocks))
 
 
-def _groups(left: IntArray, right: IntArray, n: int) -> Iterator[tuple[IntArray, IntArray]]:
-    """Rows and partners of each connected group that has both."""
+def _components(left: IntArray, right: IntArray, n: int) -> Iterator[tuple[IntArray, IntArray]]:
+    """Indices into either side of each connected component that has rows of both."""
     sides = []
     for label in (left, right):
         order = np.argsort(label, kind="stable")
@@ -65,18 +65,18 @@ def _groups(left: IntArray, right: IntArray, n: int) -> Iterator[tuple[IntArray,
             yield i, j
 
 
-def _assign(near: sp.csr_array, i: IntArray, j: IntArray) -> tuple[IntArray, IntArray]:
-    cosine = near[i][:, j].toarray()
+def _assignment(cosines: sp.csr_array, i: IntArray, j: IntArray) -> tuple[IntArray, IntArray]:
+    cosine = cosines[i][:, j].toarray()
     row, column = linear_sum_assignment(cosine, maximize=True)
-    kept = cosine[row, column] > 0
-    return i[row[kept]], j[column[kept]]
+    is_pair = cosine[row, column] > 0
+    return i[row[is_pair]], j[column[is_pair]]
 
 
 def recovery(crosscoders: Sequence[Crosscoder], *, exclusive: float = 0.1) -> list[IntArray]:
-    """For each run and latent, in how many of the runs it is found; int64 [F] a run.
+    """Number of runs in which each latent is recovered, int64 [F] for each run.
 
-    Latents are matched by their decoder rows laid side by side; latents that one model has to itself by that model's
-    rows, among the other run's latents of that model alone.
+    Latents are matched by their concatenated decoder rows; latents exclusive to one model by that model's rows, among
+    the other run's latents exclusive to the same model.
 
     Args:
         crosscoders: the same architecture trained from different seeds.
@@ -87,29 +87,29 @@ def recovery(crosscoders: Sequence[Crosscoder], *, exclusive: float = 0.1) -> li
     """
     if len({crosscoder.architecture for crosscoder in crosscoders}) > 1:
         raise DiptychError("crosscoder: runs of one crosscoder differ in architecture; train them again")
-    found = [np.ones(crosscoder.architecture.n_latents, dtype=np.int64) for crosscoder in crosscoders]
+    n_runs = [np.ones(crosscoder.architecture.n_latents, dtype=np.int64) for crosscoder in crosscoders]
     for a, first in enumerate(crosscoders):
         for b in range(a + 1, len(crosscoders)):
-            for i, j in _matches(first, crosscoders[b], exclusive):
-                found[a][i] += 1
-                found[b][j] += 1
-    return found
+            for i, j in _matched_latents(first, crosscoders[b], exclusive):
+                n_runs[a][i] += 1
+                n_runs[b][j] += 1
+    return n_runs
 
 
-def _matches(first: Crosscoder, second: Crosscoder, exclusive: float) -> list[tuple[IntArray, IntArray]]:
-    """Matched latents (indices in each run) of the common class and of each model's own."""
+def _matched_latents(first: Crosscoder, second: Crosscoder, exclusive: float) -> list[tuple[IntArray, IntArray]]:
+    """Matched latents (indices in each run): non-exclusive ones, then those exclusive to each model."""
     r = [relative_norms(crosscoder) for crosscoder in (first, second)]
     decoders = [crosscoder.W_dec.detach().cpu() for crosscoder in (first, second)]
-    own = [np.nan_to_num(shares) > 1 - exclusive for shares in r]
-    pools = [[np.flatnonzero(~kept.any(0)) for kept in own]]
+    is_exclusive = [np.nan_to_num(shares) > 1 - exclusive for shares in r]
+    pools = [[np.flatnonzero(~mask_MF.any(0)) for mask_MF in is_exclusive]]
     parts = [decoders]
     if len(r[0]) > 1:
         for model in range(len(r[0])):
-            pools.append([np.flatnonzero(kept[model]) for kept in own])
+            pools.append([np.flatnonzero(mask_MF[model]) for mask_MF in is_exclusive])
             parts.append([first.per_model(decoders[0])[model], second.per_model(decoders[1])[model]])
     matched = []
     for pool, rows in zip(pools, parts, strict=True):
-        i, j = match(*(part[where].double().numpy() for part, where in zip(rows, pool, strict=True)))
+        i, j = match(*(decoder[index].double().numpy() for decoder, index in zip(rows, pool, strict=True)))
         matched.append((pool[0][i], pool[1][j]))
     return matched
 
@@ -122,7 +122,7 @@ def _unit(rows: DoubleArray) -> DoubleArray:
 def compare(
     weights: Sequence[str | Path], out: str | Path, *, spec: dict[str, Any], seeds: Sequence[int], exclusive: float
 ) -> None:
-    """Stage: count for every latent of every run the runs that have it, and write the artifact (kind "seeds").
+    """Stage: count the runs in which each latent is recovered, and write the artifact (kind "seeds").
 
     Args:
         weights: artifacts of kind "crosscoder", one a seed.
@@ -131,12 +131,12 @@ def compare(
         seeds: the seed of each run.
         exclusive: as for `latents.classify`.
     """
-    found = recovery([architecture.load(path) for path in weights], exclusive=exclusive)
+    n_runs = recovery([architecture.load(path) for path in weights], exclusive=exclusive)
     with artifacts.create(out, "seeds", spec) as file:
-        for seed, count in zip(seeds, found, strict=True):
+        for seed, count in zip(seeds, n_runs, strict=True):
             file.array(f"recovered/{seed}", count)
         counts = {
             str(seed): np.bincount(count, minlength=len(seeds) + 1)[1:].tolist()
-            for seed, count in zip(seeds, found, strict=True)
+            for seed, count in zip(seeds, n_runs, strict=True)
         }
         file.json("summary", {"runs": len(seeds), "latents_by_runs": counts})

@@ -1,12 +1,12 @@
-"""The code of k-sparse objectives as a list of its non-zero entries, with exact gradients.
+"""Sparse encoding and decoding: the non-zero entries of a k-sparse code, with exact gradients.
 
 A dense training step multiplies the code [B, F] with the decoder and, going back, four matrices of that shape,
 although all but B * k entries are zero. Here only the selected entries are decoded and only their gradients
-computed; what is left of the dense work is one product, the encoder's:
+computed; the only dense product that remains is the encoder's:
 
-    chosen = selection_from_mask(score_BF >= cut)
-    f = encode(z_BD, W_enc, b_enc, chosen, product_BF)  # [nnz], differentiable
-    x_hat_BD = decode(f, W_dec, chosen)                 # differentiable
+    selection = selection_from_flat(positions(score_BF >= cut), score_BF.shape)
+    f = encode(z_BD, W_enc, b_enc, selection, product_BF)  # [nnz], differentiable
+    x_hat_BD = decode(f, W_dec, selection)                 # differentiable
 
 The gradients equal those of dense autograd. A gather of whole rows is summed by `embedding_bag`, which is faster
 here than a sparse product; the gradients of the entries themselves are a sampled dense product.
@@ -25,7 +25,7 @@ from torch.nn.functional import embedding_bag
 
 @dataclass(frozen=True)
 class Selection:
-    """Which entries of a [B, F] matrix are kept, in row order.
+    """Positions of the selected entries of a [B, F] matrix, in row order.
 
     Attributes:
         row: int64 [nnz], non-decreasing.
@@ -39,17 +39,17 @@ class Selection:
 
     @cached_property
     def row_start(self) -> Tensor:
-        """Where each row's entries begin, [B + 1]."""
-        return _starts(self.row, self.shape[0])
+        """Offset of each row's first entry, [B + 1]."""
+        return _offsets(self.row, self.shape[0])
 
     @cached_property
     def latent_start(self) -> Tensor:
-        """Where each latent's entries begin once sorted by latent, [F + 1]."""
-        return _starts(self.latent, self.shape[1])
+        """Offset of each latent's first entry once sorted by latent, [F + 1]."""
+        return _offsets(self.latent, self.shape[1])
 
     @cached_property
     def by_latent(self) -> Tensor:
-        """The order that sorts the entries by latent, rows increasing within a latent, [nnz]."""
+        """Permutation that sorts the entries by latent, rows increasing within a latent, [nnz]."""
         if self.latent.device.type == "cpu" and self.shape[1] <= 2**16:  # NumPy sorts 16-bit keys by radix
             order = np.argsort(self.latent.numpy().astype(np.uint16), kind="stable")
             return torch.from_numpy(order)
@@ -61,13 +61,13 @@ class Selection:
         return self.row[self.by_latent]
 
     def within(self, first: int, last: int) -> tuple["Selection", Tensor]:
-        """The entries whose latent is in first .. last - 1, and where they stand among all entries."""
-        kept = ((self.latent >= first) & (self.latent < last)).nonzero()[:, 0]
-        return Selection(self.row[kept], self.latent[kept], self.shape), kept
+        """The entries whose latent is in first .. last - 1, and their indices among all entries."""
+        index = ((self.latent >= first) & (self.latent < last)).nonzero()[:, 0]
+        return Selection(self.row[index], self.latent[index], self.shape), index
 
 
 def selection_from_flat(flat: Tensor, shape: tuple[int, int]) -> Selection:
-    """Entries given by increasing positions in the flattened matrix."""
+    """The selection of entries at increasing positions in the flattened matrix."""
     row = torch.div(flat, shape[1], rounding_mode="floor")
     return Selection(row, flat - row * shape[1], shape)
 
@@ -79,65 +79,69 @@ def positions(mask: Tensor) -> Tensor:
     return mask.flatten().nonzero()[:, 0]
 
 
-def encode(z_BD: Tensor, W_enc: Tensor, b_enc: Tensor, chosen: Selection, product_BF: Tensor) -> Tensor:
-    """The chosen entries [nnz] of z W_enc^T + b_enc, differentiable in the encoder.
+def encode(z_BD: Tensor, W_enc: Tensor, b_enc: Tensor, selection: Selection, product_BF: Tensor) -> Tensor:
+    """The selected entries [nnz] of z W_enc^T + b_enc, differentiable in the encoder.
 
-    `product_BF` is z W_enc^T, already computed (the bias is added to the chosen entries alone).
+    `product_BF` is z W_enc^T, already computed (the bias is added to the selected entries alone).
     """
-    values: Tensor = _Encode.apply(z_BD, W_enc, b_enc, chosen, product_BF)  # type: ignore[no-untyped-call]
+    values: Tensor = _Encode.apply(z_BD, W_enc, b_enc, selection, product_BF)  # type: ignore[no-untyped-call]
     return values
 
 
-def decode(f: Tensor, W_dec: Tensor, chosen: Selection) -> Tensor:
-    """f W_dec [B, D] for the code whose chosen entries are f [nnz]; differentiable in both."""
-    x_hat_BD: Tensor = _Decode.apply(f, W_dec, chosen)  # type: ignore[no-untyped-call]
+def decode(f: Tensor, W_dec: Tensor, selection: Selection) -> Tensor:
+    """f W_dec [B, D] for the code whose selected entries are f [nnz]; differentiable in both."""
+    x_hat_BD: Tensor = _Decode.apply(f, W_dec, selection)  # type: ignore[no-untyped-call]
     return x_hat_BD
 
 
-def sum_by_latent(f: Tensor, rows_BD: Tensor, chosen: Selection) -> Tensor:
-    """f^T rows [F, D] for the code whose chosen entries are f [nnz]."""
-    return _gather_sum(rows_BD, chosen.row_by_latent, chosen.latent_start, f[chosen.by_latent])
+def sum_by_latent(f: Tensor, rows_BD: Tensor, selection: Selection) -> Tensor:
+    """f^T rows [F, D] for the code whose selected entries are f [nnz]."""
+    return _gather_sum(rows_BD, selection.row_by_latent, selection.latent_start, f[selection.by_latent])
 
 
-def entries_of_product(left: Tensor, right: Tensor, chosen: Selection) -> Tensor:
-    """The chosen entries of left @ right, [nnz]."""
-    zeros = torch.zeros(len(chosen.latent), dtype=left.dtype, device=left.device)
+def entries_of_product(left: Tensor, right: Tensor, selection: Selection) -> Tensor:
+    """The selected entries of left @ right, [nnz]."""
+    zeros = torch.zeros(len(selection.latent), dtype=left.dtype, device=left.device)
     with warnings.catch_warnings():  # "beta state", once a process
         warnings.simplefilter("ignore", UserWarning)
-        pattern = torch.sparse_csr_tensor(chosen.row_start, chosen.latent, zeros, chosen.shape, check_invariants=False)
+        pattern = torch.sparse_csr_tensor(
+            selection.row_start, selection.latent, zeros, selection.shape, check_invariants=False
+        )
     entries: Tensor = torch.sparse.sampled_addmm(pattern, left, right, beta=0.0).values()
     return entries
 
 
 class _Encode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z_BD: Tensor, W_enc: Tensor, b_enc: Tensor, chosen: Selection, product_BF: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, z_BD: Tensor, W_enc: Tensor, b_enc: Tensor, selection: Selection, product_BF: Tensor
+    ) -> Tensor:
         ctx.save_for_backward(z_BD)
-        ctx.chosen = chosen
-        return product_BF.view(-1)[chosen.row * chosen.shape[1] + chosen.latent] + b_enc[chosen.latent]
+        ctx.selection = selection
+        return product_BF.view(-1)[selection.row * selection.shape[1] + selection.latent] + b_enc[selection.latent]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, Tensor, None, None]:
         (z_BD,) = ctx.saved_tensors
-        grad, chosen = grads[0], ctx.chosen
-        grad_W_enc = sum_by_latent(grad, z_BD, chosen)
-        grad_b_enc = torch.zeros(chosen.shape[1], dtype=grad.dtype, device=grad.device)
-        return None, grad_W_enc, grad_b_enc.index_add_(0, chosen.latent, grad), None, None
+        grad, selection = grads[0], ctx.selection
+        grad_W_enc = sum_by_latent(grad, z_BD, selection)
+        grad_b_enc = torch.zeros(selection.shape[1], dtype=grad.dtype, device=grad.device)
+        return None, grad_W_enc, grad_b_enc.index_add_(0, selection.latent, grad), None, None
 
 
 class _Decode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, f: Tensor, W_dec: Tensor, chosen: Selection) -> Tensor:
+    def forward(ctx: Any, f: Tensor, W_dec: Tensor, selection: Selection) -> Tensor:
         ctx.save_for_backward(f, W_dec)
-        ctx.chosen = chosen
-        return _gather_sum(W_dec, chosen.latent, chosen.row_start, f)
+        ctx.selection = selection
+        return _gather_sum(W_dec, selection.latent, selection.row_start, f)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         f, W_dec = ctx.saved_tensors
-        grad_BD, chosen = grads[0].contiguous(), ctx.chosen
-        grad_f = entries_of_product(grad_BD, W_dec.T, chosen)
-        grad_W_dec = sum_by_latent(f, grad_BD, chosen)
+        grad_BD, selection = grads[0].contiguous(), ctx.selection
+        grad_f = entries_of_product(grad_BD, W_dec.T, selection)
+        grad_W_dec = sum_by_latent(f, grad_BD, selection)
         return grad_f, grad_W_dec, None
 
 
@@ -146,6 +150,6 @@ def _gather_sum(rows: Tensor, index: Tensor, start: Tensor, weight: Tensor) -> T
     return embedding_bag(index, rows, start[:-1], mode="sum", per_sample_weights=weight)
 
 
-def _starts(index: Tensor, size: int) -> Tensor:
+def _offsets(index: Tensor, size: int) -> Tensor:
     counts = torch.bincount(index, minlength=size)
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])

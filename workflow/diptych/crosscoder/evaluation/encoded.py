@@ -1,4 +1,4 @@
-"""Rows of a crosscoder's models, encoded and decoded in blocks."""
+"""Blockwise encoding and reconstruction of a crosscoder's rows."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -19,55 +19,55 @@ MEAN_ROWS, MEAN_BLOCK = 100_000, 8192
 
 
 class Encoded(NamedTuple):
-    """A block of rows as the crosscoder sees it.
+    """A block of rows with its sparse code and reconstruction.
 
     Attributes:
         row: int64 [b], which of the Rows' rows.
         z_BD: normalised input.
         x_hat_BD: its reconstruction.
-        chosen: the entries of the code that are not 0.
+        selection: the entries of the code that are not 0.
         f: their values [nnz].
     """
 
     row: IntArray
     z_BD: Tensor
     x_hat_BD: Tensor
-    chosen: sparse.Selection
+    selection: sparse.Selection
     f: Tensor
 
 
 @torch.no_grad()
 def encoded_blocks(
-    crosscoder: Crosscoder, rows: Rows, index: IntArray, *, swap: bool = False, what: str = ""
+    crosscoder: Crosscoder, rows: Rows, index: IntArray, *, swap: bool = False, label: str = ""
 ) -> Iterator[Encoded]:
-    """Encode and decode rows `index` in blocks, with a bar called `what` if given.
+    """Encode and decode rows `index` in blocks, with a progress bar called `label` if given.
 
     With `swap`, the first two models' rows are exchanged.
     """
-    plan, device = crosscoder.architecture, crosscoder.mean.device
-    size = max(1, CODE_BYTES // (4 * plan.n_latents))
+    arch, device = crosscoder.architecture, crosscoder.mean.device
+    size = max(1, CODE_BYTES // (4 * arch.n_latents))
     starts = range(0, len(index), size)
-    for start in logs.progress(starts, what, unit="block") if what else starts:
+    for start in logs.progress(starts, label, unit="block") if label else starts:
         block = rows.take(index[start : start + size])
         x = (block.x[1], block.x[0], *block.x[2:]) if swap else block.x
-        z_BD = crosscoder.normalise(architecture.side_by_side(x, plan).to(device))
+        z_BD = crosscoder.normalise(architecture.crosscoder_input(x, arch).to(device))
         f_BF = crosscoder.activate(crosscoder.pre_activations(z_BD))
         flat = sparse.positions(f_BF > 0)
-        chosen = sparse.selection_from_flat(flat, (len(z_BD), plan.n_latents))
+        selection = sparse.selection_from_flat(flat, (len(z_BD), arch.n_latents))
         f = f_BF.view(-1)[flat]
-        x_hat_BD = sparse.decode(f, crosscoder.W_dec, chosen) + crosscoder.b_dec
-        yield Encoded(block.row, z_BD, x_hat_BD, chosen, f)
+        x_hat_BD = sparse.decode(f, crosscoder.W_dec, selection) + crosscoder.b_dec
+        yield Encoded(block.row, z_BD, x_hat_BD, selection, f)
 
 
 def training_mean(crosscoder: Crosscoder, rows: Rows) -> Tensor:
     """Mean of the rows outside fold 0 in raw units, or of `MEAN_ROWS` spread over them: [D] on the crosscoder's device.
 
-    An imported crosscoder does not know it; its own `mean` may be 0.
+    The buffer `mean` of an imported crosscoder need not be that mean; it may be 0.
     """
     train = np.flatnonzero(rows.fold != 0)
-    spread = train[np.unique(np.linspace(0, len(train) - 1, min(len(train), MEAN_ROWS)).astype(np.int64))]
+    sampled = train[np.unique(np.linspace(0, len(train) - 1, min(len(train), MEAN_ROWS)).astype(np.int64))]
     total = torch.zeros(sum(crosscoder.architecture.widths), dtype=torch.float64)
-    for start in logs.progress(range(0, len(spread), MEAN_BLOCK), "mean of the rows", unit="block"):
-        x = rows.take(spread[start : start + MEAN_BLOCK]).x
-        total += architecture.side_by_side(x, crosscoder.architecture).sum(0, dtype=torch.float64)
-    return (total / len(spread)).float().to(crosscoder.mean.device)
+    for start in logs.progress(range(0, len(sampled), MEAN_BLOCK), "mean of the rows", unit="block"):
+        x = rows.take(sampled[start : start + MEAN_BLOCK]).x
+        total += architecture.crosscoder_input(x, crosscoder.architecture).sum(0, dtype=torch.float64)
+    return (total / len(sampled)).float().to(crosscoder.mean.device)

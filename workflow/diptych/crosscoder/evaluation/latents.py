@@ -1,15 +1,16 @@
-"""What each latent of a crosscoder is: whose it is, when it fires, and whether that survives scrutiny (METHODS 5, 9).
+"""Statistics of each latent of a crosscoder: class, firing, latent scaling, duplicates, label swap (METHODS 5, 9).
 
 A latent whose decoder row is in one model alone may still be an artefact: the other model can hold the same concept
 in the crosscoder's error, or in another latent. Latent scaling measures that (`nu_err`, `nu_rec`: 0 = truly absent
-from the other model, 1 = equally present), twins are pairs of latents that split one concept, and the label swap
-asks whether a latent still fires when the two models' rows trade places:
+from the other model, 1 = equally present), duplicates (stored as `twins`) are pairs of latents that split one concept,
+and the label swap measures how much less a latent fires when the two models' rows are exchanged:
 
     codes = collect_codes(crosscoder, rows, index)
     nu = latent_scaling(crosscoder, rows, index)          # [F, own, other]
     swap = label_swap(crosscoder, rows, index)            # effect in [-1, 1], p
 
-Rows of fold 0 judge; the other folds select. For M models every pair statistic carries the axes [own, other].
+Latents are selected on the other folds and tested on fold 0. For M models every pair statistic has the axes
+[own, other].
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,21 +35,21 @@ BoolArray = npt.NDArray[np.bool_]
 
 RANK_TOLERANCE = 1e-6
 """Singular values below this share of the largest do not count towards the rank."""
-Inside = Mapping[tuple[int, int], DoubleArray]
-"""The decoder rows of the first model of each pair in the space of the second (`spaces.carried`)."""
-TWIN_COSINE, TWIN_OVERLAP = 0.8, 0.1
-"""Twins point the same way and rarely fire together (METHODS 5)."""
+MappedDecoders = Mapping[tuple[int, int], DoubleArray]
+"""The decoder rows of the first model of each pair in the space of the second (`spaces.mapped_decoder`)."""
+DUPLICATE_COSINE, DUPLICATE_OVERLAP = 0.8, 0.1
+"""Duplicates have at least this cosine and fire together on at most this share of rows (METHODS 5)."""
 
 
 def collect_codes(
-    crosscoder: Crosscoder, rows: Rows, index: IntArray, *, swap: bool = False, what: str = "codes"
+    crosscoder: Crosscoder, rows: Rows, index: IntArray, *, swap: bool = False, label: str = "codes"
 ) -> sp.csr_array:
-    """Codes of rows `index`, CSR [len(index), F], with a bar called `what`; see `encoded_blocks` for `swap`."""
+    """Codes of rows `index`, CSR [len(index), F]; `swap` and `label` as for `encoded_blocks`."""
     data, indices, starts, n = [], [], [np.zeros(1, dtype=np.int64)], 0
-    for block in encoded_blocks(crosscoder, rows, index, swap=swap, what=what):
+    for block in encoded_blocks(crosscoder, rows, index, swap=swap, label=label):
         data.append(block.f.cpu().numpy())
-        indices.append(block.chosen.latent.cpu().numpy())
-        starts.append(block.chosen.row_start[1:].cpu().numpy() + n)
+        indices.append(block.selection.latent.cpu().numpy())
+        starts.append(block.selection.row_start[1:].cpu().numpy() + n)
         n += len(data[-1])
     shape = (len(index), crosscoder.architecture.n_latents)
     return sp.csr_array((np.concatenate(data), np.concatenate(indices), np.concatenate(starts)), shape=shape)
@@ -73,13 +74,13 @@ def classify(r_MF: DoubleArray, alive: BoolArray, *, exclusive: float, shared: S
         shared: least and largest share (of two models; times 2/M for M) that each model of a shared latent has.
     """
     n_models = len(r_MF)
-    kind = np.ones(r_MF.shape[1], dtype=np.int64)
+    label = np.ones(r_MF.shape[1], dtype=np.int64)
     edges = np.asarray(shared) * 2 / n_models
-    kind[((r_MF >= edges[0]) & (r_MF <= edges[1])).all(0)] = 2
+    label[((r_MF >= edges[0]) & (r_MF <= edges[1])).all(0)] = 2
     for model in range(n_models):
-        kind[r_MF[model] > 1 - exclusive] = 3 + model
-    kind[~alive] = 0
-    return kind
+        label[r_MF[model] > 1 - exclusive] = 3 + model
+    label[~alive] = 0
+    return label
 
 
 def class_names(n_models: int) -> list[str]:
@@ -131,7 +132,7 @@ def alignment(rows_A: DoubleArray, rows_B: DoubleArray) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Swap:
-    """How much less each latent fires when the two models trade places (METHODS 9); arrays [F].
+    """Change of each latent's activation when the two models' rows are exchanged (METHODS 9); arrays [F].
 
     Attributes:
         effect: sum (f - f_swapped) / sum (f + f_swapped) over rows, in [-1, 1]; NaN if it never fires.
@@ -149,26 +150,26 @@ def label_swap(crosscoder: Crosscoder, rows: Rows, index: IntArray, *, n_bootstr
     """Compare the codes of (x_A, x_B) with those of (x_B, x_A), document by document."""
     _, unit = np.unique(rows.document[index], return_inverse=True)
     by_document = sp.csr_array((np.ones(len(index)), (unit, np.arange(len(index)))))
-    straight, swapped = (
-        (by_document @ collect_codes(crosscoder, rows, index, swap=swap, what=what)).astype(np.float64)
-        for swap, what in ((False, "codes"), (True, "codes with the models swapped"))
+    original, swapped = (
+        (by_document @ collect_codes(crosscoder, rows, index, swap=swap, label=label)).astype(np.float64)
+        for swap, label in ((False, "codes"), (True, "codes with the models swapped"))
     )
-    p = resampling.sign_flip_p((straight - swapped).T.tocsr())
+    p = resampling.sign_flip_p((original - swapped).T.tocsr())
     n_latents = crosscoder.architecture.n_latents
     effect, lo, hi = (np.full(n_latents, np.nan) for _ in range(3))
     for start in range(0, n_latents, LATENT_BLOCK):
         block = slice(start, min(start + LATENT_BLOCK, n_latents))
-        a, b = straight[:, block].toarray(), swapped[:, block].toarray()
+        a, b = original[:, block].toarray(), swapped[:, block].toarray()
         effect[block] = ratio_of_totals(a - b, a + b)
         both = np.stack([a - b, a + b], axis=2)
         lo[block], hi[block] = resampling.poisson_bootstrap(both, ratio_of_sums, n=n_bootstrap, seed=seed)
     return Swap(effect, lo, hi, p)
 
 
-def find_twins(
+def find_duplicates(
     decoder_A: DoubleArray, decoder_B: DoubleArray, only_A: IntArray, only_B: IntArray, fires: sp.csr_array
 ) -> dict[str, npt.NDArray[Any]]:
-    """A-only and B-only latents that point the same way and rarely fire together: one concept split in two.
+    """Pairs of an A-only and a B-only latent of similar direction that rarely fire together.
 
     Args:
         decoder_A: [F, d], in B's space.
@@ -189,7 +190,7 @@ def find_twins(
     fewer = np.minimum(count[only_A][:, None], count[only_B][None])
     with np.errstate(divide="ignore", invalid="ignore"):
         overlap = together / fewer
-    i, j = np.nonzero((cosine > TWIN_COSINE) & (overlap <= TWIN_OVERLAP))
+    i, j = np.nonzero((cosine > DUPLICATE_COSINE) & (overlap <= DUPLICATE_OVERLAP))
     return {"a": only_A[i], "b": only_B[j], "cosine": cosine[i, j], "overlap": overlap[i, j]}
 
 
@@ -225,7 +226,7 @@ def _firing_table(codes: sp.csr_array, name: str) -> dict[str, npt.NDArray[Any]]
     }
 
 
-def _norm_table(crosscoder: Crosscoder, inside: Inside) -> dict[str, npt.NDArray[Any]]:
+def _norm_table(crosscoder: Crosscoder, mapped: MappedDecoders) -> dict[str, npt.NDArray[Any]]:
     """Decoder norms (normalised units), encoder norms, relative norms and cosines."""
     norms = crosscoder.decoder_norms().detach().double().cpu().numpy()
     r_MF = relative_norms(crosscoder)
@@ -236,7 +237,7 @@ def _norm_table(crosscoder: Crosscoder, inside: Inside) -> dict[str, npt.NDArray
         table[f"decoder_norm_{model}"] = norms[model]
         table[f"encoder_norm_{model}"] = np.linalg.norm(encoders[model], axis=1)
         for other in range(model):
-            table[f"cosine_{other}_{model}"] = spaces.cosine(inside[other, model], spaces.decoder(crosscoder, model))
+            table[f"cosine_{other}_{model}"] = spaces.cosine(mapped[other, model], spaces.decoder(crosscoder, model))
     return table
 
 
@@ -258,7 +259,7 @@ def describe(
 
     Args:
         weights: artifact of kind "crosscoder".
-        rows: the rows of its models; folds other than 0 select, fold 0 judges.
+        rows: the rows of its models; fold 0 tests, the others select.
         out: the artifact.
         spec: stored with it.
         exclusive: a latent is only in one model if the others' share of its decoder norm is below this.
@@ -274,11 +275,11 @@ def describe(
     n_models = len(crosscoder.architecture.widths)
     index = {"selection": np.flatnonzero(rows.fold != 0), "held_out": np.flatnonzero(rows.fold == 0)}
     codes = {
-        name: collect_codes(crosscoder, rows, where, what=f"codes, {name.replace('_', ' ')}")
+        name: collect_codes(crosscoder, rows, where, label=f"codes, {name.replace('_', ' ')}")
         for name, where in index.items()
     }
-    inside = {(a, b): spaces.carried(crosscoder, rows, a, b) for b in range(n_models) for a in range(b)}
-    table = _norm_table(crosscoder, inside)
+    mapped = {(a, b): spaces.mapped_decoder(crosscoder, rows, a, b) for b in range(n_models) for a in range(b)}
+    table = _norm_table(crosscoder, mapped)
     for name in index:
         table |= _firing_table(codes[name], name)
     r_MF = relative_norms(crosscoder)
@@ -292,7 +293,7 @@ def describe(
             _write_strongest(file, name, codes[name], rows.token_row[:, where], top_rows)
         if scaling is not None:
             _write_scaling(file, scaling)
-            _write_spaces(file, crosscoder, inside, table, codes["held_out"], alive)
+            _write_spaces(file, crosscoder, mapped, table, codes["held_out"], alive)
         file.json("widths", list(crosscoder.architecture.widths))
         file.json("classes", class_names(n_models))
         counts = np.bincount(table["class"], minlength=3 + n_models)
@@ -363,12 +364,12 @@ def _write_scaling(file: artifacts.Writer, scaling: Scaling) -> None:
 def _write_spaces(
     file: artifacts.Writer,
     crosscoder: Crosscoder,
-    inside: Inside,
+    mapped: MappedDecoders,
     table: dict[str, npt.NDArray[Any]],
     codes: sp.csr_array,
     alive: BoolArray,
 ) -> None:
-    """Sharedness, and for each pair of models alignment and twins."""
+    """Sharedness, and for each pair of models alignment and duplicates."""
     decoders = [spaces.decoder(crosscoder, model) for model in range(len(crosscoder.architecture.widths))]
     norms_MF = crosscoder.decoder_norms().detach().double().cpu().numpy()
     file.json("sharedness", sharedness(relative_norms(crosscoder), table["mean_held_out"], norms_MF))
@@ -377,6 +378,6 @@ def _write_spaces(
         for second in range(first + 1, len(decoders)):
             aligned[f"{first}-{second}"] = alignment(decoders[first][alive], decoders[second][alive])
             only = [np.flatnonzero(table["class"] == 3 + model) for model in (first, second)]
-            twins = find_twins(inside[first, second], decoders[second], only[0], only[1], codes > 0)
-            file.table(f"twins/{first}-{second}", twins)
+            duplicates = find_duplicates(mapped[first, second], decoders[second], only[0], only[1], codes > 0)
+            file.table(f"twins/{first}-{second}", duplicates)
     file.json("alignment", aligned)

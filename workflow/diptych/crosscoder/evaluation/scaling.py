@@ -1,4 +1,4 @@
-"""Latent scaling: whether what a latent of one model stands for is really absent from the other (METHODS 5).
+"""Latent scaling: how much of a latent of one model is in the error and reconstruction of the other (METHODS 5).
 
 A decoder row of length 0 in a model says that the crosscoder does not use the latent there, not that the model lacks
 the concept: it may sit in that model's error, or be spread over other latents. So each latent's own decoder row is
@@ -68,8 +68,8 @@ class Scaling:
             (np.abs(self.err[:, own, other]) < EXCLUSIVE_NU[0]) & (np.abs(self.rec[:, own, other]) < EXCLUSIVE_NU[1])
             for other in others
         ]
-        kept: BoolArray = np.logical_and.reduce(absent)
-        return kept
+        exclusive: BoolArray = np.logical_and.reduce(absent)
+        return exclusive
 
 
 @torch.no_grad()
@@ -79,16 +79,16 @@ def latent_scaling(
     """beta_j^m = (d_j . sum_i f_ij y_i^m) / (sum_i f_ij^2 ||d_j||^2), nu = beta^other / beta^own (METHODS 5).
 
     d_j is the decoder row of `own`. y_err^m = x^m - x_hat^m + f_j d_j^m; y_rec^m = x_hat^m. NaN where a latent fires
-    on fewer than `min_firings` rows or own beta's interval covers 0. Unequal widths compare lengths instead (see
-    `_by_lengths`).
+    on fewer than `min_firings` rows or where the interval of own's beta covers 0. For unequal widths see
+    `_by_lengths`.
     """
     if len(set(crosscoder.architecture.widths)) > 1:
         return _by_lengths(crosscoder, rows, index, min_firings, n_bootstrap, seed)
     n_models, n_latents = len(crosscoder.architecture.widths), crosscoder.architecture.n_latents
     documents, unit = np.unique(rows.document[index], return_inverse=True)
-    place = np.zeros(len(rows), dtype=np.int64)
-    place[index] = unit
-    sums = _projections(crosscoder, rows, index, place, len(documents), seed)
+    document_of_row = np.zeros(len(rows), dtype=np.int64)
+    document_of_row[index] = unit
+    sums = _projections(crosscoder, rows, index, document_of_row, len(documents), seed)
     shape = (n_latents, n_models, n_models)
     names = ("err", "rec", "err_lo", "err_hi", "rec_lo", "rec_hi", "p", "random")
     out = {name: np.full(shape, np.nan) for name in names}
@@ -127,7 +127,7 @@ def ratio_of_totals(top: DoubleArray, bottom: DoubleArray) -> DoubleArray:
 def _known(
     dense: dict[tuple[Any, ...], DoubleArray], own: int, min_firings: int, n_bootstrap: int, seed: int
 ) -> BoolArray:
-    """Latents that fire often enough and whose own beta's interval (of the error) does not cover 0."""
+    """Latents that fire often enough and whose the beta of `own`'s interval (of the error) does not cover 0."""
     lo, hi = resampling.poisson_bootstrap(
         np.stack([dense["err", own, own], dense["square", own]], axis=2), ratio_of_sums, n=n_bootstrap, seed=seed
     )
@@ -136,7 +136,7 @@ def _known(
 
 
 def _projections(
-    crosscoder: Crosscoder, rows: Rows, index: IntArray, place: IntArray, n_documents: int, seed: int
+    crosscoder: Crosscoder, rows: Rows, index: IntArray, document_of_row: IntArray, n_documents: int, seed: int
 ) -> dict[tuple[Any, ...], sp.csr_array]:
     """Sums over each document's rows, CSR [n_documents, F].
 
@@ -154,26 +154,29 @@ def _projections(
         block = sp.coo_array((values.double().cpu().numpy(), (unit, latent)), shape=shape).tocsr()
         parts[key] = parts[key] + block if key in parts else block
 
-    for encoded in encoded_blocks(crosscoder, rows, index, what="latent scaling"):
-        f, chosen = encoded.f, encoded.chosen
-        unit, latent = place[encoded.row[chosen.row.cpu().numpy()]], chosen.latent.cpu().numpy()
+    for encoded in encoded_blocks(crosscoder, rows, index, label="latent scaling"):
+        f, selection = encoded.f, encoded.selection
+        unit, latent = document_of_row[encoded.row[selection.row.cpu().numpy()]], selection.latent.cpu().numpy()
         errors = crosscoder.per_model(encoded.z_BD - encoded.x_hat_BD)
         x_hats = crosscoder.per_model(encoded.x_hat_BD)
         add(("firings",), torch.ones_like(f), unit, latent)
         for own, d_own in enumerate(decoders):
-            add(("square", own), f * f * norms_MF[own][chosen.latent], unit, latent)
-            aside = noise * norms_MF[own].sqrt()[:, None]
-            along = _entries(errors[own], aside, chosen) + f * (decoders[own] * aside).sum(1)[chosen.latent]
+            add(("square", own), f * f * norms_MF[own][selection.latent], unit, latent)
+            random_rows = noise * norms_MF[own].sqrt()[:, None]
+            along = (
+                _entries(errors[own], random_rows, selection)
+                + f * (decoders[own] * random_rows).sum(1)[selection.latent]
+            )
             add(("random", own), f * along, unit, latent)
             for model, d_model in enumerate(decoders):
-                self_part = f * (d_own * d_model).sum(1)[chosen.latent]
-                add(("err", own, model), f * (_entries(errors[model], d_own, chosen) + self_part), unit, latent)
-                add(("rec", own, model), f * _entries(x_hats[model], d_own, chosen), unit, latent)
+                self_part = f * (d_own * d_model).sum(1)[selection.latent]
+                add(("err", own, model), f * (_entries(errors[model], d_own, selection) + self_part), unit, latent)
+                add(("rec", own, model), f * _entries(x_hats[model], d_own, selection), unit, latent)
     return parts
 
 
-def _entries(values_Bd: Tensor, directions_Fd: Tensor, chosen: sparse.Selection) -> Tensor:
-    return sparse.entries_of_product(values_Bd.contiguous(), directions_Fd.T, chosen)
+def _entries(values_Bd: Tensor, directions_Fd: Tensor, selection: sparse.Selection) -> Tensor:
+    return sparse.entries_of_product(values_Bd.contiguous(), directions_Fd.T, selection)
 
 
 def _by_lengths(
@@ -184,10 +187,10 @@ def _by_lengths(
     The squared length is v_1 . v_2 of two halves of the documents, whose noise is independent, at least 0. Documents
     are dealt to `GROUPS`, every other one in the second half; the intervals weight whole groups.
     """
-    plan = crosscoder.architecture
+    arch = crosscoder.architecture
     group = np.unique(rows.document[index], return_inverse=True)[1] % GROUPS
-    latent_bytes = 2 * 4 * GROUPS * sum(plan.widths)
-    blocks = np.array_split(np.arange(plan.n_latents), -(-plan.n_latents * latent_bytes // GROUP_BYTES))
+    latent_bytes = 2 * 4 * GROUPS * sum(arch.widths)
+    blocks = np.array_split(np.arange(arch.n_latents), -(-arch.n_latents * latent_bytes // GROUP_BYTES))
     parts: list[dict[str, npt.NDArray[Any]]] = []
     for block in blocks:
         sums, firings = _group_sums(crosscoder, rows, index, group, slice(block[0], block[-1] + 1))
@@ -207,26 +210,28 @@ def _group_sums(
     crosscoder: Crosscoder, rows: Rows, index: IntArray, group: IntArray, latents: slice
 ) -> tuple[dict[str, Tensor], IntArray]:
     """sum f y_err and sum f y_rec [GROUPS, F', D] over each group's rows, and firings [F'], of some latents."""
-    n_chosen = latents.stop - latents.start
-    shape = (GROUPS, n_chosen, sum(crosscoder.architecture.widths))
+    n_block = latents.stop - latents.start
+    shape = (GROUPS, n_block, sum(crosscoder.architecture.widths))
     sums = {name: torch.zeros(shape) for name in ("err", "rec")}
-    squares, firings = torch.zeros(GROUPS, n_chosen), torch.zeros(n_chosen, dtype=torch.int64)
+    squares, firings = torch.zeros(GROUPS, n_block), torch.zeros(n_block, dtype=torch.int64)
     for number in logs.progress(range(GROUPS), "latent scaling", unit="group"):
         for block in encoded_blocks(crosscoder, rows, index[group == number]):
-            latent = block.chosen.latent
-            kept = (latent >= latents.start) & (latent < latents.stop)
-            own = sparse.Selection(block.chosen.row[kept], latent[kept] - latents.start, (len(block.z_BD), n_chosen))
-            f = block.f[kept]
-            squares[number].index_add_(0, own.latent.cpu(), f.square().cpu())
-            firings += torch.bincount(own.latent.cpu(), minlength=n_chosen)
+            latent = block.selection.latent
+            in_block = (latent >= latents.start) & (latent < latents.stop)
+            selection = sparse.Selection(
+                block.selection.row[in_block], latent[in_block] - latents.start, (len(block.z_BD), n_block)
+            )
+            f = block.f[in_block]
+            squares[number].index_add_(0, selection.latent.cpu(), f.square().cpu())
+            firings += torch.bincount(selection.latent.cpu(), minlength=n_block)
             for name, values in (("err", block.z_BD - block.x_hat_BD), ("rec", block.x_hat_BD)):
-                sums[name][number] += sparse.sum_by_latent(f, values, own).cpu()
+                sums[name][number] += sparse.sum_by_latent(f, values, selection).cpu()
     sums["err"] += squares[:, :, None] * crosscoder.W_dec.detach().cpu()[latents]
     return sums, firings.numpy()
 
 
 def _length_ratios(
-    name: str, products: list[DoubleArray], enough: BoolArray, n_bootstrap: int, seed: int
+    name: str, products: list[DoubleArray], fires_often: BoolArray, n_bootstrap: int, seed: int
 ) -> dict[str, DoubleArray]:
     """nu [F', own, other], its interval and p from v_a . v_b of the halves' groups [GROUPS / 2, GROUPS / 2, F']."""
     weights = np.random.default_rng(seed).poisson(1.0, (n_bootstrap, GROUPS)).astype(np.float64)
@@ -235,7 +240,7 @@ def _length_ratios(
     for product in products:
         first = np.tensordot(weights[:, ::2], product, axes=1)
         squares.append(np.einsum("nb,nbf->nf", weights[:, 1::2], first))
-    shape = (len(enough), len(products), len(products))
+    shape = (len(fires_often), len(products), len(products))
     out = {key: np.full(shape, np.nan) for key in (name, f"{name}_lo", f"{name}_hi", "p")}
     for own, bottom in enumerate(squares):
         for other, top in enumerate(squares):
@@ -244,5 +249,5 @@ def _length_ratios(
             lo, hi = resampling.percentiles(nu[1:])
             p = (1 + np.sum(~(nu[1:] < EXCLUSIVE_NU[0]), axis=0)) / (1 + n_bootstrap)
             for key, values in zip(out, (nu[0], lo, hi, p), strict=True):
-                out[key][:, own, other] = np.where(enough & np.isfinite(nu[0]), values, np.nan)
+                out[key][:, own, other] = np.where(fires_often & np.isfinite(nu[0]), values, np.nan)
     return out if name == "err" else {key: values for key, values in out.items() if key != "p"}

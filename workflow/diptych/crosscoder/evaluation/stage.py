@@ -65,13 +65,13 @@ def evaluate_rows(crosscoder: Crosscoder, rows: Rows, index: IntArray) -> Scores
     """
     if len(index) < 2:
         raise DiptychError("crosscoder: fold 0 holds fewer than 2 rows; give the corpus more documents")
-    plan = crosscoder.architecture
-    n_models, n_sources = len(plan.widths), int(rows.source.max()) + 1
+    arch = crosscoder.architecture
+    n_models, n_sources = len(arch.widths), int(rows.source.max()) + 1
     error, square = np.zeros((n_sources, n_models)), np.zeros((n_sources, n_models))
-    total, count = np.zeros((n_sources, sum(plan.widths))), np.zeros(n_sources)
-    explained, scored, firings = np.zeros(n_models), np.zeros(n_models), np.zeros(plan.n_latents)
+    total, count = np.zeros((n_sources, sum(arch.widths))), np.zeros(n_sources)
+    explained, scored, firings = np.zeros(n_models), np.zeros(n_models), np.zeros(arch.n_latents)
     l0, mean_D = [], crosscoder.normalise(training_mean(crosscoder, rows))
-    for block in encoded_blocks(crosscoder, rows, index, what="evaluate"):
+    for block in encoded_blocks(crosscoder, rows, index, label="evaluate"):
         source = rows.source[block.row]
         error_BM = _squares(crosscoder, block.z_BD - block.x_hat_BD)
         square_BM = _squares(crosscoder, block.z_BD)
@@ -84,12 +84,12 @@ def evaluate_rows(crosscoder: Crosscoder, rows: Rows, index: IntArray) -> Scores
         gain_BM = from_mean_BM - error_BM
         explained += np.divide(gain_BM, from_mean_BM, where=off_mean, out=np.zeros_like(gain_BM)).sum(0)
         scored += off_mean.sum(0)
-        firings += torch.bincount(block.chosen.latent, minlength=plan.n_latents).cpu().numpy()
-        l0.append(torch.diff(block.chosen.row_start).cpu().numpy())
-    of_mean = _per_model(total**2, plan.widths)
+        firings += torch.bincount(block.selection.latent, minlength=arch.n_latents).cpu().numpy()
+        l0.append(torch.diff(block.selection.row_start).cpu().numpy())
+    of_mean = _per_model(total**2, arch.widths)
     with np.errstate(invalid="ignore", divide="ignore"):
         fvu_source = error / (square - of_mean / count[:, None])
-    variance = square.sum(0) - _per_model(total.sum(0) ** 2, plan.widths) / count.sum()
+    variance = square.sum(0) - _per_model(total.sum(0) ** 2, arch.widths) / count.sum()
     return Scores(
         n_rows=len(index),
         l0=np.concatenate(l0),

@@ -100,7 +100,7 @@ class Feed:
     def normalised(self, index: IntArray) -> FloatArray:
         """Normalised rows [len(index), D]."""
         crosscoder = self.crosscoder
-        x_BD = architecture.side_by_side(self.rows.take(index).x, crosscoder.architecture)
+        x_BD = architecture.crosscoder_input(self.rows.take(index).x, crosscoder.architecture)
         coordinate_scale, mean = crosscoder.coordinate_scale.cpu(), crosscoder.mean.cpu()
         normalised: FloatArray = ((x_BD - mean) * coordinate_scale).numpy()
         return normalised

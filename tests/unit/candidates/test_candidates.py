@@ -1,0 +1,133 @@
+"""Candidates of a method: which stand, which repeat a stronger one, and whether the planted one is among them."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from candidates_of_tests import LIMITS, offer
+from diptych import methods
+from diptych.candidates import ranking
+from diptych.candidates.recovery import recovery
+from diptych.findings import conclusions
+
+
+@pytest.mark.parametrize(
+    ("changed", "stands"),
+    [
+        ({}, True),
+        ({"p": 0.2}, False),
+        ({"p": math.nan}, False),
+        ({"effect": 0.09, "held_out": 0.09}, False),
+        ({"held_out": 0.24}, False),
+        ({"held_out": 0.25}, True),
+        ({"held_out": -0.5}, False),
+        ({"held_out": math.nan}, False),
+        ({"effect": -0.5, "held_out": -0.5}, False),
+        ({"effect": -0.5, "held_out": -0.5, "side": "A"}, True),
+        ({"effect": 0.95, "held_out": 0.95, "null": 0.9}, False),
+    ],
+)
+def test_every_leg_is_needed(changed, stands):
+    assert ranking.rank([offer(**changed)], LIMITS).candidates[0].stands is stands
+
+
+def test_q_is_of_the_family():
+    offers = [offer(p=p, id=str(i)) for i, p in enumerate([0.001, 0.02, 0.9, 0.8])]
+    ranked = {c.candidate.id: c for c in ranking.rank(offers, LIMITS).candidates}
+    assert ranked["0"].q == pytest.approx(0.004)
+    assert ranked["1"].q == pytest.approx(0.04)
+    assert [ranked[i].stands for i in "0123"] == [True, True, False, False]
+
+
+def test_weakest_leg_orders():
+    strong = offer(effect=0.9, held_out=0.9, p=1e-6, id="strong")
+    fragile = offer(effect=0.9, held_out=0.46, p=1e-9, id="fragile")
+    ranked = ranking.rank([fragile, strong], LIMITS)
+    assert [c.candidate.id for c in ranked.candidates] == ["strong", "fragile"]
+
+
+def test_the_same_direction_is_written_once_a_side():
+    offers = [
+        offer(id="first", kind="direction", effect=0.6, held_out=0.6),
+        offer(id="again", kind="direction", direction=(-0.8, 0.6)),
+        offer(id="apart", kind="direction", direction=(0.6, 0.8)),
+        offer(id="other side", kind="direction", side="A", effect=-0.5, held_out=-0.5),
+    ]
+    ranked = ranking.rank(offers, LIMITS)
+    assert {c.candidate.id for c in ranked.findings} == {"first", "apart", "other side"}
+    assert next(c for c in ranked.candidates if c.candidate.id == "again").repeats == "first"
+
+
+def test_what_a_stronger_direction_shows_along_another_is_not_written_as_its_own():
+    """Variance along v is seen at cos^2 along every direction: .25 of 100 along these."""
+    v = np.array([1.0, 0.0, 0.0])
+
+    def at_half(id_, surplus, **more):
+        return offer(id=id_, kind="direction", direction=(0.5, 0.8660254, 0.0), surplus=surplus, **more)
+
+    strong = offer(id="v", kind="direction", effect=0.5, held_out=0.5, direction=v, surplus=100.0)
+    weak = strong._replace(id="v", p=0.5)
+    for other, repeats in (
+        (at_half("leak", 26.0), "v"),  # 25 of 26 are v's
+        (at_half("own", 80.0), ""),  # 55 of 80 are its own
+        (at_half("stronger", 120.0), ""),
+        (at_half("of the other side", 26.0, side="A", effect=-0.9, held_out=-0.9), ""),
+    ):
+        ranked = ranking.rank([other, strong], LIMITS)
+        assert next(c for c in ranked.candidates if c.candidate.id == other.id).repeats == repeats
+        assert next(c for c in ranked.candidates if c.candidate.id == "v").stands
+    # What is no finding itself explains nothing away.
+    assert {c.candidate.id for c in ranking.rank([at_half("leak", 26.0), weak], LIMITS).findings} == {"leak"}
+
+
+def test_one_thing_is_written_once_a_side():
+    offers = [
+        offer(id="7 at newline", subject="7", effect=0.4, held_out=0.4),
+        offer(id="7 at assistant", subject="7"),
+        offer(id="7 falls", subject="7", side="A", effect=-0.5, held_out=-0.5),
+        offer(id="8 at newline", subject="8", effect=0.3, held_out=0.3),
+    ]
+    ranked = ranking.rank(offers, LIMITS)
+    assert {c.candidate.id for c in ranked.findings} == {"7 at assistant", "7 falls", "8 at newline"}
+
+
+def test_a_methods_own_family_decides_its_q():
+    """A million tests of which a hundred are put forward: q is that of the million."""
+    ranked = ranking.rank([offer(p=1e-6, q=0.3), offer(p=1e-6, id="1", q=0.01)], LIMITS)
+    assert {c.candidate.id: c.stands for c in ranked.candidates} == {"0": False, "1": True}
+
+
+def test_recovery_needs_the_side_the_direction_and_the_legs():
+    truth = np.array([0.0, 1.0])
+    wrong_side = offer(id="wrong side", side="A", effect=-0.9, held_out=-0.9, direction=(0.0, 1.0))
+    wrong_way = offer(id="wrong way", direction=(1.0, 0.1))
+    near = offer(id="near", effect=0.3, held_out=0.3, direction=(0.5, -0.9))
+    found = recovery(ranking.rank([wrong_side, wrong_way, near], LIMITS), truth)
+    assert found.written
+    assert (found.rank, found.average_precision, found.name) == (3, pytest.approx(1 / 3), "feature near")
+    weak = recovery(ranking.rank([near._replace(p=0.5)], LIMITS), truth)
+    assert not weak.written
+    assert weak.rank == 1
+    nothing = recovery(ranking.rank([wrong_way], LIMITS), truth)
+    assert (nothing.written, nothing.rank, nothing.average_precision) == (False, 0, 0.0)
+    assert nothing.cosine == pytest.approx(0.0995, abs=1e-3)
+
+
+def test_recovery_names_what_stands_and_counts_what_points_elsewhere():
+    truth = np.array([0.0, 1.0])
+    # The first points along the truth but is listed again, better, by the second; the third is another direction.
+    repeated = offer(id="again", effect=0.95, held_out=0.5, direction=(0.3, 0.9), kind="direction")
+    best = offer(id="itself", effect=0.9, held_out=0.9, direction=(0.0, 1.0), kind="direction")
+    other = offer(id="other", effect=0.8, held_out=0.8, direction=(1.0, 0.1), kind="direction")
+    ranked = ranking.rank([repeated, best, other], LIMITS)
+    places = {candidate.candidate.id: place for place, candidate in enumerate(ranked.candidates, 1)}
+    for candidates in (ranked.candidates, ranked.candidates[::-1]):
+        found = recovery(dataclasses.replace(ranked, candidates=candidates), truth)
+        assert (found.name, found.cosine, found.elsewhere) == ("direction itself", pytest.approx(1.0), 1)
+    assert recovery(ranked, truth).rank == places["itself"]
+    said = conclusions.answer(
+        "planted", methods.named("linear_map"), ranked, conclusions.Yardstick("planted", found, [])
+    )
+    assert said.text.endswith("; 1 other finding with |cos| below 0.7")
