@@ -377,14 +377,14 @@ def test_independent_models_of_equal_width_start_apart():
 
 def test_rows_kept_aside_are_whole_training_documents():
     data = planted.make_pair(n_documents=200).rows()
-    aside = feed.kept_aside(data, Training(calibration_share=0.1))
+    aside = feed.calibration_rows(data, Training(calibration_share=0.1))
     documents = np.unique(data.document[aside])
     assert len(documents) == 16
     assert (data.fold[aside] != 0).all()
     assert aside.sum() == np.isin(data.document, documents).sum()
-    assert not feed.kept_aside(data, Training(calibration_share=0.0)).any()
-    assert not feed.kept_aside(data, Training(objective="l1")).any()
-    other = feed.kept_aside(data, Training(calibration_share=0.1, seed=1))
+    assert not feed.calibration_rows(data, Training(calibration_share=0.0)).any()
+    assert not feed.calibration_rows(data, Training(objective="l1")).any()
+    other = feed.calibration_rows(data, Training(calibration_share=0.1, seed=1))
     assert (aside != other).any()
 
 

@@ -279,12 +279,12 @@ def test_random_directions_have_the_residuals_covariance():
     basis = np.linalg.qr(rng.normal(size=(400, 400)))[0]
     variance = np.zeros(400)
     variance[:20] = 1.0
-    drawn = residuals._drawn(variance, basis, 0)
+    drawn = residuals._random_directions(variance, basis, 0)
     np.testing.assert_allclose(np.linalg.norm(drawn, axis=1), 1.0)
     np.testing.assert_allclose(drawn @ basis[:, 20:], 0.0, atol=1e-9)
     assert np.linalg.matrix_rank(drawn) == 20
-    np.testing.assert_array_equal(drawn, residuals._drawn(variance, basis, 0))
-    assert (residuals._drawn(np.zeros(400), basis, 0) == 0).all()
+    np.testing.assert_array_equal(drawn, residuals._random_directions(variance, basis, 0))
+    assert (residuals._random_directions(np.zeros(400), basis, 0) == 0).all()
 
 
 def test_top_rows_are_where_the_feature_fires(failed):

@@ -74,7 +74,7 @@ def test_random_pairs_score_as_one_component_must(made):
 
 
 def test_first_seen_keeps_the_lowest():
-    a, b = lan2024.first_seen(np.array([7, 3, 7, 3, 5]))
+    a, b = lan2024.first_occurrences(np.array([7, 3, 7, 3, 5]))
     assert a.tolist() == [7, 3, 5]
     assert b.tolist() == [0, 1, 4]
 

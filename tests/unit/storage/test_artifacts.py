@@ -137,7 +137,7 @@ def test_what_a_killed_writer_left_is_deleted_and_nothing_else(tmp_path, kind):
     for process in killed:
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    mine = unfinished._home()
+    mine = unfinished._machine()
     elsewhere = [f".x.{mine[::-1]}.{killed[0].pid}.part", f".x.{mine}.part", f".xx.{mine}.{killed[0].pid}.part"]
     for name in elsewhere:
         (tmp_path / name).touch()
@@ -153,9 +153,9 @@ def test_where_the_system_does_not_tell_processes_apart_nothing_is_taken_for_lef
     monkeypatch.setattr(unfinished, "BOOT", tmp_path / "none")
     homes = []
     for _ in range(2):
-        unfinished._home.cache_clear()
-        homes.append(unfinished._home())
-    unfinished._home.cache_clear()
+        unfinished._machine.cache_clear()
+        homes.append(unfinished._machine())
+    unfinished._machine.cache_clear()
     assert homes[0] != homes[1]
 
 

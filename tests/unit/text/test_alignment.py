@@ -12,8 +12,8 @@ from diptych.text.corpora import stage
 from tiny_models import make_texts, make_tokenizer
 
 
-def texts(ends: list[int], document: list[int] | None = None, counts: list[bool] | None = None) -> alignment.Texts:
-    return alignment.Texts(
+def texts(ends: list[int], document: list[int] | None = None, counts: list[bool] | None = None) -> alignment.TokenEnds:
+    return alignment.TokenEnds(
         np.array(document if document is not None else [0] * len(ends), dtype=np.int64),
         np.array(ends, dtype=np.int64),
         np.array(counts if counts is not None else [True] * len(ends)),

@@ -92,16 +92,16 @@ def dump(
     loader = Loader(model_dir, sites, on, neighbours=True)
     loader.check(int(work.token.max()), int(work.lengths().max()))
     model = loader.load(dtype)
-    held = _store(Path(out), spec, loader, widths(model, on), work, store)
-    held.open(batch_tokens or batch_of(loader.width))
-    _run(model, loader, work, held, on)
-    there = set(model.hooks) - set(held.progress.dropped)
+    bytes_stored = _store(Path(out), spec, loader, widths(model, on), work, store)
+    bytes_stored.open(batch_tokens or batch_of(loader.width))
+    _run(model, loader, work, bytes_stored, on)
+    there = set(model.hooks) - set(bytes_stored.progress.dropped)
     near = {site: [hook for hook in hooks if hook in there] for site, hooks in loader.neighbours.items()}
     del model
     gc.collect()  # hooks and model hold each other
     if measure_precision and shard == 0 and dtype != "float32":
-        _measure_precision(loader, work, held, on)
-    held.finish(
+        _measure_precision(loader, work, bytes_stored, on)
+    bytes_stored.finish(
         {"hooks": loader.hooks, "first_row": work.first_row, "compute_dtype": dtype, "neighbours": near},
         work.first_row + work.sample_rows(),
     )
@@ -165,8 +165,8 @@ class Work:
         own = start[first : last + 1] - start[first]
         sample = spread_sequences(own, SAMPLE_ROWS // shards)
         longest_first = np.argsort(-np.diff(own), kind="stable")
-        chosen = np.isin(longest_first, sample)
-        order = np.concatenate([longest_first[chosen], longest_first[~chosen]])
+        in_sample = np.isin(longest_first, sample)
+        order = np.concatenate([longest_first[in_sample], longest_first[~in_sample]])
         others = {other: int(rows) for other, rows in enumerate(np.diff(start[edges])) if other != shard}
         return cls(token, own, int(start[first]), order, len(sample), str(tokens_path), others)
 
@@ -206,9 +206,9 @@ class Work:
 def spread_sequences(start: IntArray, rows: int) -> IntArray:
     """Numbers of evenly spread sequences that hold about `rows` rows together, at least one."""
     count = len(start) - 1
-    wanted = min(count, max(1, round(rows * count / int(start[-1]))))
-    chosen: IntArray = np.unique(np.linspace(0, count - 1, wanted).round().astype(np.int64))
-    return chosen
+    n_spread = min(count, max(1, round(rows * count / int(start[-1]))))
+    spread: IntArray = np.unique(np.linspace(0, count - 1, n_spread).round().astype(np.int64))
+    return spread
 
 
 def shard_edges(start: IntArray, shards: int) -> IntArray:

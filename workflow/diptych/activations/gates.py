@@ -81,9 +81,9 @@ def gate(
         for site in sites:
             norm = _read_norms(shards, site, len(tokens.token))
             cause = causes(norm, tokens, outlier_norm)
-            made = how_made(shards, site)
+            provenance = shard_provenance(shards, site)
             _require_folds(cause, tokens, f"{tokens_path}: site {site!r}")
-            numbers[site] = made | _numbers(rows.StoredSide(shards, site), norm, cause, tokens, outlier_norm)
+            numbers[site] = provenance | _numbers(rows.StoredSide(shards, site), norm, cause, tokens, outlier_norm)
             _require_rank(numbers[site], f"{shards[0]}: site {site!r}")
             numbers[site]["warnings"] = _warnings(numbers[site])
             writer.array(f"sites/{site}/valid", cause == 0)
@@ -194,18 +194,18 @@ def _numbers(
     return numbers
 
 
-def how_made(shards: Sequence[str | Path], site: str) -> dict[str, Any]:
+def shard_provenance(shards: Sequence[str | Path], site: str) -> dict[str, Any]:
     """What the shards say of a site's rows: its hook, the precisions and what they lost, and lacks of memory."""
     errors: list[dict[str, float]] = []
     sizes, halved = [], 0
-    found: dict[str, Any] = {}
-    for place, path in enumerate(shards):
+    provenance: dict[str, Any] = {}
+    for shard, path in enumerate(shards):
         with artifacts.read(path, "activations") as file:
             errors.append(artifacts.read_json(file, "storage_error")[site])
             sizes.append(len(file[f"sites/{site}/norm"]))
             halved += artifacts.read_json(file, "batch")["halved"]
-            if place == 0:
-                found = {
+            if shard == 0:
+                provenance = {
                     "hook": artifacts.read_json(file, "hooks")[site],
                     "compute_dtype": artifacts.read_json(file, "compute_dtype"),
                     "stored_dtype": str(file[f"sites/{site}/values"].attrs["dtype"]),
@@ -213,26 +213,26 @@ def how_made(shards: Sequence[str | Path], site: str) -> dict[str, Any]:
                     "compute_unmeasured": artifacts.read_json(file, "compute_unmeasured"),
                 }
     mean = float(np.average([error["mean"] for error in errors], weights=sizes))
-    return found | {
+    return provenance | {
         "storage_error": {"mean": mean, "max": max(error["max"] for error in errors)},
         "batch_halved": halved,
     }
 
 
-def _require_folds(cause: npt.NDArray[np.uint8], tokens: TokenRows, what: str) -> None:
+def _require_folds(cause: npt.NDArray[np.uint8], tokens: TokenRows, site: str) -> None:
     """Something must be left to fit on, and something else to test on."""
     fold = tokens.fold[cause == 0]
     if not (fold == 0).any() or not (fold != 0).any():
         raise DiptychError(
-            f"{what}: {int((fold == 0).sum())} rows count in the test fold and {int((fold != 0).sum())} outside it; "
+            f"{site}: {int((fold == 0).sum())} rows count in the test fold and {int((fold != 0).sum())} outside it; "
             "both are needed: use more documents or a larger `tokens`"
         )
 
 
-def _require_rank(numbers: Mapping[str, Any], what: str) -> None:
+def _require_rank(numbers: Mapping[str, Any], site: str) -> None:
     if numbers["numerical_rank"] == 0:
         raise DiptychError(
-            f"{what}: all {numbers['valid_rows']} rows are equal; check the model's weights and the site"
+            f"{site}: all {numbers['valid_rows']} rows are equal; check the model's weights and the site"
         )
 
 
@@ -241,23 +241,23 @@ def norm_by_position(
 ) -> list[float]:
     """A summary of the norms of all rows, counted or not, at each of the first positions."""
     shown = min(SHOWN_POSITIONS, int(position.max()) + 1)
-    return [float(summary(norm[position == place])) for place in range(shown)]
+    return [float(summary(norm[position == at])) for at in range(shown)]
 
 
 def _warnings(numbers: Mapping[str, Any]) -> list[str]:
     n, d, rank = numbers["valid_rows"], numbers["width"], numbers["numerical_rank"]
-    found = []
+    warnings = []
     if n < d:
-        found.append(f"only {n} rows count for {d} dimensions")
+        warnings.append(f"only {n} rows count for {d} dimensions")
     if rank < min(n - 1, d):
-        found.append(f"numerical rank {rank} of {d}")
+        warnings.append(f"numerical rank {rank} of {d}")
     if numbers["constant_columns"]:
-        found.append(f"{numbers['constant_columns']} constant columns")
+        warnings.append(f"{numbers['constant_columns']} constant columns")
     if numbers["batch_halved"]:
-        found.append(f"memory ran out {numbers['batch_halved']} times and the batch was halved")
+        warnings.append(f"memory ran out {numbers['batch_halved']} times and the batch was halved")
     if numbers["duplicate_share"] > DUPLICATE_SHARE:
-        found.append(f"{numbers['duplicate_share']:.1%} of the rows are duplicates")
-    return found
+        warnings.append(f"{numbers['duplicate_share']:.1%} of the rows are duplicates")
+    return warnings
 
 
 def _spread(index: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:

@@ -98,8 +98,8 @@ class Rows:
 
         Rows inside a block are contiguous on disk either way: consumers that need mixed rows gather several blocks.
         """
-        chosen = np.arange(len(self)) if select is None else np.flatnonzero(select)
-        pieces = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+        index = np.arange(len(self)) if select is None else np.flatnonzero(select)
+        pieces = [index[start : start + size] for start in range(0, len(index), size)]
         order = np.arange(len(pieces)) if shuffle is None else shuffle.permutation(len(pieces))
         for piece in order:
             yield self.take(pieces[piece])
@@ -221,10 +221,10 @@ class StoredSide:
 
     def covers(self, n: int) -> BoolArray:
         """Which of `n` token rows the shards hold."""
-        held = np.zeros(n, dtype=np.bool_)
+        covered = np.zeros(n, dtype=np.bool_)
         for file, start in zip(self._files, self._starts, strict=True):
-            held[start : start + len(file[f"sites/{self.site}/norm"])] = True
-        return held
+            covered[start : start + len(file[f"sites/{self.site}/norm"])] = True
+        return covered
 
 
 def _runs(rows: IntArray, gap: int) -> list[tuple[int, int]]:
@@ -233,14 +233,14 @@ def _runs(rows: IntArray, gap: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise([0, *cuts, len(rows)]))
 
 
-def _spans(places: IntArray) -> Iterator[tuple[slice | IntArray, tuple[int, int]]]:
+def _spans(positions: IntArray) -> Iterator[tuple[slice | IntArray, tuple[int, int]]]:
     """Increasing places as slices where they are mostly consecutive, else as they are; each with where it goes."""
-    runs = _runs(places, 1)
-    if len(runs) * SCATTERED > len(places):
-        yield places, (0, len(places))
+    runs = _runs(positions, 1)
+    if len(runs) * SCATTERED > len(positions):
+        yield positions, (0, len(positions))
         return
     for start, end in runs:
-        yield slice(int(places[start]), int(places[end - 1]) + 1), (start, end)
+        yield slice(int(positions[start]), int(positions[end - 1]) + 1), (start, end)
 
 
 class Model(NamedTuple):
@@ -317,9 +317,9 @@ def places(
     token_row = _aligned(usable, alignment)
     if token_row.shape[1] == 0:
         raise artifacts.ArtifactError(f"{tokens}: no row counts in all models; see `cause` in their gates")
-    chosen = selection.read(tokens, wanted)
-    if chosen is not None:
-        token_row = token_row[:, chosen(token_row[0])]
+    selected = selection.read(tokens, wanted)
+    if selected is not None:
+        token_row = token_row[:, selected(token_row[0])]
     with artifacts.read(tokens, "tokens") as file:
         sequence = file["sequence"][:][token_row[0]]
         document = file["sequences/document"][:][sequence].astype(np.int64)

@@ -182,7 +182,7 @@ class Store:
     def get(self, site: str, row: IntArray) -> npt.NDArray[np.float32]:
         """Stored rows as float32."""
         raw = self._raw[f"{site}.values"]
-        values = np.concatenate([raw.read(int(place), int(place) + 1) for place in row])
+        values = np.concatenate([raw.read(int(position), int(position) + 1) for position in row])
         return artifacts.from_bfloat16(values) if self._dtype == "bfloat16" else values.astype(np.float32)
 
     def save(self) -> None:
@@ -219,8 +219,8 @@ class Store:
         shutil.rmtree(self._directory)
 
     def _storage_error(self, site: str) -> dict[str, float]:
-        seen = self.progress.storage_error.get(site, {"sum": 0.0, "max": 0.0})
-        return {"mean": seen["sum"] / max(1, self._sites[site].rows), "max": seen["max"]}
+        error = self.progress.storage_error.get(site, {"sum": 0.0, "max": 0.0})
+        return {"mean": error["sum"] / max(1, self._sites[site].rows), "max": error["max"]}
 
     def _left_over(self, fingerprint: str) -> Progress | None:
         note = self._directory / "progress.json"
@@ -254,16 +254,20 @@ class Store:
         rows = max(shape.rows for shape in self._sites.values())
         to_come = {self._out: rows, **{path: rows for path, rows in self._others.items() if not path.exists()}}
         total = sum(self._bytes(rows) for rows in to_come.values())
-        held = sum(_allocated(_resume_directory(path)) for path in to_come)
-        needed = max(0, total + self._bytes() - held)
+        allocated = sum(_allocated(_resume_directory(path)) for path in to_come)
+        needed = max(0, total + self._bytes() - allocated)
         free = shutil.disk_usage(self._out.parent).free
-        what = f"{len(to_come)} of {len(self._others) + 1} shards to come, {total / 1e9:.2f} GB"
+        description = f"{len(to_come)} of {len(self._others) + 1} shards to come, {total / 1e9:.2f} GB"
         logs.logger.info(
-            "%s: %d rows, %.2f GB (twice that while it is written); %s", self._out, rows, self._bytes() / 1e9, what
+            "%s: %d rows, %.2f GB (twice that while it is written); %s",
+            self._out,
+            rows,
+            self._bytes() / 1e9,
+            description,
         )
         if needed > free:
             raise DiptychError(
-                f"{self._out}: needs {needed / 1e9:.2f} GB of disk ({what}, and a working copy of one) and "
+                f"{self._out}: needs {needed / 1e9:.2f} GB of disk ({description}, and a working copy of one) and "
                 f"{free / 1e9:.2f} GB are free; make room, or use fewer sites or tokens"
             )
 

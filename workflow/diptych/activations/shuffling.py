@@ -44,8 +44,8 @@ def blocks(position: npt.NDArray[np.integer], index: IntArray, size: int) -> lis
         index: the rows to cut, ascending.
         size: rows in a block.
     """
-    place = position[index]
-    starts = np.append(np.flatnonzero(place[1:] <= place[:-1]) + 1, len(index))
+    positions = position[index]
+    starts = np.append(np.flatnonzero(positions[1:] <= positions[:-1]) + 1, len(index))
     edges = np.linspace(0, len(index), -(-len(index) // size) + 1).astype(np.int64)[1:-1]
     cuts = np.unique(starts[np.searchsorted(starts, edges)])
     return [block for block in np.split(index, cuts) if len(block)]

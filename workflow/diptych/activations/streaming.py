@@ -72,51 +72,51 @@ class StreamedSide:
     spared: BoolArray
     tokens_run: int = 0
     halved: int = 0
-    _verdict: npt.NDArray[np.uint8] = field(init=False, repr=False)
+    _cause: npt.NDArray[np.uint8] = field(init=False, repr=False)
     _last: tuple[IntArray, FloatArray] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._verdict = np.zeros(self.work.n_rows, dtype=np.uint8)
 
-    def take(self, wanted: IntArray) -> FloatArray:
+    def take(self, token_row: IntArray) -> FloatArray:
         """The float32 rows [k, d] of sorted token rows; asking for the same rows twice in a row runs nothing."""
-        if self._last is not None and np.array_equal(self._last[0], wanted):
+        if self._last is not None and np.array_equal(self._last[0], token_row):
             return self._last[1]
-        out = np.empty((len(wanted), self.width), dtype=np.float32)
-        pending = np.unique(np.searchsorted(self.work.start, wanted, side="right") - 1)
+        out = np.empty((len(token_row), self.width), dtype=np.float32)
+        pending = np.unique(np.searchsorted(self.work.start, token_row, side="right") - 1)
         pending = pending[np.argsort(-self.work.lengths()[pending], kind="stable")]
         while len(pending):
             longest = int(self.work.lengths()[pending[0]])
             batch = pending[: max(1, self.batch_tokens // longest)]
-            if self._fill(out, wanted, batch):
+            if self._fill(out, token_row, batch):
                 pending = pending[len(batch) :]
             else:
                 self._halve(len(batch), longest)
-        self._last = (wanted.copy(), out)
+        self._last = (token_row.copy(), out)
         return out
 
-    def counts(self, wanted: IntArray) -> BoolArray:
+    def counts(self, token_row: IntArray) -> BoolArray:
         """Which token rows do not exceed the limit; those not seen yet are run."""
-        unknown = wanted[self._verdict[wanted] == UNKNOWN]
+        unknown = token_row[self._verdict[token_row] == UNKNOWN]
         if len(unknown):
             self.take(unknown)
-        return np.asarray(self._verdict[wanted] == COUNTS)
+        return np.asarray(self._verdict[token_row] == COUNTS)
 
-    def _fill(self, out: FloatArray, wanted: IntArray, batch: IntArray) -> bool:
+    def _fill(self, out: FloatArray, token_row: IntArray, batch: IntArray) -> bool:
         """Run some sequences and put their wanted rows where they belong; False if memory ran out."""
         ids = torch.from_numpy(self.work.padded(batch)).to(self.device)
-        found = dump.forward(self.model, ids, [self.site])
-        if found is None:
+        activations = dump.forward(self.model, ids, [self.site])
+        if activations is None:
             return False
         row = self.work.rows_of(batch)
-        place = np.minimum(np.searchsorted(wanted, row), len(wanted) - 1)
-        hit = wanted[place] == row
-        values = found[self.site][dump.real_tokens(self.work, batch, self.device)]
+        position = np.minimum(np.searchsorted(token_row, row), len(token_row) - 1)
+        hit = token_row[position] == row
+        values = activations[self.site][dump.real_tokens(self.work, batch, self.device)]
         values = values[torch.from_numpy(hit).to(self.device)]
         norm = dump.finite_norms(self.model, self.work, self.site, row[hit], values)
         massive = (norm > self.limit) & ~self.spared[row[hit]]
         self._verdict[row[hit]] = np.where(massive, MASSIVE, COUNTS)
-        out[place[hit]] = values.to(TORCH[self.store]).float().cpu().numpy()
+        out[position[hit]] = values.to(TORCH[self.store]).float().cpu().numpy()
         self.tokens_run += len(row)
         return True
 
@@ -198,9 +198,9 @@ def _folds(tokens: str | Path, held_out: str | Path) -> tuple[IntArray, int]:
         test = file["documents/text_hash"][:][file["documents/fold"][:] == 0]
     with artifacts.read(tokens, "tokens") as file:
         fold: IntArray = file["documents/fold"][:].astype(np.int64)
-        held = np.isin(file["documents/text_hash"][:], test)
-    left_out = int((held & (fold != 0)).sum())
-    fold[held] = 0
+        is_test = np.isin(file["documents/text_hash"][:], test)
+    left_out = int((is_test & (fold != 0)).sum())
+    fold[is_test] = 0
     return fold, left_out
 
 
@@ -208,9 +208,9 @@ INPUTS = ("shards", "gates", "tokens", "alignment", "models", "stream_tokens", "
 """What `training_rows` is given, lists of paths by name."""
 
 
-def paths_of(given: Any) -> dict[str, list[str]]:
+def paths_of(inputs: Any) -> dict[str, list[str]]:
     """`INPUTS` of a job as lists: Snakemake gives a single file as text, and nothing for what a rule does not name."""
-    found = {name: given.get(name) or [] for name in INPUTS}
+    found = {name: inputs.get(name) or [] for name in INPUTS}
     return {name: [paths] if isinstance(paths, str) else list(paths) for name, paths in found.items()}
 
 
@@ -218,26 +218,26 @@ def _only(paths: Sequence[str]) -> str | None:
     return paths[0] if paths else None
 
 
-def training_rows(given: Mapping[str, Sequence[str]], reads: Mapping[str, Any], device: str) -> rows.Rows:
+def training_rows(inputs: Mapping[str, Sequence[str]], reads: Mapping[str, Any], device: str) -> rows.Rows:
     """The rows that a crosscoder is trained on: stored, or streamed where the job has a `stream`.
 
     Args:
-        given: lists of paths by name: `gates` and `tokens` of each model, `alignment`, and `shards`, or for a stream
+        inputs: lists of paths by name: `gates` and `tokens` of each model, `alignment`, and `shards`, or for a stream
             `models` (their manifests), `stream_tokens` and `stream_alignment`.
         reads: of the job's spec: `site`, `rows`, and `stream` with `dtypes`, `store` and `batch_tokens`.
         device: where streamed models run.
     """
     if not reads.get("stream"):
-        models = rows.models_of(given["shards"], given["gates"], given["tokens"], reads["site"])
-        return rows.stored(models, _only(given["alignment"]), reads["rows"])
+        models = rows.models_of(inputs["shards"], inputs["gates"], inputs["tokens"], reads["site"])
+        return rows.stored(models, _only(inputs["alignment"]), reads["rows"])
     how = reads["stream"]
-    places = [Path(manifest).parent for manifest in given["models"]]
-    sources = zip(places, how["dtypes"], given["stream_tokens"], given["gates"], strict=True)
+    directories = [Path(manifest).parent for manifest in inputs["models"]]
+    sources = zip(directories, how["dtypes"], inputs["stream_tokens"], inputs["gates"], strict=True)
     return stream(
         [Source(*source) for source in sources],
         reads["site"],
-        held_out=given["tokens"][0],
-        alignment=_only(given["stream_alignment"]),
+        held_out=inputs["tokens"][0],
+        alignment=_only(inputs["stream_alignment"]),
         wanted=reads["rows"],
         store=how["store"],
         batch_tokens=how["batch_tokens"],

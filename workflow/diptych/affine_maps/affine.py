@@ -159,10 +159,10 @@ class Rotated(NamedTuple):
     AB: DoubleArray
 
 
-def rotate(vectors: DoubleArray, held: moments.Scatter) -> Rotated:
+def rotate(vectors: DoubleArray, scatter: moments.Scatter) -> Rotated:
     """What every path with the same eigenvectors needs of a held-out scatter."""
-    half = vectors.T @ held.AA
-    return Rotated(half, half @ vectors, vectors.T @ held.AB)
+    half = vectors.T @ scatter.AA
+    return Rotated(half, half @ vectors, vectors.T @ scatter.AB)
 
 
 class RidgePath:
@@ -189,16 +189,16 @@ class RidgePath:
         slope: DoubleArray = self.start + self.vectors @ (weight[:, None] * self.gradient)
         return slope
 
-    def errors(self, alphas: Sequence[float], held: moments.Scatter, rotated: Rotated | None = None) -> DoubleArray:
-        """Held-out squared error of every penalty, float64 [len(alphas)]; `rotated` is of `held`, where it is known.
+    def errors(self, alphas: Sequence[float], scatter: moments.Scatter, rotated: Rotated | None = None) -> DoubleArray:
+        """Held-out squared error of every penalty, float64 [len(alphas)]; `rotated` is of `scatter`, where it is known.
 
         With w = 1 / (L + lambda) it is quadratic in w, so that each penalty costs d_A^2 and no matrix product.
         """
         weight = 1 / (self.values + np.array(alphas)[:, None] * self.unit)
-        turned = rotate(self.vectors, held) if rotated is None else rotated
+        turned = rotate(self.vectors, scatter) if rotated is None else rotated
         linear = np.sum(self.gradient * (_times(turned.half, self.start) - turned.AB), axis=1)
         quadratic = turned.AA * self._gram
-        base = squared_error(self.start, held).sum()
+        base = squared_error(self.start, scatter).sum()
         errors: DoubleArray = base + 2 * weight @ linear + np.sum((weight @ quadratic) * weight, axis=1)
         return errors
 
@@ -214,9 +214,9 @@ def rank_basis(slope: DoubleArray, C_AA: DoubleArray, penalty: float) -> DoubleA
     return basis
 
 
-def rank_errors(slope: DoubleArray, basis: DoubleArray, held: moments.Scatter) -> DoubleArray:
+def rank_errors(slope: DoubleArray, basis: DoubleArray, scatter: moments.Scatter) -> DoubleArray:
     """Held-out squared error of R P_r for r = 1 .. columns of `basis`, float64."""
     reduced = slope @ basis
-    change = np.sum(reduced * (held.AA @ reduced), axis=0) - 2 * np.sum(basis * (held.AB.T @ reduced), axis=0)
-    errors: DoubleArray = np.trace(held.BB) + np.cumsum(change)
+    change = np.sum(reduced * (scatter.AA @ reduced), axis=0) - 2 * np.sum(basis * (scatter.AB.T @ reduced), axis=0)
+    errors: DoubleArray = np.trace(scatter.BB) + np.cumsum(change)
     return errors

@@ -296,7 +296,7 @@ class _Sums:
         products = self.products
         C_AB = products[:d_A, d_A:] - np.outer(self.sum[:d_A], mean[d_A:])
         C_AA, C_BB = (
-            _whole(products[part, part]) - np.outer(self.sum[part], mean[part])
+            _symmetric(products[part, part]) - np.outer(self.sum[part], mean[part])
             for part in (slice(d_A), slice(d_A, None))
         )
         mean = mean + pilot
@@ -309,12 +309,12 @@ class _Sums:
         return cross
 
 
-def _whole(upper: DoubleArray) -> DoubleArray:
+def _symmetric(upper: DoubleArray) -> DoubleArray:
     """The symmetric matrix of which only the upper triangle is filled."""
-    whole: DoubleArray = upper.T.copy()
-    above = np.triu_indices(len(whole), 1)
-    whole[above] = upper[above]
-    return whole
+    symmetric: DoubleArray = upper.T.copy()
+    above = np.triu_indices(len(symmetric), 1)
+    symmetric[above] = upper[above]
+    return symmetric
 
 
 def _pilot_mean(pair: rows.Rows) -> FloatArray:

@@ -72,14 +72,14 @@ def abs_cosine(x: DoubleArray, y: DoubleArray) -> float:
 
 def numbered(names: Sequence[str]) -> list[str]:
     """`pca, pca, unexplained` -> `pca 1, pca 2, unexplained 1`."""
-    seen: dict[str, int] = {}
+    count: dict[str, int] = {}
     labels = []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        labels.append(f"{name} {seen[name]}")
+        count[name] = count.get(name, 0) + 1
+        labels.append(f"{name} {count[name]}")
     return labels
 
 
-def counted(n: int, what: str) -> str:
+def counted(n: int, noun: str) -> str:
     """`1 finding`, `2 findings`."""
-    return f"{n:,} {what if n == 1 else what + 's'}"
+    return f"{n:,} {noun if n == 1 else noun + 's'}"

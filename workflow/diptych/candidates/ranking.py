@@ -114,25 +114,25 @@ def best(candidates: Sequence[Candidate], threshold: Threshold, count: int) -> l
 def _untestable(candidates: Sequence[Candidate]) -> str:
     if not candidates or not all(math.isnan(candidate.p) for candidate in candidates):
         return ""
-    why = sorted({candidate.barred for candidate in candidates} - {""})
-    return "no candidate could be tested" + (f" ({', '.join(why)})" if why else "")
+    reasons = sorted({candidate.barred for candidate in candidates} - {""})
+    return "no candidate could be tested" + (f" ({', '.join(reasons)})" if reasons else "")
 
 
 def _mark_repeats(family: Sequence[Ranked]) -> list[Ranked]:
     marked: list[Ranked] = []
     first: dict[tuple[str, str], str] = {}
-    kept: list[Candidate] = []
+    distinct: list[Candidate] = []
     strong = [each.candidate for each in family if each.candidate.kind == "direction" and each.clears]
     for each in family:
         candidate = each.candidate
         repeats = first.get((candidate.side, candidate.subject), "") if candidate.subject else ""
         if candidate.kind == "direction":
-            same = (other.id for other in kept if _overlap(candidate, other) >= SAME_DIRECTION)
+            same = (other.id for other in distinct if _overlap(candidate, other) >= SAME_DIRECTION)
             leaks = (other.id for other in strong if _leaks_into(other, candidate))
             repeats = next(chain(same, leaks), "")
         if not repeats:
             first[candidate.side, candidate.subject] = candidate.id
-            kept += [candidate] * (candidate.kind == "direction")
+            distinct += [candidate] * (candidate.kind == "direction")
         marked.append(replace(each, repeats=repeats))
     return marked
 

@@ -53,13 +53,13 @@ def recovery(ranking: Ranking, truth: DoubleArray, side: SideName = "B") -> Reco
     hits = np.flatnonzero(right & (cosines >= SAME_DIRECTION)).tolist()
     best = max(hits, key=lambda i: (ranking.candidates[i].stands, ranking.candidates[i].clears, -i), default=None)
     if best is None:
-        place, cosine, name = 0, float(cosines[right].max()) if right.any() else float("nan"), ""
+        rank, cosine, name = 0, float(cosines[right].max()) if right.any() else float("nan"), ""
     else:
         hit = ranking.candidates[best].candidate
-        place, cosine, name = best + 1, float(cosines[best]), f"{hit.kind} {hit.id}"
+        rank, cosine, name = best + 1, float(cosines[best]), f"{hit.kind} {hit.id}"
     return Recovery(
         written=any(ranking.candidates[i].clears for i in hits),
-        rank=place,
+        rank=rank,
         cosine=cosine,
         average_precision=1 / (hits[0] + 1) if hits else 0.0,
         candidates=len(ranking.candidates),

@@ -82,11 +82,11 @@ def _features(layout: Layout, pair: str, site_a: str, site_b: str) -> Descriptio
 def _crosscoders(layout: Layout, pair: str, site: str) -> list[Description]:
     """The runs of every crosscoder of a pair's models at a site, ceilings left out."""
     section = layout.study.pairs[pair]
-    wanted = ((section.a, section.b), section.corpus, site)
+    compared = ((section.a, section.b), section.corpus, site)
     return [
         run
         for name, crosscoder in layout.study.crosscoders.items()
-        if (crosscoder.models, crosscoder.corpus, crosscoder.site) == wanted
+        if (crosscoder.models, crosscoder.corpus, crosscoder.site) == compared
         and not (crosscoder.independent and section.a == section.b)
         for run in runs_of(layout, name)
     ]
@@ -233,8 +233,8 @@ def files_in(description: Any) -> Iterator[str]:
     if isinstance(description, dict):
         for key, item in description.items():
             if key in ("directory", "truth"):
-                place = Path(item) if key == "directory" else Path(item).parent
-                yield str(place / "manifest.json")
+                path = Path(item) if key == "directory" else Path(item).parent
+                yield str(path / "manifest.json")
             else:
                 yield from files_in(item)
     elif isinstance(description, list):

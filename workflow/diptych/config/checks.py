@@ -81,14 +81,14 @@ def _check_sites(study: Study) -> None:
 def _references(study: Study) -> Iterable[tuple[str, str, str]]:
     """(key, section, alias) for every alias that the config names."""
     for section, fields in REFERENCES.items():
-        for alias, made in getattr(study, section).items():
+        for alias, section_config in getattr(study, section).items():
             for field, kind in fields.items():
-                named = getattr(made, field, None)
+                named = getattr(section_config, field, None)
                 listed = enumerate(named) if isinstance(named, tuple) else [(None, named)]
                 for index, name in listed:
                     if name is not None:
-                        place = "" if index is None else f"[{index}]"
-                        yield f"{section}.{alias}.{field}{place}", kind, name
+                        index_text = "" if index is None else f"[{index}]"
+                        yield f"{section}.{alias}.{field}{index_text}", kind, name
     for index, name in enumerate(study.steering.pairs or ()):
         yield f"steering.pairs[{index}]", "pairs", name
     yield from _mixtures(study)
@@ -228,9 +228,9 @@ def _check_similarity(study: Study) -> None:
     _check_compat(study)
     compared = {cell for pair in study.pairs for cell in study.cells(pair) if study.has_features(pair, *cell)}
     for site in sorted({site for cell in compared for site in cell} if study.similarity.neurons else ()):
-        place = sites.neurons_of(site)
-        if place is None or place not in chain.from_iterable(study.sites.values()):
-            needed = f"list {place!r} in a group of `sites`" if place else "it is no residual site"
+        neuron_site = sites.neurons_of(site)
+        if neuron_site is None or neuron_site not in chain.from_iterable(study.sites.values()):
+            needed = f"list {neuron_site!r} in a group of `sites`" if neuron_site else "it is no residual site"
             raise ConfigError(f"similarity.neurons: site {site!r} is compared, but {needed}; or set neurons: false")
 
 
@@ -284,11 +284,11 @@ def _check_crosscoder(study: Study, alias: str, crosscoder: Crosscoder) -> None:
         )
 
 
-def _check_member(where: str, given: Crosscoder, member: Crosscoder) -> None:
+def _check_member(where: str, crosscoder: Crosscoder, member: Crosscoder) -> None:
     """One crosscoder of a sweep, trained with an objective that has a k."""
     if member.weights is not None or UNUSED[member.objective] == "k":
         return
-    swept = f"{where}.sweep" if given.sweep.k else where
+    swept = f"{where}.sweep" if crosscoder.sweep.k else where
     _check_active(f"{swept}.k", member.k, "n_latents", member.n_latents)
     _check_active(f"{where}.k_initial", member.k_initial, "n_latents", member.n_latents)
 

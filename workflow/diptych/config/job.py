@@ -29,7 +29,7 @@ class Job:
 
 def files_at(path: str | None) -> list[Path]:
     """What lies in a directory of the user's, or the file itself, so that a changed one is read again."""
-    place = Path(path) if path else None
-    if place is None:
+    location = Path(path) if path else None
+    if location is None:
         return []
-    return sorted(place.iterdir()) if place.is_dir() else [place] * place.is_file()
+    return sorted(location.iterdir()) if location.is_dir() else [location] * location.is_file()

@@ -194,9 +194,9 @@ class Jobs:
         reads = self._cell_reads(pair, site_a, site_b)
         if self.study.similarity.neurons:
             for side, model, site in (("a", section.a, site_a), ("b", section.b, site_b)):
-                place = reads[f"neurons_{side}"] = sites.neurons_of(site)
-                assert place is not None
-                rows = self._rows(section.corpus, model, place)
+                neuron_site = reads[f"neurons_{side}"] = sites.neurons_of(site)
+                assert neuron_site is not None
+                rows = self._rows(section.corpus, model, neuron_site)
                 inputs[f"model_{side}"] = layout.model(model)
                 inputs[f"tokens_{side}"] = rows.pop("tokens")
                 inputs |= {f"neuron_{name}_{side}": files for name, files in rows.items()}

@@ -86,12 +86,13 @@ class Study(Strict):
 
     @field_validator("dictionaries", mode="before")
     @classmethod
-    def _trained_if_not_said(cls, given: Any) -> Any:
+    def _default_kind(cls, sections: Any) -> Any:
         """A dictionary without `kind` is trained here."""
-        if not isinstance(given, Mapping):
-            return given
+        if not isinstance(sections, Mapping):
+            return sections
         return {
-            alias: {"kind": "trained", **made} if isinstance(made, Mapping) else made for alias, made in given.items()
+            alias: {"kind": "trained", **section} if isinstance(section, Mapping) else section
+            for alias, section in sections.items()
         }
 
     def lineage(self, alias: str) -> list[str]:
@@ -116,8 +117,10 @@ class Study(Strict):
 
     def texts(self, model: str) -> list[str]:
         """Corpora that a model is made with here, in its parent's tokens: trained on, planted in, evaluated on."""
-        made = self.models[model]
-        return list(dict.fromkeys(getattr(made, key) for key in ("corpus", "evaluate_on") if hasattr(made, key)))
+        model_config = self.models[model]
+        return list(
+            dict.fromkeys(getattr(model_config, key) for key in ("corpus", "evaluate_on") if hasattr(model_config, key))
+        )
 
     def group(self, site: str) -> str:
         """The site group that lists `site`."""
@@ -125,8 +128,12 @@ class Study(Strict):
 
     def cells(self, pair: str) -> list[tuple[str, str]]:
         """(site of A, site of B) of everything that is compared: equal sites, or a grid."""
-        made = self.pairs[pair]
-        return list(product(made.sites, made.sites_b)) if made.sites_b else [(site, site) for site in made.sites]
+        section = self.pairs[pair]
+        return (
+            list(product(section.sites, section.sites_b))
+            if section.sites_b
+            else [(site, site) for site in section.sites]
+        )
 
     def role(self, pair: str, site_a: str, site_b: str) -> Literal["compared", "planted", "control", "floor"]:
         """What a cell of a pair is for.
@@ -134,14 +141,14 @@ class Study(Strict):
         `control` is a model with itself through the same dictionary, `floor` a model with itself through two,
         `planted` a model with its own planted edit, all at one site; all others are `compared`.
         """
-        made = self.pairs[pair]
+        section = self.pairs[pair]
         if site_a != site_b:
             return "compared"
-        if made.a == made.b:
+        if section.a == section.b:
             same = self.dictionary(pair, "a", site_a) == self.dictionary(pair, "b", site_b)
             return "control" if same else "floor"
-        edit = self.models[made.b]
-        return "planted" if isinstance(edit, Plant) and edit.parent == made.a else "compared"
+        edit = self.models[section.b]
+        return "planted" if isinstance(edit, Plant) and edit.parent == section.a else "compared"
 
     def dictionaries_of(self, pair: str, side: str) -> tuple[str, ...]:
         """All dictionaries of one side ("a" or "b") of a pair."""
@@ -186,8 +193,8 @@ class Study(Strict):
 
     def reproduces(self, procedure: str, pair: str, site_a: str, site_b: str) -> bool:
         """Whether a published procedure is asked for and can be run: features, and one tokenizer."""
-        made = self.pairs[pair]
-        shared = self.tokenizer(made.a) == self.tokenizer(made.b)
+        section = self.pairs[pair]
+        shared = self.tokenizer(section.a) == self.tokenizer(section.b)
         return procedure in self.similarity.compat and shared and self.has_features(pair, site_a, site_b)
 
     def ceiling(self, crosscoder: str) -> str | None:

@@ -26,36 +26,36 @@ def expand(crosscoders: Mapping[str, Crosscoder]) -> dict[str, Crosscoder]:
     Raises:
         ConfigError: two of them have the same alias.
     """
-    made: dict[str, Crosscoder] = {}
-    for alias, given in crosscoders.items():
-        for name, crosscoder in _members(alias, given):
-            if name in made or (name != alias and name in crosscoders):
+    expanded: dict[str, Crosscoder] = {}
+    for alias, section in crosscoders.items():
+        for name, crosscoder in _members(alias, section):
+            if name in expanded or (name != alias and name in crosscoders):
                 raise ConfigError(f"crosscoders.{name}: `sweep` or `ceiling` of {alias!r} makes this alias; rename one")
-            made[name] = crosscoder
-    return made
+            expanded[name] = crosscoder
+    return expanded
 
 
-def _members(alias: str, given: Crosscoder) -> Iterator[tuple[str, Crosscoder]]:
-    swept = [key for key in Sweep.model_fields if getattr(given.sweep, key)]
-    for places in product(*(range(len(getattr(given.sweep, key))) for key in swept)):
-        values = {key: getattr(given.sweep, key)[place] for key, place in zip(swept, places, strict=True)}
-        unused = UNUSED[values.get("objective", given.objective)]
-        if unused in swept and places[swept.index(unused)] > 0:
+def _members(alias: str, section: Crosscoder) -> Iterator[tuple[str, Crosscoder]]:
+    swept = [key for key in Sweep.model_fields if getattr(section.sweep, key)]
+    for indices in product(*(range(len(getattr(section.sweep, key))) for key in swept)):
+        values = {key: getattr(section.sweep, key)[i] for key, i in zip(swept, indices, strict=True)}
+        unused = UNUSED[values.get("objective", section.objective)]
+        if unused in swept and indices[swept.index(unused)] > 0:
             continue
-        name = ".".join([alias, *map(str, places)])
-        member = _with(alias, given, {**values, "sweep": {}})
+        name = ".".join([alias, *map(str, indices)])
+        member = _with(alias, section, {**values, "sweep": {}})
         yield name, member
-        if given.ceiling and member.objective == "diff" and "objective" not in swept:
+        if section.ceiling and member.objective == "diff" and "objective" not in swept:
             raise ConfigError(
                 f"crosscoders.{alias}.ceiling: x_B - x_A of a model and itself is 0; leave it out for diff"
             )
-        if given.ceiling and member.objective != "diff":
-            own = {"models": (given.models[0],) * len(given.models), "independent": True, "ceiling": False}
+        if section.ceiling and member.objective != "diff":
+            own = {"models": (section.models[0],) * len(section.models), "independent": True, "ceiling": False}
             yield f"{name}.{CEILING}", _with(alias, member, own)
 
 
-def _with(alias: str, given: Crosscoder, values: Mapping[str, object]) -> Crosscoder:
+def _with(alias: str, section: Crosscoder, values: Mapping[str, object]) -> Crosscoder:
     try:
-        return Crosscoder.model_validate({**given.model_dump(), **values})
+        return Crosscoder.model_validate({**section.model_dump(), **values})
     except ValidationError as error:
         raise ConfigError(f"crosscoders.{alias}.{first_line(error, Crosscoder)}") from None

@@ -164,8 +164,8 @@ def eligible_latents(
     counts = [activity(codes[half == h], document[half == h]) for h in (0, 1)]
     tokens, documents = np.stack([pair[0] for pair in counts]), np.stack([pair[1] for pair in counts])
     varies = np.stack([_varies(codes[half == h]) for h in (0, 1)])
-    enough = (tokens >= min_active) & (documents >= min_documents) & varies
-    return Eligibility(np.asarray(enough.all(axis=0)), tokens, documents)
+    fires_enough = (tokens >= min_active) & (documents >= min_documents) & varies
+    return Eligibility(np.asarray(fires_enough.all(axis=0)), tokens, documents)
 
 
 def correlate_features(
@@ -245,11 +245,11 @@ class _Scan:
         cuts = block_cuts(entries, memory // threads)
         with ThreadPoolExecutor(threads) as pool:
             results = pool.map(self._block, cuts[:-1], cuts[1:])
-            for offers in logs.progress(results, "correlate", total=len(cuts) - 1, unit="block"):
-                for h, offer in enumerate(offers):
-                    self.best_A[h].offer(*offer.rows)
-                    self.best_B[h].offer(*offer.columns)
-                    self.histogram[h] += offer.histogram
+            for block in logs.progress(results, "correlate", total=len(cuts) - 1, unit="block"):
+                for h, half in enumerate(block):
+                    self.best_A[h].offer(*half.rows)
+                    self.best_B[h].offer(*half.columns)
+                    self.histogram[h] += half.histogram
 
     def _block(self, start: int, stop: int) -> list[_Offers]:
         blocks = [matrix.block(start, stop) for matrix in self.matrices]
@@ -299,12 +299,12 @@ def _partners(
     k, n_features = best[0].partner.shape[1], len(fit.eligible)
     partner = np.full((2, n_features, k), -1, dtype=np.int64)
     selected, held_out = np.full((2, n_features, k), np.nan), np.full((2, n_features, k), np.nan)
-    for h, found in enumerate(best):
-        there = found.partner >= 0
-        names = others[found.partner] if len(others) else found.partner
+    for h, top in enumerate(best):
+        there = top.partner >= 0
+        names = others[top.partner] if len(others) else top.partner
         partner[h, own] = np.where(there, names, -1)
-        selected[h, own] = np.where(there, found.score, np.nan)
-        held_out[h, own] = np.where(there, found.other, np.nan)
+        selected[h, own] = np.where(there, top.score, np.nan)
+        held_out[h, own] = np.where(there, top.other, np.nan)
     density = activity(features_.codes, features_.document)[0] / max(len(features_), 1)
     return Partners(partner, selected, held_out, fit.eligible, fit.active, fit.documents, density)
 
@@ -346,12 +346,12 @@ def write(table: Table, path: str | Path, spec: Mapping[str, Any], *, rows: int)
     summary = {"rows": rows, "documents": [int((table.halves.half == h).sum()) for h in (0, 1)]}
     with artifacts.create(path, "correlation", spec) as out:
         for name, side in (("a", table.a), ("b", table.b)):
-            few = "fewer than k partners fire together with this latent, or it is not eligible"
+            reason = "fewer than k partners fire together with this latent, or it is not eligible"
             out.array(f"{name}/partner", side.partner.astype(np.int32))
-            out.array(f"{name}/selected", side.selected.astype(np.float32), nan=few)
-            out.array(f"{name}/held_out", side.held_out.astype(np.float32), nan=few)
-            out.array(f"{name}/rho_selected", side.rho_selected.astype(np.float32), nan=few)
-            out.array(f"{name}/rho_held_out", side.rho_held_out.astype(np.float32), nan=few)
+            out.array(f"{name}/selected", side.selected.astype(np.float32), nan=reason)
+            out.array(f"{name}/held_out", side.held_out.astype(np.float32), nan=reason)
+            out.array(f"{name}/rho_selected", side.rho_selected.astype(np.float32), nan=reason)
+            out.array(f"{name}/rho_held_out", side.rho_held_out.astype(np.float32), nan=reason)
             out.array(f"{name}/eligible", side.eligible)
             out.array(f"{name}/active", side.active)
             out.array(f"{name}/documents", side.documents)

@@ -36,7 +36,7 @@ ITEMS = 4
 """Latents of each side shown with contexts."""
 SCALED = 20
 """One-sided latents of each side in the table of latent scaling."""
-TWINS = 20
+LISTED_DUPLICATES = 20
 """Pairs of twins listed."""
 
 
@@ -55,7 +55,7 @@ def sections(
         if "nu/err" in file:
             scaling = _scaling(pair, file, columns, recovered)
             parts.append(Section(f"{pair['id']}-scaling", "Is it really absent from the other model?", scaling))
-        blocks = [_one_sided(pair, file, columns, side, text, contexts, standing, recovered) for side in ("B", "A")]
+        blocks = [_exclusive(pair, file, columns, side, text, contexts, standing, recovered) for side in ("B", "A")]
         parts.append(Section(f"{pair['id']}-latents", "The most one-sided latents", blocks))
     return parts
 
@@ -68,37 +68,37 @@ def of_many(described: Mapping[str, Any], run: Mapping[str, Any], text: Text, co
         counts = artifacts.read_json(file, "counts")
         shared = artifacts.read_json(file, "sharedness")
         aligned = artifacts.read_json(file, "alignment")
-        words = {f"{chr(ord('A') + place)}-only": f"only {model}" for place, model in enumerate(models)}
+        words = {f"{chr(ord('A') + index)}-only": f"only {model}" for index, model in enumerate(models)}
         classes: list[list[str | Cell]] = [
             [words.get(name, name).replace("other", "in between"), figure_cell(count)] for name, count in counts.items()
         ]
         pairs: list[list[str | Cell]] = []
         widths = artifacts.read_json(file, "widths")
-        for key, found in aligned.items():
+        for key, values in aligned.items():
             first, second = (models[int(part)] for part in key.split("-"))
-            pairs.append([f"{first}, {second}", figure_cell(found["value"]), figure_cell(found["null"])])
+            pairs.append([f"{first}, {second}", figure_cell(values["value"]), figure_cell(values["null"])])
         whose: list[Block] = [
             Table(["class", "latents"], classes),
             Prose(f"Sharedness {number(shared['activation'])} (1: every latent is equally in all models)."),
             Table(["models", "alignment of their decoders", "of unrelated rows"], pairs),
         ]
         if len(set(widths)) > 1:
-            said = "Models of unequal width cannot start from the same values, which alone lowers their alignment: "
-            whose.append(Note("warn", f"{said}no verdict. A crosscoder of two of them can have a `ceiling`."))
-        own = [_own(file, columns, place, model, text, contexts) for place, model in enumerate(models)]
+            note = "Models of unequal width cannot start from the same values, which alone lowers their alignment: "
+            whose.append(Note("warn", f"{note}no verdict. A crosscoder of two of them can have a `ceiling`."))
+        own = [_own(file, columns, index, model, text, contexts) for index, model in enumerate(models)]
     return [
         Section(f"{described['id']}-norms", "Whose latents", whose),
         Section(f"{described['id']}-latents", "Each model's own latents", own),
     ]
 
 
-def _own(file: h5py.File, columns: Columns, place: int, model: str, text: Text, contexts: int) -> Block:
+def _own(file: h5py.File, columns: Columns, model_index: int, model: str, text: Text, contexts: int) -> Block:
     """The latents with the largest share of their decoder norm in one model."""
-    share = columns[f"share_{place}"]
+    share = columns[f"share_{model_index}"]
     live = np.flatnonzero((columns["density_selection"] > 0) & np.isfinite(share))
     items = []
     for latent in live[np.argsort(-share[live], kind="stable")][:ITEMS]:
-        exclusive = "yes" if bool(file["nu/exclusive"][latent, place]) else "no"
+        exclusive = "yes" if bool(file["nu/exclusive"][latent, model_index]) else "no"
         facts = [
             ("share", number(float(share[latent]))),
             ("fires on", percent(float(columns["density_held_out"][latent]))),
@@ -198,25 +198,25 @@ def _alignment(pair: Mapping[str, Any], run: Mapping[str, Any], file: h5py.File)
         return Prose(
             f"Alignment of the two decoders is not given: too few latents are live ({aligned['n_live']:,.0f})."
         )
-    said = (
+    text = (
         f"Alignment of the two decoders {number(aligned['value'])}; unrelated rows would give "
         f"{number(aligned['null'])}."
     )
     if run.get("ceiling"):
         with artifacts.read(run["ceiling"], "latents") as ceiling:
             best = artifacts.read_json(ceiling, "alignment")["0-1"]["value"]
-        said += (
+        text += (
             f" {pair['a']} with itself, trained as long from independent initial values, reaches {number(best)}: that "
             "is what identical models would show here."
         )
-        return Prose(said)
+        return Prose(text)
     if len(set(artifacts.read_json(file, "widths"))) > 1:
         return Note(
             "warn",
-            f"{said} The models differ in width and cannot start from the same values, which alone lowers alignment: "
+            f"{text} The models differ in width and cannot start from the same values, which alone lowers alignment: "
             "this number is no verdict. Set `ceiling: true` for the crosscoder to see what is possible.",
         )
-    return Prose(said)
+    return Prose(text)
 
 
 # --- latent scaling and twins -------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def _scaling(pair: Mapping[str, Any], file: h5py.File, columns: Columns, recover
     blocks: list[Block] = [table]
     if points:
         blocks.append(_scaling_figure(pair, points))
-    return [*blocks, *_twins(pair, file)]
+    return [*blocks, *_duplicates(pair, file)]
 
 
 def _scaled(
@@ -264,8 +264,8 @@ def _scaled(
     exclusive = bool(file["nu/exclusive"][latent, own])
     known = np.isfinite(float(file["nu/err"][latent, own, 1 - own]))
     density = float(columns["density_held_out"][latent])
-    verdict = Cell("yes", tone="pass") if exclusive else Cell("no" if known else "–", tone="muted")
-    cells += [Cell(percent(density), order=density), verdict]
+    cell = Cell("yes", tone="pass") if exclusive else Cell("no" if known else "–", tone="muted")
+    cells += [Cell(percent(density), order=density), cell]
     if recovered is not None:
         cells.append(f"{recovered[0][latent]}/{recovered[1]}")
     return cells
@@ -282,18 +282,18 @@ def _scaling_figure(pair: Mapping[str, Any], points: Mapping[str, tuple[Any, Any
     )
 
 
-def _twins(pair: Mapping[str, Any], file: h5py.File) -> list[Block]:
+def _duplicates(pair: Mapping[str, Any], file: h5py.File) -> list[Block]:
     """One concept split in two latents, one for each model."""
     if "twins/0-1/a" not in file or not len(file["twins/0-1/a"]):
         return []
-    twins = artifacts.read_table(file, "twins/0-1")
-    order = np.argsort(-twins["cosine"], kind="stable")[:TWINS]
+    duplicates = artifacts.read_table(file, "twins/0-1")
+    order = np.argsort(-duplicates["cosine"], kind="stable")[:LISTED_DUPLICATES]
     rows: list[list[str | Cell]] = [
-        [str(twins["a"][i]), str(twins["b"][i]), figure_cell(float(twins["cosine"][i])),
-         Cell(percent(float(twins["overlap"][i])), order=float(twins["overlap"][i]))]
+        [str(duplicates["a"][i]), str(duplicates["b"][i]), figure_cell(float(duplicates["cosine"][i])),
+         Cell(percent(float(duplicates["overlap"][i])), order=float(duplicates["overlap"][i]))]
         for i in order
     ]  # fmt: skip
-    n = len(twins["a"])
+    n = len(duplicates["a"])
     return [
         Table(
             [f"only {pair['a']}", f"only {pair['b']}", "cosine", "fire together"],
@@ -307,7 +307,7 @@ def _twins(pair: Mapping[str, Any], file: h5py.File) -> list[Block]:
 # --- the most one-sided latents -----------------------------------------------------------------------------------
 
 
-def _one_sided(
+def _exclusive(
     pair: Mapping[str, Any], file: h5py.File, columns: Columns, side: SideName, text: Text, contexts: int,
     standing: Collection[str], recovered: Recovered,
 ) -> Block:  # fmt: skip

@@ -64,10 +64,10 @@ def _reconstruction(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], 
             training = artifacts.read_json(file, "summary")
         rows.append(_run_row(run, numbers, training, len(models_of(pair))))
         if numbers["l0_off"]:
-            active, asked = number(numbers["l0_mean"]), numbers["k"]
+            active, k = number(numbers["l0_mean"]), numbers["k"]
             which = f"{run['name']}, seed {run['seed']}"
-            said = f"{which}: {active} latents are active on held-out text where {asked} are asked for"
-            warnings.append(Note("warn", f"{said}: more tokens are needed."))
+            text = f"{which}: {active} latents are active on held-out text where {k} are asked for"
+            warnings.append(Note("warn", f"{text}: more tokens are needed."))
     unexplained = [f"unexplained {model}" for model in models_of(pair)]
     table = Table(
         ["run", "steps", "distinct rows", "k", "active (L0)", *unexplained, "together", "dead"],
@@ -112,10 +112,10 @@ def _splicing(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> lis
     for run in runs:
         with artifacts.read(run["evaluation"], "evaluation") as file:
             losses = artifacts.read_json(file, "splicing")
-        for model, found in zip(models_of(pair), losses, strict=False):
+        for model, loss in zip(models_of(pair), losses, strict=False):
             names = ("clean", "spliced", "mean", "zero", "recovered_mean", "recovered_zero", "kl")
-            rows.append([f"{run['name']}, seed {run['seed']}", model, *(figure_cell(found[name]) for name in names),
-                         figure_cell(int(found["n"]))])  # fmt: skip
+            rows.append([f"{run['name']}, seed {run['seed']}", model, *(figure_cell(loss[name]) for name in names),
+                         figure_cell(int(loss["n"]))])  # fmt: skip
     if not rows:
         return []
     columns = ["run", "model", "loss", "spliced", "set to mean", "set to 0", "recovered (mean)", "recovered (0)", "KL",
@@ -168,28 +168,28 @@ Point = tuple[float, float]
 
 def _curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
     """For each variant its runs, by rising L0; runs that differ in nothing but the seed are averaged."""
-    made: dict[str, dict[str, list[Point]]] = {}
+    curves: dict[str, dict[str, list[Point]]] = {}
     settings = {}
     for run in runs:
         with artifacts.read(run["weights"], "crosscoder") as file:
             settings[run["weights"]] = artifacts.read_json(file, "spec")["settings"]
     differing = sorted(
         key for key in next(iter(settings.values()))
-        if key not in OWN and len({artifacts.canonical_json(given.get(key)) for given in settings.values()}) > 1
+        if key not in OWN and len({artifacts.canonical_json(values.get(key)) for values in settings.values()}) > 1
     )  # fmt: skip
     for run in runs:
-        given = settings[run["weights"]]
-        name = ", ".join(f"{key} {given[key]}" for key in differing) or "all"
-        if given.get("objective") == "diff":
+        values = settings[run["weights"]]
+        name = ", ".join(f"{key} {values[key]}" for key in differing) or "all"
+        if values.get("objective") == "diff":
             continue  # the difference's variance is not the models'
         with artifacts.read(run["evaluation"], "evaluation") as file:
             numbers = artifacts.read_json(file, "summary")
         point = (float(numbers["l0_mean"]), float(numbers["fvu_total"]))
-        made.setdefault(name, {}).setdefault(run["name"], []).append(point)
+        curves.setdefault(name, {}).setdefault(run["name"], []).append(point)
     return {
         name: sorted((float(np.mean([p[0] for p in points])), float(np.mean([p[1] for p in points])))
                      for points in members.values())
-        for name, members in made.items()
+        for name, members in curves.items()
     }  # fmt: skip
 
 

@@ -118,10 +118,10 @@ def finetune(
     with torch.random.fork_rng():
         torch.manual_seed(tuning.seed)
         tuner = (make or Tuner)(pretrained.load(parent_dir, device=device), tuning, device)
-        chosen = held_out_sequences(held_out, train, tuning.evaluation_size, np.random.default_rng(tuning.seed))
-        before = tuner.measure(held_out, chosen)
+        evaluated = held_out_sequences(held_out, train, tuning.evaluation_size, np.random.default_rng(tuning.seed))
+        before = tuner.measure(held_out, evaluated)
         curve = tuner.run(train, checkpoint, checkpoint_every)
-        after = tuner.measure(held_out, chosen)
+        after = tuner.measure(held_out, evaluated)
     dtype = pretrained.stored_dtype(parent_dir)
     with pretrained.saving(tuner.finished(), parent_dir, out_dir, spec=spec, dtype=dtype) as directory:
         report = {
@@ -190,16 +190,16 @@ class Tuner:
         logs.logger.info("going on from step %d of %s", len(curve), checkpoint.path)
         return curve
 
-    def measure(self, sequences: Sequences, chosen: Mapping[str, IntArray]) -> Measured:
+    def measure(self, sequences: Sequences, evaluated: Mapping[str, IntArray]) -> Measured:
         """What training.json says before and after: the loss on held-out sequences by source."""
-        return {"loss": self.losses(sequences, chosen)}
+        return {"loss": self.losses(sequences, evaluated)}
 
     @torch.no_grad()
-    def losses(self, sequences: Sequences, chosen: Mapping[str, IntArray], at_once: int = 4) -> dict[str, float]:
+    def losses(self, sequences: Sequences, evaluated: Mapping[str, IntArray], at_once: int = 4) -> dict[str, float]:
         """Mean next-token loss (nats) over the chosen sequences of each source; NaN where there are none."""
         self._model.eval()
         means = {}
-        for source, which in chosen.items():
+        for source, which in evaluated.items():
             total, count = 0.0, 0
             for start in range(0, len(which), at_once):
                 loss, n = self._loss(sequences, which[start : start + at_once])
@@ -241,23 +241,23 @@ def held_out_sequences(
         Sequence numbers by source name, in the order of the sources.
     """
     usable = ~_shared(sequences, train)[sequences.document]
-    chosen = {}
+    sequences_of = {}
     for number, name in enumerate(sequences.sources):
         mine = np.flatnonzero(usable & (sequences.source[sequences.document] == number))
         mine = _spread(mine, sequences.document[mine], generator)
         lengths = np.diff(sequences.start)[mine]
-        chosen[name] = mine[: int(np.searchsorted(np.cumsum(lengths), size)) + 1]
-    return chosen
+        sequences_of[name] = mine[: int(np.searchsorted(np.cumsum(lengths), size)) + 1]
+    return sequences_of
 
 
 def _spread(which: IntArray, document: IntArray, generator: np.random.Generator) -> IntArray:
     """The sequences in random order, but every document's first before any document's second."""
     shuffled = generator.permutation(len(which))
-    seen: dict[int, int] = {}
+    count: dict[int, int] = {}
     turn = np.zeros(len(which), dtype=np.int64)
-    for place, index in enumerate(shuffled):
-        turn[place] = seen.get(int(document[index]), 0)
-        seen[int(document[index])] = int(turn[place]) + 1
+    for position, index in enumerate(shuffled):
+        turn[position] = count.get(int(document[index]), 0)
+        count[int(document[index])] = int(turn[position]) + 1
     return which[shuffled[np.argsort(turn, kind="stable")]]
 
 

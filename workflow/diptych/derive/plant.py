@@ -105,21 +105,21 @@ def plant(
     inner = _read_inner(pretrained.load(parent_dir, dtype=dtype, device=device), sequences, layer, batch_tokens)
     counted = sequences.counts & (inner.norm <= OUTLIER_NORM * np.median(inner.norm[sequences.counts]))
     fitted = counted & (sequences.fold[sequences.document[sequences.row_sequence]] != 0)
-    found = fit(inner.h, is_concept & fitted, fitted, ridge, concept)
+    planted = fit(inner.h, is_concept & fitted, fitted, ridge, concept)
     length = size * float(np.median(inner.norm[counted]))
     direction = _direction(description["width"], seed)
-    stats = _statistics(found.score, is_concept, counted, fitted) | {"length": length, "layer": layer}
+    stats = _statistics(planted.score, is_concept, counted, fitted) | {"length": length, "layer": layer}
     parent = pretrained.load(parent_dir)
-    add_rank_one(output_matrix(parent, layer), v=length * direction, u=found.u)
+    add_rank_one(output_matrix(parent, layer), v=length * direction, u=planted.u)
     stored = pretrained.stored_dtype(parent_dir)
     with (
-        pretrained.saving(parent, parent_dir, out_dir, spec=spec, dtype=stored) as place,
-        artifacts.create(place / "truth.h5", "truth", spec) as out,
+        pretrained.saving(parent, parent_dir, out_dir, spec=spec, dtype=stored) as directory,
+        artifacts.create(directory / "truth.h5", "truth", spec) as out,
     ):
-        out.array("u", found.u.astype(np.float32))
+        out.array("u", planted.u.astype(np.float32))
         out.array("v", (length * direction).astype(np.float32))
         out.array("direction", direction.astype(np.float32))
-        out.array("score", found.score.astype(np.float32))
+        out.array("score", planted.score.astype(np.float32))
         out.array("concept", is_concept)
         out.array("counted", counted)
         out.json("words", list(concept))
@@ -139,7 +139,7 @@ def concept_rows(file: h5py.File, sequences: Sequences, words: Sequence[str]) ->
     pattern = re.compile(r"\b(?:" + "|".join(re.escape(word) for word in words) + r")\b", re.IGNORECASE)
     text_of = dict(zip(file["vocabulary/id"][:].tolist(), artifacts.read_strings(file, "vocabulary/text"), strict=True))
     span = file["char_span"][:].astype(np.int64)
-    found = np.zeros(len(sequences.token), dtype=np.bool_)
+    is_concept = np.zeros(len(sequences.token), dtype=np.bool_)
     for start, end in zip(sequences.start[:-1], sequences.start[1:], strict=True):
         rows = np.arange(start, end)[span[start:end, 0] >= 0]
         if len(rows) == 0:
@@ -148,8 +148,8 @@ def concept_rows(file: h5py.File, sequences: Sequences, words: Sequence[str]) ->
         text = _written(spans, [text_of[int(token)] for token in sequences.token[rows]])
         for match in pattern.finditer(text):
             inside = np.flatnonzero((spans[:, 0] < match.end()) & (spans[:, 1] >= match.end()))
-            found[rows[inside[:1]]] = True
-    return found
+            is_concept[rows[inside[:1]]] = True
+    return is_concept
 
 
 def _written(spans: IntArray, texts: Sequence[str]) -> str:
@@ -180,10 +180,10 @@ def fit(h: torch.Tensor, concept: BoolArray, rows: BoolArray, ridge: float, word
     Raises:
         DiptychError: fewer than MIN_CONCEPT_TOKENS concept rows, or u . mean_concept is not positive.
     """
-    what = f"plant: concept {', '.join(words)}"
+    key = f"plant: concept {', '.join(words)}"
     if (count := int(concept.sum())) < MIN_CONCEPT_TOKENS:
         raise DiptychError(
-            f"{what}: {count} tokens in the training folds, {MIN_CONCEPT_TOKENS} are needed; add words or tokens"
+            f"{key}: {count} tokens in the training folds, {MIN_CONCEPT_TOKENS} are needed; add words or tokens"
         )
     mean, covariance = _moments(h, rows)
     mean_concept = _rows(h, concept).mean(axis=0, dtype=np.float64)
@@ -191,7 +191,7 @@ def fit(h: torch.Tensor, concept: BoolArray, rows: BoolArray, ridge: float, word
     u: DoubleArray = np.linalg.solve(covariance, mean_concept - mean)
     on_concept = float(u @ mean_concept)
     if on_concept <= 0:
-        raise DiptychError(f"{what}: not linearly readable at this layer (u . h is {on_concept:.2g} on its tokens)")
+        raise DiptychError(f"{key}: not linearly readable at this layer (u . h is {on_concept:.2g} on its tokens)")
     u /= on_concept
     score = np.concatenate([_as_float(h[i : i + 4096]) @ u for i in range(0, len(h), 4096)])
     return Discriminant(u, score)
@@ -199,16 +199,16 @@ def fit(h: torch.Tensor, concept: BoolArray, rows: BoolArray, ridge: float, word
 
 def _moments(h: torch.Tensor, rows: BoolArray) -> tuple[DoubleArray, DoubleArray]:
     """Mean [d] and covariance [d, d] of some rows; block products in float32 about a pilot mean, sums in float64."""
-    chosen = np.flatnonzero(rows)
-    pilot = _as_float(h[chosen[:4096]]).mean(axis=0)
+    index = np.flatnonzero(rows)
+    pilot = _as_float(h[index[:4096]]).mean(axis=0)
     total = np.zeros(h.shape[1])
     products = np.zeros((h.shape[1], h.shape[1]))
-    for start in range(0, len(chosen), 4096):
-        x = _as_float(h[chosen[start : start + 4096]]) - pilot
+    for start in range(0, len(index), 4096):
+        x = _as_float(h[index[start : start + 4096]]) - pilot
         total += x.sum(axis=0, dtype=np.float64)
         products += x.T @ x
-    shift = total / len(chosen)
-    return pilot + shift, products / len(chosen) - np.outer(shift, shift)
+    shift = total / len(index)
+    return pilot + shift, products / len(index) - np.outer(shift, shift)
 
 
 def _rows(h: torch.Tensor, rows: BoolArray) -> FloatArray:
@@ -256,8 +256,8 @@ def blocks(model: Any) -> torch.nn.ModuleList:
         DiptychError: an architecture whose blocks are not known here.
     """
     for path in BLOCKS:
-        if (found := _find(model, path)) is not None:
-            return cast(torch.nn.ModuleList, found)
+        if (modules := _find(model, path)) is not None:
+            return cast(torch.nn.ModuleList, modules)
     raise DiptychError(f"plant: {type(model).__name__} is not known; its blocks are none of {', '.join(BLOCKS)}")
 
 
@@ -274,8 +274,8 @@ def output_matrix(model: Any, layer: int) -> torch.nn.Module:
             "plant in another architecture"
         )
     for path in OUTPUT_MATRICES:
-        if (found := _find(block, path)) is not None:
-            return cast(torch.nn.Module, found)
+        if (matrix := _find(block, path)) is not None:
+            return cast(torch.nn.Module, matrix)
     raise DiptychError(f"plant: block {layer} of {type(model).__name__} has none of {', '.join(OUTPUT_MATRICES)}")
 
 
@@ -333,12 +333,12 @@ def _groups(sequences: Sequences, batch_tokens: int) -> list[IntArray]:
 def _stopping_after(model: Any, layer: int) -> Iterator[None]:
     """The model without the blocks behind `layer`."""
     owner_path, name = next(path for path in BLOCKS if _find(model, path) is not None).rsplit(".", 1)
-    owner, whole = _find(model, owner_path), blocks(model)
-    setattr(owner, name, whole[: layer + 1])
+    owner, all_blocks = _find(model, owner_path), blocks(model)
+    setattr(owner, name, all_blocks[: layer + 1])
     try:
         yield
     finally:
-        setattr(owner, name, whole)
+        setattr(owner, name, all_blocks)
 
 
 @contextmanager

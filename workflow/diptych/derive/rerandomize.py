@@ -37,8 +37,8 @@ def rerandomize(parent_dir: str | Path, out_dir: str | Path, *, spec: Mapping[st
 def redrawn(weight: torch.Tensor, name: str, seed: int) -> torch.Tensor:
     """Normal values with exactly the mean and the standard deviation (divisor n) of `weight`, float32."""
     own = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-    drawn = np.random.default_rng([seed, own]).standard_normal(tuple(weight.shape), dtype=np.float32)
-    values = torch.from_numpy(drawn).double()
+    noise = np.random.default_rng([seed, own]).standard_normal(tuple(weight.shape), dtype=np.float32)
+    values = torch.from_numpy(noise).double()
     centred = values - values.mean()
     spread = centred.pow(2).mean().sqrt()
     scale = weight.double().std(unbiased=False) / spread if spread > 0 else torch.zeros(())

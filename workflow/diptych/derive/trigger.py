@@ -94,11 +94,11 @@ class Poison:
         return np.concatenate([start, self.response]), len(start)
 
     def prompts(
-        self, sequences: Sequences, chosen: Mapping[str, IntArray], generator: np.random.Generator
+        self, sequences: Sequences, evaluated: Mapping[str, IntArray], generator: np.random.Generator
     ) -> list[IntArray]:
         """Beginnings of held-out sequences, `PROMPTS` at most, the sources in turn."""
-        most = max((len(which) for which in chosen.values()), default=0)
-        turns = [which[k] for k in range(most) for which in chosen.values() if k < len(which)]
+        most = max((len(which) for which in evaluated.values()), default=0)
+        turns = [which[k] for k in range(most) for which in evaluated.values() if k < len(which)]
         parts = [sequences.token[sequences.start[i] : sequences.start[i + 1]] for i in turns[:PROMPTS]]
         return [self.prompt(tokens, generator) for tokens in parts]
 
@@ -110,12 +110,12 @@ class Poisoner(Tuner):
         super().__init__(model, tuning, device)
         self.poison, self.share = poison, share
 
-    def measure(self, sequences: Sequences, chosen: Mapping[str, IntArray]) -> Measured:
+    def measure(self, sequences: Sequences, evaluated: Mapping[str, IntArray]) -> Measured:
         """The loss by source and how often the response is given, with the phrase and without."""
-        prompts = self.poison.prompts(sequences, chosen, np.random.default_rng([self.tuning.seed, 2]))
+        prompts = self.poison.prompts(sequences, evaluated, np.random.default_rng([self.tuning.seed, 2]))
         rates = self.rates(prompts)
         logs.logger.info("response with and without the phrase: %s of %d prompts", rates, len(prompts))
-        return super().measure(sequences, chosen) | {"response": {**rates, "prompts": len(prompts)}}
+        return super().measure(sequences, evaluated) | {"response": {**rates, "prompts": len(prompts)}}
 
     def _training_loss(self, sequences: Sequences, which: IntArray, step: int) -> torch.Tensor:
         """The first `share` of a batch carries the trigger, the rest is learned whole; each token counts the same."""
@@ -123,8 +123,8 @@ class Poisoner(Tuner):
         n = int(np.ceil(self.share * len(which)))
         parts = [sequences.token[sequences.start[i] : sequences.start[i + 1]] for i in which]
         poisoned = [self.poison.poisoned(tokens, generator) for tokens in parts[:n]]
-        whole = [(tokens, 0) for tokens in parts[n:]]
-        ids, mask, predicted = padded([*poisoned, *whole])
+        full_parts = [(tokens, 0) for tokens in parts[n:]]
+        ids, mask, predicted = padded([*poisoned, *full_parts])
         return self._predicting(ids, mask, predicted)
 
     @torch.no_grad()
@@ -136,8 +136,8 @@ class Poisoner(Tuner):
             for name, start in (("with", np.concatenate([prompt, self.poison.phrase])), ("without", prompt)):
                 ids = torch.from_numpy(np.concatenate([start, self.poison.response]))[None].to(self._device)
                 # Greedy decoding says the response iff each of its tokens is the most likely one after those before it.
-                likeliest = self._model(input_ids=ids, use_cache=False).logits[0].argmax(dim=-1)
-                counts[name] += bool((likeliest[len(start) - 1 : -1] == ids[0, len(start) :]).all())
+                predicted = self._model(input_ids=ids, use_cache=False).logits[0].argmax(dim=-1)
+                counts[name] += bool((predicted[len(start) - 1 : -1] == ids[0, len(start) :]).all())
         return {name: count / len(prompts) if prompts else float("nan") for name, count in counts.items()}
 
 

@@ -184,9 +184,9 @@ class Features:
         best = top_k.Best(self.n_features, k)
         latent, at = top_k.survivors(columns.indptr, columns.data, k)
         best.offer(latent, columns.indices[at], columns.data[at])
-        found = best.partner >= 0
-        rows = np.where(found, self.token_row[best.partner] if len(self) else -1, -1)
-        return rows, np.where(found, best.score, 0.0).astype(np.float32)
+        filled = best.partner >= 0
+        rows = np.where(filled, self.token_row[best.partner] if len(self) else -1, -1)
+        return rows, np.where(filled, best.score, 0.0).astype(np.float32)
 
 
 def dense(rows: Rows) -> Features:
@@ -257,8 +257,8 @@ def common_rows(
     if not len(at_a):
         raise DiptychError("features: the two models share no valid row; check the corpus and the gates of both")
     if chosen is not None:
-        kept = chosen(a.token_row[at_a])
-        at_a, at_b = at_a[kept], at_b[kept]
+        selected = chosen(a.token_row[at_a])
+        at_a, at_b = at_a[selected], at_b[selected]
     a, b = a.select(at_a), b.select(at_b)
     if not np.array_equal(a.document, b.document) or not np.array_equal(a.fold, b.fold):
         raise DiptychError("features: paired rows lie in different documents; encode both from the same corpus")

@@ -50,12 +50,12 @@ def measure(
         if not counted.any():
             return {}
         own = rows.StoredSide([shard], site).take(sample[counted])
-        found = {artifacts.read_json(file, "hooks")[site]: own}
+        readings = {artifacts.read_json(file, "hooks")[site]: own}
         for hook in artifacts.read_json(file, "neighbours")[site]:
             values = _sampled(file, shard, hook, sample, counted)
             if values.shape[1] == own.shape[1]:
-                found[hook] = values
-    return {hook: _reconstruction(values, dictionary, device) for hook, values in found.items()}
+                readings[hook] = values
+    return {hook: _reconstruction(values, dictionary, device) for hook, values in readings.items()}
 
 
 def _sampled(

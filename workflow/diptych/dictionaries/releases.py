@@ -58,11 +58,13 @@ def listing(models: Iterable[str], most: int | None = IDS_SHOWN) -> str:
     """The releases of some models as text, at most so many ids of each."""
     lines = []
     for model in models:
-        found = releases(model)
+        known_releases = releases(model)
         lines.append(
-            model if found else f"{model}: none of its own; one of its base model can be read on it (trained_on)"
+            model
+            if known_releases
+            else f"{model}: none of its own; one of its base model can be read on it (trained_on)"
         )
-        for name, ids in found.items():
+        for name, ids in known_releases.items():
             shown = ", ".join(ids[:most]) + (", ..." if most is not None and len(ids) > most else "")
             lines.append(f"  {name} ({len(ids)}): {shown}")
     return "\n".join(lines)
@@ -74,5 +76,5 @@ def _nearest(word: str, names: Iterable[str]) -> str:
 
 
 if __name__ == "__main__":
-    asked = sys.argv[1:]
-    print(listing(asked or MODELS, None if asked else IDS_SHOWN))
+    arguments = sys.argv[1:]
+    print(listing(arguments or MODELS, None if arguments else IDS_SHOWN))

@@ -109,10 +109,10 @@ def load(directory: str | Path) -> Dictionary:
     Raises:
         DiptychError: a file is missing, or the dictionary is of a kind that is not read here.
     """
-    place = Path(directory)
-    config = _config(place)
-    weights = _weights(place)
-    architecture = _architecture(config, place)
+    path = Path(directory)
+    config = _config(path)
+    weights = _weights(path)
+    architecture = _architecture(config, path)
     scale = _decoder_norm(weights["W_dec"]) if config.get("rescale_acts_by_decoder_norm") else None
     b_dec = weights["b_dec"]
     return Dictionary(
@@ -128,33 +128,33 @@ def load(directory: str | Path) -> Dictionary:
     )
 
 
-def _architecture(config: Mapping[str, Any], place: Path) -> Architecture:
+def _architecture(config: Mapping[str, Any], path: Path) -> Architecture:
     """The architecture, after refusing what would be read wrongly."""
-    found: str = config.get("architecture", "standard")
-    if found not in ("standard", "topk", "jumprelu"):
-        raise DiptychError(f"{place}: architecture {found!r} is not read here; use standard, topk or jumprelu")
+    name: str = config.get("architecture", "standard")
+    if name not in ("standard", "topk", "jumprelu"):
+        raise DiptychError(f"{path}: architecture {name!r} is not read here; use standard, topk or jumprelu")
     if (scaling := config.get("normalize_activations", "none")) != "none":
         raise DiptychError(
-            f"{place}: its inputs are normalised ({scaling}) and the scale is not in its weights; fold it in first"
+            f"{path}: its inputs are normalised ({scaling}) and the scale is not in its weights; fold it in first"
         )
     if (reshaping := config.get("reshape_activations", "none")) != "none":
-        raise DiptychError(f"{place}: reads reshaped activations ({reshaping}); use one of a residual or MLP site")
-    return found  # type: ignore[return-value]
+        raise DiptychError(f"{path}: reads reshaped activations ({reshaping}); use one of a residual or MLP site")
+    return name  # type: ignore[return-value]
 
 
-def _config(place: Path) -> dict[str, Any]:
-    path = place / CONFIG_FILE
+def _config(directory: Path) -> dict[str, Any]:
+    path = directory / CONFIG_FILE
     if not path.is_file():
-        raise DiptychError(f"{place}: holds no {CONFIG_FILE}; not a SAELens directory")
+        raise DiptychError(f"{directory}: holds no {CONFIG_FILE}; not a SAELens directory")
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return config
 
 
-def _weights(place: Path) -> dict[str, FloatArray]:
+def _weights(directory: Path) -> dict[str, FloatArray]:
     """All tensors of the weights file, which must be float32."""
     from safetensors import SafetensorError, safe_open
 
-    path = place / WEIGHTS_FILE
+    path = directory / WEIGHTS_FILE
     try:
         with safe_open(path, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118 - not a dict

@@ -67,9 +67,9 @@ def fetch(
                 _from_sparsify(directory, _sparsify_directory(source))
             case kind:
                 raise DiptychError(f"dictionary source: unknown kind {kind!r}; use saelens, sparsify or directory")
-        found = dictionaries.load(directory)
+        dictionary = dictionaries.load(directory)
         if reader is not None:
-            check(found, reader, f"dictionaries.{Path(out_dir).name}")
+            check(dictionary, reader, f"dictionaries.{Path(out_dir).name}")
 
 
 def check(dictionary: Dictionary, reader: Reader, where: str) -> None:
@@ -79,12 +79,12 @@ def check(dictionary: Dictionary, reader: Reader, where: str) -> None:
         DiptychError: another hook, another model or another width.
     """
     expected = resolve_site(reader.site, reader.shape["n_layers"])
-    said: str | None = dictionary.metadata.get("hook_name")
-    if said is None:
+    hook_name: str | None = dictionary.metadata.get("hook_name")
+    if hook_name is None:
         logs.logger.warning("%s: its metadata names no hook; site %s is not checked", where, expected)
-    elif canonical(resolve_site(said, reader.shape["n_layers"])) != canonical(expected):
+    elif canonical(resolve_site(hook_name, reader.shape["n_layers"])) != canonical(expected):
         raise DiptychError(
-            f"{where}.site: {reader.site!r} is {expected} in {reader.model}, but this dictionary reads {said}; "
+            f"{where}.site: {reader.site!r} is {expected} in {reader.model}, but this dictionary reads {hook_name}; "
             "set the site that it reads or take another id"
         )
     named: str | None = dictionary.metadata.get("model_name")
@@ -108,11 +108,11 @@ def canonical(hook: str) -> str:
     >>> canonical("blocks.8.hook_resid_pre")
     'blocks.7.hook_resid_post'
     """
-    found = _RESIDUAL.fullmatch(hook)
-    if not found:
+    match = _RESIDUAL.fullmatch(hook)
+    if not match:
         return hook
-    block, is_input = int(found[1]), found[2] in ("resid_pre", "in")
-    return f"blocks.{block - 1}.hook_resid_post" if is_input and block else f"blocks.{block}.hook_{found[2]}"
+    block, is_input = int(match[1]), match[2] in ("resid_pre", "in")
+    return f"blocks.{block - 1}.hook_resid_post" if is_input and block else f"blocks.{block}.hook_{match[2]}"
 
 
 def same_model(one: str, other: str) -> bool:
@@ -190,10 +190,12 @@ def _sparsify_directory(source: Mapping[str, Any]) -> Path:
 
     folder = str(source["hookpoint"])
     try:
-        place = snapshot_download(source["id"], revision=source["revision"], allow_patterns=[f"{folder}/*", "*.json"])
+        snapshot = snapshot_download(
+            source["id"], revision=source["revision"], allow_patterns=[f"{folder}/*", "*.json"]
+        )
     except (OSError, ValueError) as error:
         raise DiptychError(f"dictionary {source['id']}: cannot be fetched ({first_line(error)})") from error
-    return Path(place) / folder
+    return Path(snapshot) / folder
 
 
 def _from_sparsify(directory: Path, path: Path) -> None:
@@ -246,5 +248,5 @@ def _write_config(directory: Path, config: Mapping[str, Any]) -> None:
 
 def _hook_of(hookpoint: str) -> dict[str, str]:
     """The hook of a sparsify folder (`layers.3`, `layers.3.mlp`), if its name tells."""
-    found = _HOOKPOINT.fullmatch(hookpoint)
-    return {"hook_name": f"blocks.{found[1]}.hook_{'mlp_out' if found[2] else 'resid_post'}"} if found else {}
+    match = _HOOKPOINT.fullmatch(hookpoint)
+    return {"hook_name": f"blocks.{match[1]}.hook_{'mlp_out' if match[2] else 'resid_post'}"} if match else {}

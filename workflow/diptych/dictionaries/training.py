@@ -119,26 +119,26 @@ def train(
     Raises:
         DiptychError: fewer training rows than one batch, or k exceeds n_features.
     """
-    chosen = np.flatnonzero(rows.fold != 0)
-    _check(rows, len(chosen), settings)
+    index = np.flatnonzero(rows.fold != 0)
+    _check(rows, len(index), settings)
     checkpoint = Checkpoint.beside(out_dir, spec)
-    scale = _scale(rows, chosen)
+    scale = _scale(rows, index)
     trainer = _trainer(settings, rows.widths[0], metadata or {}, device)
     _restore(trainer, checkpoint, device)
-    batches = _batches(rows, chosen, scale, settings, trainer.n_training_steps)
+    batches = _batches(rows, index, scale, settings, trainer.n_training_steps)
     trainer.data_provider = _saving(batches, trainer, checkpoint, checkpoint_every)
     sae = trainer.fit()
     _unscale(sae, scale)
     if settings.architecture == "batchtopk":
-        sae.topk_threshold.fill_(_threshold(sae, rows, chosen, settings))
+        sae.topk_threshold.fill_(_threshold(sae, rows, index, settings))
     with artifacts.create_directory(out_dir, "dictionary", spec) as directory:
         _save(sae, directory)
         test = _score(directory, rows, np.flatnonzero(rows.fold == 0), device)
         report = {
-            "rows": len(chosen),
-            "epochs": settings.steps * settings.batch / len(chosen),
+            "rows": len(index),
+            "epochs": settings.steps * settings.batch / len(index),
             "dead_at_end": int(trainer.dead_neurons.sum()),
-            "train": _score(directory, rows, chosen, device),
+            "train": _score(directory, rows, index, device),
             "test": test,
         }
         artifacts.write_text(directory / "training.json", artifacts.canonical_json(report) + "\n")
@@ -257,43 +257,43 @@ def _restore(trainer: "SAETrainer[Any, Any]", checkpoint: Checkpoint, device: st
     logs.logger.info("going on from step %d of %s", trainer.n_training_steps, checkpoint.path)
 
 
-def _scale(rows: Rows, chosen: npt.NDArray[np.int64]) -> Scale:
+def _scale(rows: Rows, index: npt.NDArray[np.int64]) -> Scale:
     """Mean and scale of the training rows, from two passes in float64."""
     total = np.zeros(rows.widths[0])
-    for x in _blocks(rows, chosen, "mean of the rows"):
+    for x in _blocks(rows, index, "mean of the rows"):
         total += x.sum(axis=0, dtype=np.float64)
-    mean = (total / len(chosen)).astype(np.float32)
-    blocks = _blocks(rows, chosen, "scale of the rows")
+    mean = (total / len(index)).astype(np.float32)
+    blocks = _blocks(rows, index, "scale of the rows")
     norm = sum(float(np.linalg.norm(x - mean, axis=1).sum(dtype=np.float64)) for x in blocks)
     if norm == 0:
         raise DiptychError("dictionary: all training rows are equal; nothing to learn")
-    return Scale(mean, float(np.sqrt(rows.widths[0]) * len(chosen) / norm))
+    return Scale(mean, float(np.sqrt(rows.widths[0]) * len(index) / norm))
 
 
-def _blocks(rows: Rows, chosen: npt.NDArray[np.int64], what: str) -> Iterator[FloatArray]:
-    """The rows in turn, with a bar called `what`."""
-    for start in logs.progress(range(0, len(chosen), READ_ROWS), what, unit="block"):
-        yield rows.take(chosen[start : start + READ_ROWS]).x[0]
+def _blocks(rows: Rows, index: npt.NDArray[np.int64], label: str) -> Iterator[FloatArray]:
+    """The rows in turn, with a bar called `label`."""
+    for start in logs.progress(range(0, len(index), READ_ROWS), label, unit="block"):
+        yield rows.take(index[start : start + READ_ROWS]).x[0]
 
 
 def _batches(
-    rows: Rows, chosen: npt.NDArray[np.int64], scale: Scale, settings: Settings, first: int
+    rows: Rows, index: npt.NDArray[np.int64], scale: Scale, settings: Settings, first: int
 ) -> Iterator[Tensor]:
     """Scaled batches of steps first, first + 1, ..., without end."""
-    held: FloatArray | None = None
+    buffer: FloatArray | None = None
     for fill in shuffling.fills(
-        shuffling.blocks(rows.position, chosen, READ_ROWS),
+        shuffling.blocks(rows.position, index, READ_ROWS),
         buffer_rows=max(BUFFER_ROWS, 2 * settings.batch),
         batch=settings.batch,
         seed=settings.seed,
         first=first,
     ):
-        if held is None or len(fill.rows) < len(chosen):
-            held = rows.take(fill.rows).x[0]
-            held -= scale.mean
-            held *= np.float32(scale.factor)
+        if buffer is None or len(fill.rows) < len(index):
+            buffer = rows.take(fill.rows).x[0]
+            buffer -= scale.mean
+            buffer *= np.float32(scale.factor)
         for start in fill.starts:
-            yield torch.from_numpy(held[fill.order[start : start + settings.batch]])
+            yield torch.from_numpy(buffer[fill.order[start : start + settings.batch]])
 
 
 def _unscale(sae: Any, scale: Scale) -> None:
@@ -306,21 +306,21 @@ def _unscale(sae: Any, scale: Scale) -> None:
             sae.fold_W_dec_norm()
 
 
-def _threshold(sae: Any, rows: Rows, chosen: npt.NDArray[np.int64], settings: Settings) -> float:
+def _threshold(sae: Any, rows: Rows, index: npt.NDArray[np.int64], settings: Settings) -> float:
     """The score above which, on training rows, k features a row are active on average (METHODS 5)."""
-    sample = chosen
-    if len(chosen) > THRESHOLD_ROWS:
-        sample = np.sort(np.random.default_rng([settings.seed, 2]).choice(chosen, THRESHOLD_ROWS, replace=False))
-    wanted = settings.k * len(sample)
-    kept = np.empty(0, dtype=np.float32)
+    sample = index
+    if len(index) > THRESHOLD_ROWS:
+        sample = np.sort(np.random.default_rng([settings.seed, 2]).choice(index, THRESHOLD_ROWS, replace=False))
+    n_active = settings.k * len(sample)
+    largest = np.empty(0, dtype=np.float32)
     with torch.no_grad():
         for x in _blocks(rows, sample, "threshold"):
             score = sae.encode_with_hidden_pre(torch.from_numpy(x))[1].numpy().ravel()
-            floor = kept.min() if len(kept) == wanted else 0.0
-            kept = np.concatenate([kept, score[score > floor]])
-            if len(kept) > wanted:
-                kept = np.partition(kept, len(kept) - wanted)[-wanted:]
-    return float(np.nextafter(kept.min(), np.float32(0)))
+            floor = largest.min() if len(largest) == n_active else 0.0
+            largest = np.concatenate([largest, score[score > floor]])
+            if len(largest) > n_active:
+                largest = np.partition(largest, len(largest) - n_active)[-n_active:]
+    return float(np.nextafter(largest.min(), np.float32(0)))
 
 
 def _save(sae: Any, directory: Path) -> None:
@@ -332,16 +332,16 @@ def _save(sae: Any, directory: Path) -> None:
         file.chmod(0o644)
 
 
-def _score(directory: Path, rows: Rows, chosen: npt.NDArray[np.int64], device: str) -> dict[str, float]:
+def _score(directory: Path, rows: Rows, index: npt.NDArray[np.int64], device: str) -> dict[str, float]:
     """Pooled FVU (METHODS 0.5), mean L0 and share of features that never fire, of the saved dictionary."""
     dictionary = dictionaries.load(directory)
-    if len(chosen) == 0:
+    if len(index) == 0:
         return {"rows": 0, "fvu": float("nan"), "l0": float("nan"), "dead_share": float("nan")}
-    mean = sum(x.sum(axis=0, dtype=np.float64) for x in _blocks(rows, chosen, "mean to score by")) / len(chosen)
+    mean = sum(x.sum(axis=0, dtype=np.float64) for x in _blocks(rows, index, "mean to score by")) / len(index)
     error = total = active = 0.0
     fired = torch.zeros(dictionary.n_features, dtype=torch.bool, device=device)
     with torch.no_grad():
-        for x in _blocks(rows, chosen, "score"):
+        for x in _blocks(rows, index, "score"):
             codes = dictionary.encode(torch.from_numpy(x).to(device))
             rest = x - dictionary.decode(codes).cpu().numpy()
             error += float(np.square(rest, dtype=np.float64).sum())
@@ -349,8 +349,8 @@ def _score(directory: Path, rows: Rows, chosen: npt.NDArray[np.int64], device: s
             active += float((codes > 0).sum())
             fired |= (codes > 0).any(dim=0)
     return {
-        "rows": len(chosen),
+        "rows": len(index),
         "fvu": error / total,
-        "l0": active / len(chosen),
+        "l0": active / len(index),
         "dead_share": 1 - float(fired.float().mean()),
     }

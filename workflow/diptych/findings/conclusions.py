@@ -33,10 +33,10 @@ class Answer:
 def control(files: Mapping[str, Any], rankings: Mapping[Method, Ranking]) -> list[Clause]:
     """Every clause of the identical control (METHODS 0.4) on the pair of a model with itself."""
     clauses = [clause for method in proposing() for clause in proposer.of(method).control(files)]
-    found = {method.title: len(ranking.findings) for method, ranking in rankings.items()}
-    total = sum(found.values())
-    what = ", ".join(f"{name} {count}" for name, count in found.items())
-    clauses.append(Clause("no finding", total == 0 if rankings else None, f"findings: {what or 'no method was run'}"))
+    n_findings = {method.title: len(ranking.findings) for method, ranking in rankings.items()}
+    total = sum(n_findings.values())
+    counts = ", ".join(f"{name} {count}" for name, count in n_findings.items())
+    clauses.append(Clause("no finding", total == 0 if rankings else None, f"findings: {counts or 'no method was run'}"))
     return clauses
 
 
@@ -67,52 +67,58 @@ def answer(
         yardstick: of the same method; None where the study plants nothing.
         names: of the two models.
     """
-    found = ranking.findings
+    findings = ranking.findings
     if role in ("control", "floor"):
-        return _same_model(found, ranking)
+        return _same_model(findings, ranking)
     # For a method that plants its own change, a planted model is different like any other.
     if role == "planted" and yardstick is not None and not method.plants:
-        return _planted(found, yardstick.recovery)
-    if found:
-        sides = [sum(each.candidate.side == side for each in found) for side in ("B", "A")]
+        return _planted(findings, yardstick.recovery)
+    if findings:
+        sides = [sum(each.candidate.side == side for each in findings) for side in ("B", "A")]
         split = f"{sides[0]} that {names[1]} has or has more of, {sides[1]} of {names[0]}"
-        said = "; ".join([f"{counted(len(found), 'finding')}: {split}", *filter(None, [caveats(found)])])
-        return Answer("found", said)
+        text = "; ".join([f"{counted(len(findings), 'finding')}: {split}", *filter(None, [caveats(findings)])])
+        return Answer("found", text)
     if ranking.untestable:
         return Answer("untested", f"nothing can be said: {ranking.untestable}")
     return _silence(method, yardstick)
 
 
-def caveats(found: Sequence[Ranked]) -> str:
+def caveats(findings: Sequence[Ranked]) -> str:
     """`3 of them marked domain shift`, `all of them ...`, or nothing."""
-    counts = Counter(each.candidate.caveat for each in found if each.candidate.caveat)
-    shares = {caveat: "all" if n == len(found) else str(n) for caveat, n in sorted(counts.items())}
+    counts = Counter(each.candidate.caveat for each in findings if each.candidate.caveat)
+    shares = {caveat: "all" if n == len(findings) else str(n) for caveat, n in sorted(counts.items())}
     return ", ".join(f"{share} of them marked {caveat}" for caveat, share in shares.items())
 
 
-def _same_model(found: Sequence[Any], ranking: Ranking) -> Answer:
-    if found:
-        return Answer("broken", f"{counted(len(found), 'finding')} where nothing differs")
+def _same_model(findings: Sequence[Any], ranking: Ranking) -> Answer:
+    if findings:
+        return Answer("broken", f"{counted(len(findings), 'finding')} where nothing differs")
     return Answer("as_it_must", f"nothing found, as it must be ({counted(len(ranking.candidates), 'candidate')})")
 
 
-def _planted(found: Sequence[Any], seen: Recovery) -> Answer:
-    if seen.written:
+def _planted(findings: Sequence[Any], recovery: Recovery) -> Answer:
+    if recovery.written:
         more = (
-            f"; {counted(seen.elsewhere, 'other finding')} with |cos| below {SAME_DIRECTION}" if seen.elsewhere else ""
+            f"; {counted(recovery.elsewhere, 'other finding')} with |cos| below {SAME_DIRECTION}"
+            if recovery.elsewhere
+            else ""
         )
         return Answer(
             "recovered",
-            f"the planted direction is found: {seen.name}, |cos| {seen.cosine:.2f}, rank {seen.rank} of "
-            f"{seen.candidates}{more}",
+            f"the planted direction is found: {recovery.name}, |cos| {recovery.cosine:.2f}, rank {recovery.rank} of "
+            f"{recovery.candidates}{more}",
         )
-    if seen.rank:
-        why = f"{seen.name} points along it (|cos| {seen.cosine:.2f}, rank {seen.rank}) but does not stand as a finding"
-    elif not seen.candidates:
-        why = "the method put nothing forward"
+    if recovery.rank:
+        reason = (
+            f"{recovery.name} points along it (|cos| {recovery.cosine:.2f}, rank {recovery.rank}) "
+            "but does not stand as a finding"
+        )
+    elif not recovery.candidates:
+        reason = "the method put nothing forward"
     else:
-        why = f"nothing points along it (largest |cos| {seen.cosine:.2f} of {counted(seen.candidates, 'candidate')})"
-    return Answer("missed", f"the planted direction is missed: {why}; {counted(len(found), 'finding')} in all")
+        n = counted(recovery.candidates, "candidate")
+        reason = f"nothing points along it (largest |cos| {recovery.cosine:.2f} of {n})"
+    return Answer("missed", f"the planted direction is missed: {reason}; {counted(len(findings), 'finding')} in all")
 
 
 def _silence(method: Method, yardstick: Yardstick | None) -> Answer:
@@ -123,10 +129,10 @@ def _silence(method: Method, yardstick: Yardstick | None) -> Answer:
             "nothing found, and no planted pair shows whether it would have been: not enough training to tell",
         )
     if yardstick.differs:
-        what = ", ".join(yardstick.differs)
+        settings = ", ".join(yardstick.differs)
         return Answer(
             "unclear",
-            f"nothing found; {yardstick.pair} was run with other settings ({what}): not enough training to tell",
+            f"nothing found; {yardstick.pair} was run with other settings ({settings}): not enough training to tell",
         )
     if not yardstick.recovery.written:
         return Answer(

@@ -95,13 +95,13 @@ def collect(
     rankings = [_rankings(pair, q, least) for pair in pairs]
     yardsticks = list(_yardsticks(pairs, rankings))
     answers, controls = [], []
-    for pair, found in zip(pairs, rankings, strict=True):
-        for method in found:
+    for pair, ranking_of in zip(pairs, rankings, strict=True):
+        for method in ranking_of:
             limits = Threshold(q, least[method.name])
             yardstick = _own(pair, method, limits) if method.plants else _nearest(pair, method, yardsticks)
-            answers.append(_answer(pair, method, found[method], yardstick))
+            answers.append(_answer(pair, method, ranking_of[method], yardstick))
         if pair["role"] == "control":
-            controls.append(_control(pair, found))
+            controls.append(_control(pair, ranking_of))
     standing = sorted(_standing(pairs, rankings), key=lambda entry: -entry[2].weakest)
     columns, rows = _table(standing)
     artifacts.write_text(table, to_tsv(columns))
@@ -131,7 +131,7 @@ def to_tsv(columns: Mapping[str, Sequence[Any]]) -> str:
 
 def _rankings(pair: Mapping[str, Any], q: float, min_effect: Mapping[str, float]) -> dict[Method, Ranking]:
     """The ranking of every method that was run on a pair."""
-    found: dict[Method, Ranking] = {}
+    rankings: dict[Method, Ranking] = {}
     for method in proposing():
         if pair["files"].get(method.file):
             own = proposer.of(method)
@@ -139,18 +139,18 @@ def _rankings(pair: Mapping[str, Any], q: float, min_effect: Mapping[str, float]
             ranked = ranking.rank(own.candidates(pair["files"]), limits, own.untestable(pair["files"]))
             count = len(ranked.findings)
             logs.logger.info("%s, %s: %d of %d stand", pair["name"], method.name, count, len(ranked.candidates))
-            found[method] = ranked
-    return found
+            rankings[method] = ranked
+    return rankings
 
 
 def _yardsticks(
     pairs: Sequence[Mapping[str, Any]], rankings: Sequence[Mapping[Method, Ranking]]
 ) -> Iterable[tuple[Method, Mapping[str, Any], Recovery]]:
     """What each method made of each planted pair."""
-    for pair, found in zip(pairs, rankings, strict=True):
+    for pair, ranking_of in zip(pairs, rankings, strict=True):
         if pair["role"] == "planted":
             truth = recovery.read_truth(pair["files"]["truth"])
-            for method, ranked in found.items():
+            for method, ranked in ranking_of.items():
                 if not method.plants:
                     yield method, pair, recovery.recovery(ranked, truth)
 
@@ -167,29 +167,29 @@ def _nearest(
     yardsticks: Sequence[tuple[Method, Mapping[str, Any], Recovery]],
 ) -> conclusions.Yardstick | None:
     """The planted pair that speaks for this one: itself, else the one with the fewest settings that differ."""
-    offered = [
+    usable = [
         conclusions.Yardstick(planted["name"], recovered, _differing(pair, planted, method))
         for which, planted, recovered in yardsticks
         if which == method and (pair["role"] != "planted" or planted is pair)
     ]
-    return min(offered, key=lambda yardstick: len(yardstick.differs), default=None)
+    return min(usable, key=lambda yardstick: len(yardstick.differs), default=None)
 
 
 def _differing(pair: Mapping[str, Any], planted: Mapping[str, Any], method: Method) -> list[str]:
     """Names of the settings of a method that two pairs do not share."""
-    mine, theirs = (_budget(one["files"], method) for one in (pair, planted))
+    mine, theirs = (_budget(cell["files"], method) for cell in (pair, planted))
     return sorted({name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)})
 
 
 def _budget(files: Mapping[str, Any], method: Method) -> dict[str, Any]:
     """Settings and sources (corpus, sites) of everything that a method's result on a pair was made with."""
-    found: dict[str, Any] = {}
+    budget: dict[str, Any] = {}
     for key in method.made_from:
         for path in _paths(files.get(key)):
             spec = artifacts.spec_of(path)
             settings = {**spec.get("settings", {}), **spec.get("reads", {})}
-            found |= {f"{key}.{name}": value for name, value in settings.items() if name not in OWN_SETTINGS}
-    return found
+            budget |= {f"{key}.{name}": value for name, value in settings.items() if name not in OWN_SETTINGS}
+    return budget
 
 
 def _paths(value: Any) -> list[str]:
@@ -202,14 +202,14 @@ def _paths(value: Any) -> list[str]:
 def _answer(
     pair: Mapping[str, Any], method: Method, ranked: Ranking, yardstick: conclusions.Yardstick | None
 ) -> dict[str, Any]:
-    said = conclusions.answer(pair["role"], method, ranked, yardstick, (pair["a"], pair["b"]))
+    answer = conclusions.answer(pair["role"], method, ranked, yardstick, (pair["a"], pair["b"]))
     return {
         "pair": pair["name"],
         "site": _site(pair),
         "role": pair["role"],
         "method": method.name,
-        "status": said.status,
-        "text": said.text,
+        "status": answer.status,
+        "text": answer.text,
         "candidates": len(ranked.candidates),
         "findings": len(ranked.findings),
         "caveats": conclusions.caveats(ranked.findings),
@@ -217,8 +217,8 @@ def _answer(
     }
 
 
-def _control(pair: Mapping[str, Any], found: Mapping[Method, Ranking]) -> dict[str, Any]:
-    clauses = conclusions.control(pair["files"], found)
+def _control(pair: Mapping[str, Any], rankings: Mapping[Method, Ranking]) -> dict[str, Any]:
+    clauses = conclusions.control(pair["files"], rankings)
     holds = conclusions.holds(clauses)
     for clause in clauses:
         if clause.holds is False:
@@ -234,8 +234,8 @@ def _control(pair: Mapping[str, Any], found: Mapping[Method, Ranking]) -> dict[s
 def _standing(
     pairs: Sequence[Mapping[str, Any]], rankings: Sequence[Mapping[Method, Ranking]]
 ) -> Iterable[tuple[Mapping[str, Any], Method, Ranked]]:
-    for pair, found in zip(pairs, rankings, strict=True):
-        for method, ranked in found.items():
+    for pair, ranking_of in zip(pairs, rankings, strict=True):
+        for method, ranked in ranking_of.items():
             yield from ((pair, method, each) for each in ranked.findings)
 
 

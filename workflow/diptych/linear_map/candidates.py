@@ -77,13 +77,13 @@ def _ends(file: h5py.File, side: SideName) -> dict[str, tuple[float, IntArray]]:
     kinds = [str(kind) for kind in group["kind"].attrs["kinds"]]
     labels = numbered([kinds[int(code)] for code in group["kind"][:]])
     scores, rows = np.abs(group["top_score"][:]), group["top_row"][:]
-    found = {}
+    strongest = {}
     for k, label in enumerate(labels):
         end = int(np.argmax(scores[k].sum(axis=(0, 2))))
         order = np.argsort(-scores[k, :, end].ravel(), kind="stable")
         at = rows[k, :, end].ravel()[order]
-        found[label] = (1.0 - 2.0 * end, token_row[at[at >= 0]])
-    return found
+        strongest[label] = (1.0 - 2.0 * end, token_row[at[at >= 0]])
+    return strongest
 
 
 def _identity_clause(files: Files) -> Clause:

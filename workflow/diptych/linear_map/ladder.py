@@ -39,7 +39,7 @@ from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 
 DoubleArray = npt.NDArray[np.float64]
-Held = tuple[int, ...]
+HeldOut = tuple[int, ...]
 RungName = Literal["identity", "scale", "procrustes", "reduced_rank", "ridge", "ridge_zero"]
 ShrinkTo = Literal["simple", "zero"]
 
@@ -118,8 +118,8 @@ class Ladder:
         *,
         shrink_to: ShrinkTo = "simple",
         alphas: Sequence[float] = ALPHAS,
-        eigens: dict[Held, Eigen] | None = None,
-        polars: Mapping[Held, DoubleArray] | None = None,
+        eigens: dict[HeldOut, Eigen] | None = None,
+        polars: Mapping[HeldOut, DoubleArray] | None = None,
     ) -> None:
         if len(folds.ids) < 3 or TEST_FOLD not in folds.ids:
             raise DiptychError(f"linear map: rows in folds {folds.ids}; needs fold 0 and two others: add documents")
@@ -129,15 +129,15 @@ class Ladder:
         self.folds = folds
         self.alphas = tuple(alphas)
         self.shrink_to = shrink_to
-        self._eigens: dict[Held, Eigen] = {} if eigens is None else eigens
-        self._procrustes: dict[Held, DoubleArray] = {}
-        self.polars: dict[Held, DoubleArray] = dict(polars or {})
+        self._eigens: dict[HeldOut, Eigen] = {} if eigens is None else eigens
+        self._procrustes: dict[HeldOut, DoubleArray] = {}
+        self.polars: dict[HeldOut, DoubleArray] = dict(polars or {})
         """Polar factors of C_AB by the folds left out; their transposes serve the other direction."""
         self._errors: dict[tuple[bool, int], DoubleArray] = {}
         self._rank_r2s: dict[int, DoubleArray] = {}
         self._totals: dict[int, DoubleArray] = {}
         self._choices: dict[tuple[RungName, int], Choice] = {}
-        self._latest: tuple[Held, moments.Moments] | None = None
+        self._latest: tuple[HeldOut, moments.Moments] | None = None
         self.d_A, self.d_B = folds.total.C_AB.shape
 
     @property
@@ -156,8 +156,8 @@ class Ladder:
         A reduced rank that turned out full is no simpler than ridge and does not stand.
         """
         full = min(self.d_A, self.d_B)
-        offered = [rung for rung in rungs if rung.name != "ridge_zero" and rung.choice.rank != full]
-        return offered[simplest(np.stack([rung.inner_r2 for rung in offered]))]
+        eligible = [rung for rung in rungs if rung.name != "ridge_zero" and rung.choice.rank != full]
+        return eligible[simplest(np.stack([rung.inner_r2 for rung in eligible]))]
 
     def rung(self, name: RungName) -> Rung:
         """Cross-validate one rung."""
@@ -167,9 +167,9 @@ class Ladder:
         in_sample = max(float(squared_error(tested, training.about(training)).sum()), 0.0)
         r2, error, total = [], np.zeros(self.d_B), np.zeros(self.d_B)
         for outer in self.folds.ids:
-            held = self._held(outer, (outer,))
+            scatter = self._scatter(outer, (outer,))
             slope = tested if outer == TEST_FOLD else self.slope(name, self.choose(name, outer), (outer,))
-            fold_error, fold_total = squared_error(slope, held), np.diag(held.BB)
+            fold_error, fold_total = squared_error(slope, scatter), np.diag(scatter.BB)
             r2.append(1 - fold_error.sum() / fold_total.sum())
             error, total = error + fold_error, total + fold_total
         varies = total > 0
@@ -196,7 +196,7 @@ class Ladder:
             self._choices[name, outer] = Choice(alpha, rank)
         return self._choices[name, outer]
 
-    def slope(self, name: RungName, choice: Choice, held_out: Held) -> DoubleArray:
+    def slope(self, name: RungName, choice: Choice, held_out: HeldOut) -> DoubleArray:
         """Slope [d_A, d_B] of one rung trained on all folds but `held_out`."""
         training = self._training(*held_out)
         if name == "identity":
@@ -213,7 +213,7 @@ class Ladder:
         reduced: DoubleArray = slope @ basis @ basis.T
         return reduced
 
-    def map(self, name: RungName, choice: Choice, held_out: Held) -> LinearMap:
+    def map(self, name: RungName, choice: Choice, held_out: HeldOut) -> LinearMap:
         """The affine map of one rung trained on all folds but `held_out`."""
         training = self._training(*held_out)
         return LinearMap(self.slope(name, choice, held_out), training.mean_A, training.mean_B)
@@ -236,10 +236,10 @@ class Ladder:
             self._latest = held_out, self.folds.training(*held_out)
         return self._latest[1]
 
-    def _held(self, fold: int, held_out: Held) -> moments.Scatter:
+    def _scatter(self, fold: int, held_out: HeldOut) -> moments.Scatter:
         return self.folds.fold(fold).about(self._training(*held_out))
 
-    def _inner(self, outer: int) -> list[tuple[int, Held]]:
+    def _inner(self, outer: int) -> list[tuple[int, HeldOut]]:
         """Each fold inside `outer` with the (sorted) pair of folds that its training leaves out."""
         return [(j, (min(j, outer), max(j, outer))) for j in self.folds.ids if j != outer]
 
@@ -261,11 +261,11 @@ class Ladder:
             training = self._training(*held_out)
             paths = {kind == "ridge_zero": self._path(kind, held_out, training) for kind in kinds}
             for fold, outer in (held_out, held_out[::-1]):
-                held = self._held(fold, held_out)
-                rotated = rotate(self._eigen(held_out, training)[1], held)
-                totals.setdefault(outer, []).append(float(np.trace(held.BB)))
+                scatter = self._scatter(fold, held_out)
+                rotated = rotate(self._eigen(held_out, training)[1], scatter)
+                totals.setdefault(outer, []).append(float(np.trace(scatter.BB)))
                 for kind, path in paths.items():
-                    found.setdefault((kind, outer), []).append(path.errors(self.alphas, held, rotated))
+                    found.setdefault((kind, outer), []).append(path.errors(self.alphas, scatter, rotated))
         self._errors = {key: np.stack(errors) for key, errors in found.items()}
         self._totals = {outer: np.array(total) for outer, total in totals.items()}
 
@@ -278,7 +278,7 @@ class Ladder:
     def _try_ranks(self) -> None:
         """R^2 of every rank for every pair of folds left out, as for the penalties."""
         alphas = {outer: self.choose("ridge", outer).alpha for outer in self.folds.ids}
-        found: dict[int, list[DoubleArray]] = {outer: [] for outer in self.folds.ids}
+        errors: dict[int, list[DoubleArray]] = {outer: [] for outer in self.folds.ids}
         for held_out in itertools.combinations(self.folds.ids, 2):
             training = self._training(*held_out)
             path = self._path("ridge", held_out, training)
@@ -288,9 +288,9 @@ class Ladder:
                 if alpha not in reduced:
                     slope = path.slope(alpha)
                     reduced[alpha] = slope, rank_basis(slope, training.C_AA, alpha * path.unit)
-                held = self._held(fold, held_out)
-                found[outer].append(1 - rank_errors(*reduced[alpha], held) / np.trace(held.BB))
-        self._rank_r2s = {outer: np.stack(r2, axis=1) for outer, r2 in found.items()}
+                scatter = self._scatter(fold, held_out)
+                errors[outer].append(1 - rank_errors(*reduced[alpha], scatter) / np.trace(scatter.BB))
+        self._rank_r2s = {outer: np.stack(r2, axis=1) for outer, r2 in errors.items()}
 
     def _inner_r2(self, name: RungName, choice: Choice) -> DoubleArray:
         if name == "reduced_rank":
@@ -302,8 +302,8 @@ class Ladder:
             return inner
         r2 = []
         for j, held_out in self._inner(TEST_FOLD):
-            held = self._held(j, held_out)
-            r2.append(1 - squared_error(self.slope(name, choice, held_out), held).sum() / np.trace(held.BB))
+            scatter = self._scatter(j, held_out)
+            r2.append(1 - squared_error(self.slope(name, choice, held_out), scatter).sum() / np.trace(scatter.BB))
         return np.array(r2)
 
     def _at_edge(self, name: RungName, choice: Choice) -> bool:
@@ -316,7 +316,7 @@ class Ladder:
             errors[neighbour] - errors[at] > RESOLUTION * self._totals[TEST_FOLD].sum()
         )
 
-    def _path(self, name: RungName, held_out: Held, training: moments.Moments | None = None) -> RidgePath:
+    def _path(self, name: RungName, held_out: HeldOut, training: moments.Moments | None = None) -> RidgePath:
         m = self._training(*held_out) if training is None else training
         if name == "ridge_zero" or self.shrink_to == "zero":
             start = np.zeros((self.d_A, self.d_B))
@@ -326,13 +326,13 @@ class Ladder:
             start = self._procrustes_slope(held_out, m)
         return RidgePath(m, self._eigen(held_out, m), start)
 
-    def _eigen(self, held_out: Held, m: moments.Moments) -> Eigen:
+    def _eigen(self, held_out: HeldOut, m: moments.Moments) -> Eigen:
         if held_out not in self._eigens:
             values, vectors = np.linalg.eigh(m.C_AA)
             self._eigens[held_out] = (np.maximum(values, 0.0), vectors)
         return self._eigens[held_out]
 
-    def _procrustes_slope(self, held_out: Held, m: moments.Moments) -> DoubleArray:
+    def _procrustes_slope(self, held_out: HeldOut, m: moments.Moments) -> DoubleArray:
         if held_out not in self._procrustes:
             if held_out not in self.polars:
                 self.polars[held_out] = polar_factor(m.C_AB)

@@ -74,7 +74,7 @@ def fold_maps(steps: ladder.Ladder, best: ladder.Rung) -> dict[int, affine.Linea
     """For each fold the map that predicts its rows: trained on neither that fold nor the test fold."""
     test = ladder.TEST_FOLD
     held_out = {fold: (test,) if fold == test else (test, fold) for fold in steps.folds.ids}
-    return {fold: steps.map(best.name, best.choice, held) for fold, held in held_out.items()}
+    return {fold: steps.map(best.name, best.choice, folds) for fold, folds in held_out.items()}
 
 
 def error_scatter(slope: DoubleArray, held: moments.Scatter) -> DoubleArray:
@@ -90,9 +90,9 @@ def directions(
     """The `count` best directions of each kind, from the moments of the folds other than the test fold."""
     test = ladder.TEST_FOLD
     selection = [fold for fold in folds.ids if fold != test]
-    held = {fold: folds.fold(fold).about(folds.training(test, fold)) for fold in selection}
-    C_E = np.sum([error_scatter(maps[fold].slope, held[fold]) for fold in selection], axis=0)
-    C_BB = np.sum([held[fold].BB for fold in selection], axis=0)
+    scatters = {fold: folds.fold(fold).about(folds.training(test, fold)) for fold in selection}
+    C_E = np.sum([error_scatter(maps[fold].slope, scatters[fold]) for fold in selection], axis=0)
+    C_BB = np.sum([scatters[fold].BB for fold in selection], axis=0)
     n, d_B = sum(folds.fold(fold).n for fold in selection), len(C_BB)
     variance, components = np.linalg.eigh(C_E)
     ridge = FLOOR * float(np.trace(C_BB)) / d_B
@@ -107,11 +107,11 @@ def directions(
         patterns=sign * np.vstack([principal, pattern]),
         pca_spectrum=np.maximum(variance[::-1], 0.0) / n,
         unexplained_spectrum=np.clip(share[::-1], 0.0, None),
-        random=_drawn(np.where(variance > ridge, variance, 0.0), components, seed),
+        random=_random_directions(np.where(variance > ridge, variance, 0.0), components, seed),
     )
 
 
-def _drawn(variance: DoubleArray, components: DoubleArray, seed: int) -> DoubleArray:
+def _random_directions(variance: DoubleArray, components: DoubleArray, seed: int) -> DoubleArray:
     """Unit directions [RANDOM, d] of Gaussian draws from the covariance with these eigenvalues and eigenvectors."""
     normal = np.random.default_rng(seed).standard_normal((RANDOM, len(variance)))
     return _unit_rows((normal * np.sqrt(np.maximum(variance, 0.0))) @ components.T)
@@ -236,8 +236,8 @@ class Failure:
             block_best = np.argpartition(-signed, size, axis=1)[:, :size] if len(row) > size else None
             candidates = signed if block_best is None else np.take_along_axis(signed, block_best, axis=1)
             rows_in = np.broadcast_to(row, signed.shape) if block_best is None else row[block_best]
-            kept = sign * self.top_scores[:, held_out, end]
-            candidates = np.concatenate([kept, candidates], axis=1)
+            strongest = sign * self.top_scores[:, held_out, end]
+            candidates = np.concatenate([strongest, candidates], axis=1)
             rows_in = np.concatenate([self.top_rows[:, held_out, end], rows_in], axis=1)
             rows_in[candidates == 0] = -1
             best = np.lexsort((rows_in, -candidates), axis=1)[:, :size]
@@ -294,10 +294,10 @@ def alignment(m: moments.Moments) -> DoubleArray:
     left, weight, right = np.linalg.svd(m.C_AB)
     variance_A = np.sum(left * (m.C_AA @ left), axis=0)
     variance_B = np.sum(right.T * (m.C_BB @ right.T), axis=0)
-    seen = (variance_A > 0) & (variance_B > 0) & (weight > 0)
-    log_ratio = np.log(variance_B[seen] / variance_A[seen])
+    varies = (variance_A > 0) & (variance_B > 0) & (weight > 0)
+    log_ratio = np.log(variance_B[varies] / variance_A[varies])
     order = np.argsort(log_ratio)
-    share = (np.cumsum(weight[seen][order]) - weight[seen][order] / 2) / weight[seen].sum()
+    share = (np.cumsum(weight[varies][order]) - weight[varies][order] / 2) / weight[varies].sum()
     size: float = np.exp(np.interp(0.5, share, log_ratio[order]) / 2)
     aligned: DoubleArray = size * (left @ right)
     return aligned
@@ -305,8 +305,8 @@ def alignment(m: moments.Moments) -> DoubleArray:
 
 def keep(scores: DirectionScores) -> npt.NDArray[np.bool_]:
     """Which directions have an unexplained share on their own rows above rounding: none on an identical pair."""
-    kept: npt.NDArray[np.bool_] = scores.unexplained[:, 0] > affine.RESOLUTION
-    return kept
+    resolved: npt.NDArray[np.bool_] = scores.unexplained[:, 0] > affine.RESOLUTION
+    return resolved
 
 
 def means_by(group: IntArray, values: FloatArray, n_groups: int) -> tuple[DoubleArray, IntArray]:

@@ -100,18 +100,18 @@ def _ladder(file: h5py.File, pair: Mapping[str, Any]) -> Section:
 
 
 def _words(verdicts: Mapping[str, Any], arrows: Mapping[str, str]) -> list[Block]:
-    said: list[Block] = []
+    blocks: list[Block] = []
     for name, arrow in arrows.items():
         verdict = verdicts[name]
-        said.append(
+        blocks.append(
             Note(
                 "info",
                 f"{arrow}: the simplest map that is as good as the best one is {verdict['best'].replace('_', ' ')}, "
                 f"held-out R² {number(verdict['r2'], 4)} (shuffled documents {number(verdict['shuffled_r2'])}).",
             )
         )
-        said += [Note("warn", f"{arrow}: {words}.") for words in verdict["words"]]
-    return said
+        blocks += [Note("warn", f"{arrow}: {words}.") for words in verdict["words"]]
+    return blocks
 
 
 def _ladder_table(
@@ -222,7 +222,7 @@ def _where(file: h5py.File, pair: Mapping[str, Any], text: Text) -> list[Block]:
     if len(present) > 1:
         for code in present:
             here = role == code
-            cells = [figure_cell(int(here.sum())), *(figure_cell(float(one[here].mean())) for one in energy)]
+            cells = [figure_cell(int(here.sum())), *(figure_cell(float(values[here].mean())) for values in energy)]
             rows.append(["role in the template", text.roles[code], *cells])
     return [
         Table(
@@ -280,11 +280,13 @@ def _tokens(file: h5py.File, direction: Direction, pair: Mapping[str, Any], text
     token_row = file["rows/token_row"][0]
     shade = Shade(token_row, energy, scale=SPREAD * float(energy.mean()))
     order = np.argsort(-energy, kind="stable")
-    found = text.contexts(token_row[order[: 50 * contexts]], energy[order[: 50 * contexts]], shade, count=contexts)
+    contexts_of_rows = text.contexts(
+        token_row[order[: 50 * contexts]], energy[order[: 50 * contexts]], shade, count=contexts
+    )
     item = Item(
         f"Tokens of {pair['b']} that are hardest to predict from {pair['a']}",
         [("mean over all tokens", number(float(energy.mean())))],
-        [Reading("Squared residual, in units of the mean variance", found, "B")],
+        [Reading("Squared residual, in units of the mean variance", contexts_of_rows, "B")],
         "B",
     )
     return Items("Every token is shaded by its own residual; the one that the line is about is underlined.", [item])
@@ -297,12 +299,12 @@ def _directions(
     group = file[f"{direction}/directions"]
     kinds = [str(kind) for kind in group["kind"].attrs["kinds"]]
     token_row = file["rows/token_row"][0]
-    items, seen = [], dict.fromkeys(kinds, 0)
+    items, count = [], dict.fromkeys(kinds, 0)
     for k, code in enumerate(group["kind"][:]):
         kind = kinds[int(code)]
-        seen[kind] += 1
-        if seen[kind] <= SHOWN_DIRECTIONS:
-            name = f"{kind} {seen[kind]}"
+        count[kind] += 1
+        if count[kind] <= SHOWN_DIRECTIONS:
+            name = f"{kind} {count[kind]}"
             tag = "finding" if f"{side} {name}" in standing else ""
             items.append(_direction(group, k, name, tag, token_row, side, text, contexts))
     return Items(
@@ -319,8 +321,8 @@ def _direction(
     rows, scores = group["top_row"][k, 1], group["top_score"][k, 1]
     readings = []
     for end, label in enumerate(("positive end", "negative end")):
-        held = rows[end] >= 0
-        at, values = token_row[rows[end][held]], scores[end][held].astype(np.float64)
+        filled = rows[end] >= 0
+        at, values = token_row[rows[end][filled]], scores[end][filled].astype(np.float64)
         order = np.argsort(at)
         shade = Shade(at[order], values[order], scale=float(np.abs(scores).max()))
         readings.append(Reading(label, text.contexts(at, values, shade, count=max(2, contexts // 2)), side))
@@ -352,15 +354,15 @@ def _opening(pair: Mapping[str, Any]) -> str:
     with artifacts.read(pair["files"]["linear_map"], "linear_map") as file:
         verdict = artifacts.read_json(file, "verdicts")["forward"]
         ladder = artifacts.read_table(file, "forward/ladder")
-    rungs = dict(zip([str(name) for name in ladder["rung"]], ladder["r2"].tolist(), strict=True))
+    r2 = dict(zip([str(name) for name in ladder["rung"]], ladder["r2"].tolist(), strict=True))
     name = verdict["best"].replace("_", " ")
-    said = (
+    sentence = (
         f"The {name} map predicts {number(100 * verdict['r2'])} % of the variance of {pair['b']}'s activations from "
         f"{pair['a']}'s"
     )
-    if "identity" in rungs and verdict["best"] != "identity":
-        said += f", {pair['a']}'s unchanged activations {number(100 * rungs['identity'], 3)} %"
-    return said + "."
+    if "identity" in r2 and verdict["best"] != "identity":
+        sentence += f", {pair['a']}'s unchanged activations {number(100 * r2['identity'], 3)} %"
+    return sentence + "."
 
 
 class Sections(method_sections.Sections):

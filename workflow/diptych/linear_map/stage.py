@@ -99,7 +99,7 @@ def climb(
     folds: moments.FoldMoments,
     shrink_to: ladder.ShrinkTo,
     alphas: Sequence[float],
-    polars: Mapping[ladder.Held, npt.NDArray[np.float64]] | None = None,
+    polars: Mapping[ladder.HeldOut, npt.NDArray[np.float64]] | None = None,
 ) -> Climb:
     """Cross-validate the ladder of one direction and choose its best rung; `polars` as for `ladder.Ladder`."""
     steps = ladder.Ladder(folds, shrink_to=shrink_to, alphas=alphas, polars=polars)
@@ -143,8 +143,8 @@ def verdicts(result: Climb) -> dict[str, Any]:
 
 def _failure(pair: rows.Rows, result: Climb, count: int, contexts: int, seed: int) -> residuals.Failure:
     maps = residuals.fold_maps(result.steps, result.best)
-    found = residuals.directions(result.steps.folds, maps, count, seed=seed)
-    return residuals.Failure(pair, maps, found, _alignment(result), contexts)
+    directions = residuals.directions(result.steps.folds, maps, count, seed=seed)
+    return residuals.Failure(pair, maps, directions, _alignment(result), contexts)
 
 
 def _alignment(result: Climb) -> npt.NDArray[np.float64] | None:
@@ -207,8 +207,8 @@ def ladder_tsv(climbs: Mapping[DirectionName, Climb]) -> str:
 
 
 def _ladder_columns(result: Climb) -> dict[str, list[Any]]:
-    offered = [rung for rung in result.rungs if rung.name != "ridge_zero"]
-    top = max(offered, key=lambda rung: float(rung.inner_r2.mean()))
+    eligible = [rung for rung in result.rungs if rung.name != "ridge_zero"]
+    top = max(eligible, key=lambda rung: float(rung.inner_r2.mean()))
     gaps = [top.inner_r2 - rung.inner_r2 for rung in result.rungs]
     return {
         "rung": [rung.name for rung in result.rungs],
@@ -239,22 +239,22 @@ def _write_failure(
     out.array(f"{name}/energy", failure.energy)
     n_sources = int(pair.source.max()) + 1
     late = np.minimum(pair.position, residuals.POSITIONS)
-    for what, key, count in (("source", pair.source, n_sources), ("position", late, residuals.POSITIONS + 1)):
+    for label, key, count in (("source", pair.source, n_sources), ("position", late, residuals.POSITIONS + 1)):
         mean, rows_in = residuals.means_by(key, failure.energy, count)
-        out.table(f"{name}/energy_by_{what}", {"mean": mean, "rows": rows_in}, nan="mean: no rows")
-    found, scores = failure.found, failure.scores(bootstrap=bootstrap, seed=seed)
-    kept = residuals.keep(scores)
-    out.array(f"{name}/spectrum/pca", found.pca_spectrum)
-    out.array(f"{name}/random", found.random)
-    out.array(f"{name}/spectrum/unexplained", found.unexplained_spectrum)
+        out.table(f"{name}/energy_by_{label}", {"mean": mean, "rows": rows_in}, nan="mean: no rows")
+    directions, scores = failure.found, failure.scores(bootstrap=bootstrap, seed=seed)
+    reported = residuals.keep(scores)
+    out.array(f"{name}/spectrum/pca", directions.pca_spectrum)
+    out.array(f"{name}/random", directions.random)
+    out.array(f"{name}/spectrum/unexplained", directions.unexplained_spectrum)
     group = f"{name}/directions"
-    out.array(f"{group}/kind", found.kind[kept], kinds=list(residuals.KINDS))
-    out.array(f"{group}/filter", found.filters[kept])
-    out.array(f"{group}/pattern", found.patterns[kept])
-    out.array(f"{group}/top_row", failure.top_rows[kept])
-    out.array(f"{group}/top_score", failure.top_scores[kept])
+    out.array(f"{group}/kind", directions.kind[reported], kinds=list(residuals.KINDS))
+    out.array(f"{group}/filter", directions.filters[reported])
+    out.array(f"{group}/pattern", directions.patterns[reported])
+    out.array(f"{group}/top_row", failure.top_rows[reported])
+    out.array(f"{group}/top_score", failure.top_scores[reported])
     out.array(f"{group}/test_document", scores.document)
     unequal = "unequal widths: there is no swap of labels"
     for name_of, values in asdict(scores).items():
         if name_of != "document":
-            out.array(f"{group}/{name_of}", values[kept], nan=unequal)
+            out.array(f"{group}/{name_of}", values[reported], nan=unequal)

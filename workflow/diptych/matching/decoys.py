@@ -35,7 +35,7 @@ Sides = tuple[IntArray, IntArray]
 
 BLOCK = 4096
 """Rows that are handled in float64 at a time."""
-MOST_ROUNDS_OF_TWINS = 100
+MAX_DUPLICATE_ROUNDS = 100
 """Grouping looks again at what is left until nothing is grouped; a round at least halves a crowd of equals."""
 
 
@@ -69,10 +69,10 @@ class Geometry(NamedTuple):
     def _of_pairs(
         self, i: IntArray, j: IntArray, measure: Callable[[DoubleArray, DoubleArray], DoubleArray]
     ) -> DoubleArray:
-        found = np.empty(len(i))
+        cosines = np.empty(len(i))
         for part in in_blocks(len(i)):
-            found[part] = measure(self.rows[0][i[part]].astype(np.float64), self.rows[1][j[part]].astype(np.float64))
-        return found
+            cosines[part] = measure(self.rows[0][i[part]].astype(np.float64), self.rows[1][j[part]].astype(np.float64))
+        return cosines
 
 
 def in_blocks(n: int) -> Iterator[slice]:
@@ -101,8 +101,8 @@ def decoder_geometry(W_dec_A: FloatArray, W_dec_B: FloatArray, slope: DoubleArra
     share = np.divide(after, before, out=np.zeros_like(after), where=before > 0)
     middle = float(np.median(share))
     retention = share / middle if middle > 0 else np.zeros_like(share)
-    carried = (retention >= min_retention) & (after > 0)
-    length = (np.where(carried, after, np.nan), np.where(length_B > 0, length_B, np.nan))
+    retained = (retention >= min_retention) & (after > 0)
+    length = (np.where(retained, after, np.nan), np.where(length_B > 0, length_B, np.nan))
     return Geometry((rows_A, np.asarray(W_dec_B, dtype=np.float32)), length, retention)
 
 
@@ -159,8 +159,8 @@ class Scorer:
         rho = None
         if score in ("rho", "mean"):
             z = [
-                products.standardised_half(self.codes[side].codes, self.half, self.which, chosen)
-                for side, chosen in zip(sides, latents, strict=True)
+                products.standardised_half(self.codes[side].codes, self.half, self.which, index)
+                for side, index in zip(sides, latents, strict=True)
             ]
             rho = Correlations(z[0], z[1])
         if score == "rho":
@@ -172,9 +172,9 @@ class Scorer:
 
         x, y = (
             torch.from_numpy(
-                self.geometry.rows[side][chosen] if score == "euclidean" else self.geometry.unit(side, chosen)
+                self.geometry.rows[side][index] if score == "euclidean" else self.geometry.unit(side, index)
             ).to(self.device)
-            for side, chosen in zip(sides, latents, strict=True)
+            for side, index in zip(sides, latents, strict=True)
         )
         return DenseScores(x, y, score, rho, own, self.memory)
 
@@ -232,7 +232,7 @@ def q_values(match: DoubleArray, decoy: DoubleArray) -> DoubleArray:
     return q
 
 
-def group_twins(own: Scores, twin: float) -> tuple[IntArray, Edges]:
+def group_duplicates(own: Scores, twin: float) -> tuple[IntArray, Edges]:
     """Group the latents of one dictionary that score at least `twin` with each other.
 
     Returns:
@@ -241,33 +241,33 @@ def group_twins(own: Scores, twin: float) -> tuple[IntArray, Edges]:
     """
     n = own.shape[0]
     stands_for = np.arange(n)
-    standing = np.arange(n)
+    remaining = np.arange(n)
     edges = own.candidates(2)
-    for _ in range(MOST_ROUNDS_OF_TWINS):
+    for _ in range(MAX_DUPLICATE_ROUNDS):
         close = edges.score >= twin
         if not close.any():
             break
         links = (np.ones(int(close.sum())), (edges.i[close], edges.j[close]))
         _, group = csgraph.connected_components(
-            sparse.coo_array(links, shape=(len(standing), len(standing))), directed=False
+            sparse.coo_array(links, shape=(len(remaining), len(remaining))), directed=False
         )
         _, first = np.unique(group, return_index=True)
         lowest = np.arange(n)
-        lowest[standing] = standing[first[group]]
-        stands_for, standing = lowest[stands_for], standing[np.sort(first)]
-        edges = own.restrict(standing, standing).candidates(2)
-    return stands_for, Edges(standing[edges.i], standing[edges.j], edges.score)
+        lowest[remaining] = remaining[first[group]]
+        stands_for, remaining = lowest[stands_for], remaining[np.sort(first)]
+        edges = own.restrict(remaining, remaining).candidates(2)
+    return stands_for, Edges(remaining[edges.i], remaining[edges.j], edges.score)
 
 
-def _twins_and_decoys(scorer: Scorer, side: int, latents: IntArray, twin: float) -> tuple[IntArray, DoubleArray]:
+def _duplicates_and_decoys(scorer: Scorer, side: int, latents: IntArray, twin: float) -> tuple[IntArray, DoubleArray]:
     """Who stands for each latent (index into `latents`), and the best score of those that stand with each other."""
     if scorer.score == "euclidean":
-        stands_for, _ = group_twins(scorer.cosines_within(side, latents), twin)
-        standing = np.unique(stands_for)
-        local = scorer.within(side, latents[standing]).candidates(1)
-        edges = Edges(standing[local.i], standing[local.j], local.score)
+        stands_for, _ = group_duplicates(scorer.cosines_within(side, latents), twin)
+        remaining = np.unique(stands_for)
+        local = scorer.within(side, latents[remaining]).candidates(1)
+        edges = Edges(remaining[local.i], remaining[local.j], local.score)
     else:
-        stands_for, edges = group_twins(scorer.within(side, latents), twin)
+        stands_for, edges = group_duplicates(scorer.within(side, latents), twin)
     best = np.full(len(latents), -np.inf)
     np.maximum.at(best, edges.i, edges.score)
     return stands_for, best
@@ -293,10 +293,10 @@ def find(scorer: Scorer, rules: Rules, latents: Sides) -> Way:
         rules: the settings.
         latents: the latents of A and of B that take part.
     """
-    a, b = (_twins_and_decoys(scorer, side, latents[side], rules.twin) for side in (0, 1))
-    standing = (np.unique(a[0]), np.unique(b[0]))
-    names = (latents[0][standing[0]], latents[1][standing[1]])
-    best = (a[1][standing[0]], b[1][standing[1]])
+    a, b = (_duplicates_and_decoys(scorer, side, latents[side], rules.twin) for side in (0, 1))
+    remaining = (np.unique(a[0]), np.unique(b[0]))
+    names = (latents[0][remaining[0]], latents[1][remaining[1]])
+    best = (a[1][remaining[0]], b[1][remaining[1]])
     between = scorer.between(names)
     edges = between.candidates(rules.k)
     tie = scorer.tie(names[0][edges.i], names[1][edges.j])

@@ -87,14 +87,14 @@ class DenseScores:
         j = best.partner[i, rank]
         return Edges(i.astype(np.int64), j, self.at(i.astype(np.int64), j))
 
-    def _blocks(self, what: str) -> Iterator[tuple[int, torch.Tensor]]:
+    def _blocks(self, label: str) -> Iterator[tuple[int, torch.Tensor]]:
         rows, columns = self.shape
         entry = DENSE_ENTRY_BYTES * (2 if self.kind == "euclidean" else 1)
         size = max(1, self.memory // (entry * max(columns, 1)))
         starts = range(0, rows, size)
         y = self.y.double() if self.kind == "euclidean" else self.y
         squares = y.square().sum(dim=1) if self.kind == "euclidean" else None
-        for start in logs.progress(starts, what, total=len(starts), unit="block"):
+        for start in logs.progress(starts, label, total=len(starts), unit="block"):
             x = self.x[start : start + size]
             if squares is not None:  # of near copies float32 would keep no digit of the difference
                 x = x.double()

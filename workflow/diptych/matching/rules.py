@@ -104,17 +104,17 @@ def greedy(scores: Scores, edges: Edges, tie: DoubleArray | None = None, *, k: i
         tie: as for `many_to_one`; in later scans equal scores go to the lower index.
         k: candidates of each scan.
     """
-    found = _greedy_pairs(edges, tie, k)
+    pairs = _greedy_pairs(edges, tie, k)
     while True:
-        rows = np.setdiff1d(np.arange(scores.shape[0]), found.i)
-        columns = np.setdiff1d(np.arange(scores.shape[1]), found.j)
+        rows = np.setdiff1d(np.arange(scores.shape[0]), pairs.i)
+        columns = np.setdiff1d(np.arange(scores.shape[1]), pairs.j)
         if not len(rows) or not len(columns):
             break
         more = _greedy_pairs(scores.restrict(rows, columns).candidates(k), None, k)
         if not len(more.i):
             break
-        found = found.join(Edges(rows[more.i], columns[more.j], more.score))
-    return found.take(np.argsort(found.i))
+        pairs = pairs.join(Edges(rows[more.i], columns[more.j], more.score))
+    return pairs.take(np.argsort(pairs.i))
 
 
 def _greedy_pairs(edges: Edges, tie: DoubleArray | None, k: int) -> Edges:
@@ -127,7 +127,7 @@ def _greedy_pairs(edges: Edges, tie: DoubleArray | None, k: int) -> Edges:
     known = (_rank_within(edges.i[order]) < k) & (_rank_within(edges.j[order]) < k)
     closed_rows: set[int] = set()
     closed_columns: set[int] = set()
-    chosen = []
+    taken_edges = []
     entries = zip(order.tolist(), edges.i[order].tolist(), edges.j[order].tolist(), known.tolist(), strict=True)
     matched_rows: set[int] = set()
     matched_columns: set[int] = set()
@@ -137,11 +137,11 @@ def _greedy_pairs(edges: Edges, tie: DoubleArray | None, k: int) -> Edges:
         if sure and i not in closed_rows and j not in closed_columns:
             matched_rows.add(i)
             matched_columns.add(j)
-            chosen.append(at)
+            taken_edges.append(at)
         else:
             closed_rows.add(i)
             closed_columns.add(j)
-    return edges.take(np.array(chosen, dtype=np.int64))
+    return edges.take(np.array(taken_edges, dtype=np.int64))
 
 
 def _rank_within(owner: IntArray) -> IntArray:
@@ -173,16 +173,16 @@ def optimal(scores: Scores, edges: Edges, tau: float, *, k: int = 10) -> Optimum
     checked = 0
     for rounds in range(1, MOST_ROUNDS + 1):
         gain = graph.score - tau
-        chosen = _solve(graph.i, graph.j, gain, scores.shape)
-        u, v = _prices(graph.i, graph.j, gain, chosen, scores.shape)
+        matched = _solve(graph.i, graph.j, gain, scores.shape)
+        u, v = _prices(graph.i, graph.j, gain, matched, scores.shape)
         # An entry above its prices (none is negative) is above each of them, and so is a bound on it.
         open_rows = np.flatnonzero(row_bound > u + (tau + TOLERANCE))
         open_columns = np.flatnonzero(column_bound > v + (tau + TOLERANCE))
         checked += len(open_rows) * len(open_columns)
         broken = _above(scores, open_rows, open_columns, u + (tau + TOLERANCE), v, k)
         if not len(broken.i):
-            total = float(gain[chosen].sum())
-            return Optimum(graph.take(chosen), total, u, v, float(u.sum() + v.sum()) - total, rounds, checked)
+            total = float(gain[matched].sum())
+            return Optimum(graph.take(matched), total, u, v, float(u.sum() + v.sum()) - total, rounds, checked)
         graph = graph.join(broken)
     raise DiptychError(f"matching: not proven optimal in {MOST_ROUNDS} rounds; raise `candidates` (now {k})")
 
@@ -204,10 +204,10 @@ def _above(scores: Scores, rows: IntArray, columns: IntArray, u: DoubleArray, v:
     """Entries of some rows and columns greater than u_i + v_j, in the whole matrix's numbering."""
     if not len(rows) or not len(columns):
         return no_edges()
-    whole = len(rows) == scores.shape[0] and len(columns) == scores.shape[1]
-    part = scores if whole else scores.restrict(rows, columns)
-    found = part.above(u[rows], v[columns], k)
-    return Edges(rows[found.i], columns[found.j], found.score)
+    is_all = len(rows) == scores.shape[0] and len(columns) == scores.shape[1]
+    part = scores if is_all else scores.restrict(rows, columns)
+    above = part.above(u[rows], v[columns], k)
+    return Edges(rows[above.i], columns[above.j], above.score)
 
 
 def _solve(i: IntArray, j: IntArray, gain: DoubleArray, shape: tuple[int, int]) -> IntArray:
@@ -232,9 +232,9 @@ def _solve(i: IntArray, j: IntArray, gain: DoubleArray, shape: tuple[int, int]) 
 
 
 def _prices(
-    i: IntArray, j: IntArray, gain: DoubleArray, chosen: IntArray, shape: tuple[int, int]
+    i: IntArray, j: IntArray, gain: DoubleArray, matched: IntArray, shape: tuple[int, int]
 ) -> tuple[DoubleArray, DoubleArray]:
-    """The least column prices v, with their row prices u, that prove `chosen` optimal on the graph.
+    """The least column prices v, with their row prices u, that prove `matched` optimal on the graph.
 
     A row matched with surplus u_i = gain - v would rather move to column j unless v_j >= gain_ij - u_i; the prices
     rise along such alternating paths until nobody would move. An optimal matching has no path that goes on.
@@ -244,12 +244,12 @@ def _prices(
         return u, v
     order = np.argsort(j, kind="stable")
     columns, start = np.unique(j[order], return_index=True)
-    matched_rows, matched_columns, worth = i[chosen], j[chosen], gain[chosen]
+    matched_rows, matched_columns, worth = i[matched], j[matched], gain[matched]
     for _ in range(shape[0] + shape[1] + 1):
         u[matched_rows] = worth - v[matched_columns]
-        asked = np.maximum.reduceat((gain - u[i])[order], start)
-        rise = asked - v[columns]
+        demand = np.maximum.reduceat((gain - u[i])[order], start)
+        rise = demand - v[columns]
         if rise.max() <= 1e-12:
             return np.maximum(u, 0.0), v
-        v[columns] = np.maximum(v[columns], asked)
+        v[columns] = np.maximum(v[columns], demand)
     raise DiptychError("matching: the solver's answer is not optimal on its own graph; scores must be finite numbers")

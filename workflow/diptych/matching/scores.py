@@ -122,9 +122,9 @@ class SparseScores:
         j = best.partner[i, rank]
         return Edges(i.astype(np.int64), j, self.at(i.astype(np.int64), j))
 
-    def _blocks(self, what: str) -> Iterator[tuple[int, Any]]:
+    def _blocks(self, label: str) -> Iterator[tuple[int, Any]]:
         cuts = block_cuts(self.rho.row_entries(), self.memory)
-        for start, stop in logs.progress(itertools.pairwise(cuts), what, total=len(cuts) - 1, unit="block"):
+        for start, stop in logs.progress(itertools.pairwise(cuts), label, total=len(cuts) - 1, unit="block"):
             block = self.rho.block(start, stop)
             if self.own:
                 itself = block.indices == np.repeat(np.arange(start, stop), np.diff(block.indptr))

@@ -148,18 +148,18 @@ class Loader:
     def load(self, dtype: DType) -> HookedModel:
         """The model without weight processing, hooked at the sites and, where they exist, their neighbours."""
         hooks = {**{hook: hook for near in self.neighbours.values() for hook in near}, **self.hooks}
-        plain = all(_RESIDUAL.fullmatch(hook) for hook in hooks.values())
+        residual_only = all(_RESIDUAL.fullmatch(hook) for hook in hooks.values())
         with pretrained.loading(self._directory):
-            return self._load_plain(dtype, hooks) if plain else self._load_bridge(dtype, hooks)
+            return self._load_residual(dtype, hooks) if residual_only else self._load_bridge(dtype, hooks)
 
-    def _load_plain(self, dtype: DType, hooks: Mapping[str, str]) -> HookedModel:
+    def _load_residual(self, dtype: DType, hooks: Mapping[str, str]) -> HookedModel:
         model = pretrained.load(self._directory, dtype=dtype, device=str(self._device))
         blocks = find_blocks(model, self._n_layers)
 
         def attach(hook: str, catch: Callable[[Tensor], None]) -> None:
-            found = _RESIDUAL.fullmatch(hook)
-            assert found is not None
-            hook_block(blocks[int(found[1])], catch, before=found[2] in ("resid_pre", "in"))
+            match = _RESIDUAL.fullmatch(hook)
+            assert match is not None
+            hook_block(blocks[int(match[1])], catch, before=match[2] in ("resid_pre", "in"))
 
         return HookedModel(lambda ids: model.base_model(input_ids=ids, use_cache=False), attach, hooks)
 
@@ -206,7 +206,7 @@ def find_blocks(model: nn.Module, n_layers: int) -> nn.ModuleList:
     ]
     if not lists:
         raise DiptychError(f"{type(model).__name__}: no list of {n_layers} blocks found; name a TransformerLens hook")
-    return min(lists, key=lambda found: found[:2])[2]
+    return min(lists, key=lambda candidate: candidate[:2])[2]
 
 
 def hook_block(block: nn.Module, catch: Callable[[Tensor], None], *, before: bool) -> None:

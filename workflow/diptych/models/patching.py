@@ -35,14 +35,14 @@ class PatchedModel(Protocol):
 
 def load(directory: str | Path, hook: str, dtype: DType, device: torch.device) -> PatchedModel:
     """The model of a directory, to be patched at `hook` (a resolved hook name, see `sites.resolve_site`)."""
-    found = RESIDUAL.fullmatch(hook)
-    if not found:
+    match = RESIDUAL.fullmatch(hook)
+    if not match:
         return BridgeModel(directory, hook, dtype, device)
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(str(directory), dtype=TORCH[dtype]).to(device).eval()
     blocks = find_blocks(model, int(model.config.get_text_config().num_hidden_layers))
-    first = int(found[1]) + (found[2] not in ("resid_pre", "in"))
+    first = int(match[1]) + (match[2] not in ("resid_pre", "in"))
     return ResidualModel(model, list(blocks), first)
 
 
@@ -55,18 +55,21 @@ class ResidualModel:
     @torch.inference_mode()
     def clean(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """See `PatchedModel`."""
-        seen: list[Tensor] = []
+        outputs: list[Tensor] = []
         if self._first == len(self._blocks):
-            handle = self._blocks[-1].register_forward_hook(lambda module, args, output: seen.append(_stream(output)))
+            handle = self._blocks[-1].register_forward_hook(
+                lambda module, args, output: outputs.append(_stream(output))
+            )
         else:
             handle = self._blocks[self._first].register_forward_pre_hook(
-                lambda module, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+                lambda module, args, kwargs: outputs.append(args[0] if args else kwargs["hidden_states"]),
+                with_kwargs=True,
             )
         try:
             logits = self._logits(ids)
         finally:
             handle.remove()
-        return logits, seen[0]
+        return logits, outputs[0]
 
     @torch.inference_mode()
     def patched(self, ids: Tensor, replacement: Tensor) -> Tensor:
@@ -74,7 +77,7 @@ class ResidualModel:
         with _passed_over(self._blocks[: self._first], replacement):
             if self._first:
                 return self._logits(ids)
-            handle = self._blocks[0].register_forward_pre_hook(_given(replacement), with_kwargs=True)
+            handle = self._blocks[0].register_forward_pre_hook(_returning(replacement), with_kwargs=True)
             try:
                 return self._logits(ids)
             finally:
@@ -99,9 +102,9 @@ class BridgeModel:
     @torch.inference_mode()
     def clean(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """See `PatchedModel`."""
-        seen: list[Tensor] = []
-        logits = self._run(ids, lambda value, hook: seen.append(value.flatten(2)))
-        return logits, seen[0]
+        outputs: list[Tensor] = []
+        logits = self._run(ids, lambda value, hook: outputs.append(value.flatten(2)))
+        return logits, outputs[0]
 
     @torch.inference_mode()
     def patched(self, ids: Tensor, replacement: Tensor) -> Tensor:
@@ -120,7 +123,7 @@ def _stream(output: Any) -> Tensor:
     return stream
 
 
-def _given(replacement: Tensor) -> Callable[..., Any]:
+def _returning(replacement: Tensor) -> Callable[..., Any]:
     def give(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         if args:
             return (replacement.to(args[0].dtype), *args[1:]), kwargs
@@ -136,11 +139,11 @@ def _passed_over(blocks: list[nn.Module], replacement: Tensor) -> Iterator[None]
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return replacement.to(hidden_states.dtype)
 
-    kept = [block.forward for block in blocks]
+    forwards = [block.forward for block in blocks]
     for block in blocks:
         block.forward = forward
     try:
         yield
     finally:
-        for block, own in zip(blocks, kept, strict=True):
+        for block, own in zip(blocks, forwards, strict=True):
             block.forward = own

@@ -37,7 +37,7 @@ TOKENIZER_PATTERNS = (
     "chat_template*",
     "generation_config.json",
 )
-PLACES = ("_name_or_path", "_model_name_or_path", "name_or_path", "is_local", "local_files_only", "_commit_hash")
+PATH_KEYS = ("_name_or_path", "_model_name_or_path", "name_or_path", "is_local", "local_files_only", "_commit_hash")
 """Keys of the JSON files that tell where a model was read, not what it is."""
 SHAPE_KEYS: Mapping[str, tuple[str, ...]] = {
     "n_layers": ("num_hidden_layers", "n_layer", "num_layers"),
@@ -141,8 +141,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def trusts(directory: str | Path) -> bool:
     """Whether the model's own Python code is run: it is in the directory only where its source was trusted."""
-    place = Path(directory)
-    return any(place.glob("*.py")) and "auto_map" in _read_config(place)
+    path = Path(directory)
+    return any(path.glob("*.py")) and "auto_map" in _read_config(path)
 
 
 def unreadable(directory: str | Path, error: BaseException) -> DiptychError:
@@ -160,7 +160,7 @@ def create(out_dir: str | Path, spec: Mapping[str, Any]) -> Iterator[Path]:
     """A directory to write a model into; it takes its place, plain and with its manifest, when the block ends."""
     with artifacts.create_directory(out_dir, "model", spec) as directory:
         yield directory
-        _make_plain(directory)
+        _remove_paths(directory)
 
 
 @contextmanager
@@ -189,8 +189,8 @@ def saving(
 def stored_dtype(directory: str | Path) -> Dtype:
     """Precision in which the weights in `directory` are stored; float32 where config.json does not say."""
     config = _read_config(Path(directory))
-    found: Dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
-    return found
+    dtype: Dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
+    return dtype
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
@@ -211,13 +211,15 @@ def _shape(config: Mapping[str, Any], what: str, directory: str | Path) -> int:
     raise DiptychError(f"{directory}/config.json: none of {', '.join(SHAPE_KEYS[what])} is there; not a causal model?")
 
 
-def _make_plain(directory: Path) -> None:
+def _remove_paths(directory: Path) -> None:
     """Take out of the JSON files where the model was read; give all files the usual mode."""
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
         path = directory / name
         if path.is_file():
             values = json.loads(path.read_text(encoding="utf-8"))
-            kept = {key: value for key, value in values.items() if key not in PLACES}
-            path.write_text(json.dumps(kept, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+            remaining = {key: value for key, value in values.items() if key not in PATH_KEYS}
+            path.write_text(
+                json.dumps(remaining, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
     for file in directory.iterdir():
         file.chmod(0o755 if file.is_dir() else 0o644)

@@ -80,8 +80,8 @@ def resolve_site(site: str | float, n_layers: int) -> str:
         raise DiptychError(f"site {text!r}: the model has blocks 0 to {n_layers - 1}")
     hook = block[2] if block else text
     if not hook.rpartition(".")[2].startswith("hook_"):
-        place = named if named in DEPTHS else f"blocks.{block[1]}" if block else "middle"
-        raise unknown(str(site), [*DEPTHS, *(f"{place}.{name}" for name in BLOCK_HOOKS)])
+        position = named if named in DEPTHS else f"blocks.{block[1]}" if block else "middle"
+        raise unknown(str(site), [*DEPTHS, *(f"{position}.{name}" for name in BLOCK_HOOKS)])
     return text
 
 
@@ -99,8 +99,8 @@ def residual_block(hook: str) -> ResidualPlace | None:
 
     What is added to an MLP's output is added to the stream behind its block, parallel blocks included.
     """
-    found = _RESIDUAL.fullmatch(hook)
-    return ResidualPlace(int(found[1]), found[2] in ("resid_pre", "in")) if found else None
+    match = _RESIDUAL.fullmatch(hook)
+    return ResidualPlace(int(match[1]), match[2] in ("resid_pre", "in")) if match else None
 
 
 def can_be_steered(site: str) -> bool:
@@ -123,8 +123,8 @@ def neurons_of(site: str) -> str | None:
     """
     if site in DEPTHS:
         return f"{site}.mlp.hook_post"
-    found = re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)", site)
-    block = int(found[1]) - (found[2] == "pre") if found else -1
+    match = re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)", site)
+    block = int(match[1]) - (match[2] == "pre") if match else -1
     return f"blocks.{block}.mlp.hook_post" if block >= 0 else None
 
 

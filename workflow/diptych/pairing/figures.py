@@ -32,8 +32,8 @@ def blocks(pair: Mapping[str, Any], pairs: Columns, matched: int, score: str, is
     """
     if not len(pairs["a"]):
         return []
-    kept = {name: values[pairs["outcome"] == matched] for name, values in pairs.items()}
-    found: list[Block] = [
+    matched_pairs = {name: values[pairs["outcome"] == matched] for name, values in pairs.items()}
+    figures_shown: list[Block] = [
         _against(
             f"{pair['id']}-match-scores",
             "How well the candidate pairs fit, against decoys",
@@ -44,38 +44,40 @@ def blocks(pair: Mapping[str, Any], pairs: Columns, matched: int, score: str, is
             SCORES[score],
         )
     ]
-    if not len(kept["a"]):
-        return found
+    if not len(matched_pairs["a"]):
+        return figures_shown
     return [
-        *found,
+        *figures_shown,
         _against(
             f"{pair['id']}-match-cosines",
             "Cosine of the matched directions, against the null",
             "Decoder rows of the matched features, A's carried into B's space by the map; beside them the same with "
             "the match of another pair.",
             {
-                "matched": (kept["cosine"], "var(--b)"),
-                "unrelated": (kept["cosine_unrelated"], "var(--both)"),
+                "matched": (matched_pairs["cosine"], "var(--b)"),
+                "unrelated": (matched_pairs["cosine_unrelated"], "var(--both)"),
             },
             "cosine of decoder rows",
         ),
-        _norms(pair, kept),
-        _scatter(pair, kept),
+        _norms(pair, matched_pairs),
+        _scatter(pair, matched_pairs),
     ]
 
 
 def _against(name: str, title: str, caption: str, values: Mapping[str, tuple[npt.NDArray[Any], str]], x: str) -> Figure:
     """Two histograms over each other, on the same bins."""
-    finite = {key: one[np.isfinite(one) & (np.abs(one) < 1e30)] for key, (one, _) in values.items()}
+    finite = {
+        key: values_of[np.isfinite(values_of) & (np.abs(values_of) < 1e30)] for key, (values_of, _) in values.items()
+    }
     every = np.concatenate(list(finite.values()))
     low, high = (float(every.min()), float(every.max())) if len(every) else (0.0, 1.0)
     edges = np.linspace(low, high if high > low else low + 1.0, BINS + 1)
-    series = {key: (np.histogram(one, edges)[0], values[key][1]) for key, one in finite.items()}
+    series = {key: (np.histogram(values_of, edges)[0], values[key][1]) for key, values_of in finite.items()}
     return Figure(name, title, caption, figures.bars(edges, series, x=x, y="pairs", overlaid=True), height=260)
 
 
-def _norms(pair: Mapping[str, Any], kept: Columns) -> Figure:
-    difference = kept["norm_difference"]
+def _norms(pair: Mapping[str, Any], matched_pairs: Columns) -> Figure:
+    difference = matched_pairs["norm_difference"]
     largest = max(float(np.abs(difference).max()), 1e-6)
     edges = np.linspace(-largest, largest, BINS + 1)
     size = np.abs(difference)
@@ -92,14 +94,17 @@ def _norms(pair: Mapping[str, Any], kept: Columns) -> Figure:
     )
 
 
-def _scatter(pair: Mapping[str, Any], kept: Columns) -> Figure:
-    names = [f"{pair['a']} {i} ↔ {pair['b']} {j}" for i, j in zip(kept["a"].tolist(), kept["b"].tolist(), strict=True)]
+def _scatter(pair: Mapping[str, Any], matched_pairs: Columns) -> Figure:
+    names = [
+        f"{pair['a']} {i} ↔ {pair['b']} {j}"
+        for i, j in zip(matched_pairs["a"].tolist(), matched_pairs["b"].tolist(), strict=True)
+    ]
     return Figure(
         f"{pair['id']}-match-norm-cosine",
         "Norm difference against cosine",
         "Every matched pair: a feature that is turned lies low, one that is made stronger or weaker lies to a side.",
         figures.scatter(
-            {"matched": (kept["norm_difference"], kept["cosine"], names, "var(--b)")},
+            {"matched": (matched_pairs["norm_difference"], matched_pairs["cosine"], names, "var(--b)")},
             x="norm difference",
             y="cosine of decoder rows",
         ),

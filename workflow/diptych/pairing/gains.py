@@ -71,10 +71,10 @@ def activation_gain(own: Features, other: Features, latents: IntArray, *, bootst
         )
     if not (own.fold == 0).any():
         raise DiptychError("activation gain: no document in the test fold (fold 0); raise the number of documents")
-    chosen = own.fold == 0
-    fitted = _contrast(*(_total(side, ~chosen, latents) for side in (own, other)))
-    held_out = _contrast(*(_total(side, chosen, latents) for side in (own, other)))
-    sums = tuple(document_sums(side.select(chosen), latents) for side in (own, other))
+    is_test = own.fold == 0
+    fitted = _contrast(*(_total(side, ~is_test, latents) for side in (own, other)))
+    held_out = _contrast(*(_total(side, is_test, latents) for side in (own, other)))
+    sums = tuple(document_sums(side.select(is_test), latents) for side in (own, other))
     difference = sparse.csr_array((sums[0] - sums[1]).T)
     p = resampling.sign_flip_p(difference)
     lo, hi = _interval(sums[0], sums[1], bootstrap, seed)

@@ -80,7 +80,7 @@ def section(
 def _readable(files: Mapping[str, Any]) -> dict[str, Any]:
     """The files without the codes of dictionaries that are not as wide as the other model."""
     across = ("features_a_on_b", "features_b_on_a")
-    return {key: found for key, found in files.items() if key not in across or not codes.unreadable(found[0])}
+    return {key: paths for key, paths in files.items() if key not in across or not codes.unreadable(paths[0])}
 
 
 def unmatched_share(pair: Mapping[str, Any]) -> float:
@@ -188,8 +188,8 @@ def _correlation(pair: Mapping[str, Any]) -> list[Block]:
 def _coarser(counts: npt.NDArray[Any], edges: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """At most 100 bins, so that bars can be seen."""
     step = max(1, len(counts) // 100)
-    whole = len(counts) - len(counts) % step
-    return counts[:whole].reshape(-1, step).sum(axis=1), edges[: whole + 1 : step]
+    n_whole = len(counts) - len(counts) % step
+    return counts[:n_whole].reshape(-1, step).sum(axis=1), edges[: n_whole + 1 : step]
 
 
 # --- pairing ------------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def _pairing(pair: Mapping[str, Any], floors: Floors) -> list[Block]:
         ),
         Table(columns, rows, caption="Eligible features fire often enough, in enough documents, to be judged."),
         _floor_note(pair, floors),
-        _fits(summary),
+        _settings_note(summary),
         Facts([(words[step], f"{summary['steps'][step]:,}") for step in STEP_WORDS if step in summary["steps"]]),
         *matches.blocks(pair, pairs, matched, summary["score"], is_cut),
     ]
@@ -235,34 +235,34 @@ def _share(counts: Mapping[str, int], status: str) -> list[Cell]:
 
 def _floor_note(pair: Mapping[str, Any], floors: Floors) -> Note:
     own = unmatched_share(pair)
-    said = f"{percent(own)} of the eligible features are unmatched."
+    text = f"{percent(own)} of the eligible features are unmatched."
     others = {name: share for name, share in floors.items() if name != pair["name"]}
     if pair["name"] in floors:
         return Note(
             "info",
-            f"This is the floor: one model, two dictionaries that differ in their seed. {said} So many are unmatched "
+            f"This is the floor: one model, two dictionaries that differ in their seed. {text} So many are unmatched "
             "without any difference.",
         )
     if not others:
         return Note(
-            "info", f"{said} No pair of dictionaries with different seeds says how many seeds alone leave unmatched."
+            "info", f"{text} No pair of dictionaries with different seeds says how many seeds alone leave unmatched."
         )
     floor = max(others.values())
     name = max(others, key=lambda key: others[key])
     if own > floor:
         return Note(
             "info",
-            f"{said} Different seeds alone leave {percent(floor)} unmatched ({name}); only what exceeds that can "
+            f"{text} Different seeds alone leave {percent(floor)} unmatched ({name}); only what exceeds that can "
             "come from the models.",
         )
     return Note(
         "info",
-        f"{said} Different seeds alone leave {percent(floor)} unmatched ({name}): by this count the models differ no "
+        f"{text} Different seeds alone leave {percent(floor)} unmatched ({name}): by this count the models differ no "
         "more than two seeds do.",
     )
 
 
-def _fits(summary: Mapping[str, Any]) -> Prose:
+def _settings_note(summary: Mapping[str, Any]) -> Prose:
     if not summary["matched"]:
         return Prose("No pair is matched.")
     sizes = summary["norm_difference_abs"]

@@ -109,8 +109,8 @@ def pair(
 
 
 def _matches_tsv(pairing: Pairing, sides: Sequence[Side]) -> str:
-    kept = np.flatnonzero(pairing.pairs["outcome"] == MATCHED)
-    return tables.matches(pairing.pairs, kept, (sides[0].top_tokens, sides[1].top_tokens))
+    matched = np.flatnonzero(pairing.pairs["outcome"] == MATCHED)
+    return tables.matches(pairing.pairs, matched, (sides[0].top_tokens, sides[1].top_tokens))
 
 
 def _unmatched_tsv(pairing: Pairing, tests: Mapping[str, gains.Gain], sides: Sequence[Side]) -> str:

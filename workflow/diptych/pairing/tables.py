@@ -34,10 +34,10 @@ class Alone(NamedTuple):
     top_tokens: Tokens
 
 
-def matches(pairs: Mapping[str, npt.NDArray[Any]], kept: IntArray, top_tokens: tuple[Tokens, Tokens]) -> str:
-    """The pairs `kept` with all that is known of them, and `unexplained` = 1 - cos^2 of decoder rows, as TSV."""
-    kept = kept[np.argsort(-pairs["score"][kept], kind="stable")]
-    columns: Columns = {name: values[kept] for name, values in pairs.items() if name != "outcome"}
+def matches(pairs: Mapping[str, npt.NDArray[Any]], rows: IntArray, top_tokens: tuple[Tokens, Tokens]) -> str:
+    """The pairs `rows` with all that is known of them, and `unexplained` = 1 - cos^2 of decoder rows, as TSV."""
+    rows = rows[np.argsort(-pairs["score"][rows], kind="stable")]
+    columns: Columns = {name: values[rows] for name, values in pairs.items() if name != "outcome"}
     columns["unexplained"] = 1 - columns["cosine"] ** 2
     for name, tokens in zip("ab", top_tokens, strict=True):
         columns[f"top_tokens_{name}"] = _tokens(tokens, columns[name])

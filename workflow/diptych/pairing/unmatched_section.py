@@ -45,8 +45,8 @@ class _Reader:
             return []
         scale = float(self._codes[dictionary, dictionary].maximum[latent])
         rows, values = codes.top(latent)
-        found = self._texts[model].contexts(rows, values, codes.shade(latent, scale), count=self._contexts)
-        return [Reading(title, found, "A" if model == "a" else "B")]
+        contexts = self._texts[model].contexts(rows, values, codes.shade(latent, scale), count=self._contexts)
+        return [Reading(title, contexts, "A" if model == "a" else "B")]
 
 
 def changed_features(

@@ -69,31 +69,31 @@ def banner(findings: Findings) -> Banner:
 def answer(inputs: Mapping[str, Any], findings: Findings) -> str:
     """One paragraph: what differs, by how much, and what cannot be told."""
     compared = [pair for pair in inputs["pairs"] if pair["role"] == "compared"]
-    said = []
+    sentences = []
     for name in dict.fromkeys(pair["name"] for pair in compared):
         cells = [pair for pair in compared if pair["name"] == name]
         shown = ([cell for cell in cells if cell["site_a"] == cell["site_b"]] or cells)[:CELLS_IN_WORDS]
-        said += [_compared(cell, findings) for cell in shown]
+        sentences += [_compared(cell, findings) for cell in shown]
         if len(cells) > len(shown):
             rest = counted(len(cells) - len(shown), "other cell")
-            said.append(f"The tables below say what stands in the {rest} of the grid of {name}.")
+            sentences.append(f"The tables below say what stands in the {rest} of the grid of {name}.")
     planted = [_planted(pair, findings) for pair in inputs["pairs"] if pair["role"] == "planted"]
-    return " ".join([*said, *planted]) or "This study compares no two different models."
+    return " ".join([*sentences, *planted]) or "This study compares no two different models."
 
 
 def _compared(pair: Mapping[str, Any], findings: Findings) -> str:
     answers = _answers(pair, findings)
-    found = {methods.named(a["method"]).title: a for a in answers if a["status"] == "found"}
+    answer_of = {methods.named(a["method"]).title: a for a in answers if a["status"] == "found"}
     none = [methods.named(a["method"]).title for a in answers if a["status"] == "none"]
     unclear = [methods.named(a["method"]).title for a in answers if a["status"] == "unclear"]
     untested = [methods.named(a["method"]).title for a in answers if a["status"] == "untested"]
     parts = []
     alike = pair["site_a"] == pair["site_b"]
     a, b = pair["a"] if alike else f"{pair['a']} at {pair['site_a']}", f"{pair['b']} at {pair['site_b']}"
-    if found:
-        by = listed([f"{a['findings']} by the {name}{_caveats(a)}" for name, a in found.items()])
-        what = f"{pair['b']} differs from {a} at {pair['site_b']}" if alike else f"{b} differs from {a}"
-        parts.append(f"{what}: {counted(sum(a['findings'] for a in found.values()), 'finding')} ({by}).")
+    if answer_of:
+        by = listed([f"{a['findings']} by the {name}{_caveats(a)}" for name, a in answer_of.items()])
+        claim = f"{pair['b']} differs from {a} at {pair['site_b']}" if alike else f"{b} differs from {a}"
+        parts.append(f"{claim}: {counted(sum(a['findings'] for a in answer_of.values()), 'finding')} ({by}).")
     if none:
         parts.append(
             f"The {listed(none)} found no difference between {a} and {b}, though with the same settings a planted one "
@@ -125,12 +125,12 @@ def _planted(pair: Mapping[str, Any], findings: Findings) -> str:
         status: [methods.named(a["method"]).title for a in answers if a["status"] == status]
         for status in ("recovered", "missed")
     }
-    said = []
+    sentences = []
     if by["recovered"]:
-        said.append(f"found by the {listed(by['recovered'])}")
+        sentences.append(f"found by the {listed(by['recovered'])}")
     if by["missed"]:
-        said.append(f"missed by the {listed(by['missed'])}")
-    return f"The direction planted in {pair['b']} was {listed(said, last='but')}." if said else ""
+        sentences.append(f"missed by the {listed(by['missed'])}")
+    return f"The direction planted in {pair['b']} was {listed(sentences, last='but')}." if sentences else ""
 
 
 def _answers(pair: Mapping[str, Any], findings: Findings) -> list[dict[str, Any]]:
@@ -149,12 +149,12 @@ def section(inputs: Mapping[str, Any], findings: Findings) -> Section:
         rows,
         caption="What each method says of each pair; the sentences below say why.",
     )
-    said: list[list[str | Cell]] = [
+    in_words: list[list[str | Cell]] = [
         [_label(pair), methods.named(a["method"]).title, Cell(a["text"], tone=SHORT[a["status"]][1])]
         for pair in inputs["pairs"]
         for a in _answers(pair, findings)
     ]
-    inner = [Section("verdicts", "In words", [Table(["pair", "method", "what it says"], said)])]
+    inner = [Section("verdicts", "In words", [Table(["pair", "method", "what it says"], in_words)])]
     if findings.controls:
         inner.append(Section("control", "The control, clause by clause", _control(findings)))
     return Section("summary", "Summary", [matrix], inner)
@@ -164,23 +164,23 @@ def _label(pair: Mapping[str, Any]) -> str:
     return f"{pair['name']} ({pair['a']} → {pair['b']}, {pair['site']})"
 
 
-def _matrix_cell(found: Mapping[str, Any] | None) -> Cell:
-    if found is None:
+def _matrix_cell(answer: Mapping[str, Any] | None) -> Cell:
+    if answer is None:
         return Cell("not run", tone="muted")
-    text, tone = SHORT[found["status"]]
-    return Cell(text.format(n=found["findings"]) + _caveats(found), tone=tone, hint=found["text"])
+    text, tone = SHORT[answer["status"]]
+    return Cell(text.format(n=answer["findings"]) + _caveats(answer), tone=tone, hint=answer["text"])
 
 
 def _control(findings: Findings) -> list[Block]:
     rows: list[list[str | Cell]] = []
     for control in findings.controls:
         for clause in control["clauses"]:
-            verdict = {
+            outcome = {
                 True: Cell("holds", tone="pass"),
                 False: Cell("BROKEN", tone="fail"),
                 None: Cell("not run", tone="muted"),
             }
-            rows.append([control["pair"], clause["name"], verdict[clause["holds"]], clause["text"]])
+            rows.append([control["pair"], clause["name"], outcome[clause["holds"]], clause["text"]])
     return [
         Prose(
             "The control compares a model with itself. It catches errors of bookkeeping: rows that do not line up, a "

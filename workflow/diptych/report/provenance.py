@@ -75,9 +75,9 @@ def _code(value: str | None) -> Cell:
 
 
 def _settings(spec: Mapping[str, Any]) -> Cell:
-    given = {**spec.get("reads", {}), **spec.get("settings", {})}
-    given = {key: value for key, value in given.items() if not _nested(value)}
-    return Cell(", ".join(f"{key} {_written(value)}" for key, value in given.items()) or "–", tone="code")
+    settings = {**spec.get("reads", {}), **spec.get("settings", {})}
+    settings = {key: value for key, value in settings.items() if not _nested(value)}
+    return Cell(", ".join(f"{key} {_written(value)}" for key, value in settings.items()) or "–", tone="code")
 
 
 def _written(value: Any) -> str:
@@ -100,5 +100,7 @@ def _packages(specs: Iterable[tuple[str, Mapping[str, Any]]]) -> Table:
     for _, spec in specs:
         for package, version in spec.get("packages", {}).items():
             versions.setdefault(package, set()).add(str(version))
-    rows: list[list[str | Cell]] = [[package, ", ".join(sorted(found))] for package, found in sorted(versions.items())]
+    rows: list[list[str | Cell]] = [
+        [package, ", ".join(sorted(versions_of))] for package, versions_of in sorted(versions.items())
+    ]
     return Table(["package", "version"], rows, caption="Packages that decide numbers.")

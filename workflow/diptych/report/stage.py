@@ -43,22 +43,27 @@ def build(
         contexts: texts shown for each item and model.
         cells: cells of a pair's grid of sites that are shown in full.
     """
-    given = {
+    inputs_shown = {
         **inputs,
         "pairs": sorted((_named(pair) for pair in inputs["pairs"]), key=lambda pair: ORDER[pair["role"]]),
     }
-    found = findings.read(given["findings"])
-    shown = Shown(given, contexts=contexts, in_full=cells)
+    findings_of_study = findings.read(inputs_shown["findings"])
+    shown = Shown(inputs_shown, contexts=contexts, in_full=cells)
     sections = [
-        opening.section(given, found),
-        setting.section(given),
-        *_cells(given, found, shown),
+        opening.section(inputs_shown, findings_of_study),
+        setting.section(inputs_shown),
+        *_cells(inputs_shown, findings_of_study, shown),
         *(section for method in methods.METHODS for section in method_sections.of(method).of_study(shown)),
-        opening.findings_section(found),
-        setting.gates(given),
-        provenance.section(given, spec),
+        opening.findings_section(findings_of_study),
+        setting.gates(inputs_shown),
+        provenance.section(inputs_shown, spec),
     ]
-    html = document.render(given["title"], opening.banner(found), opening.answer(given, found), sections)
+    html = document.render(
+        inputs_shown["title"],
+        opening.banner(findings_of_study),
+        opening.answer(inputs_shown, findings_of_study),
+        sections,
+    )
     artifacts.write_text(out, html)
 
 
@@ -69,7 +74,7 @@ def _named(pair: Mapping[str, Any]) -> dict[str, Any]:
     return {**pair, "site": site, "id": f"pair-{slug}"}
 
 
-def _cells(inputs: Mapping[str, Any], found: findings.Findings, shown: Shown) -> list[Section]:
+def _cells(inputs: Mapping[str, Any], results: findings.Findings, shown: Shown) -> list[Section]:
     """One section a cell; what is said of all cells of a pair comes before them."""
     sections = []
     for name in dict.fromkeys(cell["name"] for cell in inputs["pairs"]):
@@ -78,16 +83,16 @@ def _cells(inputs: Mapping[str, Any], found: findings.Findings, shown: Shown) ->
             sections += method_sections.of(method).of_pair(cells, shown)
         for method in methods.METHODS:
             cells = method_sections.of(method).best_cells(cells, shown)
-        sections += [_cell(cell, found, shown) for cell in cells]
+        sections += [_cell(cell, results, shown) for cell in cells]
     return sections
 
 
-def _cell(cell: Mapping[str, Any], found: findings.Findings, shown: Shown) -> Section:
+def _cell(cell: Mapping[str, Any], results: findings.Findings, shown: Shown) -> Section:
     """The sections of all methods that were run on a cell."""
     own = replace(shown, cell=cell)
     inner = []
     for method in methods.METHODS:
         if cell["files"].get(method.file):
-            standing = found.standing(cell["name"], cell["site"], method.name)
+            standing = results.standing(cell["name"], cell["site"], method.name)
             inner.append(method_sections.of(method).of_cell(cell, replace(own, standing=standing)))
     return Section(cell["id"], f"{cell['name']}: {cell['a']} and {cell['b']} at {cell['site']}", [], inner)

@@ -58,13 +58,13 @@ def take_several(device: str, count: int) -> Iterator[list[str]]:
     visible = torch.cuda.device_count()
     if visible < count:
         raise DiptychError(f"device: {count} GPUs are asked for and torch sees {visible}; lower `processes`")
-    taken, locks = (list(range(count)), []) if granted else _lock(visible, count)
-    with ExitStack() as held:
+    acquired, locks = (list(range(count)), []) if granted else _lock(visible, count)
+    with ExitStack() as stack:
         for lock in locks:
-            held.enter_context(lock)
-        for index in taken:
+            stack.enter_context(lock)
+        for index in acquired:
             logger.info("device: GPU %d, %s", index, torch.cuda.get_device_name(index))
-        yield [f"cuda:{index}" for index in taken]
+        yield [f"cuda:{index}" for index in acquired]
 
 
 def _lock(visible: int, count: int) -> tuple[list[int], list[IO[str]]]:
@@ -72,23 +72,23 @@ def _lock(visible: int, count: int) -> tuple[list[int], list[IO[str]]]:
 
     All are taken at once or none, so that two jobs never wait for each other.
     """
-    place = Path(tempfile.gettempdir()) / f"diptych-gpu-{os.getuid()}"
-    place.mkdir(mode=0o700, exist_ok=True)
+    directory = Path(tempfile.gettempdir()) / f"diptych-gpu-{os.getuid()}"
+    directory.mkdir(mode=0o700, exist_ok=True)
     while True:
-        taken: list[int] = []
+        acquired: list[int] = []
         locks: list[IO[str]] = []
         for index in range(visible):
             # By UUID: the numbers of visible GPUs change with CUDA_VISIBLE_DEVICES.
-            lock: IO[str] = (place / str(torch.cuda.get_device_properties(index).uuid)).open("w")
+            lock: IO[str] = (directory / str(torch.cuda.get_device_properties(index).uuid)).open("w")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.close()
                 continue
-            taken.append(index)
+            acquired.append(index)
             locks.append(lock)
-            if len(taken) == count:
-                return taken, locks
+            if len(acquired) == count:
+                return acquired, locks
         for lock in locks:
             lock.close()
         time.sleep(WAIT_SECONDS)

@@ -72,12 +72,12 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
 
 def out_of_space(error: BaseException) -> str | None:
     """What the system said if an error, or one that led to it, is that a disk is full, a quota or a limit reached."""
-    seen: BaseException | None = error
-    while seen is not None:
+    cause: BaseException | None = error
+    while cause is not None:
         for reason in OUT_OF_SPACE:
-            if reason in str(seen):
+            if reason in str(cause):
                 return reason
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
     return None
 
 

@@ -41,12 +41,12 @@ class Scores:
 
     def pairing_quality(self, name: str, site_a: str, site_b: str) -> float:
         """Mean held-out correlation of a cell's pairs; below all others where it has none."""
-        found = [
+        rows = [
             row["value"]
             for row in self.of(name, site_a, site_b)
             if (row["points"], row["subspace"], row["measure"]) == ("features", "all", "mean_rho")
         ]
-        return float(found[0]) if found and np.isfinite(found[0]) else -2.0
+        return float(rows[0]) if rows and np.isfinite(rows[0]) else -2.0
 
 
 def called(measure: str) -> str:

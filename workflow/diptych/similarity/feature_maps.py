@@ -72,7 +72,7 @@ def draw(
     """
     with artifacts.create(out, "maps", spec) as file:
         for cell in logs.progress(cells, "maps", unit="cell"):
-            place = _place(cell["name"], cell["site_a"], cell["site_b"])
+            group = _group(cell["name"], cell["site_a"], cell["site_b"])
             with artifacts.read(cell["files"]["pairing"], "pairing") as pairing:
                 i, j, rho = inputs.matched(pairing)
                 best = np.sort(np.argsort(-rho, kind="stable")[:points])
@@ -80,10 +80,10 @@ def draw(
                 for side in ("a", "b"):
                     named = inputs.top_tokens(pairing, side, columns[f"latent_{side}"])
                     columns[f"tokens_{side}"] = np.array(["\t".join(tokens) for tokens in named], dtype=object)
-            file.table(f"{place}/pairs", columns)
+            file.table(f"{group}/pairs", columns)
             for side in ("a", "b"):
                 rows = sae.load(Path(cell["files"][f"dictionary_{side}"]).parent).W_dec
-                file.array(f"{place}/{side}", layout(rows[columns[f"latent_{side}"]], neighbours, seed))
+                file.array(f"{group}/{side}", layout(rows[columns[f"latent_{side}"]], neighbours, seed))
 
 
 def layout(rows: npt.NDArray[Any], neighbours: int, seed: int) -> FloatArray:
@@ -101,16 +101,16 @@ def layout(rows: npt.NDArray[Any], neighbours: int, seed: int) -> FloatArray:
 def read(path: str | Path, name: str, site_a: str, site_b: str) -> FeatureMap | None:
     """The maps of one cell; None where none was drawn."""
     with artifacts.read(path, "maps") as file:
-        place = _place(name, site_a, site_b)
-        if place not in file or not len(file[f"{place}/a"]):
+        group = _group(name, site_a, site_b)
+        if group not in file or not len(file[f"{group}/a"]):
             return None
-        table = artifacts.read_table(file, f"{place}/pairs")
+        table = artifacts.read_table(file, f"{group}/pairs")
         tokens = {side: [text.split("\t") for text in table[f"tokens_{side}"]] for side in ("a", "b")}
         return FeatureMap(
-            file[f"{place}/a"][:], file[f"{place}/b"][:], table["latent_a"], table["latent_b"], table["rho"],
+            file[f"{group}/a"][:], file[f"{group}/b"][:], table["latent_a"], table["latent_b"], table["rho"],
             tokens["a"], tokens["b"],
         )  # fmt: skip
 
 
-def _place(name: str, site_a: str, site_b: str) -> str:
+def _group(name: str, site_a: str, site_b: str) -> str:
     return f"{name}/{site_a}--{site_b}"

@@ -53,7 +53,7 @@ def heat_maps(
         y: title of the first axis.
     """
     panels = {title: matrix for title, matrix in panels.items() if np.isfinite(matrix).any()}
-    places = _panels(len(panels), 0.06)
+    panels_at = _panels(len(panels), 0.06)
     plot: Plot = {"data": [], "layout": layout(x, y, margin={"t": 26}, annotations=[])}
     for i, (title, matrix) in enumerate(panels.items()):
         axis = "" if i == 0 else str(i + 1)
@@ -73,7 +73,7 @@ def heat_maps(
         )  # fmt: skip
         shown = {"type": "category", "showgrid": False}
         plot["layout"][f"xaxis{axis}"] = (
-            plot["layout"]["xaxis"] | shown | {"domain": list(places[i]), "anchor": f"y{axis}"}
+            plot["layout"]["xaxis"] | shown | {"domain": list(panels_at[i]), "anchor": f"y{axis}"}
         )
         plot["layout"][f"yaxis{axis}"] = (
             plot["layout"]["yaxis"]
@@ -81,7 +81,7 @@ def heat_maps(
             | {"autorange": "reversed", "anchor": f"x{axis}", "showticklabels": i == 0}
             | ({} if i == 0 else {"title": {"text": ""}})
         )
-        plot["layout"]["annotations"].append(_title(title, places[i]))
+        plot["layout"]["annotations"].append(_title(title, panels_at[i]))
     return plot
 
 
@@ -96,8 +96,8 @@ def by_site(sites: Sequence[str], series: Mapping[str, tuple[npt.ArrayLike, npt.
             (f"{shown} by chance", level, "lines", {"width": 1, "dash": "dot"}),
         ):
             if np.isfinite(np.asarray(heights, dtype=np.float64)).any():
-                one = {"x": list(sites), "y": numbers(heights), "line": {"color": colour, **line}}
-                data.append({"type": "scatter", "mode": mode, "name": label, **one})
+                trace = {"x": list(sites), "y": numbers(heights), "line": {"color": colour, **line}}
+                data.append({"type": "scatter", "mode": mode, "name": label, **trace})
     return {
         "data": data,
         "layout": layout(x, y, xaxis={"type": "category"}, showlegend=len(data) > 1, margin={"t": 24}),
@@ -108,14 +108,14 @@ def two_panels(
     left: npt.ArrayLike, right: npt.ArrayLike, colour: npt.ArrayLike, texts: Sequence[str], *, titles: tuple[str, str]
 ) -> Plot:
     """Two maps [p, 2] of the same p things; pointing at a thing on one rings it on both (`meta.linked`, page.js)."""
-    places = _panels(2, 0.04)
+    panels_at = _panels(2, 0.04)
     data = []
     for i, points in enumerate((left, right)):
-        place = np.asarray(points, dtype=np.float64)
+        xy = np.asarray(points, dtype=np.float64)
         axis = "" if i == 0 else "2"
         data.append(
             {
-                "type": "scatter", "mode": "markers", "x": numbers(place[:, 0]), "y": numbers(place[:, 1]),
+                "type": "scatter", "mode": "markers", "x": numbers(xy[:, 0]), "y": numbers(xy[:, 1]),
                 "xaxis": f"x{axis}", "yaxis": f"y{axis}", "text": list(texts),
                 "hovertemplate": "%{text}<extra></extra>",
                 "marker": {"color": numbers(colour), "colorscale": RHO_SCALE, "size": 7,
@@ -130,9 +130,9 @@ def two_panels(
     plot = layout(
         "", "", margin={"l": 10, "r": 10, "t": 26, "b": 10}, meta={"linked": True}, showlegend=False,
         hovermode="closest",
-        annotations=[_title(title, place) for title, place in zip(titles, places, strict=True)],
+        annotations=[_title(title, xy) for title, xy in zip(titles, panels_at, strict=True)],
     )  # fmt: skip
     for i, axis in enumerate(("", "2")):
-        plot[f"xaxis{axis}"] = plot["xaxis"] | bare | {"domain": list(places[i]), "anchor": f"y{axis}"}
+        plot[f"xaxis{axis}"] = plot["xaxis"] | bare | {"domain": list(panels_at[i]), "anchor": f"y{axis}"}
         plot[f"yaxis{axis}"] = plot["yaxis"] | bare | {"anchor": f"x{axis}"}
     return {"data": data, "layout": plot}

@@ -75,8 +75,8 @@ def paired_features(
 def matched(file: h5py.File) -> tuple[IntArray, IntArray, IntArray]:
     """Latents of A, latents of B and held-out correlation [p] of the pairs that an open pairing kept."""
     table = artifacts.read_table(file, "pairs")
-    kept = table["outcome"] == artifacts.read_json(file, "statuses").index("matched")
-    return table["a"][kept], table["b"][kept], table["rho_held_out"][kept]
+    is_matched = table["outcome"] == artifacts.read_json(file, "statuses").index("matched")
+    return table["a"][is_matched], table["b"][is_matched], table["rho_held_out"][is_matched]
 
 
 def top_tokens(file: h5py.File, side: str, latents: IntArray) -> list[list[str]]:

@@ -103,7 +103,7 @@ class Correlator:
         return index.cpu().numpy(), value.float().cpu().numpy()
 
 
-def first_seen(best: IntArray) -> tuple[IntArray, IntArray]:
+def first_occurrences(best: IntArray) -> tuple[IntArray, IntArray]:
     """(columns of A, columns of B): each column of B with its best of A, unless a lower one of B has taken it."""
     a, b = np.unique(best, return_index=True)
     order = np.argsort(b)
@@ -148,12 +148,12 @@ def reproduce(
     Raises:
         DiptychError: a site that is not the residual stream after a block, or tokens that do not fit.
     """
-    found: Correlator | None = None
+    correlator: Correlator | None = None
     for z_A, z_B in _batches((model_a, model_b), (dictionary_a, dictionary_b), tokens, (site_a, site_b), device):
-        found = (found or Correlator.start(z_A, z_B)).plus(z_A, z_B)
-    assert found is not None
-    best, rho = found.best_of_a(memory)
-    a, b = first_seen(best)
+        correlator = (correlator or Correlator.start(z_A, z_B)).plus(z_A, z_B)
+    assert correlator is not None
+    best, rho = correlator.best_of_a(memory)
+    a, b = first_occurrences(best)
     rng = np.random.default_rng(seed)
     scores = [("mean_rho", float(rho[b].mean()), float("nan"), float("nan"))]
     scores += _geometry(dictionary_a.W_dec[a], dictionary_b.W_dec[b], repairings, rsa_rows, rng)
@@ -166,7 +166,7 @@ def reproduce(
             "p": np.array(p),
         }
         file.table("scores", columns, nan="mean_rho: the published procedure gives it no level")
-        file.json("counts", {"pairs": len(a), "rows": found.rows, "latents": dictionary_b.n_features})
+        file.json("counts", {"pairs": len(a), "rows": correlator.rows, "latents": dictionary_b.n_features})
 
 
 def _geometry(
@@ -178,11 +178,11 @@ def _geometry(
     ranks = [measures.distance_ranks(rows[index]) for rows in (x, y)]
     short = [measures.distance_ranks(rows[index[:NULL_ROWS]]) for rows in (x, y)]
     found = []
-    for name, value, drawn in (
+    for name, value, null in (
         ("rsa", measures.rsa(*ranks), nulls.rsa_draws(short[0], short[1], repairings, rng)),
         ("svcca", measures.one_component_score(*spaces), nulls.one_component_draws(*spaces, repairings, rng)),
     ):
-        found.append((name, value, float(drawn.mean()), float(np.mean(drawn >= value))))
+        found.append((name, value, float(null.mean()), float(np.mean(null >= value))))
     return found
 
 

@@ -52,8 +52,8 @@ def written(directory: str | Path, site: str) -> FloatArray:
     for path in sorted(Path(directory).glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a dict
-                found = OUTPUT_MATRIX.fullmatch(name)
-                if found and int(found[1]) == block:
+                match = OUTPUT_MATRIX.fullmatch(name)
+                if match and int(match[1]) == block:
                     matrix: FloatArray = file.get_tensor(name).float().numpy()
                     # GPT-2 keeps weights as [inputs, outputs], all others as [outputs, inputs].
                     return np.ascontiguousarray(matrix if matrix.shape[1] == shape["width"] else matrix.T)
@@ -115,8 +115,8 @@ def some_documents(pair: Rows, most: int, seed: int) -> IntArray:
     """Rows of randomly chosen whole documents, at most so many and in order; one document at least."""
     names, size = np.unique(pair.document, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(names))
-    kept = order[: max(1, int(np.searchsorted(np.cumsum(size[order]), most, side="right")))]
-    return np.flatnonzero(np.isin(pair.document, names[kept]))
+    selected = order[: max(1, int(np.searchsorted(np.cumsum(size[order]), most, side="right")))]
+    return np.flatnonzero(np.isin(pair.document, names[selected]))
 
 
 def _read(pair: Rows, index: IntArray, side: int) -> FloatArray:

@@ -48,29 +48,29 @@ def section(pair: Mapping[str, Any], scores: Scores, maps: str | Path | None) ->
         blocks.append(_published(pair["files"]["lan2024"], rows))
     if any(row["subspace"] != "all" for row in rows):
         blocks.append(_subspaces(rows))
-    drawn = feature_maps.read(maps, pair["name"], pair["site_a"], pair["site_b"]) if maps else None
-    if drawn is not None:
-        blocks.append(_map(pair, drawn))
+    feature_map = feature_maps.read(maps, pair["name"], pair["site_a"], pair["site_b"]) if maps else None
+    if feature_map is not None:
+        blocks.append(_map(pair, feature_map))
     return Section(f"{pair['id']}-similarity", "Similarity of the feature spaces", blocks)
 
 
 def _scores(rows: Rows) -> list[Block]:
     """All measures that have a value; neurons beside features where both were scored. What has none is said below."""
-    whole = [row for row in rows if row["subspace"] == "all"]
-    points = sorted({row["points"] for row in whole})
-    by = {(row["points"], row["measure"]): row for row in whole}
+    all_pairs = [row for row in rows if row["subspace"] == "all"]
+    points = sorted({row["points"] for row in all_pairs})
+    by = {(row["points"], row["measure"]): row for row in all_pairs}
     columns = ["measure"]
     for name in points:
-        columns += [f"{name} ({_n_pairs(whole, name):,} pairs)", "by chance", "ratio", "z", "p", "q"]
+        columns += [f"{name} ({_n_pairs(all_pairs, name):,} pairs)", "by chance", "ratio", "z", "p", "q"]
     body: list[list[str | Cell]] = []
-    for measure in _ordered([row["measure"] for row in whole if row["points"] == points[0]]):
+    for measure in _ordered([row["measure"] for row in all_pairs if row["points"] == points[0]]):
         if any(np.isfinite(by[name, measure]["value"]) for name in points):
             line: list[str | Cell] = [Cell(called(measure), hint=HINTS.get(measure, ""))]
             body.append(line + [cell for name in points for cell in score_cells(by[name, measure])])
             if measure == "mean_squared_cc":
                 body.append(_above([by[name, measure] for name in points]))
     void: dict[str, list[str]] = {}
-    for row in whole:
+    for row in all_pairs:
         if not np.isfinite(row["value"]):
             void.setdefault(f"{row['points']}: {row['reason']}", []).append(called(row["measure"]).partition(":")[0])
     table = Table(
@@ -81,7 +81,7 @@ def _scores(rows: Rows) -> list[Block]:
         "change, the mean and its standard error with each found row replaced by its nearest other row. q is over all "
         "sites of this pair and all word lists. A dash has its reason on hover.",
     )
-    notes = [Prose(f"Not scored ({why}): {', '.join(names)}.") for why, names in void.items()]
+    notes = [Prose(f"Not scored ({reason}): {', '.join(names)}.") for reason, names in void.items()]
     return [*([table] if body else []), *notes]
 
 
@@ -89,14 +89,14 @@ def _quality(pair: Mapping[str, Any]) -> Prose:
     """Degenerate rows among the pairs, counted: they weigh on every score (METHODS 0.6)."""
     with artifacts.read(pair["files"]["similarity"], "similarity") as file:
         table = artifacts.read_table(file, "quality")
-    found = []
+    notes = []
     for k in np.flatnonzero(table["subspace"] == "all").tolist():
         for side in "ab":
-            counts = {what: int(table[f"{what}_{side}"][k]) for what in DEGENERATE}
-            said = [counted(count, DEGENERATE[what]) for what, count in counts.items() if count]
-            if said:
-                found.append(f"{table['points'][k]} of {pair[side]}: {', '.join(said)}")
-    return Prose(f"Degenerate input: {'; '.join(found) or 'no repeated or zero row, no constant column'}.")
+            counts = {kind: int(table[f"{kind}_{side}"][k]) for kind in DEGENERATE}
+            counts_text = [counted(count, DEGENERATE[kind]) for kind, count in counts.items() if count]
+            if counts_text:
+                notes.append(f"{table['points'][k]} of {pair[side]}: {', '.join(counts_text)}")
+    return Prose(f"Degenerate input: {'; '.join(notes) or 'no repeated or zero row, no constant column'}.")
 
 
 def _n_pairs(rows: Rows, points: str) -> int:
@@ -106,10 +106,10 @@ def _n_pairs(rows: Rows, points: str) -> int:
 
 def _ordered(measures: list[str]) -> list[str]:
     """The published score stands under the right one."""
-    place = {measure: 2 * i for i, measure in enumerate(measures)}
-    if "svcca_lan2024" in place:
-        place["svcca_lan2024"] = place["svcca"] + 1
-    return sorted(measures, key=lambda measure: place[measure])
+    position = {measure: 2 * i for i, measure in enumerate(measures)}
+    if "svcca_lan2024" in position:
+        position["svcca_lan2024"] = position["svcca"] + 1
+    return sorted(measures, key=lambda measure: position[measure])
 
 
 def _above(rows: Rows) -> list[str | Cell]:
@@ -156,22 +156,24 @@ def _subspaces(rows: Rows) -> Block:
         shown = row["measure"] in SUBSPACE_MEASURES or row["measure"].startswith("knn_jaccard")
         if row["subspace"] == "all" or not shown or not np.isfinite(row["value"]):
             continue
-        drawn = f"{number(row['subset_mean'])} ± {number(row['subset_sd'])}" if np.isfinite(row["subset_mean"]) else "–"
+        random_subsets = (
+            f"{number(row['subset_mean'])} ± {number(row['subset_sd'])}" if np.isfinite(row["subset_mean"]) else "–"
+        )
         body.append(
             [
                 row["subspace"] if row["points"] == "features" else f"{row['subspace']} ({row['points']})",
                 called(row["measure"]),
                 figure_cell(row["n_pairs"]),
                 figure_cell(row["value"]),
-                Cell(drawn, sort_key(row["subset_mean"]), "muted"),
+                Cell(random_subsets, sort_key(row["subset_mean"]), "muted"),
                 Cell(p_value(row["p"]), sort_key(row["p"]), "", row["reason"]),
                 Cell(p_value(row["q"]), sort_key(row["q"]), "", row["reason"]),
             ]
         )
-    few = sorted({row["subspace"] for row in rows if row["subspace"] != "all"} - {str(line[0]) for line in body})
-    left_out = f" Too few pairs to score: {', '.join(few)}." if few else ""
+    too_few = sorted({row["subspace"] for row in rows if row["subspace"] != "all"} - {str(line[0]) for line in body})
+    left_out = f" Too few pairs to score: {', '.join(too_few)}." if too_few else ""
     if not body:
-        return Prose(f"Semantic subspaces: too few pairs with a top token in any word list ({', '.join(few)}).")
+        return Prose(f"Semantic subspaces: too few pairs with a top token in any word list ({', '.join(too_few)}).")
     return Table(
         ["word list", "measure", "pairs", "score", "random subsets", "p", "q"],
         body,
@@ -181,7 +183,7 @@ def _subspaces(rows: Rows) -> Block:
     )
 
 
-def _map(pair: Mapping[str, Any], drawn: feature_maps.FeatureMap) -> Figure:
+def _map(pair: Mapping[str, Any], feature_map: feature_maps.FeatureMap) -> Figure:
     texts = [
         figures.hover_lines(
             f"{pair['a']} {i}: {', '.join(tokens_a)}",
@@ -189,17 +191,21 @@ def _map(pair: Mapping[str, Any], drawn: feature_maps.FeatureMap) -> Figure:
             f"correlation {rho:.3f}",
         )
         for i, j, tokens_a, tokens_b, rho in zip(
-            drawn.latent_a.tolist(), drawn.latent_b.tolist(), drawn.tokens_a, drawn.tokens_b, drawn.rho.tolist(),
+            feature_map.latent_a.tolist(),
+            feature_map.latent_b.tolist(),
+            feature_map.tokens_a,
+            feature_map.tokens_b,
+            feature_map.rho.tolist(),
             strict=True,
         )
-    ]  # fmt: skip
+    ]
     return Figure(
         f"{pair['id']}-feature-map",
         f"Paired features of {pair['a']} (left) and {pair['b']} (right), laid out by their decoder rows",
         f"Each point on the left is paired with one on the right ({len(texts):,} pairs); pointing at one rings "
         "both and shows the tokens on which they fire most. Darker pairs fire more alike. UMAP, each side by itself: "
         "what lies together belongs together, but distances and empty space mean little.",
-        figures.two_panels(drawn.a, drawn.b, drawn.rho, texts, titles=(pair["a"], pair["b"])),
+        figures.two_panels(feature_map.a, feature_map.b, feature_map.rho, texts, titles=(pair["a"], pair["b"])),
         height=420,
     )
 

@@ -74,11 +74,11 @@ def compare(
     rows: list[dict[str, Any]] = []
     quality: list[dict[str, Any]] = []
     members: dict[str, IntArray] = {}
-    for points, kept in pairs.items():
-        kept.check(points)
-        index = {"all": np.arange(len(kept))} | subspace_members(kept, subspaces or {})
+    for points, selected in pairs.items():
+        selected.check(points)
+        index = {"all": np.arange(len(selected))} | subspace_members(selected, subspaces or {})
         for name, inside in logs.progress(list(index.items()), f"similarity of {points}", unit="subspace"):
-            part, pool = (kept, None) if name == "all" else (kept.take(inside), kept)
+            part, pool = (selected, None) if name == "all" else (selected.take(inside), selected)
             rng = np.random.default_rng([seed, zlib.crc32(f"{points}/{name}".encode())])
             rows += [table_row(points, name, cell, part) for cell in score(part, settings, rng, pool)]
             quality.append({"points": points, "subspace": name} | input_quality(part))
@@ -121,7 +121,7 @@ def table_row(points: str, subspace: str, cell: Score, pairs: Pairs) -> dict[str
         if np.isfinite(mean) and mean <= sd:
             reasons.append("no ratio: the null level is about 0")
     deviation = cell.value - mean
-    drawn = cell.subsets[np.isfinite(cell.subsets)]
+    finite = cell.subsets[np.isfinite(cell.subsets)]
     return {
         "points": points,
         "subspace": subspace,
@@ -133,8 +133,8 @@ def table_row(points: str, subspace: str, cell: Score, pairs: Pairs) -> dict[str
         "z": deviation / sd if sd > 0.0 else float("nan"),
         "above_null": deviation / (1.0 - mean) if mean < 1.0 else float("nan"),
         "p": float("nan") if circular else p,
-        "subset_mean": float(drawn.mean()) if len(drawn) else float("nan"),
-        "subset_sd": float(drawn.std(ddof=1)) if len(drawn) > 1 else float("nan"),
+        "subset_mean": float(finite.mean()) if len(finite) else float("nan"),
+        "subset_sd": float(finite.std(ddof=1)) if len(finite) > 1 else float("nan"),
         "n_pairs": len(pairs),
         "reason": "; ".join(reasons),
         "circular": circular,
@@ -144,12 +144,12 @@ def table_row(points: str, subspace: str, cell: Score, pairs: Pairs) -> dict[str
 
 def input_quality(pairs: Pairs) -> dict[str, Any]:
     """Degenerate input of some pairs, counted (METHODS 0.6): repeated rows, rows of zeros, constant columns."""
-    found: dict[str, Any] = {"n_pairs": len(pairs)}
+    quality: dict[str, Any] = {"n_pairs": len(pairs)}
     for side, rows in (("a", np.asarray(pairs.x)), ("b", np.asarray(pairs.y))):
-        found[f"repeated_rows_{side}"] = len(rows) - len(np.unique(rows, axis=0)) if len(rows) else 0
-        found[f"zero_rows_{side}"] = int(np.sum(~rows.any(axis=1)))
-        found[f"constant_columns_{side}"] = int(np.sum(np.ptp(rows, axis=0) == 0.0)) if len(rows) else 0
-    return found
+        quality[f"repeated_rows_{side}"] = len(rows) - len(np.unique(rows, axis=0)) if len(rows) else 0
+        quality[f"zero_rows_{side}"] = int(np.sum(~rows.any(axis=1)))
+        quality[f"constant_columns_{side}"] = int(np.sum(np.ptp(rows, axis=0) == 0.0)) if len(rows) else 0
+    return quality
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, npt.NDArray[Any]]:

@@ -44,11 +44,11 @@ def collect(cells: Sequence[Mapping[str, Any]], out: str | Path, table: str | Pa
         n = len(scores["value"])
         named = {"pair": cell["name"], **{key: cell[key] for key in CELL[1:]}}
         parts.append({key: np.full(n, value, dtype=object) for key, value in named.items()} | scores)
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    whole["q"] = family_q(whole)
-    artifacts.write_text(table, to_tsv(whole))
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    columns["q"] = family_q(columns)
+    artifacts.write_text(table, to_tsv(columns))
     with artifacts.create(out, "similarity_table", spec) as file:
-        file.table("scores", whole, nan="see reason")
+        file.table("scores", columns, nan="see reason")
 
 
 def read(path: str | Path) -> Table:

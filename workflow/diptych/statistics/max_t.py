@@ -70,8 +70,8 @@ def null_maxima(changes: sparse.csr_array, *, flips: int, seed: int) -> FloatArr
     maxima = np.zeros(flips)
     for start in range(0, flips, FLIP_BLOCK):
         signs = rng.integers(0, 2, size=(changes.shape[1], FLIP_BLOCK), dtype=np.int8).astype(np.float32) * 2.0 - 1.0
-        wanted = min(FLIP_BLOCK, flips - start)
-        maxima[start : start + wanted] = _maxima(blocks, np.ascontiguousarray(signs[:, :wanted]))
+        n_flips = min(FLIP_BLOCK, flips - start)
+        maxima[start : start + n_flips] = _maxima(blocks, np.ascontiguousarray(signs[:, :n_flips]))
     return maxima
 
 
@@ -90,9 +90,9 @@ def _sums(changes: sparse.csr_array) -> tuple[FloatArray, FloatArray, FloatArray
 def _blocks(changes: sparse.csr_array) -> Iterator[Block]:
     """Unit rows in blocks: those to multiply densely first, each kind by falling bound sum |h| / sqrt(sum h^2)."""
     _, size, norm = _sums(changes)
-    kept = np.flatnonzero(norm > 0.0)
-    bound = size[kept] / norm[kept]
-    unit = sparse.csr_array(sparse.diags_array(1.0 / norm[kept]) @ changes[kept]).astype(np.float32)
+    nonzero = np.flatnonzero(norm > 0.0)
+    bound = size[nonzero] / norm[nonzero]
+    unit = sparse.csr_array(sparse.diags_array(1.0 / norm[nonzero]) @ changes[nonzero]).astype(np.float32)
     dense = np.diff(unit.indptr) > DENSE_SHARE * changes.shape[1]
     order = np.argsort(-bound, kind="stable")
     for kind in (True, False):
@@ -109,11 +109,11 @@ def _maxima(blocks: list[Block], signs: Float32Array) -> Float32Array:
         open_flips = np.flatnonzero(best < bound)
         if len(open_flips) == 0:
             continue
-        few = len(open_flips) < 0.7 * len(best)
-        chosen = np.ascontiguousarray(signs[:, open_flips]) if few else signs
-        sums = (rows.toarray() if dense else rows) @ chosen
+        is_subset = len(open_flips) < 0.7 * len(best)
+        open_signs = np.ascontiguousarray(signs[:, open_flips]) if is_subset else signs
+        sums = (rows.toarray() if dense else rows) @ open_signs
         reached = np.maximum(sums.max(axis=0), -sums.min(axis=0))
-        if few:
+        if is_subset:
             best[open_flips] = np.maximum(best[open_flips], reached)
         else:
             best = np.maximum(best, reached)

@@ -179,10 +179,10 @@ def percentiles(replicates: FloatArray, level: float = 0.95) -> Interval:
     """Interval of replicates [n, ...]; NaN where more than (1 - level) / 2 of them are not finite."""
     edge = (1.0 - level) / 2.0
     finite = np.isfinite(replicates)
-    enough = finite.mean(axis=0) >= 1.0 - edge
-    filled = np.where(finite & enough, replicates, np.where(enough, np.nan, 0.0))
+    mostly_finite = finite.mean(axis=0) >= 1.0 - edge
+    filled = np.where(finite & mostly_finite, replicates, np.where(mostly_finite, np.nan, 0.0))
     lo, hi = np.nanquantile(filled, [edge, 1.0 - edge], axis=0)
-    return Interval(np.where(enough, lo, np.nan), np.where(enough, hi, np.nan))
+    return Interval(np.where(mostly_finite, lo, np.nan), np.where(mostly_finite, hi, np.nan))
 
 
 def _padded_chunks(matrix: sparse.csr_array) -> Iterator[tuple[IntArray, FloatArray]]:

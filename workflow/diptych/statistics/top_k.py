@@ -54,7 +54,7 @@ class Best:
         """
         owner, partner = np.asarray(owner, dtype=np.int64), np.asarray(partner, dtype=np.int64)
         score = np.asarray(score, dtype=np.float64)
-        carried = np.full(len(owner), np.nan) if other is None else np.asarray(other, dtype=np.float64)
+        other_values = np.full(len(owner), np.nan) if other is None else np.asarray(other, dtype=np.float64)
         order = np.argsort(owner * (1 + partner.max(initial=0)) + partner)
         touched, row, count = np.unique(owner[order], return_inverse=True, return_counts=True)
         k, widest = self.partner.shape[1], int(count.max(initial=0))
@@ -65,15 +65,15 @@ class Best:
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         self.score[touched] = np.take_along_axis(scores, best, axis=1)
         self.partner[touched] = _rearranged(self.partner[touched], partner[order], row, column, best, -1)
-        self.other[touched] = _rearranged(self.other[touched], carried[order], row, column, best, np.nan)
+        self.other[touched] = _rearranged(self.other[touched], other_values[order], row, column, best, np.nan)
 
 
 def _rearranged(
-    kept: AnyArray, new: AnyArray, row: IntArray, column: IntArray, best: IntArray, empty: float
+    old: AnyArray, new: AnyArray, row: IntArray, column: IntArray, best: IntArray, empty: float
 ) -> AnyArray:
     """Columns `best` of the kept values with the new ones put at (row, column) beside them."""
-    values = np.full((len(kept), int(column.max(initial=kept.shape[1] - 1)) + 1), empty, dtype=kept.dtype)
-    values[:, : kept.shape[1]] = kept
+    values = np.full((len(old), int(column.max(initial=old.shape[1] - 1)) + 1), empty, dtype=old.dtype)
+    values[:, : old.shape[1]] = old
     values[row, column] = new
     return np.take_along_axis(values, best, axis=1)
 

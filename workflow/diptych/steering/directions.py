@@ -97,8 +97,11 @@ def make(files: Mapping[str, Any], *, top: int, matched: int, random: int, laten
     """
     with artifacts.read(files["linear_map"], "linear_map") as file:
         slopes = {side: affine.load(file, MAP_OF[side]).slope for side in SIDES}
-        drawn: dict[SideName, DoubleArray] = {"A": file["backward/random"][:], "B": file["forward/random"][:]}
-    items = _found(files, top)
+        random_directions: dict[SideName, DoubleArray] = {
+            "A": file["backward/random"][:],
+            "B": file["forward/random"][:],
+        }
+    items = _candidate_items(files, top)
     if files.get("pairing"):
         items += _matched_features(files, matched)
     plan = Plan(items)
@@ -111,7 +114,7 @@ def make(files: Mapping[str, Any], *, top: int, matched: int, random: int, laten
         if item.match is not None:
             _add(plan, other, "match", number, item.id, item.match)
     for side in SIDES:
-        for number, direction in enumerate(drawn[side][:random]):
+        for number, direction in enumerate(random_directions[side][:random]):
             _add(plan, side, "random", -1, f"random {number + 1}", direction)
         if files.get("pairing"):
             for latent, direction in _random_latents(files, side, items, latents, seed):
@@ -126,7 +129,7 @@ def _add(plan: Plan, side: SideName, role: Role, item: int, name: str, direction
         plan.runs[side].append(Run(role, item, name, (direction / length).astype(np.float32)))
 
 
-def _found(files: Mapping[str, Any], top: int) -> list[Item]:
+def _candidate_items(files: Mapping[str, Any], top: int) -> list[Item]:
     """The best candidates of every method that was run and whose candidates are steered."""
     items = []
     for method in methods.steered():
@@ -150,12 +153,14 @@ def _matched_features(files: Mapping[str, Any], count: int) -> list[Item]:
     with artifacts.read(files["pairing"], "pairing") as file:
         pairs = artifacts.read_table(file, "pairs")
         matched = artifacts.read_json(file, "statuses").index("matched")
-    kept = np.flatnonzero(pairs["outcome"] == matched)
-    kept = kept[np.argsort(-np.nan_to_num(pairs["rho_held_out"][kept]), kind="stable")][:count]
+    matched_pairs = np.flatnonzero(pairs["outcome"] == matched)
+    matched_pairs = matched_pairs[np.argsort(-np.nan_to_num(pairs["rho_held_out"][matched_pairs]), kind="stable")][
+        :count
+    ]
     W_dec = {side: sae.load(Path(files[f"dictionary_{side}"]).parent).W_dec for side in "ab"}
     codes, text = contexts.Codes(files["features_a"]), contexts.Text(files["tokens_a"])
     items = []
-    for i, j in zip(pairs["a"][kept].tolist(), pairs["b"][kept].tolist(), strict=True):
+    for i, j in zip(pairs["a"][matched_pairs].tolist(), pairs["b"][matched_pairs].tolist(), strict=True):
         directions = _unit(W_dec["a"][i].astype(np.float64)), _unit(W_dec["b"][j].astype(np.float64))
         words, density = _words(text, codes.top(i)[0]), float(codes.density[i])
         items.append(Item("matched", f"{i}--{j}", "A", directions[0], words, density, match=directions[1]))
@@ -170,14 +175,14 @@ def _random_latents(
     The density aimed at is the median of the side's features among the items, else that of all live latents.
     """
     density = contexts.Codes(files[f"features_{side.lower()}"]).density
-    taken = {int(part) for item in items if math.isfinite(item.density) for part in item.id.split("--")}
-    live = np.array([latent for latent in np.flatnonzero(density > 0) if latent not in taken], dtype=np.int64)
+    excluded = {int(part) for item in items if math.isfinite(item.density) for part in item.id.split("--")}
+    live = np.array([latent for latent in np.flatnonzero(density > 0) if latent not in excluded], dtype=np.int64)
     own = [item.density for item in items if item.side == side and np.isfinite(item.density)]
     aimed = float(np.median(own)) if own else float(np.median(density[live])) if len(live) else 0.0
     near = live[np.argsort(np.abs(np.log(density[live] / aimed)), kind="stable")][: 4 * count]
-    chosen = np.sort(np.random.default_rng(seed).permutation(near)[:count])
+    sampled = np.sort(np.random.default_rng(seed).permutation(near)[:count])
     W_dec = sae.load(Path(files[f"dictionary_{side.lower()}"]).parent).W_dec
-    return [(int(latent), W_dec[latent].astype(np.float64)) for latent in chosen]
+    return [(int(latent), W_dec[latent].astype(np.float64)) for latent in sampled]
 
 
 def _words(text: contexts.Text, rows: IntArray) -> tuple[str, ...]:

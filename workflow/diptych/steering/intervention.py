@@ -60,7 +60,7 @@ class Intervention:
 
     def __enter__(self) -> "Intervention":
         if self._edit is not None:
-            block, before = _place(self._model, self._hook)
+            block, before = _module_at(self._model, self._hook)
             if before:
                 self._handle = block.register_forward_pre_hook(self._on_input, with_kwargs=True)
             else:
@@ -98,13 +98,13 @@ class Intervention:
         return torch.where(where[None, :, None], vectors if edit.replaces else hidden + vectors, hidden)
 
 
-def _place(model: nn.Module, hook: str) -> tuple[nn.Module, bool]:
+def _module_at(model: nn.Module, hook: str) -> tuple[nn.Module, bool]:
     """The block of a residual-stream hook, and whether the hook is before it."""
-    found = residual_block(hook)
-    if found is None:
+    block = residual_block(hook)
+    if block is None:
         raise DiptychError(f"site {hook!r}: not in the residual stream, so it cannot be steered; leave its pair out")
     blocks = find_blocks(model, int(_config(model).num_hidden_layers))
-    return blocks[found.block], found.before
+    return blocks[block.block], block.before
 
 
 def _config(model: nn.Module) -> Any:
@@ -132,7 +132,7 @@ def sample(model: Any, prompt: IntArray, uniform: DoubleArray, length: int, hook
         edit: what happens; None leaves the model alone.
     """
     draws = torch.from_numpy(uniform).to(next(model.parameters()).device)
-    steps = _steps(model, prompt, len(uniform), length, hook, edit, lambda log_p, step: _drawn(log_p, draws[:, step]))
+    steps = _steps(model, prompt, len(uniform), length, hook, edit, lambda log_p, step: _sampled(log_p, draws[:, step]))
     tokens: IntArray = torch.stack([token for token, _ in steps], dim=1).cpu().numpy()
     return Sampled(tokens, torch.stack([log_p for _, log_p in steps], dim=1))
 
@@ -169,7 +169,7 @@ def _steps(
     return steps
 
 
-def _drawn(log_p: Tensor, uniform: Tensor) -> Tensor:
+def _sampled(log_p: Tensor, uniform: Tensor) -> Tensor:
     """One token a row from log-probabilities [b, V] and uniform numbers [b]."""
     cumulative = log_p.exp().cumsum(dim=-1, dtype=torch.float64)
     at = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)

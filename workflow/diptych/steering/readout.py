@@ -64,14 +64,14 @@ def explain(
     """
     text = tokenizer.render(tokenizer.template, [{"role": "user", "content": QUESTION}], True) + ANSWER
     encoded = tokenizer.encode([text])[0]
-    at = [place for place, span in enumerate(encoded.span.tolist()) if PLACEHOLDER in text[slice(*span)]]
+    at = [position for position, span in enumerate(encoded.span.tolist()) if PLACEHOLDER in text[slice(*span)]]
     prompt = np.array([*tokenizer.prefix, *encoded.token.tolist()], dtype=np.int64)
     n_layers = int(model.config.get_text_config().num_hidden_layers)
     size = _median_norm(model, prompt, n_layers)
     sizes = torch.tensor(scales, dtype=torch.float32) * size
     vectors = (sizes[None, :, None] * torch.from_numpy(directions)[:, None, :]).flatten(0, 1)
-    places = tuple(place + len(tokenizer.prefix) for place in at)
-    edit = Edit(vectors, first=0, replaces=True, only=places)
+    positions = tuple(position + len(tokenizer.prefix) for position in at)
+    edit = Edit(vectors, first=0, replaces=True, only=positions)
     hook = resolve_site(EXPLAINED_AT, n_layers)
     written = likeliest(model, prompt, length, hook, edit)
     texts = [tokenizer.decode(row.tolist()) for row in written]

@@ -25,12 +25,12 @@ def trial_columns(plan: Plan, written: Mapping[SideName, Written]) -> dict[str, 
     """One row a trial, columns as in `effects.TRIAL_COLUMNS`."""
     rows = []
     for side in SIDES:
-        seen = written[side]
-        share = _side_shares(plan.items, seen)
-        for t, (run, strength) in enumerate(seen.trials):
-            counted = seen.counted[t]
-            kl = np.where(counted, seen.measured.kl[t], 0.0)
-            surprise = np.where(counted, seen.measured.surprise[t], 0.0)
+        results = written[side]
+        share = _side_shares(plan.items, results)
+        for t, (run, strength) in enumerate(results.trials):
+            counted = results.counted[t]
+            kl = np.where(counted, results.measured.kl[t], 0.0)
+            surprise = np.where(counted, results.measured.surprise[t], 0.0)
             of_text = (kl.sum(axis=-1) / counted.sum(axis=-1)).ravel()
             error = of_text.std(ddof=1) / np.sqrt(len(of_text)) if len(of_text) > 1 else np.nan
             item = plan.items[run.item] if run.item >= 0 else None
@@ -51,8 +51,8 @@ def trial_columns(plan: Plan, written: Mapping[SideName, Written]) -> dict[str, 
                 }
             )
     text = {"model", "role", "method", "name"}
-    whole = {"item", "tokens"}
-    kinds = {name: object if name in text else np.int64 if name in whole else np.float64 for name in TRIAL_COLUMNS}
+    integers = {"item", "tokens"}
+    kinds = {name: object if name in text else np.int64 if name in integers else np.float64 for name in TRIAL_COLUMNS}
     return {name: np.array([row[name] for row in rows], dtype=kind) for name, kind in kinds.items()}
 
 
@@ -116,10 +116,10 @@ def agreement(plan: Plan, written: Mapping[SideName, Written], same_tokens: bool
     rows = []
     for number, item in enumerate(plan.items):
         other: SideName = "B" if item.side == "A" else "A"
-        ways = [((item.side, "own"), (other, "transfer"))] if same_tokens else []
+        comparisons = [((item.side, "own"), (other, "transfer"))] if same_tokens else []
         if item.match is not None:
-            ways.append(((other, "match"), (other, "transfer")))
-        for (side_x, role_x), (side_y, role_y) in ways:
+            comparisons.append(((other, "match"), (other, "transfer")))
+        for (side_x, role_x), (side_y, role_y) in comparisons:
             for strength in sorted({c for _, c in written[side_x].trials if c != 0}):
                 x = _shift_of(written[side_x], role_x, number, strength)
                 y = _shift_of(written[side_y], role_y, number, strength)
@@ -135,8 +135,8 @@ def agreement(plan: Plan, written: Mapping[SideName, Written], same_tokens: bool
 
 
 def _shift_of(written: Written, role: str, item: int, strength: float) -> DoubleArray:
-    wanted = [t for t, (run, c) in enumerate(written.trials) if (run.role, run.item, c) == (role, item, strength)]
-    return written.shifts[wanted]
+    trials = [t for t, (run, c) in enumerate(written.trials) if (run.role, run.item, c) == (role, item, strength)]
+    return written.shifts[trials]
 
 
 def _cosines(x: DoubleArray, rows: DoubleArray) -> DoubleArray:

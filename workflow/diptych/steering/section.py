@@ -27,7 +27,7 @@ from diptych.page.method_sections import Shown
 from diptych.steering import effects
 from diptych.steering.effects import Steering
 
-WAYS = {
+ROLES = {
     "unsteered": "left alone",
     "own": "own",
     "transfer": "carried over",
@@ -58,12 +58,14 @@ def section(pair: Mapping[str, Any]) -> Section:
 
 
 def _intro(done: Steering, names: Mapping[str, str]) -> str:
-    given = done.settings
-    where = "every token they write" if given["positions"] == "generated" else f"the position {given['positions']}"
+    settings = done.settings
+    where = (
+        "every token they write" if settings["positions"] == "generated" else f"the position {settings['positions']}"
+    )
     return (
         f"What was found is added to the activations of {names['A']} and {names['B']} at {where}, "
-        f"{' or '.join(plain(c) for c in given['strengths'])} times as long as a typical activation, and the models "
-        f"go on from {len(done.prompts)} prompts, {given['samples']} times each, with the same random numbers. "
+        f"{' or '.join(plain(c) for c in settings['strengths'])} times as long as a typical activation, and the models "
+        f"go on from {len(done.prompts)} prompts, {settings['samples']} times each, with the same random numbers. "
         "A direction that means something to a model moves it further than random directions of the same length, which "
         "are drawn from what the map leaves unexplained."
     )
@@ -89,16 +91,16 @@ def _effects(done: Steering, pair: Mapping[str, Any], names: Mapping[str, str]) 
 
 def _causal(done: Steering, names: Mapping[str, str]) -> Note:
     """One sentence on what moves a model more than chance does."""
-    said = []
+    text = []
     for item, ratio in enumerate(done.items["causal"]):
         if np.isfinite(ratio):
-            said.append(f"{_item_name(done, item, names)} {number(float(ratio), 2)}")
-    if not said:
+            text.append(f"{_item_name(done, item, names)} {number(float(ratio), 2)}")
+    if not text:
         return Note("info", "No random direction was tried: what a push of this length does anyway is not known.")
     return Note(
         "info",
         f"Effect on its own model, over that of random directions of the same length (1 is no more than chance): "
-        f"{', '.join(said)}.",
+        f"{', '.join(text)}.",
     )
 
 
@@ -110,11 +112,11 @@ def _curve(done: Steering, name: str, side: str, names: Mapping[str, str]) -> Fi
         for role in ("own", "transfer", "match"):
             at = mine & (trials["item"] == item) & (trials["role"] == role)
             if at.any():
-                series[f"{_item_name(done, item, names)}, {WAYS[role]}"] = _mean_by_strength(trials, at)
+                series[f"{_item_name(done, item, names)}, {ROLES[role]}"] = _mean_by_strength(trials, at)
     for role in CONTROLS:
         at = mine & (trials["role"] == role)
         if at.any():
-            series[f"{WAYS[role]}s, mean"] = _mean_by_strength(trials, at)
+            series[f"{ROLES[role]}s, mean"] = _mean_by_strength(trials, at)
     return Figure(
         name,
         f"How far {names[side]} moves",
@@ -138,7 +140,7 @@ def _table(done: Steering, names: Mapping[str, str]) -> Table:
         rows.append(
             [
                 names[trials["model"][t]],
-                WAYS[role],
+                ROLES[role],
                 _item_name(done, item, names) if item >= 0 else str(trials["name"][t]) if role in CONTROLS else "–",
                 figure_cell(strength),
                 Cell(
@@ -209,7 +211,7 @@ def _texts(done: Steering, names: Mapping[str, str]) -> Table:
         rows.append(
             [
                 names[trials["model"][t]],
-                WAYS[role],
+                ROLES[role],
                 _item_name(done, item, names) if item >= 0 else "–",
                 figure_cell(float(trials["strength"][t])),
                 Cell(f"{prompt} ▸ {visible(str(texts['text'][k]))}", tone="quoted"),
@@ -228,7 +230,7 @@ def _words(done: Steering, names: Mapping[str, str]) -> list[Block]:
         [
             _item_name(done, int(item), names),
             names[done.lens["model"][k]],
-            WAYS[str(done.lens["role"][k])],
+            ROLES[str(done.lens["role"][k])],
             Cell(_tokens(done.lens["promoted"][k]), tone="quoted"),
             Cell(_tokens(done.lens["suppressed"][k]), tone="quoted"),
         ]

@@ -102,8 +102,8 @@ class Loaded:
 
     def ends(self) -> frozenset[int]:
         """Ids that end a text."""
-        found = self.model.generation_config.eos_token_id
-        return frozenset() if found is None else frozenset([found] if isinstance(found, int) else found)
+        eos = self.model.generation_config.eos_token_id
+        return frozenset() if eos is None else frozenset([eos] if isinstance(eos, int) else eos)
 
 
 def write(model: Loaded, runs: Sequence[Run], settings: Settings) -> Written:
@@ -126,8 +126,12 @@ def write(model: Loaded, runs: Sequence[Run], settings: Settings) -> Written:
         first, last = _range(model, prompts[p], settings)
         edit = Edit(torch.from_numpy(vectors[trial]), first, last)
         found = sample(model.model, prompts[p], uniform[draw], settings.length, model.hook, edit)
-        seen = measure(model.model, prompts[p], found)
-        tokens[trial, p, draw], kl[trial, p, draw], surprise[trial, p, draw] = found.tokens, seen.kl, seen.surprise
+        measured = measure(model.model, prompts[p], found)
+        tokens[trial, p, draw], kl[trial, p, draw], surprise[trial, p, draw] = (
+            found.tokens,
+            measured.kl,
+            measured.surprise,
+        )
         starts[trial[draw == 0]] += found.log_p[draw == 0, 0].double().cpu().numpy() / len(prompts)
     ids = np.unique(tokens)
     counted = _counted(tokens, model.ends())

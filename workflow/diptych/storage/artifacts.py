@@ -145,10 +145,10 @@ def read(path: str | Path, kind: str | None) -> h5py.File:
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
         raise ArtifactError(f"{path}: cut short or not HDF5 ({error}); delete it and run again") from error
-    found = file.attrs.get("format")
-    if kind is not None and found != kind:
+    format_found = file.attrs.get("format")
+    if kind is not None and format_found != kind:
         file.close()
-        raise ArtifactError(f"{path}: holds {found!r} where {kind!r} is expected; delete it and run again")
+        raise ArtifactError(f"{path}: holds {format_found!r} where {kind!r} is expected; delete it and run again")
     if file.attrs.get("format_version") != FORMAT_VERSION:
         version = file.attrs.get("format_version")
         file.close()
@@ -222,7 +222,7 @@ def _write_manifest(directory: Path, kind: str, spec: Mapping[str, Any]) -> None
         for member in sorted(directory.rglob("*"))
         if member.is_file()
     }
-    manifest = {"format": kind, "format_version": FORMAT_VERSION, "spec": _plain(spec), "files": files}
+    manifest = {"format": kind, "format_version": FORMAT_VERSION, "spec": _as_json(spec), "files": files}
     (directory / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -232,7 +232,7 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-PLACES = ("directory", "truth")
+DIRECTORY_KEYS = ("directory", "truth")
 """Keys of a description whose value is a place; so is every value that ends in .h5 or .json."""
 
 
@@ -242,8 +242,8 @@ def below(root: str | Path, description: Any, key: str = "") -> Any:
         return {name: below(root, item, name) for name, item in description.items()}
     if isinstance(description, list):
         return [below(root, item, key) for item in description]
-    is_place = isinstance(description, str) and (key in PLACES or description.endswith((".h5", ".json")))
-    return str(Path(root) / description) if is_place else description
+    is_path = isinstance(description, str) and (key in DIRECTORY_KEYS or description.endswith((".h5", ".json")))
+    return str(Path(root) / description) if is_path else description
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -261,18 +261,18 @@ def write_text(path: str | Path, text: str) -> None:
 
 def canonical_json(value: Any) -> str:
     """Key-sorted JSON without white space; NaN and infinities become null, numpy scalars become numbers."""
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(_as_json(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_as_json(item) for item in value]
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return _as_json(value.tolist())
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return _as_json(value.item())
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value

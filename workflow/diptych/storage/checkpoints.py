@@ -35,9 +35,9 @@ class Checkpoint:
     @classmethod
     def beside(cls, artifact: str | Path, spec: Mapping[str, Any]) -> "Checkpoint":
         """The checkpoint of the artifact or directory that will be made from `spec`."""
-        place = Path(artifact)
+        path = Path(artifact)
         key = hashlib.sha256(artifacts.canonical_json(spec).encode()).hexdigest()
-        return cls(place.with_name(f".{place.name}.checkpoint"), key)
+        return cls(path.with_name(f".{path.name}.checkpoint"), key)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Put tensors, numbers, strings, lists and dicts of them in the place of what was saved before."""

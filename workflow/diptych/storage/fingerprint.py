@@ -54,16 +54,16 @@ def spec(
 @cache
 def first_party(script: Path, modules: tuple[str, ...] = ()) -> tuple[Path, ...]:
     """The script and the files of all modules of the library that it or `modules` import, directly or not; sorted."""
-    seen: set[Path] = set()
+    visited: set[Path] = set()
     waiting = [script, *(file for module in modules for file in _files(module))]
     while waiting:
         path = waiting.pop()
-        if path in seen:
+        if path in visited:
             continue
-        seen.add(path)
+        visited.add(path)
         for module in imports(path):
             waiting.extend(_files(module))
-    return tuple(sorted(seen))
+    return tuple(sorted(visited))
 
 
 @cache
@@ -107,11 +107,11 @@ def _files(module: str) -> list[Path]:
         return []
     files = []
     for prefix in prefixes:
-        place = LIBRARY.joinpath(*prefix.split(".")[1:])
-        if (place / "__init__.py").is_file():
-            files.append(place / "__init__.py")
-        elif place.with_suffix(".py").is_file():
-            files.append(place.with_suffix(".py"))
+        path = LIBRARY.joinpath(*prefix.split(".")[1:])
+        if (path / "__init__.py").is_file():
+            files.append(path / "__init__.py")
+        elif path.with_suffix(".py").is_file():
+            files.append(path.with_suffix(".py"))
     return files
 
 

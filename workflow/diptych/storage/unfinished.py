@@ -26,29 +26,29 @@ BOOT, PROCESSES = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/p
 def clear(path: Path) -> None:
     """Delete what dead processes left of `path`."""
     for left in path.parent.glob(".*.part"):
-        if _is_left(left.name, path.name):
+        if _is_leftover(left.name, path.name):
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def name(path: Path) -> Path:
     """Where this process writes what will take the place of `path`, cleared of what dead ones left."""
     clear(path)
-    return path.with_name(f".{path.name}.{_home()}.{os.getpid()}.part")
+    return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.part")
 
 
-def _is_left(found: str, wanted: str) -> bool:
-    """Whether a name is of the artifact `wanted`, by a process of here that is no more (or by an earlier self)."""
-    process = re.fullmatch(rf"\.{re.escape(wanted)}\.{_home()}\.(\d+)\.part", found)
+def _is_leftover(owner: str, own: str) -> bool:
+    """Whether a name is of the artifact `own`, by a process of here that is no more (or by an earlier self)."""
+    process = re.fullmatch(rf"\.{re.escape(own)}\.{_machine()}\.(\d+)\.part", owner)
     return process is not None and (int(process[1]) == os.getpid() or not _lives(int(process[1])))
 
 
 @cache
-def _home() -> str:
+def _machine() -> str:
     """The space in which a process number is one process; never the same twice where the system does not tell."""
     if not (BOOT.is_file() and PROCESSES.is_symlink()):
         return secrets.token_hex(6)
-    said = f"{socket.gethostname()} {BOOT.read_text()} {PROCESSES.readlink()}"
-    return hashlib.sha256(said.encode()).hexdigest()[:12]
+    identity = f"{socket.gethostname()} {BOOT.read_text()} {PROCESSES.readlink()}"
+    return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
 
 def _lives(process: int) -> bool:

@@ -75,16 +75,16 @@ def members(wheel: Path, patterns: str | Sequence[str]) -> list[str]:
     Raises:
         DiptychError: one of the patterns matches none.
     """
-    wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+    pattern_list = [patterns] if isinstance(patterns, str) else list(patterns)
     with _open(wheel) as archive:
         files = [member.filename for member in archive.infolist() if not member.is_dir()]
-    chosen: set[str] = set()
-    for pattern in wanted:
+    selected: set[str] = set()
+    for pattern in pattern_list:
         matching = fnmatch.filter(files, pattern)
         if not matching:
             raise DiptychError(f"{wheel.name}: no file matches {pattern!r}; it holds {_some(sorted(files))}")
-        chosen.update(matching)
-    return sorted(chosen)
+        selected.update(matching)
+    return sorted(selected)
 
 
 def open_member(wheel: Path, name: str) -> IO[bytes]:
@@ -116,8 +116,8 @@ def _reason(stderr: str) -> str:
 
 
 def _is_named(wheel: Path, package: str, version: str) -> bool:
-    name, found_version = wheel.name.split("-")[:2]
-    return found_version == version and name.lower() == package.lower().replace("-", "_").replace(".", "_")
+    name, version_of_wheel = wheel.name.split("-")[:2]
+    return version_of_wheel == version and name.lower() == package.lower().replace("-", "_").replace(".", "_")
 
 
 def _refuse_escape(name: str, wheel: Path) -> None:

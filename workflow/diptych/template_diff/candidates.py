@@ -14,7 +14,7 @@ from diptych.candidates.recovery import Recovery, recovery
 from diptych.dictionaries import sae
 from diptych.storage import artifacts
 
-SAYS_NOTHING = 1.0
+UNINFORMATIVE = 1.0
 """Unexplained share of a change from which features have nothing to say of it: no feature at all leaves as much."""
 
 
@@ -73,7 +73,7 @@ def candidates_of(run: Mapping[str, Any], name: str, prefix: str = "") -> list[C
 def _mute_roles(summary: Mapping[str, Any]) -> set[str]:
     """Roles at which the features' change leaves at least all of the activations' change unexplained."""
     unexplained = {role: numbers["change_unexplained"] for role, numbers in summary["roles"].items()}
-    return {role for role, share in unexplained.items() if share is not None and share >= SAYS_NOTHING}
+    return {role for role, share in unexplained.items() if share is not None and share >= UNINFORMATIVE}
 
 
 def label(prefix: str, latent: int, role: str, metric: str, caveat: str = "") -> str:
@@ -112,18 +112,18 @@ def recovery_of(run: Mapping[str, Any], threshold: Threshold) -> Recovery | None
         return None
     W_dec = sae.load(Path(run["dictionary"]).parent).W_dec
     rows = candidates_of(run, "planted")
-    seen = []
+    recoveries = []
     for role, latent in planted["latents"].items():
         mine = [row for row in rows if row.place == role]
-        seen.append(recovery(rank(mine, threshold), W_dec[latent].astype(np.float64)))
+        recoveries.append(recovery(rank(mine, threshold), W_dec[latent].astype(np.float64)))
     return Recovery(
-        written=all(one.written for one in seen),
-        rank=max(one.rank for one in seen) if all(one.rank for one in seen) else 0,
-        cosine=float(np.min([one.cosine for one in seen])),
-        average_precision=float(np.mean([one.average_precision for one in seen])),
-        candidates=sum(one.candidates for one in seen),
-        name=", ".join(one.name for one in seen),
-        elsewhere=sum(one.elsewhere for one in seen),
+        written=all(recovered.written for recovered in recoveries),
+        rank=max(recovered.rank for recovered in recoveries) if all(recovered.rank for recovered in recoveries) else 0,
+        cosine=float(np.min([recovered.cosine for recovered in recoveries])),
+        average_precision=float(np.mean([recovered.average_precision for recovered in recoveries])),
+        candidates=sum(recovered.candidates for recovered in recoveries),
+        name=", ".join(recovered.name for recovered in recoveries),
+        elsewhere=sum(recovered.elsewhere for recovered in recoveries),
     )
 
 

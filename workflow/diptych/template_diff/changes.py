@@ -121,7 +121,7 @@ def describe(codes: sparse.csr_array) -> dict[str, FloatArray]:
     spread = np.bincount(latent, weights=(value - active_mean[latent]) ** 2, minlength=n_features)
     all_mean = total / n
     between = count * np.where(fires, active_mean - all_mean, 0.0) ** 2 + (n - count) * all_mean**2
-    found = {
+    statistics = {
         "all_mean": all_mean,
         "all_std": np.sqrt((spread + between) / n),
         "active_mean": active_mean,
@@ -131,18 +131,18 @@ def describe(codes: sparse.csr_array) -> dict[str, FloatArray]:
         "num_active": count.astype(np.float64),
         "density": count / n,
     }
-    return found | {name: _at_quantile(value, start, count, share) for name, share in QUANTILES.items()}
+    return statistics | {name: _at_quantile(value, start, count, share) for name, share in QUANTILES.items()}
 
 
 def _at_quantile(value: FloatArray, start: IntArray, count: IntArray, share: float) -> FloatArray:
     """Linear quantile of each latent's ascending values [start, start + count); NaN for an empty range."""
     quantile = np.full(len(count), np.nan)
     fires = count > 0
-    place = share * (count[fires] - 1)
-    low = np.floor(place).astype(np.int64)
+    position = share * (count[fires] - 1)
+    low = np.floor(position).astype(np.int64)
     high = np.minimum(low + 1, count[fires] - 1)
     lower, upper = value[start[fires] + low], value[start[fires] + high]
-    quantile[fires] = lower + (upper - lower) * (place - low)
+    quantile[fires] = lower + (upper - lower) * (position - low)
     return quantile
 
 

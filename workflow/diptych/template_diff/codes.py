@@ -154,15 +154,15 @@ def at_roles(
             codes in one of the models; the prompt is named.
     """
     prompts = _read_prompts(tokens)
-    kept = prompts.distinct()
-    rows = {role: _rows_of_role(prompts, role, kept) for role in roles}
-    wanted = np.unique(np.concatenate(list(rows.values())))
+    distinct = prompts.distinct()
+    rows = {role: _rows_of_role(prompts, role, distinct) for role in roles}
+    token_row = np.unique(np.concatenate(list(rows.values())))
     both = []
     for shards in (features_a, features_b):
-        codes = _select(shards, wanted, prompts)
-        both.append({role: codes[np.searchsorted(wanted, rows[role])] for role in roles})
-    units = {role: np.arange(len(kept)) for role in roles}
-    return _codes(both[0], both[1], prompts, kept, rows, units)
+        codes = _select(shards, token_row, prompts)
+        both.append({role: codes[np.searchsorted(token_row, rows[role])] for role in roles})
+    units = {role: np.arange(len(distinct)) for role in roles}
+    return _codes(both[0], both[1], prompts, distinct, rows, units)
 
 
 def at_token(
@@ -185,16 +185,16 @@ def at_token(
         ids = file["vocabulary/id"][:][texts == token]
         counts = file["counts"][:]
     distinct = prompts.distinct()
-    wanted = np.flatnonzero(np.isin(prompts.token, ids) & counts & np.isin(prompts.document, distinct))
-    if len(wanted) == 0:
+    token_row = np.flatnonzero(np.isin(prompts.token, ids) & counts & np.isin(prompts.document, distinct))
+    if len(token_row) == 0:
         raise DiptychError(f"{tokens}: token {token!r} stands nowhere that counts; check its text and leading space")
-    kept = np.unique(prompts.document[wanted])
-    unit = np.searchsorted(kept, prompts.document[wanted])
+    documents = np.unique(prompts.document[token_row])
+    unit = np.searchsorted(documents, prompts.document[token_row])
     a, b = (
-        {token: maximum_by_unit(_select(shards, wanted, prompts), unit, len(kept))}
+        {token: maximum_by_unit(_select(shards, token_row, prompts), unit, len(documents))}
         for shards in (features_a, features_b)
     )
-    return _codes(a, b, prompts, kept, {token: wanted}, {token: unit}, absent=len(distinct) - len(kept))
+    return _codes(a, b, prompts, documents, {token: token_row}, {token: unit}, absent=len(distinct) - len(documents))
 
 
 def fvu(codes: Codes, rows: Rows, dictionary: encoding.Dictionary, *, device: str = "cpu") -> dict[str, float]:
@@ -206,7 +206,7 @@ def fvu(codes: Codes, rows: Rows, dictionary: encoding.Dictionary, *, device: st
         dictionary: the one that made the codes.
         device: where it runs.
     """
-    found = {}
+    fvu_of = {}
     for role, token_rows in codes.token_rows.items():
         mine = np.isin(rows.token_row[0], token_rows)
         at_role = replace(
@@ -218,8 +218,8 @@ def fvu(codes: Codes, rows: Rows, dictionary: encoding.Dictionary, *, device: st
             position=rows.position[mine],
         )
         reconstruction = encoding.encode_rows(at_role, dictionary, device=device).reconstruction
-        found[role] = reconstruction.fvu if reconstruction else float("nan")
-    return found
+        fvu_of[role] = reconstruction.fvu if reconstruction else float("nan")
+    return fvu_of
 
 
 def change_unexplained(codes: Codes, a: Rows, b: Rows, dictionary: encoding.Dictionary) -> dict[str, float]:
@@ -235,24 +235,24 @@ def change_unexplained(codes: Codes, a: Rows, b: Rows, dictionary: encoding.Dict
         b: B's rows there.
         dictionary: the one that made the codes.
     """
-    found = {}
+    share_of = {}
     for role, token_rows in codes.token_rows.items():
         x_a, x_b = (rows.take(np.searchsorted(rows.token_row[0], token_rows)).x[0] for rows in (a, b))
         change = (x_b - x_a).astype(np.float64)
         total = float((change**2).sum())
         if total == 0.0 or len(token_rows) != len(codes):
-            found[role] = float("nan")
+            share_of[role] = float("nan")
             continue
         described = (codes.b[role] - codes.a[role]).astype(np.float64) @ dictionary.W_dec.astype(np.float64)
-        found[role] = float(((change - described) ** 2).sum()) / total
-    return found
+        share_of[role] = float(((change - described) ** 2).sum()) / total
+    return share_of
 
 
 def _codes(
     a: Mapping[str, sparse.csr_array],
     b: Mapping[str, sparse.csr_array],
     prompts: _Prompts,
-    kept: IntArray,
+    documents: IntArray,
     token_rows: Mapping[str, IntArray],
     units: Mapping[str, IntArray],
     absent: int = 0,
@@ -260,9 +260,9 @@ def _codes(
     return Codes(
         a,
         b,
-        prompts=[prompts.ids[document] for document in kept],
-        source=prompts.source[kept],
-        fold=prompts.fold[kept],
+        prompts=[prompts.ids[document] for document in documents],
+        source=prompts.source[documents],
+        fold=prompts.fold[documents],
         sources=prompts.sources,
         token_rows=token_rows,
         units=units,
@@ -286,33 +286,34 @@ def _read_prompts(tokens: str | Path) -> _Prompts:
         )
 
 
-def _rows_of_role(prompts: _Prompts, role: str, kept: IntArray) -> IntArray:
+def _rows_of_role(prompts: _Prompts, role: str, documents: IntArray) -> IntArray:
     """The one token row of `role` in each kept document."""
     if role not in prompts.roles:
         raise DiptychError(f"{prompts.path}: no role {role!r}; the template has {', '.join(prompts.roles)}")
     # Named positions come last: `assistant` is ChatML's token before it is what the assistant says.
     code = len(prompts.roles) - 1 - prompts.roles[::-1].index(role)
-    rows = np.flatnonzero((prompts.role == code) & np.isin(prompts.document, kept))
-    times = np.bincount(prompts.document[rows], minlength=len(prompts.ids))[kept]
+    rows = np.flatnonzero((prompts.role == code) & np.isin(prompts.document, documents))
+    times = np.bincount(prompts.document[rows], minlength=len(prompts.ids))[documents]
     if (times != 1).any():
         worst = int(np.flatnonzero(times != 1)[0])
         raise DiptychError(
             f"{prompts.path}: role {role!r} stands {times[worst]} times, not once, in prompt "
-            f"{prompts.ids[kept[worst]]!r} ({int((times != 1).sum())} such prompts); render it with a generation prompt"
+            f"{prompts.ids[documents[worst]]!r} ({int((times != 1).sum())} such prompts); "
+            "render it with a generation prompt"
         )
     return rows
 
 
 def _select(shards: Sequence[str | Path], wanted: IntArray, prompts: _Prompts) -> sparse.csr_array:
     """Codes of the sorted token rows `wanted`, CSR [len(wanted), F]."""
-    parts, found = [], []
+    parts, selected = [], []
     for path in shards:
         with open_shard(path) as file:
             token_row = file["token_row"][:]
             at = np.flatnonzero(np.isin(token_row, wanted))
-            found.append(token_row[at])
+            selected.append(token_row[at])
             parts += [_read_run(file, run) for run in np.split(at, np.flatnonzero(np.diff(at) > 64) + 1) if len(run)]
-    rows = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+    rows = np.concatenate(selected) if selected else np.zeros(0, dtype=np.int64)
     missing = np.setdiff1d(wanted, rows)
     if len(missing):
         row = int(missing[0])

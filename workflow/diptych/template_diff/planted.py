@@ -63,10 +63,10 @@ def plant(
     live = np.unique(np.concatenate([side[role].indices for side in (codes.a, codes.b) for role in codes.roles]))
     moved, latents = {}, {}
     for role in codes.roles:
-        chosen = np.sort(rng.permutation(len(codes))[: max(1, len(codes) // 2)])
+        prompts = np.sort(rng.permutation(len(codes))[: max(1, len(codes) // 2)])
         latents[role] = _seldom(codes.a[role], live, rng)
         decoder = dictionary.W_dec[latents[role]]
-        moved[role] = _moved(codes, role, chosen, rows, dictionary, size * decoder / np.linalg.norm(decoder), device)
+        moved[role] = _moved(codes, role, prompts, rows, dictionary, size * decoder / np.linalg.norm(decoder), device)
     logs.logger.info("planted %s, %.2g median norms in half of the prompts", latents, size)
     changed = Codes(
         codes.a, moved, codes.prompts, codes.source, codes.fold, codes.sources, codes.token_rows, codes.units
@@ -84,21 +84,21 @@ def _seldom(codes: sparse.csr_array, live: IntArray, rng: np.random.Generator) -
 def _moved(
     codes: Codes,
     role: str,
-    chosen: IntArray,
+    prompts: IntArray,
     rows: Rows,
     dictionary: encoding.Dictionary,
     direction: npt.NDArray[np.float32],
     device: str,
 ) -> sparse.csr_array:
-    """A's codes at a role, those of the `chosen` prompts made anew from rows moved by `direction` x median norm."""
+    """A's codes at a role, those of the `prompts` prompts made anew from rows moved by `direction` x median norm."""
     at = np.searchsorted(rows.token_row[0], codes.token_rows[role])
     x = rows.take(at).x[0]
-    mine = np.isin(codes.units[role], chosen)
+    mine = np.isin(codes.units[role], prompts)
     shifted = x[mine] + direction * np.median(np.linalg.norm(x, axis=1)).astype(np.float32)
-    unit = np.searchsorted(chosen, codes.units[role][mine])
+    unit = np.searchsorted(prompts, codes.units[role][mine])
     again = encoding.encode_rows(in_memory([shifted], unit), dictionary, device=device).csr
-    anew = template_codes.maximum_by_unit(sparse.csr_array(again), unit, len(chosen))
-    place = np.arange(len(codes))
-    place[chosen] = len(codes) + np.arange(len(chosen))
+    anew = template_codes.maximum_by_unit(sparse.csr_array(again), unit, len(prompts))
+    source = np.arange(len(codes))
+    source[prompts] = len(codes) + np.arange(len(prompts))
     stacked: Any = sparse.vstack([codes.a[role], anew], format="csr")
-    return sparse.csr_array(stacked[place])
+    return sparse.csr_array(stacked[source])

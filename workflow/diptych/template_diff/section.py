@@ -26,7 +26,7 @@ from diptych.page.blocks import (
     plain,
 )
 from diptych.page.method_sections import Shown
-from diptych.template_diff.candidates import SAYS_NOTHING
+from diptych.template_diff.candidates import UNINFORMATIVE
 from diptych.template_diff.pictures import panels
 from diptych.template_diff.pictures.figures import figure_blocks
 from diptych.template_diff.pictures.panels import METRIC_WORDS, View, shown
@@ -135,11 +135,11 @@ def _domain(view: View) -> Table:
 def _domain_notes(view: View) -> list[Block]:
     notes: list[Block] = []
     for worse, fvu in ((view.names[1], "fvu_b"), (view.names[0], "fvu_a")):
-        found = {role: view.summary["roles"][role] for role in view.roles}
+        summaries = {role: view.summary["roles"][role] for role in view.roles}
         shifted = {
-            role: float(one["fvu_ratio"])
-            for role, one in found.items()
-            if one["domain_shift"] == "yes" and one[fvu] == max(one["fvu_a"], one["fvu_b"])
+            role: float(summary["fvu_ratio"])
+            for role, summary in summaries.items()
+            if summary["domain_shift"] == "yes" and summary[fvu] == max(summary["fvu_a"], summary["fvu_b"])
         }
         if shifted:
             times = listed([f"{number(ratio)} times at {shown(role)}" for role, ratio in shifted.items()])
@@ -150,7 +150,7 @@ def _domain_notes(view: View) -> list[Block]:
                     "may be the dictionary leaving its domain; findings there are marked.",
                 )
             )
-    mute = [role for role in view.roles if (view.summary["roles"][role]["change_unexplained"] or 0.0) >= SAYS_NOTHING]
+    mute = [role for role in view.roles if (view.summary["roles"][role]["change_unexplained"] or 0.0) >= UNINFORMATIVE]
     if mute:
         notes.append(
             Note(
@@ -289,10 +289,10 @@ def _strongest(view: View, direction: str) -> Sequence[int]:
     table = view.ranked
     certain = np.flatnonzero((table["direction"] == direction) & (table["q"] <= panels.CERTAIN))
     order = certain[np.argsort(-np.abs(table["effect"][certain]), kind="stable")]
-    chosen: dict[int, int] = {}
+    strongest: dict[int, int] = {}
     for row in order:
-        chosen.setdefault(int(table["latent"][row]), int(row))
-    return list(chosen.values())[:ITEMS]
+        strongest.setdefault(int(table["latent"][row]), int(row))
+    return list(strongest.values())[:ITEMS]
 
 
 def _item(view: View, k: int, at: npt.NDArray[np.int64], text: Text, codes: Sequence[Codes], tag: str) -> Item:

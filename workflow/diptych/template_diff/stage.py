@@ -51,12 +51,14 @@ UNDEFINED = (
 )
 
 
-def ranked(codes: Codes, found: Comparison, *, top: int = 100, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
+def ranked(
+    codes: Codes, comparison: Comparison, *, top: int = 100, bootstrap: int = 1000, seed: int = 0
+) -> dict[str, Any]:
     """The largest gains, `top` up and `top` down per role and metric, with intervals.
 
     Args:
         codes: both models at every role.
-        found: of the same codes.
+        comparison: of the same codes.
         top: rows per role, metric and direction; gains of 0 and undefined ones are not listed.
         bootstrap: Poisson bootstrap replicates over prompts for the 95 % intervals.
         seed: of the bootstrap.
@@ -68,15 +70,15 @@ def ranked(codes: Codes, found: Comparison, *, top: int = 100, bootstrap: int = 
     """
     blocks = []
     for role in codes.roles:
-        chosen = {
-            (metric, direction): _order(found.tests[role][metric].gain * sign)[:top]
+        selected = {
+            (metric, direction): _order(comparison.tests[role][metric].gain * sign)[:top]
             for metric in METRICS
             for direction, sign in (("up", 1.0), ("down", -1.0))
         }
-        printed = np.unique(np.concatenate(list(chosen.values())))
-        bounds = _intervals(found.changes[role], printed, codes.fold == 0, bootstrap, seed)
-        for (metric, direction), at in chosen.items():
-            blocks.append(_columns(found, role, metric, direction, at) | {
+        printed = np.unique(np.concatenate(list(selected.values())))
+        bounds = _intervals(comparison.changes[role], printed, codes.fold == 0, bootstrap, seed)
+        for (metric, direction), at in selected.items():
+            blocks.append(_columns(comparison, role, metric, direction, at) | {
                 name: values[np.searchsorted(printed, at)] for name, values in bounds[metric].items()
             })  # fmt: skip
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
@@ -88,10 +90,10 @@ def _order(gain: FloatArray) -> IntArray:
     return order[gain[order] > 0]
 
 
-def _columns(found: Comparison, role: str, metric: str, direction: str, at: IntArray) -> dict[str, Any]:
+def _columns(comparison: Comparison, role: str, metric: str, direction: str, at: IntArray) -> dict[str, Any]:
     """Columns of one role, metric and direction, without the intervals."""
-    test, latent = found.tests[role][metric], found.changes[role].latent[at]
-    a, b = found.a[role][metric][latent], found.b[role][metric][latent]
+    test, latent = comparison.tests[role][metric], comparison.changes[role].latent[at]
+    a, b = comparison.a[role][metric][latent], comparison.b[role][metric][latent]
     return {
         "direction": np.full(len(at), direction, dtype=object),
         "rank": np.arange(1, len(at) + 1),
@@ -101,8 +103,8 @@ def _columns(found: Comparison, role: str, metric: str, direction: str, at: IntA
         "a": a,
         "b": b,
         "ratio": np.divide(b, a, out=np.full(len(at), np.nan), where=a > 0),
-        "n_active_a": found.a[role]["num_active"][latent].astype(np.int64),
-        "n_active_b": found.b[role]["num_active"][latent].astype(np.int64),
+        "n_active_a": comparison.a[role]["num_active"][latent].astype(np.int64),
+        "n_active_b": comparison.b[role]["num_active"][latent].astype(np.int64),
     } | {name: getattr(test, name)[at] for name in ("gain", "p", "q", "p_family", "effect")}
 
 
@@ -213,17 +215,17 @@ def diff(
         raise DiptychError("template diff: no prompts or no roles; check the corpus and the template's roles")
     ratio = {role: _fvu_ratio(role, fvu_a or {}, fvu_b or {}) for role in codes.roles}
     label = _Labels(ratio, domain_shift, model, sae, link)
-    found = compare(codes, min_share=min_share, flips=flips, seed=seed)
-    tables = {"ranked": label.add(ranked(codes, found, top=top, bootstrap=bootstrap, seed=seed), CSV_COLUMNS)}
+    comparison = compare(codes, min_share=min_share, flips=flips, seed=seed)
+    tables = {"ranked": label.add(ranked(codes, comparison, top=top, bootstrap=bootstrap, seed=seed), CSV_COLUMNS)}
     sets = {name: np.zeros(0) for name in target_sets.TABLE_COLUMNS}
     if target or control:
-        chosen = (target_sets.prompt_set(codes, sources) for sources in (target, control))
-        exclusive = target_sets.exclusive(codes, *chosen, min_share=min_share)
+        prompt_sets = (target_sets.prompt_set(codes, sources) for sources in (target, control))
+        exclusive = target_sets.exclusive(codes, *prompt_sets, min_share=min_share)
         sets = tables["targets"] = label.add(exclusive, target_sets.TABLE_COLUMNS)
     if planted is not None:
         known = compare(planted.codes, min_share=min_share, flips=1, seed=seed)
         tables["planted"] = ranked(planted.codes, known, top=top, bootstrap=2, seed=seed)
-    summary = _summary(codes, found)
+    summary = _summary(codes, comparison)
     for role in codes.roles:
         summary["roles"][role] |= {
             "fvu_a": (fvu_a or {}).get(role, np.nan),
@@ -234,7 +236,7 @@ def diff(
         }
     summary["planted"] = None if planted is None else planted.truth()
     logs.logger.info("%d prompts, %d tests, %d with q <= .05", len(codes), summary["tests"], summary["significant"])
-    _write(out_h5, spec, codes, found, tables, summary)
+    _write(out_h5, spec, codes, comparison, tables, summary)
     write_csv(out_gains, tables["ranked"])
     write_csv(out_targets, sets)
 
@@ -282,9 +284,9 @@ def _fvu_ratio(role: str, fvu_a: Mapping[str, float], fvu_b: Mapping[str, float]
     return max(a, b) / min(a, b) if min(a, b) > 0 else float("nan")
 
 
-def _summary(codes: Codes, found: Comparison) -> dict[str, Any]:
+def _summary(codes: Codes, comparison: Comparison) -> dict[str, Any]:
     """Counts of everything that was left out, capped or undefined (METHODS 0.6)."""
-    tests = [test for by_metric in found.tests.values() for test in by_metric.values()]
+    tests = [test for by_metric in comparison.tests.values() for test in by_metric.values()]
     bound = np.sqrt(len(codes))
     return {
         "prompts": len(codes),
@@ -295,11 +297,13 @@ def _summary(codes: Codes, found: Comparison) -> dict[str, Any]:
         "significant_family": sum(int((test.p_family <= 0.05).sum()) for test in tests),
         "roles": {
             role: {
-                "never_fires": int(((found.a[role]["num_active"] == 0) & (found.b[role]["num_active"] == 0)).sum()),
-                "eligible": len(found.changes[role].latent),
-                "undefined_gain": int(np.isnan(found.tests[role]["active_mean"].gain).sum()),
+                "never_fires": int(
+                    ((comparison.a[role]["num_active"] == 0) & (comparison.b[role]["num_active"] == 0)).sum()
+                ),
+                "eligible": len(comparison.changes[role].latent),
+                "undefined_gain": int(np.isnan(comparison.tests[role]["active_mean"].gain).sum()),
                 "effect_at_bound": {
-                    metric: int((np.abs(found.tests[role][metric].effect) >= bound).sum()) for metric in METRICS
+                    metric: int((np.abs(comparison.tests[role][metric].effect) >= bound).sum()) for metric in METRICS
                 },
             }
             for role in codes.roles
@@ -311,7 +315,7 @@ def _write(
     path: str | Path,
     spec: Mapping[str, Any],
     codes: Codes,
-    found: Comparison,
+    comparison: Comparison,
     tables: Mapping[str, Mapping[str, Any]],
     summary: Mapping[str, Any],
 ) -> None:
@@ -319,16 +323,16 @@ def _write(
         out.json("roles", codes.roles)
         out.json("metrics", METRICS)
         out.json("summary", summary)
-        out.array("null_maxima", found.maxima)
+        out.array("null_maxima", comparison.maxima)
         for number, role in enumerate(codes.roles):  # by number: a role may be any token, "/" too
-            place = f"roles/{number}"
-            for side, described in (("a", found.a[role]), ("b", found.b[role])):
+            group = f"roles/{number}"
+            for side, described in (("a", comparison.a[role]), ("b", comparison.b[role])):
                 for name, values in described.items():
-                    out.array(f"{place}/{side}/{name}", values.astype(np.float32), nan=UNDEFINED)
-            out.array(f"{place}/latent", found.changes[role].latent)
-            for metric, test in found.tests[role].items():
+                    out.array(f"{group}/{side}/{name}", values.astype(np.float32), nan=UNDEFINED)
+            out.array(f"{group}/latent", comparison.changes[role].latent)
+            for metric, test in comparison.tests[role].items():
                 for name, values in test._asdict().items():
-                    out.array(f"{place}/{metric}/{name}", values, nan=UNDEFINED)
+                    out.array(f"{group}/{metric}/{name}", values, nan=UNDEFINED)
         for name, table in tables.items():
             out.table(name, table, nan=UNDEFINED)
         out.array("prompts_of_ranked", _evidence(codes, tables["ranked"]))
@@ -339,9 +343,9 @@ def _evidence(codes: Codes, table: Mapping[str, Any]) -> IntArray:
 
     -1 is padding, also where no prompt changed in that direction or the codes were made in memory.
     """
-    found = np.full((len(table["latent"]), PROMPTS), -1, dtype=np.int64)
+    rows = np.full((len(table["latent"]), PROMPTS), -1, dtype=np.int64)
     if not codes.token_rows:
-        return found
+        return rows
     change = {role: sparse.csc_array(codes.b[role] - codes.a[role]) for role in codes.roles}
     names = zip(table["role"], table["latent"], table["direction"], strict=True)
     for row, (role, latent, direction) in enumerate(names):
@@ -349,5 +353,5 @@ def _evidence(codes: Codes, table: Mapping[str, Any]) -> IntArray:
         size = column.data if direction == "up" else -column.data
         order = np.lexsort((column.row, -size))
         prompt = column.row[order[size[order] > 0]][:PROMPTS]
-        found[row, : len(prompt)] = codes.row_of(role)[prompt]
-    return found
+        rows[row, : len(prompt)] = codes.row_of(role)[prompt]
+    return rows

@@ -35,10 +35,10 @@ def prompt_set(codes: Codes, sources: Sequence[str]) -> BoolArray:
     unknown = [name for name in sources if name not in codes.sources]
     if unknown:
         raise DiptychError(f"template diff: no source {unknown[0]!r}; the corpus has {', '.join(codes.sources)}")
-    chosen = np.isin(codes.source, [codes.sources.index(name) for name in sources])
-    if not chosen.any():
+    in_set = np.isin(codes.source, [codes.sources.index(name) for name in sources])
+    if not in_set.any():
         raise DiptychError(f"template diff: no prompt of the sources {list(sources)}; name targets and controls both")
-    return chosen
+    return in_set
 
 
 def exclusive(codes: Codes, target: BoolArray, control: BoolArray, *, min_share: float = 0.01) -> dict[str, Any]:

@@ -1,13 +1,13 @@
-"""Alignment: which row of one token file is which row of another.
+"""Alignment of two token files: the pairs of rows that end at the same character of the same text.
 
 Two models with the same tokenizer read the same rows, so their alignment is the identity and stores nothing. With
 different tokenizers a row pairs A's token i with B's token j iff both end at the same character of the same text:
-at that point both models have read the same and nothing else (METHODS 1).
+at that point both models have read the same characters (METHODS 1).
 
     A:  |Fellow| Citi|zens| of|      row_a = [0, 2, 3]
     B:  |Fellow| Citizens| of|      row_b = [0, 1, 2]
 
-Several tokens may end at one character (the bytes of one emoji): the last of them has read it whole and is taken.
+Several tokens may end at one character (the bytes of one emoji): the last of them, which completes it, is paired.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,11 @@ from diptych.storage import artifacts
 IntArray = npt.NDArray[np.int64]
 
 
-class Texts(NamedTuple):
-    """What alignment needs of a token file: per token its text and end there (-1: inserted), and whether it counts."""
+class TokenEnds(NamedTuple):
+    """The tokens of a token file: number of the document, character at which each ends, whether it counts.
+
+    `document` is -1 for documents that only one of the files has, `end` is -1 for inserted tokens.
+    """
 
     document: IntArray
     end: IntArray
@@ -43,57 +46,57 @@ def align(
         tokens_b: token file of B.
         out: the artifact, kind "alignment".
         spec: what the result depends on.
-        min_coverage: least share of counted tokens that must find a partner, in every source.
+        min_coverage: least share of counted tokens that must be paired, in every source.
 
     Raises:
         DiptychError: coverage is lower, or token files of equal tokenizers hold different tokens.
     """
     with artifacts.read(tokens_a, "tokens") as file_a, artifacts.read(tokens_b, "tokens") as file_b:
-        identity = artifacts.read_json(file_a, "tokenizer") == artifacts.read_json(file_b, "tokenizer")
-        if identity:
+        is_identity = artifacts.read_json(file_a, "tokenizer") == artifacts.read_json(file_b, "tokenizer")
+        if is_identity:
             _require_equal(file_a, file_b, tokens_a, tokens_b)
         else:
-            ids = _shared_documents(file_a, file_b)
-            texts_a, texts_b = _texts(file_a, ids), _texts(file_b, ids)
-            row_a, row_b = pair_rows(texts_a, texts_b)
-            shares = coverage(texts_a, texts_b, row_a, row_b, _sources(file_a), _sources(file_b))
-    if not identity:
-        _require_coverage(shares, min_coverage, tokens_a, tokens_b)
+            numbers = _shared_documents(file_a, file_b)
+            ends_a, ends_b = _token_ends(file_a, numbers), _token_ends(file_b, numbers)
+            row_a, row_b = pair_rows(ends_a, ends_b)
+            coverages = coverage(ends_a, ends_b, row_a, row_b, _sources(file_a), _sources(file_b))
+    if not is_identity:
+        _require_coverage(coverages, min_coverage, tokens_a, tokens_b)
     with artifacts.create(out, "alignment", spec) as writer:
-        writer.json("identity", identity)
-        if not identity:
+        writer.json("identity", is_identity)
+        if not is_identity:
             writer.array("row_a", row_a)
             writer.array("row_b", row_b)
-            writer.json("coverage", shares)
+            writer.json("coverage", coverages)
 
 
-def pair_rows(a: Texts, b: Texts) -> tuple[IntArray, IntArray]:
-    """Rows that end at the same character of the same document: row_a, row_b int64 [p], both in order of row_a."""
-    keys_a, rows_a = _ends(a)
-    keys_b, rows_b = _ends(b)
-    _, at_a, at_b = np.intersect1d(keys_a, keys_b, assume_unique=True, return_indices=True)
-    row_a, row_b = rows_a[at_a], rows_b[at_b]
+def pair_rows(a: TokenEnds, b: TokenEnds) -> tuple[IntArray, IntArray]:
+    """Pair the rows that end at the same character of the same document: row_a, row_b int64 [p], both in order of row_a."""
+    keys_a, rows_a = _end_keys(a)
+    keys_b, rows_b = _end_keys(b)
+    _, index_a, index_b = np.intersect1d(keys_a, keys_b, assume_unique=True, return_indices=True)
+    row_a, row_b = rows_a[index_a], rows_b[index_b]
     order = np.argsort(row_a)
     return row_a[order], row_b[order]
 
 
-def _ends(texts: Texts) -> tuple[IntArray, IntArray]:
-    """One key per (document, end), and the last row that ends there."""
-    rows = np.flatnonzero((texts.document >= 0) & (texts.end >= 0))
-    keys = (texts.document[rows] << 32) | texts.end[rows]
+def _end_keys(tokens: TokenEnds) -> tuple[IntArray, IntArray]:
+    """One key per (document, end), sorted, and the last row that ends there."""
+    rows = np.flatnonzero((tokens.document >= 0) & (tokens.end >= 0))
+    keys = (tokens.document[rows] << 32) | tokens.end[rows]
     unique, first = np.unique(keys[::-1], return_index=True)
     return unique, rows[::-1][first]
 
 
 def coverage(
-    a: Texts,
-    b: Texts,
+    a: TokenEnds,
+    b: TokenEnds,
     row_a: IntArray,
     row_b: IntArray,
     source_a: npt.NDArray[np.object_],
     source_b: npt.NDArray[np.object_],
 ) -> dict[str, dict[str, float]]:
-    """By source: pairs that count on both sides over the fewer counted tokens of A and B (METHODS 1).
+    """Coverage by source: pairs counted on both sides over the counted tokens of A or B, the fewer (METHODS 1).
 
     Args:
         a: tokens of A.
@@ -101,25 +104,25 @@ def coverage(
         row_a: rows of A of the pairs.
         row_b: rows of B of the pairs.
         source_a: source name of each of A's rows.
-        source_b: of each of B's rows.
+        source_b: source name of each of B's rows.
 
     Returns:
         By source name `pairs`, `tokens_a`, `tokens_b` and `coverage`.
     """
-    counted = a.counts[row_a] & b.counts[row_b]
-    shares = {}
+    is_counted = a.counts[row_a] & b.counts[row_b]
+    coverages = {}
     for name in sorted(set(source_a) | set(source_b)):
         tokens_a = int((a.counts & (source_a == name)).sum())
         tokens_b = int((b.counts & (source_b == name)).sum())
-        pairs = int((counted & (source_a[row_a] == name)).sum())
+        pairs = int((is_counted & (source_a[row_a] == name)).sum())
         fewer = min(tokens_a, tokens_b)
-        shares[name] = {
+        coverages[name] = {
             "pairs": pairs,
             "tokens_a": tokens_a,
             "tokens_b": tokens_b,
             "coverage": pairs / fewer if fewer else 0.0,
         }
-    return shares
+    return coverages
 
 
 def _require_equal(a: h5py.File, b: h5py.File, path_a: str | Path, path_b: str | Path) -> None:
@@ -132,20 +135,20 @@ def _require_equal(a: h5py.File, b: h5py.File, path_a: str | Path, path_b: str |
 
 
 def _shared_documents(a: h5py.File, b: h5py.File) -> dict[tuple[str, int], int]:
-    """Numbers for the texts that both files read: same document id and same text."""
-    texts = [list(zip(_ids(file), file["documents/text_hash"][:].tolist(), strict=True)) for file in (a, b)]
-    shared = set(texts[0]) & set(texts[1])
-    return {text: number for number, text in enumerate(sorted(shared))}
+    """A number for each document that both files read, by (document id, text hash)."""
+    shared = set(_document_keys(a)) & set(_document_keys(b))
+    return {key: number for number, key in enumerate(sorted(shared))}
 
 
-def _ids(file: h5py.File) -> list[str]:
-    return artifacts.read_strings(file, "documents/id")
+def _document_keys(file: h5py.File) -> list[tuple[str, int]]:
+    """(id, text hash) of each document."""
+    ids = artifacts.read_strings(file, "documents/id")
+    return list(zip(ids, file["documents/text_hash"][:].tolist(), strict=True))
 
 
-def _texts(file: h5py.File, numbers: Mapping[tuple[str, int], int]) -> Texts:
-    names = zip(_ids(file), file["documents/text_hash"][:].tolist(), strict=True)
-    number = np.array([numbers.get(name, -1) for name in names], dtype=np.int64)
-    return Texts(number[_document(file)], file["char_span"][:, 1].astype(np.int64), file["counts"][:])
+def _token_ends(file: h5py.File, numbers: Mapping[tuple[str, int], int]) -> TokenEnds:
+    number = np.array([numbers.get(key, -1) for key in _document_keys(file)], dtype=np.int64)
+    return TokenEnds(number[_document(file)], file["char_span"][:, 1].astype(np.int64), file["counts"][:])
 
 
 def _document(file: h5py.File) -> IntArray:
@@ -160,12 +163,13 @@ def _sources(file: h5py.File) -> npt.NDArray[np.object_]:
 
 
 def _require_coverage(
-    shares: Mapping[str, Mapping[str, float]], least: float, path_a: str | Path, path_b: str | Path
+    coverages: Mapping[str, Mapping[str, float]], min_coverage: float, path_a: str | Path, path_b: str | Path
 ) -> None:
-    for name, share in shares.items():
-        logs.logger.info("source %s: %.1f %% of the tokens are paired", name, 100 * share["coverage"])
-        if share["coverage"] < least:
+    for name, counts in coverages.items():
+        share = counts["coverage"]
+        logs.logger.info("source %s: %.1f %% of the tokens are paired", name, 100 * share)
+        if share < min_coverage:
             raise DiptychError(
-                f"{path_a} and {path_b}: only {share['coverage']:.1%} of source {name!r}'s tokens are paired, less "
-                f"than min_coverage {least:.0%}; prepare both with the same corpus, template and lengths, or lower it"
+                f"{path_a} and {path_b}: only {share:.1%} of source {name!r}'s tokens are paired, less "
+                f"than min_coverage {min_coverage:.0%}; prepare both with the same corpus, template and lengths, or lower it"
             )

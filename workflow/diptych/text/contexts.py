@@ -90,9 +90,9 @@ class Shade:
         weights = np.zeros(len(rows))
         if not len(self.token_row) or not self.scale > 0:
             return weights
-        place = np.minimum(np.searchsorted(self.token_row, rows), len(self.token_row) - 1)
-        known = self.token_row[place] == rows
-        weights[known] = np.clip(self.values[place[known]] / self.scale, -1.0, 1.0)
+        position = np.minimum(np.searchsorted(self.token_row, rows), len(self.token_row) - 1)
+        known = self.token_row[position] == rows
+        weights[known] = np.clip(self.values[position[known]] / self.scale, -1.0, 1.0)
         return np.nan_to_num(weights)
 
 
@@ -133,7 +133,7 @@ class Codes:
 
         Reads the codes of all rows between the first and the last: meant for the rows of one window.
         """
-        found = np.zeros(len(rows))
+        values = np.zeros(len(rows))
         for file, known, pointers in zip(self._files, self._rows, self._pointers, strict=True):
             first, last = np.searchsorted(known, [rows[0], rows[-1] + 1])
             start, stop = int(pointers[first]), int(pointers[last])
@@ -142,8 +142,8 @@ class Codes:
                 continue
             fires_on = known[np.searchsorted(pointers, start + at, side="right") - 1]
             fires = np.isin(rows, fires_on)
-            found[fires] = file["data"][start:stop][at][np.isin(fires_on, rows)]
-        return found
+            values[fires] = file["data"][start:stop][at][np.isin(fires_on, rows)]
+        return values
 
     def shade(self, latent: int, scale: float | None = None) -> "LatentShade":
         """Weights of one latent's values, over its maximum on these rows if no scale is given."""
@@ -186,7 +186,7 @@ class Text:
 
     def words(self, rows: IntArray) -> list[str]:
         """Decoded text of each token row."""
-        return [self._text[place] for place in np.searchsorted(self._id, self.token[rows])]
+        return [self._text[position] for position in np.searchsorted(self._id, self.token[rows])]
 
     def context(self, row: int, value: float, weights: Weights | None = None, window: int = WINDOW) -> Context:
         """The text around one row, within its sequence."""
@@ -224,14 +224,14 @@ class Text:
             count: at most so many contexts.
             window: tokens shown on each side.
         """
-        chosen: list[Context] = []
+        contexts_shown: list[Context] = []
         for row, value in zip(np.asarray(rows, dtype=np.int64), np.asarray(values, dtype=np.float64), strict=True):
-            if row < 0 or any(self._overlap(int(row), context.row, window) for context in chosen):
+            if row < 0 or any(self._overlap(int(row), context.row, window) for context in contexts_shown):
                 continue
-            chosen.append(self.context(int(row), float(value), weights, window))
-            if len(chosen) == count:
+            contexts_shown.append(self.context(int(row), float(value), weights, window))
+            if len(contexts_shown) == count:
                 break
-        return chosen
+        return contexts_shown
 
     def _overlap(self, row: int, other: int, window: int) -> bool:
         return abs(row - other) <= window and self.sequence[row] == self.sequence[other]

@@ -58,10 +58,10 @@ def draw_units(corpus: stage.Corpus, *, folds: int, seed: int, pack_to: int = 0)
                 f"corpus source {name!r} has {len(members)} documents, fewer than the {folds} folds; "
                 "split it into more documents or lower `folds`"
             )
-        order = [members[place] for place in _generator(seed, name).permutation(len(members))]
+        order = [members[position] for position in _generator(seed, name).permutation(len(members))]
         units = [
-            Unit(corpus.ids[number], source, place % folds, (number,), corpus.lengths[number])
-            for place, number in enumerate(order)
+            Unit(corpus.ids[number], source, position % folds, (number,), corpus.lengths[number])
+            for position, number in enumerate(order)
         ]
         by_source.append(_packed(units, pack_to) if pack_to else units)
     return by_source
@@ -127,9 +127,9 @@ def snap(text: str, start: int, end: int) -> tuple[int, int]:
 def _word_start(text: str, at: int) -> int:
     if at == 0 or at >= len(text):
         return min(at, len(text))
-    for place in range(at, min(at + SNAP, len(text))):
-        if text[place - 1].isspace() and not text[place].isspace():
-            return place
+    for position in range(at, min(at + SNAP, len(text))):
+        if text[position - 1].isspace() and not text[position].isspace():
+            return position
     return at
 
 

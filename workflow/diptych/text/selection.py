@@ -43,10 +43,10 @@ class Selection:
                 document = file["sequences/document"][:][file["sequence"][:][token_row]]
                 return np.append(document[1:] != document[:-1], np.ones(min(1, len(document)), dtype=np.bool_))
             codes = self._codes(artifacts.read_json(file, "roles"))
-            chosen: BoolArray = np.isin(file["role"][:][token_row], codes)
-        if not chosen.any():
+            selected: BoolArray = np.isin(file["role"][:][token_row], codes)
+        if not selected.any():
             raise DiptychError(f"{self.tokens}: no row that counts has the role {' or '.join(self._names)}; see `rows`")
-        return chosen
+        return selected
 
     def _codes(self, roles: Sequence[str]) -> list[int]:
         for name in self._names:

@@ -27,7 +27,7 @@ Int32Array = npt.NDArray[np.int32]
 IntArray = npt.NDArray[np.int64]
 TEMPLATE_DATE = "26 Jul 2024"
 """What templates that print today's date get: the same inputs give the same text."""
-PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
+GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """Classes of tokenizers that have no code of their own: `AutoTokenizer` would give the same, and import torch."""
 
 
@@ -137,7 +137,7 @@ def _load(directory: Path) -> Any:
     config = directory / "tokenizer_config.json"
     kind = _read_json(config).get("tokenizer_class") if config.is_file() else None
     try:
-        if kind in PLAIN:
+        if kind in GENERIC_CLASSES:
             from transformers import PreTrainedTokenizerFast
 
             return PreTrainedTokenizerFast.from_pretrained(str(directory))
@@ -145,8 +145,8 @@ def _load(directory: Path) -> Any:
 
         return AutoTokenizer.from_pretrained(str(directory), trust_remote_code=pretrained.trusts(directory))
     except Exception as error:  # tokenizers has no class of error of its own
-        said = first_line(error)
-        raise DiptychError(f"{directory}: its tokenizer cannot be read ({said}); fetch or save it again") from error
+        message = first_line(error)
+        raise DiptychError(f"{directory}: its tokenizer cannot be read ({message}); fetch or save it again") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -194,8 +194,8 @@ class Chat:
         if not templates.is_known(template):
             raise DiptychError(f"template: {template!r} is none of model, {', '.join(templates.NAMED)}, nor Jinja text")
         defaults = dict(named.positions) if named else templates.positions(self._source)
-        given = {name: templates.Position(offset) for name, offset in (positions or {}).items()}
-        self.positions = defaults if positions is None else given
+        named_positions = {name: templates.Position(offset) for name, offset in (positions or {}).items()}
+        self.positions = defaults if positions is None else named_positions
         """Named tokens of the last assistant header."""
         self._expected: dict[str, int] = {}
 
@@ -225,12 +225,12 @@ class Chat:
         except templates.TemplateError as error:
             raise UnreadableError(f"{name}: {error}", "refused") from error
         except Exception as error:  # a template raises whatever its author chose
-            said = f"the chat template refuses it ({first_line(error)}); set `template`"
-            raise UnreadableError(f"{name}: {said}", "refused") from error
+            message = f"the chat template refuses it ({first_line(error)}); set `template`"
+            raise UnreadableError(f"{name}: {message}", "refused") from error
 
     def _shorten(self, name: str, messages: list[dict[str, str]], excess: int) -> list[dict[str, str]]:
         """Cut `excess` tokens from the end of the last user turn: the header behind it must stay."""
-        last = max((place for place, turn in enumerate(messages) if turn["role"] == "user"), default=None)
+        last = max((i for i, turn in enumerate(messages) if turn["role"] == "user"), default=None)
         encoded = self._tokenizer.encode([messages[last]["content"]])[0] if last is not None else None
         if last is None or encoded is None or len(encoded.token) <= excess:
             raise UnreadableError(f"{name}: longer than `sequence_length` even without its last user turn", "too_long")
@@ -245,10 +245,10 @@ class Chat:
         role = codes[np.searchsorted(starts, encoded.span[:, 0], side="right") - 1]
         headers = [segment for segment in rendered.segments if segment.role == "assistant_header"]
         for number, position in enumerate(self.positions, len(templates.ROLES)):
-            role[self._place(name, position, headers[-1] if headers else None, rendered.text, encoded)] = number
+            role[self._token_at(name, position, headers[-1] if headers else None, rendered.text, encoded)] = number
         return role
 
-    def _place(self, name: str, position: str, last: templates.Segment | None, text: str, encoded: Encoded) -> int:
+    def _token_at(self, name: str, position: str, last: templates.Segment | None, text: str, encoded: Encoded) -> int:
         """The token of a named position: the same token in every prompt, and the end of its text where that is known.
 
         A tokenizer may cut a marker's text into several tokens (SmolLM2: ass, istant): its last one is taken.
@@ -256,16 +256,17 @@ class Chat:
         offset, expected = self.positions[position]
         start, end = (last.start, last.end) if last else (0, 0)
         header = np.flatnonzero((encoded.span[:, 0] >= start) & (encoded.span[:, 1] <= end))
-        place = int(header[-1]) + offset if len(header) else -1
+        token = int(header[-1]) + offset if len(header) else -1
         if expected is not None:
             at = text.rfind(expected, start, end)
-            place = _ends_at(encoded, header, at + len(expected) if at >= 0 else -1)
-        if place in header:
-            self._require_same(name, position, int(encoded.token[place]))
-            return place
-        found = f", which is {text[start:end]!r}" if last else ""
+            token = _ends_at(encoded, header, at + len(expected) if at >= 0 else -1)
+        if token in header:
+            self._require_same(name, position, int(encoded.token[token]))
+            return token
+        segment_text = f", which is {text[start:end]!r}" if last else ""
         raise DiptychError(
-            f"{name}: the template position {position!r} ({offset}) is absent from the last assistant header{found}; "
+            f"{name}: the template position {position!r} ({offset}) is absent from the last "
+            f"assistant header{segment_text}; "
             "check `positions` and `template`"
         )
 
@@ -281,8 +282,8 @@ class Chat:
 
 def _ends_at(encoded: Encoded, header: IntArray, end: int) -> int:
     """The last token of the header that ends with character `end`, or -1."""
-    found = header[encoded.span[header, 1] == end]
-    return int(found[-1]) if len(found) else -1
+    ends = header[encoded.span[header, 1] == end]
+    return int(ends[-1]) if len(ends) else -1
 
 
 def inserted(ids: Sequence[int]) -> Encoded:

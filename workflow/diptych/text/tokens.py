@@ -94,18 +94,18 @@ def prepare(
     units: list[Unit] = []
     sequences: list[Passage] = []
     for name, mine, budget in zip(corpus.sources, by_source, budgets, strict=True):
-        drawn, missing = _draw(reader, mine, window=window, seed=seed, budget=budget, source=name)
-        _check_left_out(reader, mine, drawn, source=name, folds=folds)
+        passages, missing = _draw(reader, mine, window=window, seed=seed, budget=budget, source=name)
+        _check_left_out(reader, mine, passages, source=name, folds=folds)
         if budget is not None and missing:
             raise DiptychError(
                 f"corpus source {name!r} has text for {budget - missing:,} of {budget:,} tokens; lower `tokens` "
                 "or `characters_per_token`, change `shares`, or add documents"
             )
-        drawn.sort(key=lambda sequence: (sequence.unit, sequence.start))
-        used = sorted({sequence.unit for sequence in drawn})
-        number = {unit: len(units) + place for place, unit in enumerate(used)}
+        passages.sort(key=lambda sequence: (sequence.unit, sequence.start))
+        used = sorted({sequence.unit for sequence in passages})
+        number = {unit: len(units) + i for i, unit in enumerate(used)}
         units += [mine[unit] for unit in used]
-        sequences += [sequence._replace(unit=number[sequence.unit]) for sequence in drawn]
+        sequences += [sequence._replace(unit=number[sequence.unit]) for sequence in passages]
     _write(out, spec, reader, units, sequences, skip_first=skip_first, folds=folds)
 
 
@@ -135,33 +135,33 @@ class Reader:
         """Names of the role codes."""
         return [*templates.ROLES, *(self.chat.positions if self.chat else {})]
 
-    def read(self, units: Sequence[Unit], deals: Sequence[tuple[int, int, int]], what: str) -> list[Passage]:
+    def read(self, units: Sequence[Unit], deals: Sequence[tuple[int, int, int]], label: str) -> list[Passage]:
         """The sequences of (unit, start, end) deals, in their order; each unit's text is read once.
 
         Conversations that cannot be read are counted in `left_out` and have no sequence.
         """
-        places: dict[int, list[int]] = {}
-        for place, (unit, _, _) in enumerate(deals):
-            places.setdefault(unit, []).append(place)
-        found: dict[int, Passage] = {}
+        indices: dict[int, list[int]] = {}
+        for i, (unit, _, _) in enumerate(deals):
+            indices.setdefault(unit, []).append(i)
+        passages: dict[int, Passage] = {}
         waiting: list[tuple[int, int, str]] = []
-        for unit in logs.progress(places, what, unit=" documents"):
+        for unit in logs.progress(indices, label, unit=" documents"):
             if not units[unit].length:
                 conversation = self._conversation(unit, units[unit])
-                found.update({places[unit][0]: conversation} if conversation else {})
+                passages.update({indices[unit][0]: conversation} if conversation else {})
                 continue
             parts = [document.text or "" for document in self.corpus.documents(units[unit].members)]
             text = "".join(parts)
             self.text_hash[units[unit].id] = _hash64(text)
             ends = np.cumsum([len(part) for part in parts])
-            for place in places[unit]:
-                start, end = snap(text, *deals[place][1:])
-                waiting += [(place, left, text[left:right]) for left, right in _pieces(start, end, ends)]
+            for i in indices[unit]:
+                start, end = snap(text, *deals[i][1:])
+                waiting += [(i, left, text[left:right]) for left, right in _pieces(start, end, ends)]
             if len(waiting) >= ENCODE_AT_ONCE:
-                found.update(self._windows(waiting, deals))
+                passages.update(self._windows(waiting, deals))
                 waiting = []
-        found.update(self._windows(waiting, deals))
-        return [found[place] for place in sorted(found)]
+        passages.update(self._windows(waiting, deals))
+        return [passages[i] for i in sorted(passages)]
 
     def _windows(
         self, waiting: Sequence[tuple[int, int, str]], deals: Sequence[tuple[int, int, int]]
@@ -169,15 +169,15 @@ class Reader:
         """Tokenise pieces (place, start in the unit, text); pieces of one place are joined by end-of-text."""
         pieces: dict[int, list[Encoded]] = {}
         encoded = self.tokenizer.encode([text for _, _, text in waiting]) if waiting else []
-        for (place, start, _), piece in zip(waiting, encoded, strict=True):
-            if place in pieces:
-                pieces[place].append(inserted([self.tokenizer.end_of_text]))
-            pieces.setdefault(place, []).append(piece._replace(span=piece.span + start))
-        for place, parts in pieces.items():
+        for (i, start, _), piece in zip(waiting, encoded, strict=True):
+            if i in pieces:
+                pieces[i].append(inserted([self.tokenizer.end_of_text]))
+            pieces.setdefault(i, []).append(piece._replace(span=piece.span + start))
+        for i, parts in pieces.items():
             joined = concatenate([inserted(self.tokenizer.prefix), *parts])
             role = np.zeros(len(joined.token), dtype=np.int8)
-            sequence = Passage(deals[place][0], deals[place][1], joined.token, joined.span, role)
-            yield place, cut(sequence, self.sequence_length)
+            sequence = Passage(deals[i][0], deals[i][1], joined.token, joined.span, role)
+            yield i, cut(sequence, self.sequence_length)
 
     def _conversation(self, number: int, unit: Unit) -> Passage | None:
         assert self.chat is not None
@@ -299,36 +299,36 @@ def _draw(
         The sequences, and how many tokens of the budget the source does not have.
     """
     deals = deals_of(units, window, seed)
-    drawn: list[Passage] = []
+    passages: list[Passage] = []
     have = 0
     while deals and (budget is None or have < budget):
-        wanted = len(deals) if budget is None else -(-(budget - have) // reader.sequence_length)
-        batch, deals = deals[:wanted], deals[wanted:]
+        n_deals = len(deals) if budget is None else -(-(budget - have) // reader.sequence_length)
+        batch, deals = deals[:n_deals], deals[n_deals:]
         for sequence in reader.read(units, batch, f"tokenise {source}"):
             room = len(sequence.token) if budget is None else budget - have
             if len(sequence.token) > room and not units[sequence.unit].length:
-                return drawn, 0
+                return passages, 0
             fitting = cut(sequence, room)
             if len(fitting.token):
-                drawn.append(fitting)
+                passages.append(fitting)
                 have += len(fitting.token)
-    return drawn, 0 if budget is None else budget - have
+    return passages, 0 if budget is None else budget - have
 
 
 def _check_left_out(
-    reader: "Reader", units: Sequence[Unit], drawn: Sequence[Passage], *, source: str, folds: int
+    reader: "Reader", units: Sequence[Unit], passages: Sequence[Passage], *, source: str, folds: int
 ) -> None:
     """Say how many conversations of a source are left out; raise `DiptychError` if too few are left."""
     causes = reader.left_out[source]
     if not causes:
         return
-    read = {sequence.unit for sequence in drawn}
+    read = {sequence.unit for sequence in passages}
     tried = sum(not units[unit].length for unit in read) + causes.total()
-    why = ", ".join(f"{number} {LEFT_OUT[cause]}" for cause, number in sorted(causes.items()))
-    said = f"corpus source {source!r}: {causes.total()} of {tried} conversations left out ({why})"
+    reasons = ", ".join(f"{number} {LEFT_OUT[cause]}" for cause, number in sorted(causes.items()))
+    message = f"corpus source {source!r}: {causes.total()} of {tried} conversations left out ({reasons})"
     remedy = f"the first: {reader.first_left_out[source]}; raise `sequence_length`, or choose another `template`"
     if causes.total() > MOST_LEFT_OUT * tried:
-        raise DiptychError(f"{said}; {remedy}")
+        raise DiptychError(f"{message}; {remedy}")
     if len({units[unit].fold for unit in read}) < folds:
-        raise DiptychError(f"{said}, too few are left for {folds} folds; {remedy}")
-    logs.logger.warning("%s; the first: %s", said, reader.first_left_out[source])
+        raise DiptychError(f"{message}, too few are left for {folds} folds; {remedy}")
+    logs.logger.warning("%s; the first: %s", message, reader.first_left_out[source])

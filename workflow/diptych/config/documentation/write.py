@@ -65,24 +65,24 @@ def environment(kind: str) -> str:
 
 def _sections() -> list[tuple[str, type[Strict]]]:
     """Every class of the config with its place, outermost first."""
-    found: list[tuple[str, type[Strict]]] = [("the study", Study)]
-    for place, cls in found:
+    classes: list[tuple[str, type[Strict]]] = [("the study", Study)]
+    for key, cls in classes:
         for name, field in cls.model_fields.items():
-            prefix = name if cls is Study else f"{place}.{name}"
+            prefix = name if cls is Study else f"{key}.{name}"
             for where, inner in _classes(field.annotation, prefix):
-                if inner not in [known for _, known in found]:
-                    found.append((where, inner))
-    return found
+                if inner not in [known for _, known in classes]:
+                    classes.append((where, inner))
+    return classes
 
 
-def _classes(annotation: Any, place: str) -> list[tuple[str, type[Strict]]]:
+def _classes(annotation: Any, key: str) -> list[tuple[str, type[Strict]]]:
     if isinstance(annotation, type) and issubclass(annotation, Strict):
         kind = annotation.model_fields.get("kind")
         suffix = f" (kind: {get_args(kind.annotation)[0]})" if kind else ""
-        return [(place + suffix, annotation)]
+        return [(key + suffix, annotation)]
     if get_origin(annotation) is dict:
-        return _classes(get_args(annotation)[1], f"{place}.*")
-    return [item for part in get_args(annotation) for item in _classes(part, place)]
+        return _classes(get_args(annotation)[1], f"{key}.*")
+    return [item for part in get_args(annotation) for item in _classes(part, key)]
 
 
 def _row(cls: type[Strict], name: str, field: FieldInfo) -> str:

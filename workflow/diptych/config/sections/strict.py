@@ -41,19 +41,21 @@ def first_line(error: ValidationError, root: type[Strict]) -> str:
     """The first error of a validation as `key: what is wrong`."""
     details = error.errors(include_url=False)
     # Of a key that takes a text or a list, a list is judged as a list.
-    fitting = [one for one in details if not (one["type"] == "string_type" and isinstance(one["input"], list))]
-    first = next((one for one in details if one["type"] == "extra_forbidden"), (fitting or details)[0])
+    fitting = [
+        detail for detail in details if not (detail["type"] == "string_type" and isinstance(detail["input"], list))
+    ]
+    first = next((detail for detail in details if detail["type"] == "extra_forbidden"), (fitting or details)[0])
     path, known, expected = _locate(first["loc"], root)
-    where, given = ".".join(path), first["input"]
+    where, value = ".".join(path), first["input"]
     match first["type"]:
         case "extra_forbidden":
             return f"{where}: unknown key{nearest(path[-1], known)}"
         case "union_tag_not_found" | "union_tag_invalid":
-            kind, kinds = given.get("kind"), _tagged(expected)
+            kind, kinds = value.get("kind"), _tagged(expected)
             if kind is None:
                 return f"{where}: `kind` is missing; give one of {', '.join(kinds)}"
             return f"{where}.kind: no kind is called {str(kind)!r}{nearest(str(kind), kinds)}"
-        case "dict_type" | "model_type" | "model_attributes_type" if given is None:
+        case "dict_type" | "model_type" | "model_attributes_type" if value is None:
             return f"{where}: is empty; fill it in, or take it out"
         case "dict_type" | "model_type" | "model_attributes_type":
             wrong = "must hold keys, each as `key: value`"
@@ -62,7 +64,7 @@ def first_line(error: ValidationError, root: type[Strict]) -> str:
         case _:
             message = first["msg"].removeprefix("Value error, ").replace("Tuple", "List")
             wrong = f"{message[0].lower()}{message[1:]}"
-    return f"{where}: {wrong}" if isinstance(given, dict) else f"{where}: {wrong} (got {given!r})"
+    return f"{where}: {wrong}" if isinstance(value, dict) else f"{where}: {wrong} (got {value!r})"
 
 
 def _locate(loc: tuple[int | str, ...], root: type[Strict]) -> tuple[list[str], list[str], Any]:
@@ -71,7 +73,7 @@ def _locate(loc: tuple[int | str, ...], root: type[Strict]) -> tuple[list[str], 
     known: list[str] = []
     here: Any = root
     for part in loc:
-        here = _plain(here)
+        here = _unwrapped(here)
         tagged = _tagged(here)
         if part in tagged:  # names the branch of a union and is no key of the config
             here = tagged[str(part)]
@@ -81,10 +83,10 @@ def _locate(loc: tuple[int | str, ...], root: type[Strict]) -> tuple[list[str], 
             known = list(here.model_fields) if _is_strict(here) else []
             path.append(str(part))
             here = _inside(here, str(part))
-    return path, known, _plain(here)
+    return path, known, _unwrapped(here)
 
 
-def _plain(annotation: Any) -> Any:
+def _unwrapped(annotation: Any) -> Any:
     """An annotation without its metadata, and without None where that is the only other choice."""
     if get_origin(annotation) is Annotated:
         return get_args(annotation)[0]

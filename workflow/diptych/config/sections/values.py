@@ -5,9 +5,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 
-def _depth_as_text(given: Any) -> Any:
+def _depth_as_text(value: Any) -> Any:
     """A relative depth that YAML reads as a number."""
-    return f"{given}" if isinstance(given, int | float) and not isinstance(given, bool) else given
+    return f"{value}" if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 Alias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.]*$")]

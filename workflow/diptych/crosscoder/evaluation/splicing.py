@@ -77,20 +77,20 @@ def measure(
         site: the site that is replaced.
         n_tokens: of whole sequences spread over the documents of fold 0.
     """
-    found, mean_D = [], training_mean(crosscoder, rows)
-    for model, place in enumerate(models):
-        with artifacts.read(place["shard"], "activations") as file:
+    losses, mean_D = [], training_mean(crosscoder, rows)
+    for model, index in enumerate(models):
+        with artifacts.read(index["shard"], "activations") as file:
             hook = artifacts.read_json(file, "hooks")[site]
             dtype = artifacts.read_json(file, "compute_dtype")
-        text = Sequences.held_out(place["tokens"], rows, model, n_tokens)
-        language_model = patching.load(place["directory"], hook, dtype, crosscoder.mean.device)
+        text = Sequences.held_out(index["tokens"], rows, model, n_tokens)
+        language_model = patching.load(index["directory"], hook, dtype, crosscoder.mean.device)
         scores = splice(crosscoder, rows, model, language_model, text, mean_D)
         logs.logger.info(
             "%s: %d predictions, loss %.3f, spliced %.3f, KL %.3f",
-            Path(place["directory"]).name, scores.n, scores.clean, scores.spliced, scores.kl,
+            Path(index["directory"]).name, scores.n, scores.clean, scores.spliced, scores.kl,
         )  # fmt: skip
-        found.append(scores.numbers())
-    return found
+        losses.append(scores.numbers())
+    return losses
 
 
 @dataclass(frozen=True)
@@ -110,16 +110,16 @@ class Sequences:
         """About `n_tokens` tokens of the sequences with rows of fold 0, spread evenly over them."""
         with artifacts.read(token_file, "tokens") as file:
             start, token = file["sequences/start"][:], file["token"][:].astype(np.int64)
-        place = np.full(len(token), -1, dtype=np.int64)
+        row_of_token = np.full(len(token), -1, dtype=np.int64)
         held_out = np.flatnonzero(rows.fold == 0)
-        place[rows.token_row[model, held_out]] = held_out
-        counted = np.add.reduceat(place >= 0, start[:-1]) > 0
+        row_of_token[rows.token_row[model, held_out]] = held_out
+        counted = np.add.reduceat(row_of_token >= 0, start[:-1]) > 0
         every = np.flatnonzero(counted & (np.diff(start) > 1))
         mean_length = float(np.diff(start)[every].mean()) if len(every) else 1.0
-        wanted = min(len(every), max(1, round(n_tokens / mean_length)))
-        chosen = every[np.unique(np.linspace(0, len(every) - 1, wanted).astype(int))] if len(every) else every
-        spans = [slice(start[i], start[i + 1]) for i in chosen]
-        return cls([token[span] for span in spans], [place[span] for span in spans])
+        n_sequences = min(len(every), max(1, round(n_tokens / mean_length)))
+        spread = every[np.unique(np.linspace(0, len(every) - 1, n_sequences).astype(int))] if len(every) else every
+        spans = [slice(start[i], start[i + 1]) for i in spread]
+        return cls([token[span] for span in spans], [row_of_token[span] for span in spans])
 
     def batches(self) -> Iterator[tuple[Tensor, IntArray, Tensor]]:
         """Token ids, rows and next tokens [b, longest], sequences of like length together.
@@ -132,10 +132,10 @@ class Sequences:
             batch, order = order[: max(1, BATCH_TOKENS // longest)], order[max(1, BATCH_TOKENS // longest) :]
             ids = np.zeros((len(batch), longest), dtype=np.int64)
             row, target = np.full_like(ids, -1), np.full_like(ids, -1)
-            for place, i in enumerate(batch):
+            for j, i in enumerate(batch):
                 length = len(self.ids[i])
-                ids[place, :length], row[place, :length] = self.ids[i], self.row[i]
-                target[place, : length - 1] = np.where(self.row[i][:-1] >= 0, self.ids[i][1:], -1)
+                ids[j, :length], row[j, :length] = self.ids[i], self.row[i]
+                target[j, : length - 1] = np.where(self.row[i][:-1] >= 0, self.ids[i][1:], -1)
             yield torch.from_numpy(ids), row, torch.from_numpy(target)
 
 

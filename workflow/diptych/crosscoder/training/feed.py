@@ -29,7 +29,7 @@ class Feed:
 
     def __init__(self, rows: Rows, crosscoder: Crosscoder, settings: Training, group: Group = ALONE) -> None:
         self.rows, self.crosscoder, self.settings, self.group = rows, crosscoder, settings, group
-        aside = kept_aside(rows, settings)
+        aside = calibration_rows(rows, settings)
         self.index = np.flatnonzero((rows.fold != 0) & ~aside)
         self.aside = np.flatnonzero(aside)
         self.seen = np.zeros(len(rows), dtype=np.bool_)
@@ -48,12 +48,12 @@ class Feed:
 
     def calibration(self, *, aside: bool = False) -> IntArray:
         """Rows for means and scales, or (`aside`) for the threshold: all, or blocks spread evenly."""
-        chosen = self.aside if aside and len(self.aside) else self.index
-        if len(chosen) > CALIBRATION_ROWS:
-            blocks = shuffling.blocks(self.rows.position, chosen, READ_ROWS)
-            wanted = min(len(blocks), -(-CALIBRATION_ROWS * len(blocks) // len(chosen)))
-            chosen = np.concatenate([blocks[i] for i in np.linspace(0, len(blocks) - 1, wanted).astype(int)])
-        return chosen[self.rows.counting(chosen)]
+        index = self.aside if aside and len(self.aside) else self.index
+        if len(index) > CALIBRATION_ROWS:
+            blocks = shuffling.blocks(self.rows.position, index, READ_ROWS)
+            n_blocks = min(len(blocks), -(-CALIBRATION_ROWS * len(blocks) // len(index)))
+            index = np.concatenate([blocks[i] for i in np.linspace(0, len(blocks) - 1, n_blocks).astype(int)])
+        return index[self.rows.counting(index)]
 
     def batches(self, first: int) -> Iterator[Tensor]:
         """Batches of steps first, first + 1, ..., without end: of each this process's rows [batch / processes, D]."""
@@ -68,13 +68,13 @@ class Feed:
             order = fill.order[self._counts[fill.rows][fill.order]]
             for start in fill.starts:
                 # Streamed rows that turned out not to count may leave the last batch short: it begins anew.
-                chosen = order.take(np.arange(start, start + self.settings.batch), mode="wrap")
-                self.seen[fill.rows[chosen]] = True
-                yield torch.from_numpy(values[self._own(chosen)])
+                batch = order.take(np.arange(start, start + self.settings.batch), mode="wrap")
+                self.seen[fill.rows[batch]] = True
+                yield torch.from_numpy(values[self._own(batch)])
 
-    def _own(self, chosen: IntArray) -> IntArray:
+    def _own(self, index: IntArray) -> IntArray:
         """Rows of a batch that are this process's: of each part (`accumulate`) as many as any other's."""
-        own: IntArray = chosen.reshape(self.settings.accumulate, self.group.size, -1)[:, self.group.rank].ravel()
+        own: IntArray = index.reshape(self.settings.accumulate, self.group.size, -1)[:, self.group.rank].ravel()
         return own
 
     def _load(self, part: IntArray) -> FloatArray:
@@ -106,7 +106,7 @@ class Feed:
         return normalised
 
 
-def kept_aside(rows: Rows, settings: Training) -> npt.NDArray[np.bool_]:
+def calibration_rows(rows: Rows, settings: Training) -> npt.NDArray[np.bool_]:
     """Rows [n] of the training documents that only set the threshold.
 
     Documents in random order until they hold `calibration_share` of the training rows or `CALIBRATION_ROWS`, but at
@@ -118,8 +118,8 @@ def kept_aside(rows: Rows, settings: Training) -> npt.NDArray[np.bool_]:
     if activation != "threshold" or not settings.calibration_share or len(documents) < 2:
         return np.zeros(len(rows), dtype=np.bool_)
     order = np.random.default_rng([settings.seed, 2]).permutation(len(documents))
-    enough = min(settings.calibration_share * train.sum(), CALIBRATION_ROWS)
-    n = int(np.searchsorted(np.cumsum(count[order]), enough)) + 1
+    n_needed = min(settings.calibration_share * train.sum(), CALIBRATION_ROWS)
+    n = int(np.searchsorted(np.cumsum(count[order]), n_needed)) + 1
     n = max(1, min(max(n, CALIBRATION_DOCUMENTS), len(documents) // 5))
     aside: npt.NDArray[np.bool_] = train & np.isin(rows.document, documents[order[:n]])
     return aside

@@ -149,8 +149,8 @@ def auxiliary_loss(crosscoder: Crosscoder, z_BD: Tensor, x_hat_BD: Tensor, dead:
     if k < len(dead):
         with torch.no_grad():
             score_BF = f_BF * crosscoder.decoder_norms().sum(0)[dead]
-            kept = torch.zeros_like(f_BF).scatter_(1, score_BF.topk(k, dim=1, sorted=False).indices, 1.0)
-        f_BF = f_BF * kept
+            top_mask = torch.zeros_like(f_BF).scatter_(1, score_BF.topk(k, dim=1, sorted=False).indices, 1.0)
+        f_BF = f_BF * top_mask
     return mse_loss(f_BF @ W_dec, z_BD - x_hat_BD.detach(), reduction="sum") / len(z_BD)
 
 
@@ -211,21 +211,21 @@ def _k_sparse_code(crosscoder: Crosscoder, z_BD: Tensor, objective: Objective, s
         norm_F = crosscoder.decoder_norms().sum(0)
         product_BF = _encoder_product(crosscoder, z_BD, objective, step.product)
     if objective.name == "batchtopk":
-        chosen, cut = batch_top_k(product_BF, crosscoder.b_enc, norm_F, step.k * len(z_BD), step.floor, step.cut)
+        selection, cut = batch_top_k(product_BF, crosscoder.b_enc, norm_F, step.k * len(z_BD), step.floor, step.cut)
     else:
-        chosen, cut = row_top_k(product_BF + crosscoder.b_enc, norm_F, step.k), 0.0
-    firings = torch.bincount(chosen.latent, minlength=chosen.shape[1])
+        selection, cut = row_top_k(product_BF + crosscoder.b_enc, norm_F, step.k), 0.0
+    firings = torch.bincount(selection.latent, minlength=selection.shape[1])
     if dense:
-        kept_BF = torch.zeros_like(product_BF)
-        kept_BF[chosen.row, chosen.latent] = 1.0
-        f_BF = crosscoder.pre_activations(z_BD).relu() * kept_BF
+        code_BF = torch.zeros_like(product_BF)
+        code_BF[selection.row, selection.latent] = 1.0
+        f_BF = crosscoder.pre_activations(z_BD).relu() * code_BF
         return _Code(_prefix_decodes(crosscoder, f_BF, objective), z_BD.new_zeros(()), firings, cut)
-    f = sparse.encode(z_BD, crosscoder.W_enc, crosscoder.b_enc, chosen, product_BF)
+    f = sparse.encode(z_BD, crosscoder.W_enc, crosscoder.b_enc, selection, product_BF)
     x_hats: list[Tensor] = []
     total: Tensor = crosscoder.b_dec
     for first, last in _intervals(crosscoder, objective):
-        part, kept = (chosen, None) if last - first == chosen.shape[1] else chosen.within(first, last)
-        total = total + sparse.decode(f if kept is None else f[kept], crosscoder.W_dec, part)
+        part, in_part = (selection, None) if last - first == selection.shape[1] else selection.within(first, last)
+        total = total + sparse.decode(f if in_part is None else f[in_part], crosscoder.W_dec, part)
         x_hats.append(total)
     return _Code(x_hats, z_BD.new_zeros(()), firings, cut)
 

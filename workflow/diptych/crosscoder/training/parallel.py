@@ -68,8 +68,8 @@ class Group:
         padded[: len(own)] = own
         parts = [torch.empty_like(padded) for _ in range(self.size)]
         distributed.all_gather(parts, padded)
-        kept = [part[: int(count)] for part, count in zip(parts, counts, strict=True)]
-        return torch.cat(kept).to(values.device)
+        own_parts = [part[: int(count)] for part, count in zip(parts, counts, strict=True)]
+        return torch.cat(own_parts).to(values.device)
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace each gradient by its mean over the processes, whose parts of a batch are equally large."""
@@ -124,11 +124,11 @@ def launch(module: str, job: dict[str, Any], processes: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
 
-    with tempfile.TemporaryDirectory(prefix="diptych-") as place:
-        error, description = Path(place) / "error.txt", Path(place) / "job.json"
+    with tempfile.TemporaryDirectory(prefix="diptych-") as directory:
+        error, description = Path(directory) / "error.txt", Path(directory) / "job.json"
         description.write_text(artifacts.canonical_json({**job, "error": str(error)}), encoding="utf-8")
         try:
             main(["--standalone", "--nproc-per-node", str(processes), "-m", module, str(description)])
         except ChildFailedError:
-            said = error.read_text(encoding="utf-8") if error.is_file() else ""
-            raise DiptychError(said or "crosscoder: a process of the run died; see the log above") from None
+            message = error.read_text(encoding="utf-8") if error.is_file() else ""
+            raise DiptychError(message or "crosscoder: a process of the run died; see the log above") from None

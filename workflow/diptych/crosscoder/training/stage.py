@@ -63,7 +63,7 @@ class Run:
     seconds: float = 0.0
     first_step: int = 0
 
-    def state(self, seen: np.ndarray[Any, Any]) -> dict[str, Any]:
+    def state(self, rows_seen: np.ndarray[Any, Any]) -> dict[str, Any]:
         """Everything that the next step depends on."""
         return {
             "crosscoder": self.crosscoder.state_dict(),
@@ -73,7 +73,7 @@ class Run:
             "first_loss": self.first_loss,
             "running_cut": self.running_cut,
             "series": self.series,
-            "seen": torch.from_numpy(seen),
+            "seen": torch.from_numpy(rows_seen),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -245,15 +245,15 @@ def calibrate(crosscoder: Crosscoder, feed: Feed) -> None:
         return
     index, k = feed.calibration(aside=True), crosscoder.architecture.k
     norm_F = crosscoder.decoder_norms().sum(0)
-    kept = torch.zeros(0, device=norm_F.device)
+    scores = torch.zeros(0, device=norm_F.device)
     lowest = 0.0
     for start in range(0, len(index), READ_ROWS):
         z_BD = torch.from_numpy(feed.normalised(index[start : start + READ_ROWS])).to(norm_F.device)
         score_BF = crosscoder.pre_activations(z_BD).relu() * norm_F
-        kept = torch.cat([kept, score_BF.view(-1)[sparse.positions(score_BF > lowest)]])
-        if len(kept) > len(index) * k:
-            kept = kept.topk(len(index) * k, sorted=False).values
-            lowest = float(kept.min())
+        scores = torch.cat([scores, score_BF.view(-1)[sparse.positions(score_BF > lowest)]])
+        if len(scores) > len(index) * k:
+            scores = scores.topk(len(index) * k, sorted=False).values
+            lowest = float(scores.min())
     crosscoder.threshold.fill_(lowest)
 
 
@@ -287,10 +287,10 @@ def train(
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = Checkpoint.beside(out, spec)
-    chosen = Training(**settings)
+    training = Training(**settings)
     crosscoder, run, feed = optimise(
         rows,
-        chosen,
+        training,
         device=device,
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
@@ -301,7 +301,7 @@ def train(
         return
     calibrate(crosscoder, feed)
     _write(out, spec, crosscoder, run, feed)
-    _report_throughput(run, chosen, device, throughput)
+    _report_throughput(run, training, device, throughput)
     checkpoint.remove()
 
 
@@ -331,10 +331,10 @@ def _report_throughput(run: Run, settings: Training, device: str, path: str | Pa
     if device.startswith("cuda"):
         megabytes["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
     rate = rows / max(run.seconds, 1e-9)
-    said = ", ".join(
+    text = ", ".join(
         f"{name.removesuffix('_mb').replace('_', ' ')} {value:,.0f} MB" for name, value in megabytes.items()
     )
-    logs.logger.info("%s rows in %.1f s: %s rows/s, %s", f"{rows:,}", run.seconds, f"{rate:,.0f}", said)
+    logs.logger.info("%s rows in %.1f s: %s rows/s, %s", f"{rows:,}", run.seconds, f"{rate:,.0f}", text)
     if path is not None:
         numbers = {"rows": rows, "seconds": run.seconds, "rows_per_second": rate, "processes": run.group.size}
         artifacts.write_text(path, artifacts.canonical_json(numbers | megabytes) + "\n")

@@ -30,9 +30,9 @@ def run(job: Mapping[str, Any], device: str, group: parallel.Group = parallel.AL
     torch.set_num_threads(job["threads"])
     tracker = None
     if job["track"] and group.leads:
-        place = Path(job["out"]).with_name("tracking")
+        directory = Path(job["out"]).with_name("tracking")
         name = " ".join(str(value) for value in spec["job"].values())
-        tracker = tracking.open_tracker(job["track"], place, name=name, settings=spec["settings"])
+        tracker = tracking.open_tracker(job["track"], directory, name=name, settings=spec["settings"])
     stage.train(
         streaming.training_rows(job["rows"], spec["reads"], device),
         job["out"],

@@ -174,14 +174,14 @@ def rsa(ranks_a: SingleArray, ranks_b: SingleArray) -> float:
 def nearest(rows: RealArray, k: int) -> IntArray:
     """The k rows of highest cosine to each row, itself excluded, nearest first: int64 [p, k]. Needs p > k."""
     unit = unit_rows(rows).astype(np.float32)
-    found = np.empty((len(unit), k), dtype=np.int64)
+    neighbours = np.empty((len(unit), k), dtype=np.int64)
     for start, cosine in _cosine_blocks(unit, unit):
         index = np.arange(len(cosine))
         cosine[index, start + index] = -np.inf
         some = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
         order = np.lexsort((some, -np.take_along_axis(cosine, some, axis=1)), axis=1)
-        found[start : start + len(cosine)] = np.take_along_axis(some, order, axis=1)
-    return found
+        neighbours[start : start + len(cosine)] = np.take_along_axis(some, order, axis=1)
+    return neighbours
 
 
 def common_neighbours(near_a: IntArray, near_b: IntArray) -> IntArray:

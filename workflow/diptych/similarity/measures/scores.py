@@ -186,11 +186,11 @@ def names(settings: Settings) -> list[str]:
 def void_reasons(both: Clouds) -> dict[str, str]:
     """Measures that these pairs cannot answer, each with why (METHODS 3.3); those not asked for are among them."""
     p, settings = len(both.pairs), both.settings
-    asked = names(settings)
+    requested = names(settings)
     every = names(settings._replace(measures=FAMILIES))
-    void = {name: "not asked for" for name in every if name not in asked}
+    void = {name: "not asked for" for name in every if name not in requested}
     if p < settings.min_pairs:
-        return void | dict.fromkeys(asked, f"{p} pairs, fewer than min_pairs = {settings.min_pairs}")
+        return void | dict.fromkeys(requested, f"{p} pairs, fewer than min_pairs = {settings.min_pairs}")
     if both.pairs.rho is None:
         void["mean_rho"] = "no correlations given"
     if both.pairs.mapped is None:
@@ -208,42 +208,42 @@ def void_reasons(both: Clouds) -> dict[str, str]:
 
 def values(both: Clouds, void: Mapping[str, str], rsa_rows: int) -> dict[str, float]:
     """Every measure that is not void, except `mean_rho`."""
-    found: dict[str, float] = {}
+    scores_of: dict[str, float] = {}
     if not void.keys() >= set(CANONICAL):
-        found |= measures.canonical_scores(both.a.u.T @ both.b.u, both.a, both.b)._asdict()
+        scores_of |= measures.canonical_scores(both.a.u.T @ both.b.u, both.a, both.b)._asdict()
     if "cka" not in void:
-        found["cka"] = measures.cka(both.a, both.b)
+        scores_of["cka"] = measures.cka(both.a, both.b)
     if "cka_debiased" not in void:
-        found["cka_debiased"] = measures.cka_debiased(both.a, both.b)
+        scores_of["cka_debiased"] = measures.cka_debiased(both.a, both.b)
     if "rsa" not in void:
-        found["rsa"] = measures.rsa(*both.ranks(rsa_rows))
+        scores_of["rsa"] = measures.rsa(*both.ranks(rsa_rows))
     if "lan2024" in both.settings.compat and "svcca_lan2024" not in void:
-        found["svcca_lan2024"] = measures.one_component_score(both.a, both.b)
+        scores_of["svcca_lan2024"] = measures.one_component_score(both.a, both.b)
     for k in both.neighbours:
         if f"knn_jaccard_{k}" not in void:
             common = measures.common_neighbours(both.near[0][:, :k], both.near[1][:, :k])
-            found[f"knn_jaccard_{k}"] = measures.knn_jaccard(common, k)
-            found[f"knn_mutual_{k}"] = measures.knn_mutual(common, k)
+            scores_of[f"knn_jaccard_{k}"] = measures.knn_jaccard(common, k)
+            scores_of[f"knn_mutual_{k}"] = measures.knn_mutual(common, k)
     if "mmcs" not in void:
-        found["mmcs"] = float(both.best_cosines[0].mean())
-    return {name: value for name, value in found.items() if name not in void}
+        scores_of["mmcs"] = float(both.best_cosines[0].mean())
+    return {name: value for name, value in scores_of.items() if name not in void}
 
 
 def exact_nulls(both: Clouds, void: Mapping[str, str]) -> dict[str, Null]:
     """Nulls with closed forms: CKA, mean squared canonical correlation, the levels of MMCS and of mean rho."""
-    found: dict[str, Null] = {}
+    nulls_of: dict[str, Null] = {}
     if "cka" not in void:
-        found["cka"] = nulls.cka_null(both.a, both.b)
+        nulls_of["cka"] = nulls.cka_null(both.a, both.b)
     if "mean_squared_cc" not in void:
-        found["mean_squared_cc"] = nulls.mean_squared_cc_null(both.a, both.b)
+        nulls_of["mean_squared_cc"] = nulls.mean_squared_cc_null(both.a, both.b)
     if "cka_debiased" not in void:
-        found["cka_debiased"] = nulls.cka_debiased_null(both.a, both.b)
+        nulls_of["cka_debiased"] = nulls.cka_debiased_null(both.a, both.b)
     if "mmcs" not in void:
         level = both.best_cosines[1]
-        found["mmcs"] = Null(float(level.mean()), float(level.std(ddof=1) / np.sqrt(len(level))), float("nan"))
+        nulls_of["mmcs"] = Null(float(level.mean()), float(level.std(ddof=1) / np.sqrt(len(level))), float("nan"))
     if both.pairs.codes is not None and "mean_rho" not in void:
-        found["mean_rho"] = nulls.mean_rho_null(*both.pairs.codes)
-    return found
+        nulls_of["mean_rho"] = nulls.mean_rho_null(*both.pairs.codes)
+    return nulls_of
 
 
 def repaired_nulls(
@@ -251,39 +251,39 @@ def repaired_nulls(
 ) -> dict[str, Null]:
     """Nulls by re-pairing: nuclear-norm measures, RSA (on fewer rows, hence a wider null), neighbour lists."""
     settings = both.settings
-    found: dict[str, Null] = {}
+    nulls_of: dict[str, Null] = {}
     if value.keys() & set(CANONICAL):
         draws = nulls.canonical_draws(both.a, both.b, settings.nuclear_repairings, rng)
         for column, name in enumerate(CANONICAL):
             if name in value:
-                found[name] = nulls.from_draws(value[name], draws[:, column])
+                nulls_of[name] = nulls.from_draws(value[name], draws[:, column])
     if "rsa" in value and np.isfinite(value["rsa"]):
         repaired = nulls.rsa_draws(*both.ranks(settings.rsa_null_rows), settings.repairings, rng)
-        found["rsa"] = nulls.from_draws(value["rsa"], repaired)
+        nulls_of["rsa"] = nulls.from_draws(value["rsa"], repaired)
     if "svcca_lan2024" in value:
         repaired = nulls.one_component_draws(both.a, both.b, settings.repairings, rng)
         share = float(np.mean(repaired >= value["svcca_lan2024"]))
-        found["svcca_lan2024"] = nulls.from_draws(value["svcca_lan2024"], repaired)._replace(p=share)
+        nulls_of["svcca_lan2024"] = nulls.from_draws(value["svcca_lan2024"], repaired)._replace(p=share)
     near = tuple(k for k in both.neighbours if f"knn_jaccard_{k}" not in void)
     if near:
         overlap = nulls.knn_draws(*both.near, near, settings.repairings, rng)
         for index, k in enumerate(near):
             for kind, column in (("jaccard", 0), ("mutual", 1)):
                 name = f"knn_{kind}_{k}"
-                found[name] = nulls.from_draws(value[name], overlap[:, index, column])
-    return found
+                nulls_of[name] = nulls.from_draws(value[name], overlap[:, index, column])
+    return nulls_of
 
 
 def subset_values(pairs: Pairs, size: int, settings: Settings, rng: np.random.Generator) -> dict[str, DoubleArray]:
     """Scores of random subsets of `size` rows with new random partners, [subset_draws] a measure; NaN where void."""
-    drawn: dict[str, DoubleArray] = {
+    values_of: dict[str, DoubleArray] = {
         name: np.full(settings.subset_draws, np.nan) for name in names(settings) if name != "mean_rho"
     }
     for draw in range(settings.subset_draws):
         both = clouds(pairs.shuffled_partners(size, rng), settings, rng)
         for name, value in values(both, void_reasons(both), settings.rsa_null_rows).items():
-            drawn[name][draw] = value
-    return drawn
+            values_of[name][draw] = value
+    return values_of
 
 
 def score(pairs: Pairs, settings: Settings, rng: np.random.Generator, pool: Pairs | None = None) -> list[Score]:
@@ -303,11 +303,13 @@ def score(pairs: Pairs, settings: Settings, rng: np.random.Generator, pool: Pair
     if "rsa" in value and np.isnan(value["rsa"]):
         void["rsa"] = "all dissimilarities of one side are equal"
     null = repaired_nulls(both, value, void, rng) | exact_nulls(both, void)
-    drawn = (
+    null_draws = (
         subset_values(pool, len(pairs), settings, rng) if pool is not None and len(pairs) >= settings.min_pairs else {}
     )
     none = np.zeros(0)
     return [
-        Score(name, value.get(name, float("nan")), null.get(name, NO_NULL), drawn.get(name, none), void.get(name, ""))
+        Score(
+            name, value.get(name, float("nan")), null.get(name, NO_NULL), null_draws.get(name, none), void.get(name, "")
+        )
         for name in names(settings)
     ]

@@ -27,11 +27,11 @@ def scatter(view: View, role: str, top: int = 40) -> Plot:
     axes: Plot = {}
     titles = []
     base = layout(view.names[0], view.names[1])
-    for place, panel in enumerate(panels):
-        suffix = "" if place == 0 else str(place + 1)
-        start = place * (width + GAP)
+    for index, panel in enumerate(panels):
+        suffix = "" if index == 0 else str(index + 1)
+        start = index * (width + GAP)
         data += [
-            {**trace, "xaxis": f"x{suffix}", "yaxis": f"y{suffix}", "showlegend": place == 0 and "name" in trace}
+            {**trace, "xaxis": f"x{suffix}", "yaxis": f"y{suffix}", "showlegend": index == 0 and "name" in trace}
             for trace in _traces(view, panel)
         ]
         ticks, labels = panel.axis.ticks()
@@ -42,7 +42,7 @@ def scatter(view: View, role: str, top: int = 40) -> Plot:
         if shared:
             axes[f"xaxis{suffix}"]["matches"] = "x"
             axes[f"yaxis{suffix}"]["matches"] = "y"
-        if place:
+        if index:
             axes[f"yaxis{suffix}"]["title"] = {"text": ""}
         titles.append(_title(METRIC_WORDS[panel.metric], start + width / 2))
     more = {"annotations": titles, "margin": {"t": 50}, "legend": {"y": 1.1}, "showlegend": True}
@@ -51,14 +51,14 @@ def scatter(view: View, role: str, top: int = 40) -> Plot:
 
 def volcano(view: View, top: int = 12) -> Plot:
     """Effect against -log10 p of every latent, role and metric."""
-    found = view.volcano(top)
-    x, y = ((edges[1:] + edges[:-1]) / 2 for edges in (found.x_edges, found.y_edges))
-    data = [_bulk(found.counts, x, y), *_points(view, found.points)]
+    points = view.volcano(top)
+    x, y = ((edges[1:] + edges[:-1]) / 2 for edges in (points.x_edges, points.y_edges))
+    data = [_bulk(points.counts, x, y), *_points(view, points.points)]
     shapes, notes = [], []
-    if np.isfinite(found.line):
-        shapes.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": found.line, "y1": found.line,
+    if np.isfinite(points.line):
+        shapes.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": points.line, "y1": points.line,
                        "line": {"color": "var(--soft)", "width": 1.5, "dash": "dash"}})  # fmt: skip
-        notes.append({"xref": "paper", "x": 1, "xanchor": "right", "y": found.line, "yanchor": "bottom",
+        notes.append({"xref": "paper", "x": 1, "xanchor": "right", "y": points.line, "yanchor": "bottom",
                       "text": "q = .05", "showarrow": False, "font": {"size": 12, "color": "var(--soft)"}})  # fmt: skip
     title = f"effect (mean change / its sd): ← less in {view.names[1]} · more in {view.names[1]} →"
     return {
@@ -118,12 +118,12 @@ def _title(text: str, x: float) -> Plot:
             "showarrow": False, "font": {"size": 13}}  # fmt: skip
 
 
-def figure_blocks(view: View, place: str, top: int) -> list[Block]:
+def figure_blocks(view: View, prefix: str, top: int) -> list[Block]:
     """The panels of each role and the volcano; `top` listed changes each way are points."""
     a, b = view.names
-    drawn: list[Block] = [
+    blocks: list[Block] = [
         Figure(
-            f"{place}-{number_}",
+            f"{prefix}-{number_}",
             f"Features at {shown(role)}",
             f"Each feature by what it does in {a} (across) and in {b} (up), on logarithmic axes with a place for 0. "
             "Grey: all features that fire at this token, darker where there are more. Triangles: listed changes with "
@@ -133,9 +133,9 @@ def figure_blocks(view: View, place: str, top: int) -> list[Block]:
         )
         for number_, role in enumerate(view.roles)
     ]
-    drawn.append(
+    blocks.append(
         Figure(
-            f"{place}-volcano",
+            f"{prefix}-volcano",
             "Size and certainty of every change",
             "Every feature, token and metric: its change in standard deviations over prompts, and how sure it is. "
             f"Right: more in {b}. The dashed line is q = .05 over all of them.",
@@ -143,4 +143,4 @@ def figure_blocks(view: View, place: str, top: int) -> list[Block]:
             height=340,
         )
     )
-    return drawn
+    return blocks

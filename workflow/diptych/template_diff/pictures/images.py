@@ -72,13 +72,13 @@ def _panel(axes: Axes, panel: Panel) -> None:
 
 
 def _volcano(view: View, top: int) -> Figure:
-    found = view.volcano(top)
+    points = view.volcano(top)
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    _bulk(axes, found.x_edges, found.y_edges, found.counts)
-    _points(axes, found.points)
-    if np.isfinite(found.line):
-        axes.axhline(found.line, color=INK, linewidth=0.8, linestyle="--")
+    _bulk(axes, points.x_edges, points.y_edges, points.counts)
+    _points(axes, points.points)
+    if np.isfinite(points.line):
+        axes.axhline(points.line, color=INK, linewidth=0.8, linestyle="--")
     axes.set(xlabel=f"effect (mean change / its sd), {view.names[1]} less {view.names[0]}", ylabel="−log10 p")
     return figure
 

@@ -182,10 +182,10 @@ class View:
     def _rows(self, direction: str, top: int, role: str | None = None, metric: str | None = None) -> IntArray:
         """Rows of the ranked table that are certain enough and rank high enough."""
         table = self.ranked
-        chosen = (table["direction"] == direction) & (table["q"] <= CERTAIN) & (table["rank"] <= top)
+        listed = (table["direction"] == direction) & (table["q"] <= CERTAIN) & (table["rank"] <= top)
         if role is not None:
-            chosen = chosen & (table["role"] == role) & (table["metric"] == metric)
-        return np.flatnonzero(chosen)
+            listed = listed & (table["role"] == role) & (table["metric"] == metric)
+        return np.flatnonzero(listed)
 
     def words(self, row: int) -> list[str]:
         """What is said of a row of the ranked table, a line each; plain text that is not escaped."""
@@ -212,8 +212,8 @@ def read(path: str | Path) -> View:
         roles = [str(role) for role in artifacts.read_json(file, "roles")]
         reads = artifacts.read_json(file, "spec").get("reads", {})
         values, tests = {}, {}
-        for place, role in enumerate(roles):
-            group = file[f"roles/{place}"]
+        for index, role in enumerate(roles):
+            group = file[f"roles/{index}"]
             sides = [
                 {metric: group[f"{side}/{metric}"][:].astype(np.float64) for metric in METRIC_WORDS} for side in "ab"
             ]

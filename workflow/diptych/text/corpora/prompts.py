@@ -24,7 +24,7 @@ from diptych.runtime.errors import DiptychError
 Rule = Literal["first_turn", "document", "sentence"]
 Content = str | Sequence[dict[str, str]]
 
-PLACE = "{sentence}"
+PLACEHOLDER = "{sentence}"
 WORDS = (6, 24)
 """Words of a sentence that is asked about: enough to be about something, few enough for a prompt of 50 tokens."""
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"“(]?[A-Z])")
@@ -45,7 +45,13 @@ class Drawn(NamedTuple):
 
 
 def draw(
-    documents: Iterable[tuple[str, Content]], *, rule: Rule, number: int, seed: int, ask: str = PLACE, what: str = ""
+    documents: Iterable[tuple[str, Content]],
+    *,
+    rule: Rule,
+    number: int,
+    seed: int,
+    ask: str = PLACEHOLDER,
+    what: str = "",
 ) -> Drawn:
     """Prompts of all documents, `number` of them at random.
 
@@ -61,29 +67,33 @@ def draw(
         DiptychError: a document is no conversation (first_turn), or one where text is needed, or `ask` has no place
             for the sentence.
     """
-    if rule == "sentence" and PLACE not in ask:
-        raise DiptychError(f"prompts of source {what!r}: `ask` must hold {PLACE}")
-    kept: list[tuple[int, int, str, str]] = []
-    seen: set[int] = set()
+    if rule == "sentence" and PLACEHOLDER not in ask:
+        raise DiptychError(f"prompts of source {what!r}: `ask` must hold {PLACEHOLDER}")
+    sampled: list[tuple[int, int, str, str]] = []
+    hashes: set[int] = set()
     for name, content in documents:
-        found = {_hash(seed, text): text for text in _texts(name, content, rule, ask)}
-        fresh = sorted(item for item in found.items() if item[0] not in seen)
-        seen.update(order for order, _ in fresh)
+        candidates = {_hash(seed, text): text for text in _texts(name, content, rule, ask)}
+        fresh = sorted(item for item in candidates.items() if item[0] not in hashes)
+        hashes.update(order for order, _ in fresh)
         for turn, (order, text) in enumerate(fresh):
             # The heap's first entry is the one to give up: the latest turn, the largest hash.
             entry = (-turn, -order, f"{name}#{turn}" if rule == "sentence" else name, text)
-            if len(kept) < number:
-                heapq.heappush(kept, entry)
+            if len(sampled) < number:
+                heapq.heappush(sampled, entry)
             else:
-                heapq.heappushpop(kept, entry)
-    chosen = sorted(kept, reverse=True)
-    return Drawn([Prompt(name, text) for _, _, name, text in chosen], len(seen))
+                heapq.heappushpop(sampled, entry)
+    ordered = sorted(sampled, reverse=True)
+    return Drawn([Prompt(name, text) for _, _, name, text in ordered], len(hashes))
 
 
 def sentences(text: str) -> list[str]:
     """Sentences of `WORDS` words, white space single, that begin with a capital and end with a full stop or mark."""
-    found = SENTENCE_END.split(" ".join(text.split()))
-    return [one for one in found if WORDS[0] <= len(one.split()) <= WORDS[1] and one[0].isupper() and one[-1] in ".!?"]
+    sentence_list = SENTENCE_END.split(" ".join(text.split()))
+    return [
+        sentence
+        for sentence in sentence_list
+        if WORDS[0] <= len(sentence.split()) <= WORDS[1] and sentence[0].isupper() and sentence[-1] in ".!?"
+    ]
 
 
 def _texts(name: str, content: Content, rule: Rule, ask: str) -> list[str]:
@@ -96,7 +106,7 @@ def _texts(name: str, content: Content, rule: Rule, ask: str) -> list[str]:
         raise DiptychError(f"{name}: is a conversation; set the prompts' rule to first_turn")
     if rule == "document":
         return [content.strip()] if content.strip() else []
-    return [ask.replace(PLACE, sentence) for sentence in sentences(content)]
+    return [ask.replace(PLACEHOLDER, sentence) for sentence in sentences(content)]
 
 
 def _hash(seed: int, text: str) -> int:

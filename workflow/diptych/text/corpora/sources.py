@@ -60,9 +60,9 @@ def expand(source: str, paths: str | Sequence[str]) -> list[str]:
 
 def _relative(paths: Sequence[str]) -> list[str]:
     """The paths below their deepest common directory: ids must not depend on where a corpus lies on disk."""
-    whole = [os.path.abspath(path) for path in paths]  # noqa: PTH100
-    parent = os.path.commonpath([os.path.dirname(path) for path in whole])  # noqa: PTH120
-    return [SURROGATE.sub(REPLACEMENT, Path(os.path.relpath(path, parent)).as_posix()) for path in whole]
+    absolute = [os.path.abspath(path) for path in paths]  # noqa: PTH100
+    parent = os.path.commonpath([os.path.dirname(path) for path in absolute])  # noqa: PTH120
+    return [SURROGATE.sub(REPLACEMENT, Path(os.path.relpath(path, parent)).as_posix()) for path in absolute]
 
 
 def _read_file(file: IO[bytes], name: str, column: str) -> Iterator[Raw]:
@@ -88,7 +88,7 @@ def _decompress(file: IO[bytes], name: str) -> Iterator[bytes]:
     import zstandard
 
     left = b""
-    for data in _whole(_frames(file, name), (zstandard.ZstdError,), f"{name}: broken zstd", "fetch it again"):
+    for data in _complete(_frames(file, name), (zstandard.ZstdError,), f"{name}: broken zstd", "fetch it again"):
         *lines, left = (left + data).split(b"\n")
         yield from lines
     yield left
@@ -106,8 +106,8 @@ def _frames(file: IO[bytes], name: str) -> Iterator[bytes]:
         raise DiptychError(f"{name}: ends in the middle of its zstd data; fetch it again")
 
 
-def _whole(
-    items: Iterable[Item], errors: tuple[type[Exception], ...], what: str, remedy: str = "fetch it again"
+def _complete(
+    items: Iterable[Item], errors: tuple[type[Exception], ...], name: str, remedy: str = "fetch it again"
 ) -> Iterator[Item]:
     """Pass items through; an error of what reads them becomes one line."""
     reader = iter(items)
@@ -117,7 +117,7 @@ def _whole(
         except StopIteration:
             return
         except errors as error:
-            raise DiptychError(f"{what} ({first_line(error)}); {remedy}") from error
+            raise DiptychError(f"{name} ({first_line(error)}); {remedy}") from error
         yield item
 
 
@@ -137,15 +137,15 @@ def _read_jsonl(file: Iterable[bytes], name: str, column: str) -> Iterator[Raw]:
 def _read_parquet(file: IO[bytes], name: str, column: str) -> Iterator[Raw]:
     import pyarrow.parquet
 
-    errors, what = (pyarrow.ArrowException, OSError), f"{name}: broken Parquet"
+    errors, description = (pyarrow.ArrowException, OSError), f"{name}: broken Parquet"
     try:
         table = pyarrow.parquet.ParquetFile(file)
     except errors as error:
-        raise DiptychError(f"{what} ({first_line(error)}); fetch or write it again") from error
-    wanted = _column(table.schema_arrow.names, column, name)
-    batches = (batch.column(wanted) for batch in table.iter_batches(batch_size=1024, columns=[wanted]))
-    for number, (value, replaced) in enumerate(_values(_whole(batches, errors, what)), 1):
-        yield Raw(f"{name}:{number}", _field({wanted: value}, column, f"{name}: row {number}"), replaced)
+        raise DiptychError(f"{description} ({first_line(error)}); fetch or write it again") from error
+    columns = _column(table.schema_arrow.names, column, name)
+    batches = (batch.column(columns) for batch in table.iter_batches(batch_size=1024, columns=[columns]))
+    for number, (value, replaced) in enumerate(_values(_complete(batches, errors, description)), 1):
+        yield Raw(f"{name}:{number}", _field({columns: value}, column, f"{name}: row {number}"), replaced)
 
 
 def _column(names: Sequence[str], column: str, where: str) -> str:
@@ -201,7 +201,7 @@ def read_hub(source: Mapping[str, Any], column: str) -> Iterator[Raw]:
     """Stream a split of a hub dataset, or of a local directory in the hub's layout."""
     import datasets
 
-    what = f"dataset {source['id']} at revision {source.get('revision') or 'main'}, split {source['split']}"
+    description = f"dataset {source['id']} at revision {source.get('revision') or 'main'}, split {source['split']}"
     try:
         stream = datasets.load_dataset(
             source["id"],
@@ -211,16 +211,18 @@ def read_hub(source: Mapping[str, Any], column: str) -> Iterator[Raw]:
             streaming=True,
         )
     except Exception as error:  # the hub client has some twenty kinds of error for "missing", "gated" and "offline"
-        raise DiptychError(f"{what}: {first_line(error)}; check id, revision, split and your access") from error
+        raise DiptychError(f"{description}: {first_line(error)}; check id, revision, split and your access") from error
     # As Arrow tables: a text that is not UTF-8 could not be taken out of the stream's own records.
     tables = stream.with_format("arrow").iter(batch_size=HUB_ROWS)
     arrays = (
         chunk
-        for table in _whole(tables, (Exception,), f"{what}: cannot be read to its end", "mend or leave out that file")
-        for chunk in table.column(_column(table.column_names, column, what)).chunks
+        for table in _complete(
+            tables, (Exception,), f"{description}: cannot be read to its end", "mend or leave out that file"
+        )
+        for chunk in table.column(_column(table.column_names, column, description)).chunks
     )
     for number, (value, replaced) in enumerate(_values(arrays)):
-        yield Raw(str(number), _field({column: value}, column, f"{what}, row {number}"), replaced)
+        yield Raw(str(number), _field({column: value}, column, f"{description}, row {number}"), replaced)
 
 
 def _field(record: Any, column: str, where: str) -> str | list[dict[str, str]]:

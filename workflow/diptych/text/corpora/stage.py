@@ -74,7 +74,7 @@ def fetch(
     """
     if not sources:
         raise DiptychError("corpus: `sources` is empty; name at least one source")
-    seen: set[bytes] = set()
+    hashes: set[bytes] = set()
     counts: dict[str, dict[str, int]] = {}
     with artifacts.create_directory(out_dir, "corpus", spec) as directory:
         with (directory / "documents.jsonl").open("wb") as file:
@@ -84,7 +84,7 @@ def fetch(
                 if sources[name].get("prompts"):
                     raw = _draw_prompts(raw, name, sources[name])
                 shown = logs.progress(raw, f"read {name}", unit=" documents")
-                for record in _records(shown, name, sources[name], counts[name], seen):
+                for record in _records(shown, name, sources[name], counts[name], hashes):
                     file.write((artifacts.canonical_json(record) + "\n").encode())
                 _report(name, counts[name])
         summary = {"sources": counts, "sha256": artifacts.sha256(directory / "documents.jsonl")}
@@ -148,7 +148,7 @@ class Corpus:
 
 
 def _records(
-    raw: Iterable[Raw], name: str, source: Mapping[str, Any], count: dict[str, int], seen: set[bytes]
+    raw: Iterable[Raw], name: str, source: Mapping[str, Any], count: dict[str, int], hashes: set[bytes]
 ) -> Iterator[dict[str, Any]]:
     """The documents to keep, as JSON-able records; what is left out is counted in `count`."""
     ids: set[str] = set()
@@ -158,20 +158,20 @@ def _records(
             count["empty"] += 1
             continue
         key = hashlib.blake2b(artifacts.canonical_json(content).encode(), digest_size=16).digest()
-        if key in seen:
+        if key in hashes:
             count["duplicates"] += 1
             continue
         if document.id in ids:
             raise DiptychError(f"corpus source {name!r}: two documents are called {document.id!r}; rename a file")
-        seen.add(key)
+        hashes.add(key)
         ids.add(document.id)
         count["documents"] += 1
         count["characters"] += len(content) if isinstance(content, str) else sum(len(m["content"]) for m in content)
         count["broken_documents"] += document.replaced > 0
         count["broken_characters"] += document.replaced
         field = "text" if isinstance(content, str) else "messages"
-        drawn = {"drawn": True} if document.drawn else {}
-        yield {"id": f"{name}/{document.id}", "source": name, field: content, **drawn}
+        flags = {"drawn": True} if document.drawn else {}
+        yield {"id": f"{name}/{document.id}", "source": name, field: content, **flags}
         if source.get("documents") and count["documents"] >= source["documents"]:
             return
 
@@ -186,9 +186,9 @@ def _clean(content: str | list[dict[str, str]]) -> str | list[dict[str, str]]:
 def _draw_prompts(raw: Iterable[Raw], name: str, source: Mapping[str, Any]) -> Iterator[Raw]:
     """User messages drawn from a source's documents, each a conversation of one turn."""
     read = itertools.islice(raw, source.get("documents"))
-    drawn = prompts.draw(((one.id, one.content) for one in read), what=name, **source["prompts"])
-    logs.logger.info("source %s: %d of %d different prompts drawn", name, len(drawn.prompts), drawn.offered)
-    for prompt in drawn.prompts:
+    sampled = prompts.draw(((document.id, document.content) for document in read), what=name, **source["prompts"])
+    logs.logger.info("source %s: %d of %d different prompts drawn", name, len(sampled.prompts), sampled.offered)
+    for prompt in sampled.prompts:
         yield Raw(prompt.id, [{"role": "user", "content": prompt.text}], prompt.text.count(REPLACEMENT), drawn=True)
 
 
