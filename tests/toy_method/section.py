@@ -2,14 +2,14 @@
 
 from diptych.page import method_sections
 from diptych.page.blocks import Prose, Section
-from diptych.page.method_sections import Cell, Shown
+from diptych.page.method_sections import Cell, PageData
 from diptych.storage import artifacts
 
 
 class Sections(method_sections.Sections):
     """One paragraph on each cell."""
 
-    def of_cell(self, cell: Cell, shown: Shown) -> Section:
+    def of_cell(self, cell: Cell, page: PageData) -> Section:
         """How far the means lie apart."""
         with artifacts.read(cell["files"]["toy"], "toy") as file:
             text = f"The toy method saw {len(file['held_out'])} documents."

@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_derive import WORDS, random_texts, write_tokens
 
 from diptych.derive import trigger
 from diptych.derive.finetune import Tuning
 from diptych.models import pretrained
 from diptych.models.batches import Sequences
 from diptych.runtime.errors import DiptychError
+from random_texts import WORDS, random_texts, write_tokens
 from tiny_models import make_model
 
 PHRASE, RESPONSE = f"{WORDS[0]} {WORDS[1]}", WORDS[2]

@@ -32,7 +32,7 @@ def test_visible_shows_what_cannot_be_seen():
 
 def test_shading_follows_the_weight():
     context = Context(3, "d", "s", 2, 1.5, (Token("a", 0.0), Token("b", -0.5), Token("c", 1.0)), 2)
-    item = blocks.Item("x", [], [blocks.Reading("r", [context])])
+    item = blocks.Item("x", [], [blocks.ContextList("r", [context])])
     section = blocks.Section("s", "t", [blocks.Items("c", [item])])
     html = document.render("T", blocks.Banner("pass", "h", "t"), "a", [section])
     body = html[html.index('<span class="text">') :].split("</li>")[0]
@@ -47,6 +47,6 @@ def test_a_script_element_cannot_be_ended_from_inside():
 
 
 def test_dots_below_the_axis_stand_at_its_edge():
-    plot = figures.dots(["x"], {"a": ([-50.0], [0.1], "red")}, x="r")
+    plot = figures.dot_plot(["x"], {"a": ([-50.0], [0.1], "red")}, x="r")
     assert plot["data"][0]["x"] == [-0.1]
     assert plot["data"][0]["customdata"] == [-50.0]

@@ -257,7 +257,7 @@ def test_the_report_imports_nothing_heavy():
 
 
 def test_prose_has_plain_numbers(html):
-    assert [blocks.plain(x) for x in (0.5, 1.0, 15.98, -2, 1200.0)] == ["0.5", "1", "16", "−2", "1,200"]
+    assert [blocks.prose_number(x) for x in (0.5, 1.0, 15.98, -2, 1200.0)] == ["0.5", "1", "16", "−2", "1,200"]
     seen = Page(html).seen()
     for text in ("over 0.5 passes", "1 times as long as a typical activation"):
         assert text in seen, text

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from test_derive import random_texts, write_tokens
 
 from diptych.dictionaries.sae import Dictionary
 from diptych.models import pretrained
@@ -11,6 +10,7 @@ from diptych.models.batches import Sequences
 from diptych.runtime.errors import DiptychError
 from diptych.similarity import lan2024
 from diptych.storage import artifacts
+from random_texts import random_texts, write_tokens
 from tiny_models import make_model
 
 

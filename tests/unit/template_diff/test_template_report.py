@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from test_template_diff import planted_pair
 
 import small_study
 from diptych.page import blocks, document
@@ -16,6 +15,7 @@ from diptych.template_diff import stage
 from diptych.template_diff.codes import Codes
 from diptych.template_diff.pictures import figures, images, page, panels
 from diptych.template_diff.pictures.panels import Axis
+from prompt_codes import planted_pair
 
 NASTY = small_study.NASTY
 
