@@ -1,4 +1,4 @@
-# make study, make test, make check, make docs, make lock, make releases, make clean, make help
+# make study, make test, make check, make docs, make picture, make lock, make releases, make clean, make help
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -49,7 +49,7 @@ unit: install-dev  ## Run the unit tests only
 	pytest -q tests/unit
 
 .PHONY: check
-check: install-dev  ## Run ruff, mypy, import-linter, snakefmt and snakemake --lint
+check: install-dev  ## Run ruff, mypy, import-linter, snakefmt, snakemake --lint; are generated docs in sync
 	ruff check .
 	ruff format --check .
 	mypy
@@ -57,10 +57,17 @@ check: install-dev  ## Run ruff, mypy, import-linter, snakefmt and snakemake --l
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
 	python -m diptych.config.documentation.write --check
+	$(RULES) --check
 
 .PHONY: docs
 docs: install-dev  ## Write config/README.md, workflow/schemas/study.schema.json and envs/*.yaml anew from config and lock
 	python -m diptych.config.documentation.write
+
+RULES := snakemake --quiet all --rulegraph mermaid-js | python docs/picture.py ARCHITECTURE.md
+
+.PHONY: picture
+picture: install-dev  ## Draw the rules of the default study into ARCHITECTURE.md
+	$(RULES)
 
 .PHONY: lock
 lock: install-dev  ## Compile both locks from pyproject.toml, then the docs; versions stay, unless UPGRADE=--upgrade

@@ -16,6 +16,7 @@ from diptych.models import hooks
 from diptych.storage import artifacts
 from diptych.text import alignment, tokens
 from diptych.text.corpora import stage
+from diptych.text.corpora.corpus import Corpus, Document
 from tiny_models import make_texts
 
 PLACES = {"a": os.environ.get("DIPTYCH_SMOLLM2"), "b": os.environ.get("DIPTYCH_GEMMA")}
@@ -44,8 +45,8 @@ def test_rows_are_paired_where_both_have_read_the_same(tmp_path: Path) -> None:
     assert read[0] == read[1]
 
 
-def _documents(directory: Path) -> list[stage.Document]:
-    corpus = stage.Corpus(directory)
+def _documents(directory: Path) -> list[Document]:
+    corpus = Corpus(directory)
     return list(corpus.documents(range(len(corpus))))
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from diptych.runtime.errors import DiptychError
 from diptych.text.corpora import stage
+from diptych.text.corpora.corpus import Corpus
 
 
 def local(*paths: Path, **more: Any) -> dict[str, Any]:
@@ -131,11 +132,11 @@ def test_a_corpus_is_read_by_number(tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / f"{name}.txt").write_text(name * 3)
     fetch(tmp_path, x=local(tmp_path / "[ab].txt"), y=local(tmp_path / "c.txt"))
-    corpus = stage.Corpus(tmp_path / "corpus")
+    corpus = Corpus(tmp_path / "corpus")
     assert (corpus.sources, corpus.source, corpus.lengths) == (["x", "y"], [0, 0, 1], [3, 3, 3])
     assert [document.text for document in corpus.documents([2, 0])] == ["ccc", "aaa"]
     with pytest.raises(DiptychError, match=r"documents\.jsonl"):
-        stage.Corpus(tmp_path)
+        Corpus(tmp_path)
 
 
 def test_a_corpus_of_corpora(tmp_path: Path) -> None:
@@ -152,7 +153,7 @@ def test_a_corpus_of_corpora(tmp_path: Path) -> None:
         stage.fetch(tmp_path / "corpora" / name, spec={}, sources=sources)
     mixture = {name: {"kind": "corpus", "corpus": name} for name in "xy"}
     stage.fetch(tmp_path / "corpora" / "mixed", spec={}, sources=mixture, corpora_dir=tmp_path / "corpora")
-    mixed = stage.Corpus(tmp_path / "corpora" / "mixed")
+    mixed = Corpus(tmp_path / "corpora" / "mixed")
     found = [(document.id, document.text or document.messages) for document in mixed.documents(range(len(mixed)))]
     assert found == [
         ("x/old/a.txt", "one"),

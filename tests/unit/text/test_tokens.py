@@ -16,6 +16,7 @@ from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 from diptych.text import passages, templates, tokens
 from diptych.text.corpora import stage
+from diptych.text.corpora.corpus import Corpus, Document
 from diptych.text.tokenizer import Tokenizer, tokenizer_hash
 from tiny_models import make_texts, make_tokenizer
 
@@ -466,6 +467,6 @@ def test_vocabulary_text_keeps_leading_spaces(place: Path) -> None:
     assert "".join(tokenizer.texts(tokenizer.encode([text])[0].token)) == text
 
 
-def _documents(place: Path) -> list[stage.Document]:
-    corpus = stage.Corpus(place / "corpus")
+def _documents(place: Path) -> list[Document]:
+    corpus = Corpus(place / "corpus")
     return list(corpus.documents(range(len(corpus))))

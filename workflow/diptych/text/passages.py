@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.runtime.errors import DiptychError
-from diptych.text.corpora import stage
+from diptych.text.corpora.corpus import Corpus
 
 Int32Array = npt.NDArray[np.int32]
 
@@ -41,7 +41,7 @@ class Unit:
     """Characters; 0 for a conversation, which is not cut into windows."""
 
 
-def draw_units(corpus: stage.Corpus, *, folds: int, seed: int, pack_to: int = 0) -> list[list[Unit]]:
+def draw_units(corpus: Corpus, *, folds: int, seed: int, pack_to: int = 0) -> list[list[Unit]]:
     """The units of each source in random order, their folds balanced within the source.
 
     The fold is the place in that order modulo `folds`: any budget that reaches part of the documents still has

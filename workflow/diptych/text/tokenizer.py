@@ -21,7 +21,7 @@ from diptych.models import pretrained
 from diptych.runtime.errors import DiptychError, first_line
 from diptych.storage import artifacts
 from diptych.text import templates
-from diptych.text.corpora import stage
+from diptych.text.corpora.corpus import Document
 
 Int32Array = npt.NDArray[np.int32]
 IntArray = npt.NDArray[np.int64]
@@ -199,7 +199,7 @@ class Chat:
         """Named tokens of the last assistant header."""
         self._expected: dict[str, int] = {}
 
-    def encode(self, document: stage.Document, limit: int) -> tuple[str, Encoded, npt.NDArray[np.int8]]:
+    def encode(self, document: Document, limit: int) -> tuple[str, Encoded, npt.NDArray[np.int8]]:
         """Rendered text, tokens and roles of a conversation, its last user turn shortened to fit `limit` tokens.
 
         Raises:

@@ -29,7 +29,7 @@ from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 from diptych.text import templates
-from diptych.text.corpora import stage
+from diptych.text.corpora.corpus import Corpus
 from diptych.text.passages import Passage, Unit, cut, deals_of, draw_units, snap, split_budget
 from diptych.text.tokenizer import Chat, Encoded, Tokenizer, UnreadableError, concatenate, inserted
 
@@ -84,7 +84,7 @@ def prepare(
         DiptychError: too little text for the budget, fewer documents than folds, an unreadable prompt, more than
             `MOST_LEFT_OUT` unreadable conversations, or an absent named position.
     """
-    corpus = stage.Corpus(corpus_dir)
+    corpus = Corpus(corpus_dir)
     tokenizer = Tokenizer(tokenizer_dir)
     chat = Chat(tokenizer, template, positions, generation_prompt) if 0 in corpus.lengths else None
     window = max(1, int(sequence_length * characters_per_token))
@@ -118,7 +118,7 @@ def prepare(
 class Reader:
     """Reads windows of units and conversations as sequences."""
 
-    def __init__(self, corpus: stage.Corpus, tokenizer: Tokenizer, chat: Chat | None, sequence_length: int) -> None:
+    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, chat: Chat | None, sequence_length: int) -> None:
         self.corpus = corpus
         self.tokenizer = tokenizer
         self.chat = chat
