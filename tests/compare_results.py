@@ -4,8 +4,8 @@
 
 Every file of either directory must be in both, and hold the same: all datasets and attributes of HDF5 files, tensors of
 safetensors, cells of tables, values of JSON, figures of HTML pages, bytes of anything else. What may differ between two
-versions of the code is left out: the hash of the code and the versions of packages in a spec, the wording of pages,
-logs and benchmarks. It prints one line for every difference and exits with 1 if there is any.
+versions of the code is left out: the hash of the code and the versions of packages in a spec, checksums, the wording of
+pages, logs and benchmarks. It prints one line for every difference and exits with 1 if there is any.
 """
 
 import argparse
@@ -22,6 +22,8 @@ import numpy as np
 from safetensors import safe_open
 
 LEFT_OUT = ("logs/*", "benchmarks/*", "README.md")
+OF_THE_FILE = {"checksums", "digest", "format_version"}
+"""What an HDF5 file says of itself."""
 OF_THE_CODE = {"code", "packages"}
 """Keys of a spec that are not settings."""
 FIGURES = re.compile(r'<script type="application/json" id="figures">(.*?)</script>', re.DOTALL)
@@ -68,9 +70,9 @@ def _compare(old: Path, new: Path) -> Iterator[str]:
 
 def _compare_hdf5(old: h5py.File, new: h5py.File) -> Iterator[str]:
     a, b = (_objects(file) for file in (old, new))
-    for name in sorted(a.keys() ^ b.keys()):
+    for name in sorted((a.keys() ^ b.keys()) - OF_THE_FILE):
         yield f"{name} is only in the {'old' if name in a else 'new'} file"
-    for name in sorted(a.keys() & b.keys()):
+    for name in sorted((a.keys() & b.keys()) - OF_THE_FILE):
         yield from _compare_attributes(name, dict(a[name].attrs), dict(b[name].attrs))
         if isinstance(a[name], h5py.Dataset) and isinstance(b[name], h5py.Dataset):
             yield from _compare_arrays(name, a[name][()], b[name][()])
@@ -83,9 +85,9 @@ def _objects(file: h5py.File) -> dict[str, Any]:
 
 
 def _compare_attributes(name: str, old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
-    for key in sorted(old.keys() ^ new.keys()):
+    for key in sorted((old.keys() ^ new.keys()) - OF_THE_FILE):
         yield f"attribute {name}@{key} is only in the {'old' if key in old else 'new'} file"
-    for key in sorted(old.keys() & new.keys()):
+    for key in sorted((old.keys() & new.keys()) - OF_THE_FILE):
         if isinstance(old[key], str) and old[key][:1] in ("{", "["):
             yield from _compare_json(json.loads(old[key]), json.loads(new[key]), f"{name}@{key}")
         else:

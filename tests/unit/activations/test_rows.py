@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from diptych.activations import rows
+from diptych.runtime.errors import ArtifactError
 from diptych.storage import artifacts
-from diptych.storage.artifacts import ArtifactError
 
 N, SHARD = 40, 25
 

@@ -3,7 +3,6 @@ import dataclasses
 import shutil
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
@@ -20,6 +19,7 @@ from diptych.linear_map import stage as linear_map
 from diptych.oracle import planted
 from diptych.storage import artifacts
 from diptych.template_diff import candidates as template_candidates
+from edited import edited
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_a_change_that_no_feature_describes_leaves_nothing_to_say(study, tmp_pat
     changed = tmp_path / "d.h5"
     for unexplained, status in ((0.9, ("found", "none")), (1.1, ("untested",))):
         shutil.copy(run["diff"], changed)
-        with h5py.File(changed, "r+") as file:
+        with edited(changed) as file:
             summary = artifacts.read_json(file, "summary")
             for numbers in summary["roles"].values():
                 numbers["change_unexplained"] = unexplained
@@ -149,7 +149,7 @@ def test_a_plant_with_other_settings_does_not_speak(study, tmp_path):
     pairs = copy.deepcopy(study["pairs"][:2])
     changed = tmp_path / "linear_map.h5"
     shutil.copy(pairs[1]["files"]["linear_map"], changed)
-    with h5py.File(changed, "r+") as file:
+    with edited(changed) as file:
         file.attrs["spec"] = artifacts.canonical_json(
             {"settings": {"shrink_to": "zero"}, "reads": {"corpus": "addresses"}}
         )
@@ -238,7 +238,7 @@ def test_latent_scaling_bars_what_the_other_model_has(study, tmp_path):
     assert latent.barred == ""
     assert latent.seeds == "1/1"
     assert latent.effect > 0.5
-    with h5py.File(changed, "r+") as file:
+    with edited(changed) as file:
         file["nu/err"][int(latent.id), 1, 0] = 0.4
     barred = next(offer for offer in crosscoder_candidates.candidates(files) if offer.id == latent.id)
     assert barred.barred == "latent scaling: nu_err 0.40, the other model has it too"

@@ -4,12 +4,12 @@ import signal
 import subprocess
 import sys
 
-import h5py
 import numpy as np
 import pytest
 
+from diptych.runtime.errors import ArtifactError
 from diptych.storage import artifacts, fingerprint, unfinished
-from diptych.storage.artifacts import ArtifactError
+from edited import edited
 
 SPEC = {"settings": {"b": 1, "a": [1.5, None]}, "code": "x"}
 
@@ -77,11 +77,11 @@ def test_missing_foreign_and_unfinished_files_are_named(tmp_path):
     write(tmp_path / "a.h5")
     with pytest.raises(ArtifactError, match="holds 'thing' where 'other' is expected"):
         artifacts.read(tmp_path / "a.h5", "other")
-    with h5py.File(tmp_path / "a.h5", "r+") as file:
+    with edited(tmp_path / "a.h5") as file:
         file.attrs["complete"] = False
     with pytest.raises(ArtifactError, match="did not finish"):
         artifacts.read(tmp_path / "a.h5", "thing")
-    with h5py.File(tmp_path / "a.h5", "r+") as file:
+    with edited(tmp_path / "a.h5") as file:
         file.attrs["format_version"] = 99
     with pytest.raises(ArtifactError, match="version 99"):
         artifacts.read(tmp_path / "a.h5", "thing")

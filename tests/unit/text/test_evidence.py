@@ -4,7 +4,7 @@ from scipy import sparse
 
 import small_study
 from diptych.dictionaries import codes, encoding
-from diptych.storage import artifacts
+from diptych.runtime.errors import ArtifactError
 from diptych.text import contexts
 
 
@@ -91,5 +91,5 @@ def test_latent_shade_is_relative_to_the_maximum(shards):
 
 
 def test_a_file_of_another_kind_is_refused(shards):
-    with pytest.raises(artifacts.ArtifactError, match="expected"):
+    with pytest.raises(ArtifactError, match="expected"):
         contexts.Text(shards[0][0])

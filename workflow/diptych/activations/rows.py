@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from diptych.runtime.errors import ArtifactError
 from diptych.storage import artifacts
 from diptych.text import selection
 
@@ -316,7 +317,7 @@ def places(
     """
     token_row = _aligned(usable, alignment)
     if token_row.shape[1] == 0:
-        raise artifacts.ArtifactError(f"{tokens}: no row counts in all models; see `cause` in their gates")
+        raise ArtifactError(f"{tokens}: no row counts in all models; see `cause` in their gates")
     selected = selection.read(tokens, wanted)
     if selected is not None:
         token_row = token_row[:, selected(token_row[0])]

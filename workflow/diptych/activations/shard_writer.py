@@ -236,8 +236,7 @@ class Store:
         raw = self._raw[name]
         stored: h5py.Dataset = writer.rows(dataset, (raw.rows, raw.width), raw.dtype)
         stored.attrs["dtype"] = dtype
-        chunk = stored.chunks[0] if stored.chunks else 1
-        step = chunk * max(1, COPY_BYTES // (chunk * raw.width * raw.dtype.itemsize))
+        step = max(1, COPY_BYTES // (raw.width * raw.dtype.itemsize))
         for start in range(0, raw.rows, step):
             end = min(raw.rows, start + step)
             stored[start:end] = raw.read(start, end)

@@ -11,7 +11,6 @@ never meets half of one. Every HDF5 artifact says at its root what it is and wha
 This is the only module that opens an HDF5 file for writing.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -24,16 +23,14 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from diptych.runtime.errors import DiptychError
-from diptych.storage import unfinished
+from diptych.runtime.errors import ArtifactError
+from diptych.storage import checksums, manifest, unfinished
+from diptych.storage.canonical import canonical_json
+from diptych.storage.checksums import Sealed
 
-FORMAT_VERSION = 1
-CHUNK_BYTES = 2**21
-"""Size of a chunk of whole rows in a preallocated dataset (within the 1-4 MiB that read fastest)."""
-
-
-class ArtifactError(DiptychError):
-    """A file is missing, cut short, of another kind, or holds values that it must not."""
+FORMAT_VERSION = 2
+LIBVER = ("v110", "v110")
+"""Of HDF5's file format: the first that checksums all of its metadata."""
 
 
 class Writer:
@@ -64,10 +61,8 @@ class Writer:
             dataset.attrs[key] = attributes[key]
 
     def rows(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike, **attributes: Any) -> h5py.Dataset:
-        """Preallocate a dataset of `shape`, chunked by whole rows, to be filled by slices of its first axis."""
-        row_bytes = max(1, int(np.prod(shape[1:])) * np.dtype(dtype).itemsize)
-        chunk = (min(max(1, CHUNK_BYTES // row_bytes), max(1, shape[0])), *shape[1:])
-        dataset = self._file.create_dataset(name, shape=shape, dtype=dtype, chunks=chunk if shape[0] else None)
+        """Preallocate a dataset of `shape`, to be filled by slices of its first axis."""
+        dataset = self._file.create_dataset(name, shape=shape, dtype=dtype)
         for key in sorted(attributes):
             dataset.attrs[key] = attributes[key]
         return dataset
@@ -105,6 +100,7 @@ def create(path: str | Path, kind: str, spec: Mapping[str, Any]) -> Iterator[Wri
             file.attrs["spec"] = canonical_json(spec)
             yield Writer(file)
             file.attrs["complete"] = True
+            checksums.seal(file)
         read(temporary, kind).close()
         _sync(temporary)
         temporary.replace(path)
@@ -119,7 +115,7 @@ def _open(path: Path) -> Iterator[h5py.File]:
 
     HDF5 crashes the process when it cannot write the rest of a file while closing it, as on a full disk.
     """
-    file = h5py.File(path, "w")
+    file = h5py.File(path, "w", libver=LIBVER)
     try:
         yield file
         file.flush()
@@ -133,18 +129,17 @@ def _open(path: Path) -> Iterator[h5py.File]:
         file.close()
 
 
-def read(path: str | Path, kind: str | None) -> h5py.File:
+def read(path: str | Path, kind: str | None) -> Sealed:
     """Open a whole artifact of format `kind`, or of any for None, for reading, without a lock.
 
+    Its data are checked as they are read (`checksums`).
+
     Raises:
-        ArtifactError: it is missing, cut short, incomplete or of another kind or version.
+        ArtifactError: it is missing, cut short, damaged, incomplete or of another kind or version.
     """
     if not Path(path).is_file():
         raise ArtifactError(f"{path}: no such file; run the rule that makes it")
-    try:
-        file = h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise ArtifactError(f"{path}: cut short or not HDF5 ({error}); delete it and run again") from error
+    file = Sealed(path)
     format_found = file.attrs.get("format")
     if kind is not None and format_found != kind:
         file.close()
@@ -155,7 +150,7 @@ def read(path: str | Path, kind: str | None) -> h5py.File:
         raise ArtifactError(
             f"{path}: format version {version}, this code reads {FORMAT_VERSION}; delete it and run again"
         )
-    if not file.attrs.get("complete", False) or "spec" not in file.attrs:
+    if not file.attrs.get("complete", False) or not {"spec", checksums.DIGEST} <= set(file.attrs):
         file.close()
         raise ArtifactError(f"{path}: its writer did not finish; delete it and run again")
     return file
@@ -164,7 +159,7 @@ def read(path: str | Path, kind: str | None) -> h5py.File:
 def spec_of(path: str | Path) -> dict[str, Any]:
     """The spec of an artifact, or of a directory by its manifest."""
     if str(path).endswith(".json"):
-        spec: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))["spec"]
+        spec: dict[str, Any] = manifest.read(Path(path).parent)["spec"]
     else:
         with read(path, None) as file:
             spec = read_json(file, "spec")
@@ -205,7 +200,7 @@ def create_directory(path: str | Path, kind: str, spec: Mapping[str, Any]) -> It
     temporary.chmod(0o755)
     try:
         yield temporary
-        _write_manifest(temporary, kind, spec)
+        manifest.write(temporary, kind, spec, FORMAT_VERSION)
         for member in sorted(temporary.rglob("*")):
             _sync(member)
         if path.exists():
@@ -214,22 +209,6 @@ def create_directory(path: str | Path, kind: str, spec: Mapping[str, Any]) -> It
         _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_manifest(directory: Path, kind: str, spec: Mapping[str, Any]) -> None:
-    files = {
-        str(member.relative_to(directory)): {"bytes": member.stat().st_size, "sha256": sha256(member)}
-        for member in sorted(directory.rglob("*"))
-        if member.is_file()
-    }
-    manifest = {"format": kind, "format_version": FORMAT_VERSION, "spec": _as_json(spec), "files": files}
-    (directory / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def sha256(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 DIRECTORY_KEYS = ("directory", "truth")
@@ -257,25 +236,6 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def canonical_json(value: Any) -> str:
-    """Key-sorted JSON without white space; NaN and infinities become null, numpy scalars become numbers."""
-    return json.dumps(_as_json(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _as_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_as_json(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return _as_json(value.tolist())
-    if isinstance(value, np.generic):
-        return _as_json(value.item())
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
 
 
 def check_finite(values: npt.NDArray[Any], what: str, *, nan_allowed: bool = False) -> None:

@@ -1,0 +1,251 @@
+"""Checksums of HDF5 artifacts: a flipped bit or a lost page is an error that names file and dataset, never a number.
+
+    seal(file)                      # at the end of writing, on a flushed file
+    file = Sealed("map.h5")         # reading: an h5py.File whose datasets are checked as they are read
+
+Numeric datasets lie contiguously in the file; each block of `BLOCK` bytes has a 64-bit xxh3 in the dataset `checksums`,
+checked when a row in it is read for the first time. A dataset of strings is one block. Names, shapes, dtypes,
+attributes and `checksums` itself are under one digest, the root attribute `digest`, checked when the file is opened.
+HDF5's own metadata is checksummed by the library (file format of HDF5 1.10).
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from diptych.runtime.errors import ArtifactError
+
+BLOCK = 2**21
+"""Bytes under one checksum."""
+CHECKSUMS, DIGEST = "checksums", "digest"
+READ_ERRORS = (OSError, RuntimeError)
+"""What h5py raises where data cannot be read."""
+STRUCTURE_ERRORS = (*READ_ERRORS, KeyError, ValueError, TypeError, MemoryError)
+"""What it raises on damaged names, types and attributes."""
+
+
+def seal(file: h5py.File) -> None:
+    """Store the checksums of an artifact open for writing, after everything else."""
+    if CHECKSUMS in file:
+        del file[CHECKSUMS]
+    file.flush()
+    datasets = [item for _, item in _objects(file) if isinstance(item, h5py.Dataset)]
+    parts = [np.array(list(_checksums(dataset)), dtype=np.uint64) for dataset in datasets]
+    file.create_dataset(CHECKSUMS, data=np.concatenate([np.zeros(0, dtype=np.uint64), *parts]))
+    file.attrs[DIGEST] = _digest(file, _objects(file), file[CHECKSUMS][:])
+    file.flush()
+
+
+class Sealed(h5py.File):  # type: ignore[misc]
+    """An artifact open for reading; what is read from its datasets is checked."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Open without a lock, and check all but the data.
+
+        Raises:
+            ArtifactError: the file is not HDF5, or what `digest` covers has changed.
+        """
+        self._blocks: dict[str, _Blocks] = {}
+        try:
+            super().__init__(path, "r", locking=False)
+        except OSError as error:
+            raise ArtifactError(f"{path}: cut short or not HDF5 ({error}); delete it and run again") from error
+        try:
+            with _damage(str(path), STRUCTURE_ERRORS):
+                self._check()
+        except ArtifactError:
+            self.close()
+            raise
+
+    def _check(self) -> None:
+        if DIGEST not in self.attrs or CHECKSUMS not in self:
+            return  # an unfinished file, or one of another format: `artifacts.read` says which
+        objects, checksums = _objects(self), super().__getitem__(CHECKSUMS)[:]
+        if _digest(self, objects, checksums) != self.attrs[DIGEST]:
+            raise ArtifactError(
+                f"{self.filename}: damaged (its names or attributes have changed); delete it and run again"
+            )
+        start = 0
+        for name, item in objects:
+            if isinstance(item, h5py.Dataset):
+                n = _n_blocks(item)
+                self._blocks[name] = _Blocks(item, checksums[start : start + n])
+                start += n
+
+    def __getitem__(self, name: Any) -> Any:
+        """A dataset or group of the file, checked as it is read."""
+        if not self._blocks or isinstance(name, bytes | h5py.h5r.Reference):
+            return super().__getitem__(name)
+        return _checked(super().__getitem__(name), self._blocks)
+
+
+class _Group(h5py.Group):  # type: ignore[misc]
+    """A group of a sealed file."""
+
+    def __init__(self, group: h5py.Group, blocks: "dict[str, _Blocks]") -> None:
+        super().__init__(group.id)
+        self._blocks = blocks
+
+    def __getitem__(self, name: Any) -> Any:
+        return _checked(super().__getitem__(name), self._blocks)
+
+
+class _Dataset(h5py.Dataset):  # type: ignore[misc]
+    """A dataset of a sealed file: rows are checked before they are returned."""
+
+    def __init__(self, dataset: h5py.Dataset, blocks: "_Blocks") -> None:
+        super().__init__(dataset.id)
+        self._blocks = blocks
+
+    def __getitem__(self, args: Any, new_dtype: Any = None) -> Any:
+        self._blocks.check(_touched(args, self.shape))
+        with _damage(self._blocks.name):
+            return super().__getitem__(args, new_dtype)
+
+    def read_direct(self, dest: Any, source_sel: Any = None, dest_sel: Any = None) -> None:
+        """Read into an array, as `h5py.Dataset.read_direct` does."""
+        self._blocks.check(_touched(() if source_sel is None else source_sel, self.shape))
+        with _damage(self._blocks.name):
+            super().read_direct(dest, source_sel, dest_sel)
+
+
+class _Blocks:
+    """The blocks of one dataset, and which of them have been checked."""
+
+    def __init__(self, dataset: h5py.Dataset, checksums: npt.NDArray[np.uint64]) -> None:
+        self._dataset, self._checksums = dataset, checksums
+        self._is_checked = np.zeros(len(checksums), dtype=np.bool_)
+        self.name = f"{dataset.file.filename}: {dataset.name[1:]}"
+
+    def check(self, rows: slice | npt.NDArray[np.int64]) -> None:
+        """Check the blocks that hold these rows.
+
+        Raises:
+            ArtifactError: a block is not what was written.
+        """
+        if self._is_checked.all():
+            return
+        blocks = self._of_rows(rows)
+        for block in blocks[~self._is_checked[blocks]].tolist():
+            with _damage(self.name):
+                checksum = _block_checksum(self._dataset, block)
+            if checksum != int(self._checksums[block]):
+                raise ArtifactError(f"{self.name} is damaged (its checksum differs); delete the file and run again")
+            self._is_checked[block] = True
+
+    def _of_rows(self, rows: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        if len(self._checksums) == 1 or not self._dataset.shape:
+            return np.arange(len(self._checksums))
+        row_bytes = _bytes(self._dataset) // self._dataset.shape[0]
+        if isinstance(rows, slice):
+            return np.arange(rows.start * row_bytes // BLOCK, -(-rows.stop * row_bytes // BLOCK))
+        first, last = rows * row_bytes // BLOCK, ((rows + 1) * row_bytes - 1) // BLOCK
+        span = int((last - first).max(initial=0))
+        return np.unique(np.minimum(first[:, None] + np.arange(span + 1), last[:, None]))
+
+
+def _checked(item: Any, blocks: dict[str, _Blocks]) -> Any:
+    if isinstance(item, h5py.Dataset):
+        name = item.name[1:]
+        return _Dataset(item, blocks[name]) if name in blocks else item
+    return _Group(item, blocks) if isinstance(item, h5py.Group) else item
+
+
+def _touched(args: Any, shape: tuple[int, ...]) -> slice | npt.NDArray[np.int64]:
+    """Rows of the first axis that an index reads: a slice with start <= stop, or their numbers."""
+    n = shape[0] if shape else 1
+    first = args[0] if isinstance(args, tuple) and args else args
+    if isinstance(first, int | np.integer):
+        row = int(first) % max(n, 1)
+        return slice(row, row + 1)
+    if isinstance(first, slice):
+        start, stop, _ = first.indices(n)
+        return slice(start, max(start, stop))
+    if isinstance(first, np.ndarray | list) and len(first):
+        rows = np.asarray(first)
+        return np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.astype(np.int64) % max(n, 1)
+    return slice(0, n)
+
+
+def _objects(file: h5py.File) -> list[tuple[str, Any]]:
+    """All groups and datasets of a file but its checksums, by name."""
+    found: list[tuple[str, Any]] = []
+    file.visititems(lambda name, item: found.append((name, item)))
+    return sorted(((name, item) for name, item in found if name != CHECKSUMS), key=lambda entry: entry[0])
+
+
+def _digest(file: h5py.File, objects: list[tuple[str, Any]], checksums: npt.NDArray[np.uint64]) -> str:
+    """Digest of names, shapes, dtypes, attributes and checksums, 32 hexadecimal digits."""
+    digest = xxhash.xxh3_128(checksums.tobytes())
+    for name, item in [("", file), *objects]:
+        if isinstance(item, h5py.Dataset):
+            offset = "" if _is_text(item) else item.id.get_offset()
+            digest.update(f"{name}\0{item.dtype.str}{item.shape}\0{offset}\0".encode())
+        else:
+            digest.update(f"{name}\0group\0".encode())
+        for key in sorted(item.attrs):
+            if (name, key) != ("", DIGEST):
+                value = np.asarray(item.attrs[key])
+                content = str(value).encode() if value.dtype.kind in "OSU" else value.tobytes()
+                digest.update(f"{key}\0{value.dtype.str}{value.shape}\0".encode())
+                digest.update(content)
+    return digest.hexdigest()
+
+
+def _checksums(dataset: h5py.Dataset) -> Iterator[int]:
+    for block in range(_n_blocks(dataset)):
+        yield _block_checksum(dataset, block)
+
+
+def _n_blocks(dataset: h5py.Dataset) -> int:
+    return int(dataset.size > 0) if _is_text(dataset) else -(-_bytes(dataset) // BLOCK)
+
+
+def _bytes(dataset: h5py.Dataset) -> int:
+    return int(dataset.size) * int(dataset.dtype.itemsize)
+
+
+def _is_text(dataset: h5py.Dataset) -> bool:
+    return h5py.check_string_dtype(dataset.dtype) is not None
+
+
+def _block_checksum(dataset: h5py.Dataset, block: int) -> int:
+    """xxh3 of one block: of its bytes in the file, or of all strings, each after its length."""
+    if _is_text(dataset):
+        digest = xxhash.xxh3_64()
+        for value in np.asarray(dataset[()], dtype=object).ravel():
+            digest.update(f"{len(value)}\0".encode())
+            digest.update(value)
+        return digest.intdigest()
+    offset = dataset.id.get_offset()
+    if offset is None:
+        raise ArtifactError(f"{dataset.file.filename}: {dataset.name[1:]} was never written")
+    size = min(BLOCK, _bytes(dataset) - block * BLOCK)
+    return xxhash.xxh3_64_intdigest(_pread(dataset.file.id.get_vfd_handle(), size, offset + block * BLOCK))
+
+
+def _pread(descriptor: int, size: int, offset: int) -> bytes:
+    """`size` bytes of a file, which one call need not return."""
+    data = os.pread(descriptor, size, offset)
+    while len(data) < size:
+        more = os.pread(descriptor, size - len(data), offset + len(data))
+        if not more:
+            raise OSError("the file ends before the dataset does")
+        data += more
+    return data
+
+
+@contextmanager
+def _damage(name: str, errors: tuple[type[Exception], ...] = READ_ERRORS) -> Iterator[None]:
+    """Turn what h5py raises on a damaged file into one line."""
+    try:
+        yield
+    except errors as error:
+        raise ArtifactError(f"{name} is damaged ({error}); delete the file and run again") from error
