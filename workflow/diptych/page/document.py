@@ -1,4 +1,4 @@
-"""Sections as one self-contained HTML page, with its style, script and plotly.js inside.
+"""Rendering of sections as one self-contained HTML page, with its style, script and plotly.js inside.
 
 document.render("Base and chat", Banner("pass", "The control holds.", ""), "What changed: ...", sections)
 """
@@ -15,11 +15,11 @@ from diptych.page.blocks import Banner, Figure, Section
 from diptych.storage import artifacts
 
 TEMPLATES = Path(__file__).parents[2] / "report"
-"""Where the page's template, style and script are."""
+"""Directory of the page's template, style and script."""
 
 
 def render(title: str, banner: Banner, answer: str, sections: Sequence[Section]) -> str:
-    """The page's HTML."""
+    """HTML of the page: title, banner, the answer in words, then the sections."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -42,7 +42,7 @@ def render(title: str, banner: Banner, answer: str, sections: Sequence[Section])
 
 
 def script_json(value: Any) -> str:
-    """JSON that may stand inside a script element: no `<` that could end it."""
+    """JSON that is safe inside a script element: no `<` that could end the element."""
     return (
         artifacts.canonical_json(value)
         .replace("<", "\\u003c")
@@ -52,8 +52,8 @@ def script_json(value: Any) -> str:
 
 
 def _figures(sections: Sequence[Section]) -> list[Figure]:
-    figures_of_page: list[Figure] = []
+    figures: list[Figure] = []
     for section in sections:
-        figures_of_page += [block for block in section.blocks if isinstance(block, Figure)]
-        figures_of_page += _figures(section.sections)
-    return figures_of_page
+        figures += [block for block in section.blocks if isinstance(block, Figure)]
+        figures += _figures(section.sections)
+    return figures
