@@ -1,6 +1,6 @@
 """Speed of exact feature correlation against the dense blocked computation, at equal threads, in one run.
 
-    python benchmarks/correlation.py                                  # a minute; the dense side is one block, scaled up
+    python benchmarks/correlation.py                                  # a minute; one dense block is timed and scaled up
     python benchmarks/correlation.py --latents 16384 --tokens 20000   # the published size
     python benchmarks/correlation.py --latents 16384 --tokens 1000000 --no-peer
 
@@ -43,17 +43,17 @@ def synthetic(tokens: int, latents: int, l0: int, seed: int) -> Features:
 
 def seconds(work: Callable[[], object]) -> float:
     """Wall time of one call."""
-    begun = time.perf_counter()
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def sparse_product(z_A: sparse.csr_array, z_B: sparse.csr_array) -> None:
-    """The product of one half alone, nothing done with it."""
+    """The product of one half alone, without the statistics on it."""
     z_A.T.tocsr() @ z_B
 
 
-class Peer:
+class DensePeer:
     """The dense blocked computation on both halves."""
 
     def __init__(self, a: Features, b: Features, k: int, block: int) -> None:
@@ -73,7 +73,7 @@ class Peer:
             z_A[:, : self.size].T @ z_B
 
     def block(self) -> None:
-        """One block with everything that is wanted of it."""
+        """One block's products, top k in both directions, held-out values and histogram."""
         rho = [z_A[:, : self.size].T @ z_B for z_A, z_B in self.z]
         for h, block in enumerate(rho):
             for dim in (0, 1):
@@ -96,28 +96,28 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     a, b = (synthetic(options.tokens, options.latents, options.l0, seed) for seed in (1, 2))
     settings = {"min_active": 1, "min_documents": 1, "threads": options.threads, "memory": options.memory}
-    peer = None if options.no_peer else Peer(a, b, 10, options.block)
+    peer = None if options.no_peer else DensePeer(a, b, 10, options.block)
     half = stage.document_halves(a.document, a.fold, 0).of(a.document)
-    everything = np.arange(options.latents)
-    rows = {"stage": [], "product": [], "peer stage": [], "peer product": []}
+    all_latents = np.arange(options.latents)
+    times: dict[str, list[float]] = {"stage": [], "product": [], "peer stage": [], "peer product": []}
     with threadpool_limits(options.threads):
         for _ in range(options.repeat):
-            rows["stage"].append(seconds(lambda: stage.correlate_features(a, b, **settings)))
+            times["stage"].append(seconds(lambda: stage.correlate_features(a, b, **settings)))
             if peer is None:
                 continue
-            z = [[products.standardised_half(s.codes, half, h, everything).z for s in (a, b)] for h in (0, 1)]
-            rows["product"].append(sum(seconds(partial(sparse_product, z[h][0], z[h][1])) for h in (0, 1)))
-            rows["peer stage"].append(seconds(peer.block) * peer.blocks)
-            rows["peer product"].append(seconds(peer.product) * peer.blocks)
+            z = [[products.standardised_half(s.codes, half, h, all_latents).z for s in (a, b)] for h in (0, 1)]
+            times["product"].append(sum(seconds(partial(sparse_product, z[h][0], z[h][1])) for h in (0, 1)))
+            times["peer stage"].append(seconds(peer.block) * peer.blocks)
+            times["peer product"].append(seconds(peer.product) * peer.blocks)
     size = f"{options.latents:,} x {options.latents:,} latents, {options.tokens:,} tokens, L0 {options.l0}"
     print(f"{size}, {options.threads} threads; medians of {options.repeat}")
-    for name, values in rows.items():
+    for name, values in times.items():
         if values:
             print(f"  {name:13s} {statistics.median(values):9.2f} s")
     if peer is not None:
-        for ours, theirs, note in (("stage", "peer stage", ""), ("product", "peer product", " (ours on one thread)")):
-            ratios = [t / o for t, o in zip(rows[theirs], rows[ours], strict=True)]
-            print(f"  {theirs} / {ours}: {statistics.median(ratios):.0f}x{note}")
+        for ours, peers, note in (("stage", "peer stage", ""), ("product", "peer product", " (ours on one thread)")):
+            ratios = [t / o for t, o in zip(times[peers], times[ours], strict=True)]
+            print(f"  {peers} / {ours}: {statistics.median(ratios):.0f}x{note}")
 
 
 if __name__ == "__main__":

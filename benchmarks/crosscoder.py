@@ -1,10 +1,10 @@
-"""A BatchTopK crosscoder step on selected entries against plain dense autograd of the same objective.
+"""Time of a BatchTopK crosscoder step on selected entries against dense autograd of the same objective.
 
     python benchmarks/crosscoder.py [--threads 2] [--steps 8] [--device cuda:0] [--compute bfloat16]
 
-Both train from the same weights on the same batches, turn by turn in one process, so that a busy machine slows both;
-printed are the median seconds of a step (optimiser included), in units of one encoder product too, and how far the
-two loss curves are apart. "Dense" is what one writes first: flat top-k, masks, autograd, and torch's default Adam.
+Both train from the same weights on the same batches, in alternation in one process, so that a busy machine slows both;
+printed are the median seconds of a step (optimiser included), also in units of one encoder product, and the largest
+relative difference of the two losses. "Dense" is the direct implementation: flat top-k, masks, autograd, default Adam.
 """
 
 import argparse
@@ -28,11 +28,11 @@ SIZES = [(1024, 576, 1024, 16), (2048, 576, 8192, 32)]
 
 
 def dense_step(crosscoder: Crosscoder, optimizer: torch.optim.Optimizer, z_BD: Tensor, k: int) -> float:
-    """Flat top-k of dense scores, dense decode, dense autograd."""
+    """Loss of one training step with flat top-k of dense scores, dense decode and dense autograd."""
     pre_BF = torch.relu(z_BD @ crosscoder.W_enc.T + crosscoder.b_enc)
     score_BF = pre_BF * crosscoder.decoder_norms().sum(0)
-    cut = score_BF.detach().flatten().topk(k * len(z_BD), sorted=False).values.min()
-    f_BF = pre_BF * (score_BF >= cut)
+    threshold = score_BF.detach().flatten().topk(k * len(z_BD), sorted=False).values.min()
+    f_BF = pre_BF * (score_BF >= threshold)
     loss = (z_BD - (f_BF @ crosscoder.W_dec + crosscoder.b_dec)).square().sum() / len(z_BD)
     optimizer.zero_grad()
     loss.backward()
@@ -42,7 +42,7 @@ def dense_step(crosscoder: Crosscoder, optimizer: torch.optim.Optimizer, z_BD: T
 
 
 def timed(action: Callable[[], float]) -> tuple[float, float]:
-    """Seconds of an action and its number; a float is there only when the GPU has finished."""
+    """Seconds and value of an action; converting the value to float waits for the GPU."""
     start = time.perf_counter()
     value = action()
     return time.perf_counter() - start, value
@@ -51,33 +51,35 @@ def timed(action: Callable[[], float]) -> tuple[float, float]:
 def compare(batch: int, width: int, n_latents: int, k: int, steps: int, device: str, compute: Any) -> None:
     settings = Training(n_latents=n_latents, k=k, batch=batch, steps=10_000, learning_rate=1e-4, warmup_share=0.0,
                         compute=compute)  # fmt: skip
-    ours, theirs = (Crosscoder(Architecture((width, width), n_latents, k=k)).to(device) for _ in range(2))
-    run = Run(ours, torch.optim.Adam(ours.parameters(), lr=1e-4, fused=True))
+    crosscoder, dense_crosscoder = (
+        Crosscoder(Architecture((width, width), n_latents, k=k)).to(device) for _ in range(2)
+    )
+    run = Run(crosscoder, torch.optim.Adam(crosscoder.parameters(), lr=1e-4, fused=True))
     run.silent_rows = torch.zeros(n_latents, device=device)
-    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-4)
+    optimizer = torch.optim.Adam(dense_crosscoder.parameters(), lr=1e-4)
     dtype = torch.bfloat16 if compute == "bfloat16" else torch.float32
     product = torch.empty(batch, n_latents, device=device, dtype=dtype)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(256, 2 * width, generator=generator)
     times: dict[str, list[float]] = {"encoder product": [], "sparse": [], "dense": []}
-    apart = 0.0
+    loss_difference = 0.0
     for step in range(steps + 2):
         code = torch.rand(batch, 256, generator=generator) < 0.05
         z_BD = (code.float() @ hidden / 4 + 0.1 * torch.randn(batch, 2 * width, generator=generator)).to(device)
         run.step = step
-        found = {
+        timings = {
             "encoder product": timed(
-                lambda z=z_BD: float(torch.mm(z.to(dtype), ours.W_enc.detach().T.to(dtype), out=product)[0, 0])
+                lambda z=z_BD: float(torch.mm(z.to(dtype), crosscoder.W_enc.detach().T.to(dtype), out=product)[0, 0])
             ),
             "sparse": timed(lambda z=z_BD: stage.take_step(run, z, settings.losses(), settings, product)),
-            "dense": timed(lambda z=z_BD: dense_step(theirs, optimizer, z, k)),
+            "dense": timed(lambda z=z_BD: dense_step(dense_crosscoder, optimizer, z, k)),
         }
         if step >= 2:
-            for name, (seconds, _) in found.items():
+            for name, (seconds, _) in timings.items():
                 times[name].append(seconds)
-        apart = max(apart, abs(found["sparse"][1] / found["dense"][1] - 1))
+        loss_difference = max(loss_difference, abs(timings["sparse"][1] / timings["dense"][1] - 1))
     median = {name: statistics.median(values) for name, values in times.items()}
-    print(f"\nbatch {batch}, widths 2 x {width}, {n_latents} latents, k {k}; loss curves {apart:.1e} apart")
+    print(f"\nbatch {batch}, widths 2 x {width}, {n_latents} latents, k {k}; losses differ by {loss_difference:.1e}")
     for name, seconds in median.items():
         print(f"  {name:16s} {1e3 * seconds:8.1f} ms  {seconds / median['encoder product']:6.2f} encoder products")
     # A dense step multiplies the encoder's matrix, and the decoder's, three times: forward, and for either gradient.
@@ -93,7 +95,9 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compute", default="float32", choices=["float32", "bfloat16"], help="of our products")
+    parser.add_argument(
+        "--compute", default="float32", choices=["float32", "bfloat16"], help="dtype of the sparse step's products"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for size in SIZES:

@@ -4,9 +4,9 @@
 
 Peers: the bare transformers forward pass truncated at the same block (target: dump / bare >= 0.95), TransformerLens'
 own run stopped there, and its `run_with_cache` of every hook of the whole model (target: dump / everything >= 4).
-Reading: `StoredSide` in blocks of the rows that count (all but the first of a sequence) against the raw file read in
-order (target >= 0.8), and shuffled blocks against single rows in random order. Rounds are interleaved, so that a busy
-machine slows all alike; a figure is the median over the rounds of the ratio to the reference in the same round.
+Reading: `StoredSide` in blocks of the valid rows (all but the first of a sequence) against the raw file read in order
+(target >= 0.8), and shuffled blocks against single rows in random order. Rounds are interleaved, so that a busy machine
+slows all alike; each ratio is the median over the rounds of the ratio to the reference in the same round.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from diptych.storage import artifacts
 
 
 def measure(rounds: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each in every one of the interleaved rounds after a warm-up."""
+    """Seconds of each function in each of the interleaved rounds after a warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in rounds}
     for repeat in range(repeats + 1):
         for name, run in rounds.items():
@@ -42,7 +42,7 @@ def measure(rounds: dict[str, Callable[[], object]], repeats: int) -> dict[str, 
 
 
 def truncated(directory: Path, dtype: str, device: torch.device) -> torch.nn.Module:
-    """The bare transformers model without the blocks behind the middle one."""
+    """The bare transformers model without the blocks after the middle one."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=hooks.TORCH[dtype]).to(device).eval().base_model
@@ -51,36 +51,38 @@ def truncated(directory: Path, dtype: str, device: torch.device) -> torch.nn.Mod
     return model
 
 
-def forward_rounds(options: argparse.Namespace, place: Path, device: torch.device) -> dict[str, Callable[[], object]]:
-    whole = activations.Work.of_shard(options.tokens_path, 0, 1)
-    count = max(1, int(np.searchsorted(whole.start, options.tokens, side="right")) - 1)
-    start = whole.start[: count + 1]
+def forward_rounds(
+    options: argparse.Namespace, directory: Path, device: torch.device
+) -> dict[str, Callable[[], object]]:
+    shard = activations.Work.of_shard(options.tokens_path, 0, 1)
+    count = max(1, int(np.searchsorted(shard.start, options.tokens, side="right")) - 1)
+    start = shard.start[: count + 1]
     sample = activations.spread_sequences(start, int(start[-1]) // 10)  # the share of a run of 40,960 tokens
     order = np.concatenate([sample, np.setdiff1d(np.arange(count), sample)])
-    work = activations.Work(whole.token[: start[-1]], start, 0, order, len(sample))
+    work = activations.Work(shard.token[: start[-1]], start, 0, order, len(sample))
     batches = []
-    done = 0
-    while done < count:
-        batch = work.batch(done, options.batch_tokens)
+    n_done = 0
+    while n_done < count:
+        batch = work.batch(n_done, options.batch_tokens)
         batches.append(torch.from_numpy(work.padded(batch)).to(device))
-        done += len(batch)
+        n_done += len(batch)
     options.n_tokens = work.n_rows
     loader = hooks.Loader(options.model, ["middle"], device)
-    ours = loader.load(options.dtype)
+    model = loader.load(options.dtype)
     bare = truncated(options.model, options.dtype, device)
 
     def dump() -> None:
-        store = activations._store(place / "rows.h5", {}, loader, hooks.widths(ours, device), work, "bfloat16")
+        store = activations._store(directory / "rows.h5", {}, loader, hooks.widths(model, device), work, "bfloat16")
         store.open(options.batch_tokens)
-        activations._run(ours, loader, work, store, device)
+        activations._run(model, loader, work, store, device)
         store.finish({"hooks": loader.hooks, "first_row": 0}, work.sample_rows())
 
     @torch.inference_mode()
-    def plain() -> None:
+    def bare_forward() -> None:
         for ids in batches:
             bare(input_ids=ids, use_cache=False)
 
-    rounds: dict[str, Callable[[], object]] = {"dump": dump, "bare forward, truncated": plain}
+    rounds: dict[str, Callable[[], object]] = {"dump": dump, "bare forward, truncated": bare_forward}
     if not options.skip_bridge:
         rounds.update(bridge_rounds(options, batches, device, loader.hooks["middle"]))
     return rounds
@@ -110,8 +112,8 @@ def bridge_rounds(
 
 
 def read_rounds(path: Path, n: int) -> dict[str, Callable[[], object]]:
-    counted = np.flatnonzero(np.arange(n) % 128)
-    shuffled = np.random.default_rng(0).permutation(len(counted) // 4096 + 1)
+    valid = np.flatnonzero(np.arange(n) % 128)
+    shuffled = np.random.default_rng(0).permutation(len(valid) // 4096 + 1)
 
     def side() -> rows.StoredSide:
         return rows.StoredSide([path], "middle")
@@ -124,7 +126,7 @@ def read_rounds(path: Path, n: int) -> dict[str, Callable[[], object]]:
     def blocks(order: np.ndarray) -> None:
         reader = side()
         for block in order:
-            reader.take(counted[block * 4096 : (block + 1) * 4096])
+            reader.take(valid[block * 4096 : (block + 1) * 4096])
 
     def random_rows() -> None:
         reader = side()
@@ -140,7 +142,7 @@ def read_rounds(path: Path, n: int) -> dict[str, Callable[[], object]]:
     }
 
 
-def show(seconds: dict[str, list[float]], n: int, unit: str, reference: str) -> None:
+def print_rates(seconds: dict[str, list[float]], n: int, unit: str, reference: str) -> None:
     for name, values in seconds.items():
         ratio = np.median(np.array(values) / np.array(seconds[reference]))
         print(f"{name:36s} {n / np.median(values):14,.0f} {unit}/s   {reference} is {ratio:.2f} x")
@@ -155,13 +157,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtype", choices=sorted(hooks.TORCH), default="bfloat16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--skip-bridge", action="store_true", help="leave the two slow peers out")
+    parser.add_argument("--skip-bridge", action="store_true", help="skip the two slow peers")
     parser.add_argument("--read-rows", type=int, default=100_000)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        rounds = forward_rounds(options, Path(place), torch.device(options.device))
-        show(measure(rounds, options.repeats), options.n_tokens, "tokens", "dump")
-        path = Path(place) / "read.h5"
+    with tempfile.TemporaryDirectory() as directory:
+        rounds = forward_rounds(options, Path(directory), torch.device(options.device))
+        print_rates(measure(rounds, options.repeats), options.n_tokens, "tokens", "dump")
+        path = Path(directory) / "read.h5"
         with artifacts.create(path, "activations", {}) as writer:
             values = writer.rows("sites/middle/values", (options.read_rows, 576), np.uint16)
             values.attrs["dtype"] = "bfloat16"
@@ -170,7 +172,7 @@ def main() -> None:
         read = measure(read_rounds(path, options.read_rows), options.repeats)
         read["reader, random rows (1/16 of them)"] = [16 * t for t in read["reader, random rows (1/16 of them)"]]
         for reference in ("raw, in order", "reader, shuffled blocks"):
-            show(read, options.read_rows, "rows", reference)
+            print_rates(read, options.read_rows, "rows", reference)
 
 
 if __name__ == "__main__":

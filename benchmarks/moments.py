@@ -1,4 +1,4 @@
-"""Streaming second moments against one matrix product of the same size, in the same run.
+"""Speed of streaming second moments against matrix products of the same size, in the same run.
 
     OMP_NUM_THREADS=1 python benchmarks/moments.py --rows 32768 --width 576
 
@@ -26,7 +26,7 @@ from diptych.linear_map import ladder
 
 
 def best_of(repeats, *functions):
-    """Least processor seconds of each function; they take turns. Other work on the machine does not count."""
+    """Least processor seconds of each function over interleaved repeats, unaffected by other work on the machine."""
     seconds = np.full(len(functions), np.inf)
     for _ in range(repeats):
         for i, function in enumerate(functions):
@@ -46,43 +46,43 @@ def synthetic(n, d_A, d_B, document_rows, rng):
 
 def measure_moments(pair, repeats):
     z = np.hstack([side.values for side in pair.sides])
-    again = z.copy()  # a product with its own copy: numpy would notice z.T @ z and halve the work
+    z_copy = z.copy()  # numpy would notice z.T @ z and compute only half of the symmetric product
     d_A = pair.widths[0]
-    other_B = z[::-1, d_A:].copy()
+    z_shuffled_B = z[::-1, d_A:].copy()
 
     def two_gemms():
-        return z.T @ again, z[:, :d_A].T @ other_B
+        return z.T @ z_copy, z[:, :d_A].T @ z_shuffled_B
 
-    plain, gemm, shuffled, gemms = best_of(
+    unshuffled, one_gemm, shuffled, both_gemms = best_of(
         repeats,
         lambda: moments.accumulate(pair, shuffled=False),
-        lambda: z.T @ again,
+        lambda: z.T @ z_copy,
         lambda: moments.accumulate(pair),
         two_gemms,
     )
     return {
-        name: {"gemm_gb_per_s": z.nbytes / peer / 1e9, "moments_gb_per_s": z.nbytes / own / 1e9, "ratio": peer / own}
-        for name, own, peer in (("plain", plain, gemm), ("shuffled", shuffled, gemms))
+        name: {"gemm_gb_per_s": z.nbytes / peer / 1e9, "moments_gb_per_s": z.nbytes / ours / 1e9, "ratio": peer / ours}
+        for name, ours, peer in (("plain", unshuffled, one_gemm), ("shuffled", shuffled, both_gemms))
     }
 
 
 def measure_path(pair, repeats):
     folds = moments.accumulate(pair, shuffled=False)
-    m, held = folds.training(0), folds.fold(0).about(folds.training(0))
+    m, held_out = folds.training(0), folds.fold(0).about(folds.training(0))
     zero = np.zeros((m.C_AA.shape[0], m.C_BB.shape[0]))
 
     def path():
         eigen = np.linalg.eigh(m.C_AA)
-        return affine.RidgePath(m, eigen, zero).errors(ladder.ALPHAS, held)
+        return affine.RidgePath(m, eigen, zero).errors(ladder.ALPHAS, held_out)
 
     def refit():
         unit = np.trace(m.C_AA) / len(m.C_AA)
         slopes = (np.linalg.solve(m.C_AA + a * unit * np.eye(len(m.C_AA)), m.C_AB) for a in ladder.ALPHAS)
-        return [affine.squared_error(slope, held).sum() for slope in slopes]
+        return [affine.squared_error(slope, held_out).sum() for slope in slopes]
 
     np.testing.assert_allclose(path(), refit(), rtol=1e-6)
-    one, many = best_of(repeats, path, refit)
-    return {"path_s": one, "refit_s": many, "speedup": many / one}
+    path_seconds, refit_seconds = best_of(repeats, path, refit)
+    return {"path_s": path_seconds, "refit_s": refit_seconds, "speedup": refit_seconds / path_seconds}
 
 
 def main():

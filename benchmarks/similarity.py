@@ -1,10 +1,10 @@
-"""The whole similarity table with its nulls, and each null against doing it the direct way in the same run.
+"""Time of a full similarity table with its nulls, and of each null against its direct computation in the same run.
 
     OMP_NUM_THREADS=2 python benchmarks/similarity.py            # p = 10,000, widths 512, 768: under 5 minutes
     python benchmarks/similarity.py --pairs 1500 --widths 64 96  # a quick look
 
-The direct way is what a reader would write with scipy and scikit-learn: compute the measure again for every
-re-pairing. It is timed on few re-pairings and scaled up to as many as the table uses.
+The direct computation recomputes the measure with scipy and scikit-learn for every re-pairing. It is timed on one
+re-pairing and scaled up to as many as the table uses.
 """
 
 import argparse
@@ -22,8 +22,7 @@ from scipy import spatial, stats
 from sklearn.neighbors import NearestNeighbors
 
 from diptych.similarity import stage
-from diptych.similarity.measures import formulas as measures
-from diptych.similarity.measures import nulls as nulls
+from diptych.similarity.measures import formulas, nulls
 from diptych.similarity.measures.scores import Pairs
 from diptych.storage import artifacts
 from diptych.text import word_lists
@@ -45,17 +44,22 @@ def planted(p: int, d_a: int, d_b: int) -> Pairs:
     return Pairs(x, y, rho=rng.random(p), mapped=x @ rng.normal(size=(d_a, d_b)), tokens_a=tokens, tokens_b=tokens)
 
 
-def whole_table(pairs: Pairs) -> dict[str, float]:
+def full_table(pairs: Pairs) -> dict[str, float]:
     lists = {name: word_lists.load(name) for name in word_lists.shipped()}
-    processor = time.process_time()
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "similarity.h5"
-        took = seconds(lambda: stage.compare({"features": pairs}, out, spec={}, subspaces=lists))
+    start = time.process_time()
+    with tempfile.TemporaryDirectory() as directory:
+        out = Path(directory) / "similarity.h5"
+        wall_seconds = seconds(lambda: stage.compare({"features": pairs}, out, spec={}, subspaces=lists))
         with artifacts.read(out, "similarity") as file:
             table = artifacts.read_table(file, "scores")
-    answered = int(np.isfinite(table["value"]).sum())
-    processor_seconds = time.process_time() - processor  # wall time means little on a machine that others use
-    return {"seconds": took, "processor_seconds": processor_seconds, "scores": answered, "rows": len(table["value"])}
+    n_finite = int(np.isfinite(table["value"]).sum())
+    processor_seconds = time.process_time() - start  # wall time means little on a machine that others use
+    return {
+        "seconds": wall_seconds,
+        "processor_seconds": processor_seconds,
+        "scores": n_finite,
+        "rows": len(table["value"]),
+    }
 
 
 def rsa_null(pairs: Pairs, draws: int) -> dict[str, float]:
@@ -66,7 +70,7 @@ def rsa_null(pairs: Pairs, draws: int) -> dict[str, float]:
         stats.spearmanr(spatial.distance.pdist(x, "cosine"), spatial.distance.pdist(y[order], "cosine"))
 
     ours = seconds(
-        lambda: nulls.rsa_draws(measures.distance_ranks(x), measures.distance_ranks(y), draws, np.random.default_rng(0))
+        lambda: nulls.rsa_draws(formulas.distance_ranks(x), formulas.distance_ranks(y), draws, np.random.default_rng(0))
     )
     return {"seconds": ours, "direct_seconds": draws * seconds(direct)}
 
@@ -82,14 +86,14 @@ def knn_null(pairs: Pairs, draws: int) -> dict[str, float]:
         np.mean([len(set(n) & set(m)) / 10 for n, m in zip(*lists, strict=True)])
 
     def ours() -> None:
-        near = measures.nearest(pairs.x, 10), measures.nearest(pairs.y, 10)
-        nulls.knn_draws(*near, (4, 10), draws, np.random.default_rng(0))
+        neighbours = formulas.nearest(pairs.x, 10), formulas.nearest(pairs.y, 10)
+        nulls.knn_draws(*neighbours, (4, 10), draws, np.random.default_rng(0))
 
     return {"seconds": seconds(ours), "direct_seconds": draws * seconds(direct)}
 
 
 def cka_null(pairs: Pairs, draws: int) -> dict[str, float]:
-    a, b = measures.space(pairs.x), measures.space(pairs.y)
+    a, b = formulas.space(pairs.x), formulas.space(pairs.y)
     order = np.random.default_rng(0).permutation(len(pairs))
     direct = seconds(lambda: np.sum((a.x.T @ b.x[order]) ** 2))
     return {"seconds": seconds(lambda: nulls.cka_null(a, b)), "direct_seconds": draws * direct}
@@ -102,7 +106,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1000)
     arguments = parser.parse_args()
     pairs = planted(arguments.pairs, *arguments.widths)
-    print(json.dumps({"pairs": arguments.pairs, "widths": arguments.widths, "table": whole_table(pairs)}), flush=True)
+    print(json.dumps({"pairs": arguments.pairs, "widths": arguments.widths, "table": full_table(pairs)}), flush=True)
     for name, work in (("rsa_null", rsa_null), ("knn_null", knn_null), ("cka_null", cka_null)):
         timing = work(pairs, arguments.draws)
         print(json.dumps({name: timing | {"speedup": timing["direct_seconds"] / timing["seconds"]}}), flush=True)

@@ -1,12 +1,12 @@
-"""Family-wise sign flips over a whole dictionary: what eligibility, sparsity and bounds save.
+"""Time saved by eligibility, sparsity and bounds in family-wise sign flips over a dictionary.
 
     python benchmarks/template_diff.py            # flips over 131,072 latents x 3 roles x 1,000 prompts
     python benchmarks/template_diff.py --memory   # peak memory of the whole comparison with 10,000 prompts
 
 The dense computation multiplies every latent's float32 differences with the signs (BLAS) and keeps the maximum. It
 would take many minutes, so it is timed on a slice of the latents and of the flips and scaled: both enter linearly. The
-same slice is computed by our code, and the maxima must agree. "dense, eligible" gives the dense product our
-eligibility rule for free. Times are medians over repeats.
+same slice is computed by our code, and the maxima must agree. "dense, eligible" applies the eligibility rule to the
+dense product too. Times are medians over repeats.
 """
 
 import argparse
@@ -41,12 +41,12 @@ def draw_pair(rng: np.random.Generator, n: int) -> tuple[sparse.csr_array, spars
         columns.append(np.full(len(firing), latent))
     row, column = np.concatenate(rows), np.concatenate(columns)
     strength = rng.gamma(4.0, 0.25, len(row))
-    moved = rng.random(len(row)) < 0.1
-    other_row = np.where(moved, rng.integers(0, n, len(row)), row)
+    is_moved = rng.random(len(row)) < 0.1
+    row_B = np.where(is_moved, rng.integers(0, n, len(row)), row)
     shape = (n, N_FEATURES)
     a = sparse.csr_array(sparse.coo_array((strength, (row, column)), shape=shape), dtype=np.float32)
-    noisy = strength * rng.lognormal(0, 0.3, len(row))
-    b = sparse.csr_array(sparse.coo_array((noisy, (other_row, column)), shape=shape), dtype=np.float32)
+    strength_B = strength * rng.lognormal(0, 0.3, len(row))
+    b = sparse.csr_array(sparse.coo_array((strength_B, (row_B, column)), shape=shape), dtype=np.float32)
     return a, b
 
 
@@ -64,17 +64,17 @@ def dense_maxima(changes: Changes, signs: np.ndarray) -> np.ndarray:
     total = changes.a.sum(axis=1) + changes.b.sum(axis=1)
     pooled = np.divide(total, fires, out=np.zeros_like(total), where=fires > 0).astype(np.float32)
     sum_d, sum_delta = d @ signs, delta @ signs
-    best = np.abs(sum_d * inverse[0][:, None]).max(axis=0)
-    best = np.maximum(best, np.abs(sum_delta * inverse[2][:, None]).max(axis=0))
-    return np.maximum(best, np.abs((sum_d - pooled[:, None] * sum_delta) * inverse[1][:, None]).max(axis=0))
+    maxima = np.abs(sum_d * inverse[0][:, None]).max(axis=0)
+    maxima = np.maximum(maxima, np.abs(sum_delta * inverse[2][:, None]).max(axis=0))
+    return np.maximum(maxima, np.abs((sum_d - pooled[:, None] * sum_delta) * inverse[1][:, None]).max(axis=0))
 
 
 def median_seconds(call: Callable[[], object], repeats: int = REPEATS) -> float:
     seconds = []
     for _ in range(repeats):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         call()
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - start)
     return float(np.median(seconds))
 
 
@@ -85,7 +85,7 @@ def peak_mib() -> float:
 def time_flips() -> None:
     rng = np.random.default_rng(SEED)
     pairs = {f"role {role}": draw_pair(rng, PROMPTS) for role in range(ROLES)}
-    loaded = peak_mib()
+    peak_before = peak_mib()
     changes = {role: changes_of(a, b, eligible(a, b, 0.01)) for role, (a, b) in pairs.items()}
     n_eligible = sum(len(change.latent) for change in changes.values())
     family = _family(changes)
@@ -99,19 +99,22 @@ def time_flips() -> None:
         )
     )
     print(
-        f"ours: {ours:.2f} s for {FLIPS} flips, from codes to maxima; peak {peak_mib():.0f} MiB ({loaded:.0f} loaded)"
+        f"ours: {ours:.2f} s for {FLIPS} flips, from codes to maxima; "
+        f"peak {peak_mib():.0f} MiB ({peak_before:.0f} loaded)"
     )
 
     draws = np.random.default_rng(SEED).integers(0, 2, (PROMPTS, max_t.FLIP_BLOCK), dtype=np.int8)
     signs = np.ascontiguousarray(draws[:, :SLICE_FLIPS].astype(np.float32) * 2.0 - 1.0)
     a, b = pairs["role 0"]
-    every = changes_of(a, b, np.arange(SLICE))
-    chosen = changes["role 0"]
-    dense = median_seconds(lambda: dense_maxima(every, signs)) * N_FEATURES * ROLES / SLICE * FLIPS / SLICE_FLIPS
-    dense_eligible = median_seconds(lambda: dense_maxima(chosen, signs))
-    dense_eligible *= n_eligible / len(chosen.latent) * FLIPS / SLICE_FLIPS
-    agree = max_t.null_maxima(_family({"role 0": chosen}), flips=SLICE_FLIPS, seed=SEED)
-    difference = np.abs(agree / dense_maxima(chosen, signs) - 1).max()
+    slice_changes = changes_of(a, b, np.arange(SLICE))
+    eligible_changes = changes["role 0"]
+    dense = (
+        median_seconds(lambda: dense_maxima(slice_changes, signs)) * N_FEATURES * ROLES / SLICE * FLIPS / SLICE_FLIPS
+    )
+    dense_eligible = median_seconds(lambda: dense_maxima(eligible_changes, signs))
+    dense_eligible *= n_eligible / len(eligible_changes.latent) * FLIPS / SLICE_FLIPS
+    sparse_maxima = max_t.null_maxima(_family({"role 0": eligible_changes}), flips=SLICE_FLIPS, seed=SEED)
+    difference = np.abs(sparse_maxima / dense_maxima(eligible_changes, signs) - 1).max()
     print(f"dense, all latents: {dense:.0f} s (scaled) = {dense / ours:.0f} x ours")
     print(f"dense, eligible: {dense_eligible:.1f} s (scaled) = {dense_eligible / ours:.1f} x ours")
     print(f"largest relative difference of the maxima: {difference:.1e}")
@@ -125,13 +128,13 @@ def measure_memory() -> None:
     for role in range(ROLES):
         a[f"role {role}"], b[f"role {role}"] = draw_pair(rng, n)
     codes = Codes(a, b, [str(i) for i in range(n)], *np.zeros((2, n), dtype=np.int64))
-    loaded = peak_mib()
-    begun = time.perf_counter()
-    found = compare(codes, flips=1_000)
-    seconds = time.perf_counter() - begun
-    tests = sum(len(test.p) for by_metric in found.tests.values() for test in by_metric.values())
+    peak_before = peak_mib()
+    start = time.perf_counter()
+    comparison = compare(codes, flips=1_000)
+    seconds = time.perf_counter() - start
+    tests = sum(len(test.p) for by_metric in comparison.tests.values() for test in by_metric.values())
     print(f"{n} prompts x {ROLES} roles x {N_FEATURES} latents, L0 {a['role 0'].nnz / n:.0f}: {tests} tests")
-    print(f"{seconds:.1f} s with 1,000 flips; peak {peak_mib():.0f} MiB ({loaded:.0f} after making the codes)")
+    print(f"{seconds:.1f} s with 1,000 flips; peak {peak_mib():.0f} MiB ({peak_before:.0f} after drawing the codes)")
     assert peak_mib() < 2048
 
 

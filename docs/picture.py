@@ -1,7 +1,7 @@
-"""Draw the rules of a study into a page: `snakemake --rulegraph mermaid-js | python docs/picture.py ARCHITECTURE.md`.
+"""Write a study's rule graph into a page: `snakemake --rulegraph mermaid-js | python docs/picture.py ARCHITECTURE.md`.
 
-Of the arrows only those are drawn that no longer path implies. With `--check` nothing is written, and a picture that is
-out of date fails.
+Arrows that a longer path implies are left out. With `--check` nothing is written, and the exit status is 1 if the graph
+in the page is out of date.
 """
 
 import re
@@ -12,37 +12,37 @@ FENCE = re.compile(r"(?<=```mermaid\n).*?(?=```)", re.DOTALL)
 
 
 def reduced(graph: str) -> str:
-    """A rule graph in Mermaid's text, with rules by name and without the arrows that a longer path implies."""
+    """Transitive reduction of a Mermaid rule graph, with rules by name and sorted arrows."""
     names = dict(re.findall(r"^\s*(id\d+)\[(\w+)\]", graph, re.MULTILINE))
-    reads: dict[str, set[str]] = {name: set() for name in names.values()}
+    readers_of: dict[str, set[str]] = {name: set() for name in names.values()}
     for start, end in re.findall(r"^\s*(id\d+) --> (id\d+)", graph, re.MULTILINE):
-        reads[names[start]].add(names[end])
-    reads = {rule: readers - {"all"} for rule, readers in reads.items() if rule != "all"}
+        readers_of[names[start]].add(names[end])
+    readers_of = {rule: readers - {"all"} for rule, readers in readers_of.items() if rule != "all"}
     lines = [
         f"    {rule} --> {reader}"
-        for rule, readers in sorted(reads.items())
+        for rule, readers in sorted(readers_of.items())
         for reader in sorted(readers)
-        if not any(reader in _all_readers(other, reads) for other in readers - {reader})
+        if not any(reader in _all_readers(other, readers_of) for other in readers - {reader})
     ]
     return "\n".join(["flowchart LR", *lines, ""])
 
 
-def _all_readers(rule: str, reads: dict[str, set[str]]) -> set[str]:
-    """The rules that read what a rule writes, and their readers."""
-    return reads[rule].union(*(_all_readers(reader, reads) for reader in reads[rule]))
+def _all_readers(rule: str, readers_of: dict[str, set[str]]) -> set[str]:
+    """All rules downstream of a rule."""
+    return readers_of[rule].union(*(_all_readers(reader, readers_of) for reader in readers_of[rule]))
 
 
 def main() -> None:
-    """Write the graph on standard input into the page of the command line, or check it."""
+    """Write the graph on standard input into the page given on the command line, or check the page."""
     page = Path(sys.argv[1])
     text = page.read_text(encoding="utf-8")
-    picture = reduced(sys.stdin.read())
-    if picture.count("-->") == 0:
+    graph = reduced(sys.stdin.read())
+    if graph.count("-->") == 0:
         sys.exit("picture: no rule graph on standard input")
-    drawn = FENCE.sub(lambda _: picture, text)
+    updated = FENCE.sub(lambda _: graph, text)
     if sys.argv[2:] == ["--check"]:
-        sys.exit(f"{page}: the picture is out of date; run `make picture`" if drawn != text else None)
-    page.write_text(drawn, encoding="utf-8")
+        sys.exit(f"{page}: the picture is out of date; run `make picture`" if updated != text else None)
+    page.write_text(updated, encoding="utf-8")
 
 
 if __name__ == "__main__":

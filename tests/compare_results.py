@@ -2,10 +2,12 @@
 
     python tests/compare_results.py OLD NEW [--ignore PATTERN ...]
 
-Every file of either directory must be in both, and hold the same: all datasets and attributes of HDF5 files, tensors of
-safetensors, cells of tables, values of JSON, figures of HTML pages, bytes of anything else. What may differ between two
-versions of the code is left out: the hash of the code and the versions of packages in a spec, checksums, the wording of
-pages, logs and benchmarks. It prints one line for every difference and exits with 1 if there is any.
+FILE_KEYS = {"checksums", "digest", "format_version"}
+"""What an HDF5 file says of itself."""
+Every file of either directory must be in both with equal content: all datasets and attributes of HDF5 files, tensors of
+safetensors, values of JSON, figures of HTML pages, bytes of any other file (tables included). What may differ between
+two versions of the code is ignored: the hash of the code and the versions of packages in a spec, the wording of pages,
+logs and benchmarks. Prints one line per difference and exits with 1 if there is any.
 """
 
 import argparse
@@ -21,17 +23,17 @@ import h5py
 import numpy as np
 from safetensors import safe_open
 
-LEFT_OUT = ("logs/*", "benchmarks/*", "README.md")
-OF_THE_FILE = {"checksums", "digest", "format_version"}
+FILE_KEYS = {"checksums", "digest", "format_version"}
 """What an HDF5 file says of itself."""
-OF_THE_CODE = {"code", "packages"}
-"""Keys of a spec that are not settings."""
+IGNORED = ("logs/*", "benchmarks/*", "README.md")
+CODE_KEYS = {"code", "packages"}
+"""Keys of a spec that record the version of the code, not settings."""
 FIGURES = re.compile(r'<script type="application/json" id="figures">(.*?)</script>', re.DOTALL)
 
 
 def differences(old: Path, new: Path, ignore: tuple[str, ...] = ()) -> Iterator[str]:
-    """One line for each difference between two results directories."""
-    old_files, new_files = (_files(directory, (*LEFT_OUT, *ignore)) for directory in (old, new))
+    """Yield one line per difference between two results directories."""
+    old_files, new_files = (_files(directory, (*IGNORED, *ignore)) for directory in (old, new))
     for name in sorted(old_files | new_files):
         if name not in new_files:
             yield f"{name}: only in {old}"
@@ -57,7 +59,7 @@ def _compare(old: Path, new: Path) -> Iterator[str]:
                 yield from _compare_tensors(a, b)
         case ".json":
             a, b = (json.loads(path.read_bytes()) for path in (old, new))
-            if old.name == "manifest.json":  # the files that it names are compared themselves
+            if old.name == "manifest.json":  # the files that it lists are compared by content
                 a.pop("files", None), b.pop("files", None)
             yield from _compare_json(a, b)
         case ".html":
@@ -70,9 +72,9 @@ def _compare(old: Path, new: Path) -> Iterator[str]:
 
 def _compare_hdf5(old: h5py.File, new: h5py.File) -> Iterator[str]:
     a, b = (_objects(file) for file in (old, new))
-    for name in sorted((a.keys() ^ b.keys()) - OF_THE_FILE):
+    for name in sorted((a.keys() ^ b.keys()) - FILE_KEYS):
         yield f"{name} is only in the {'old' if name in a else 'new'} file"
-    for name in sorted((a.keys() & b.keys()) - OF_THE_FILE):
+    for name in sorted((a.keys() & b.keys()) - FILE_KEYS):
         yield from _compare_attributes(name, dict(a[name].attrs), dict(b[name].attrs))
         if isinstance(a[name], h5py.Dataset) and isinstance(b[name], h5py.Dataset):
             yield from _compare_arrays(name, a[name][()], b[name][()])
@@ -85,9 +87,9 @@ def _objects(file: h5py.File) -> dict[str, Any]:
 
 
 def _compare_attributes(name: str, old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
-    for key in sorted((old.keys() ^ new.keys()) - OF_THE_FILE):
+    for key in sorted((old.keys() ^ new.keys()) - FILE_KEYS):
         yield f"attribute {name}@{key} is only in the {'old' if key in old else 'new'} file"
-    for key in sorted((old.keys() & new.keys()) - OF_THE_FILE):
+    for key in sorted((old.keys() & new.keys()) - FILE_KEYS):
         if isinstance(old[key], str) and old[key][:1] in ("{", "["):
             yield from _compare_json(json.loads(old[key]), json.loads(new[key]), f"{name}@{key}")
         else:
@@ -111,23 +113,23 @@ def _compare_arrays(name: str, old: Any, new: Any) -> Iterator[str]:
         if a.tolist() != b.tolist():
             yield f"{name}: texts differ"
     elif a.tobytes() != b.tobytes():
-        differ = (a != b) & ~((a != a) & (b != b))
-        yield f"{name}: {int(differ.sum())} of {a.size} values differ"
+        unequal = (a != b) & ~((a != a) & (b != b))
+        yield f"{name}: {int(unequal.sum())} of {a.size} values differ"
 
 
-def _compare_json(old: Any, new: Any, where: str = "$") -> Iterator[str]:
+def _compare_json(old: Any, new: Any, path: str = "$") -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         is_spec = "code" in old and "settings" in old
-        for key in sorted((old.keys() | new.keys()) - (OF_THE_CODE if is_spec else set())):
+        for key in sorted((old.keys() | new.keys()) - (CODE_KEYS if is_spec else set())):
             if key in old and key in new:
-                yield from _compare_json(old[key], new[key], f"{where}.{key}")
+                yield from _compare_json(old[key], new[key], f"{path}.{key}")
             else:
-                yield f"{where}.{key} is only in the {'old' if key in old else 'new'} file"
+                yield f"{path}.{key} is only in the {'old' if key in old else 'new'} file"
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for index, (a, b) in enumerate(zip(old, new, strict=True)):
-            yield from _compare_json(a, b, f"{where}[{index}]")
+            yield from _compare_json(a, b, f"{path}[{index}]")
     elif type(old) is not type(new) or (old != new and not (old != old and new != new)):
-        yield f"{where}: {str(old)[:60]!r} became {str(new)[:60]!r}"
+        yield f"{path}: {str(old)[:60]!r} became {str(new)[:60]!r}"
 
 
 def main() -> None:
@@ -140,9 +142,9 @@ def main() -> None:
     for directory in (arguments.old, arguments.new):
         if not directory.is_dir():
             parser.error(f"{directory} is no directory")
-    found = list(differences(arguments.old, arguments.new, tuple(arguments.ignore)))
-    print("\n".join(found) or "equal")
-    sys.exit(bool(found))
+    lines = list(differences(arguments.old, arguments.new, tuple(arguments.ignore)))
+    print("\n".join(lines) or "equal")
+    sys.exit(bool(lines))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Texts of random words, and their token files."""
+"""Texts of random words and their tokens artifacts."""
 
 import itertools
 import zlib
@@ -17,15 +17,15 @@ def random_texts(n, seed, words=WORDS):
 
 
 def write_tokens(path, model_dir, documents, n_sources=2, length=48):
-    """A token file of given texts, one sequence a document, after the contract of `tokens.prepare`."""
+    """Write a tokens artifact of texts with one sequence per document, in the layout of `text.tokens.prepare`."""
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     token, span, start = [], [], [0]
     for text in documents:
-        made = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        token += made["input_ids"][:length]
-        span += made["offset_mapping"][:length]
+        encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        token += encoding["input_ids"][:length]
+        span += encoding["offset_mapping"][:length]
         start.append(len(token))
-    number = np.arange(len(documents))
+    document = np.arange(len(documents))
     vocabulary = np.unique(token)
     position = np.concatenate([np.arange(b - a) for a, b in itertools.pairwise(start)])
     with artifacts.create(path, "tokens", {}) as out:
@@ -33,9 +33,9 @@ def write_tokens(path, model_dir, documents, n_sources=2, length=48):
         out.array("char_span", np.array(span, dtype=np.int32))
         out.array("counts", position > 0)
         out.array("sequences/start", np.array(start, dtype=np.int64))
-        out.array("sequences/document", number.astype(np.int32))
-        out.array("documents/source", (number % n_sources).astype(np.int32))
-        out.array("documents/fold", (number % 5).astype(np.int32))
+        out.array("sequences/document", document.astype(np.int32))
+        out.array("documents/source", (document % n_sources).astype(np.int32))
+        out.array("documents/fold", (document % 5).astype(np.int32))
         out.array("documents/text_hash", np.array([zlib.crc32(text.encode()) for text in documents], dtype=np.uint64))
         out.array("vocabulary/id", vocabulary)
         out.strings("vocabulary/text", [tokenizer.decode([i]) for i in vocabulary])

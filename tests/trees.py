@@ -13,7 +13,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 STUDY = "config/studies/test.yaml"
 # Tiny jobs spend their time in imports: run two at once.
-HOW = ("--cores", "2", "--max-threads", "1", "--resources", "gpu=2")
+SNAKEMAKE_OPTIONS = ("--cores", "2", "--max-threads", "1", "--resources", "gpu=2")
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Job:
 
 
 class Tree:
-    """A working tree that the tests may change."""
+    """A copy of the working tree, with its study's config and Snakemake runs."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def snakemake(self, *arguments: str, study: str = STUDY, check: bool = True, **environment: str):
-        command = [sys.executable, "-m", "snakemake", *arguments, "--configfile", study, *HOW]
+        command = [sys.executable, "-m", "snakemake", *arguments, "--configfile", study, *SNAKEMAKE_OPTIONS]
         run = subprocess.run(
             command,
             cwd=self.path,
@@ -67,24 +67,24 @@ class Tree:
 
 
 def parse_jobs(text: str) -> list[Job]:
-    """Jobs of a dry run's output."""
+    """Parse the jobs from a dry run's output."""
     jobs = []
     for block in re.split(r"\n(?=(?:local)?rule )", text)[1:]:
         rule = re.match(r"(?:local)?rule (\w+):", block)[1]
         wildcards = re.search(r"\n    wildcards: (.*)", block)
         reason = re.search(r"\n    reason: (.*)", block)
-        pairs = tuple(tuple(item.split("=", 1)) for item in (wildcards[1].split(", ") if wildcards else []))
-        jobs.append(Job(rule, pairs, reason[1] if reason else ""))
+        values = tuple(tuple(item.split("=", 1)) for item in (wildcards[1].split(", ") if wildcards else []))
+        jobs.append(Job(rule, values, reason[1] if reason else ""))
     return jobs
 
 
 def copy_tree(target: Path) -> Path:
-    """The files of the working tree that git tracks or would track."""
-    listed = subprocess.run(
+    """Copy the files of the working tree that git tracks or would track to `target`."""
+    names = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.splitlines()  # fmt: skip
-    for name in listed:
+    for name in names:
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)

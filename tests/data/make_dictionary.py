@@ -1,7 +1,7 @@
 """Writes tests/data/dictionary and dictionary_narrow: SAELens directories for `base` and the narrower `other`.
 
-Both are for the first site. Feature i of either detects one frequent token of `base`, so that the two
-dictionaries pair up though tokenizers and widths differ. Needs what the test study stored:
+Both are for the first site. Feature i of both detects the same frequent token of `base`, so that the dictionaries'
+features pair up although tokenizers and widths differ. Needs what the test study stored:
 
     snakemake --configfile config/studies/test.yaml --cores 2 results/test/pairs/across/first--first/linear_map.h5
     PYTHONPATH=workflow python tests/data/make_dictionary.py
@@ -25,9 +25,9 @@ def main() -> None:
 
     sides = []
     for model in NAMES:
-        place = RESULTS / "activations" / "both" / model / "main"
+        directory = RESULTS / "activations" / "both" / model / "main"
         tokens = RESULTS / "tokens" / "both" / f"{model}.h5"
-        sides.append(Model([str(place / "0.h5")], str(place / "gates.h5"), str(tokens), "first"))
+        sides.append(Model([str(directory / "0.h5")], str(directory / "gates.h5"), str(tokens), "first"))
     rows = stored(sides, str(RESULTS / "alignments" / "both" / "base--other.h5"))
     x = rows.take(np.arange(len(rows))).x
     with h5py.File(sides[0].tokens) as file:
@@ -38,12 +38,13 @@ def main() -> None:
         write(Path(__file__).parent / name, model, values.astype(np.float64), token[:, None] == frequent)
 
 
-def write(place: Path, model: str, x: np.ndarray, wanted: np.ndarray) -> None:
-    """Decoder: mean row [F, d] of each token; encoder: Fisher's linear discriminant of the tokens on rows x [n, d]."""
-    place.mkdir(exist_ok=True)
+def write(directory: Path, model: str, x: np.ndarray, is_token: np.ndarray) -> None:
+    """Write a dictionary of F tokens, from rows x [n, d]: decoder of mean rows [F, d], encoder by Fisher's LDA."""
+    directory.mkdir(exist_ok=True)
     mean = x.mean(axis=0)
-    rows = np.stack([x[mine].mean(axis=0) - mean for mine in wanted.T])
-    within = x[wanted.any(axis=1)] - mean - rows[wanted.argmax(axis=1)[wanted.any(axis=1)]]
+    rows = np.stack([x[of_token].mean(axis=0) - mean for of_token in is_token.T])
+    is_frequent = is_token.any(axis=1)
+    within = x[is_frequent] - mean - rows[is_token.argmax(axis=1)[is_frequent]]
     encoder = np.linalg.solve(np.cov(within.T) + 1e-6 * np.eye(x.shape[1]), rows.T)
     encoder /= np.sqrt(np.sum(rows.T * encoder, axis=0))
     weights = {
@@ -52,7 +53,7 @@ def write(place: Path, model: str, x: np.ndarray, wanted: np.ndarray) -> None:
         "b_enc": np.zeros(FEATURES, np.float32),
         "b_dec": mean.astype(np.float32),
     }
-    (place / "sae_weights.safetensors").write_bytes(save(weights))
+    (directory / "sae_weights.safetensors").write_bytes(save(weights))
     config = {
         "architecture": "topk",
         "k": 1,
@@ -61,7 +62,7 @@ def write(place: Path, model: str, x: np.ndarray, wanted: np.ndarray) -> None:
         "dtype": "float32",
         "metadata": {"hook_name": "blocks.1.hook_resid_pre", "model_name": model},
     }
-    (place / "cfg.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    (directory / "cfg.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

@@ -36,12 +36,12 @@ def sentence(rng: random.Random, words: dict[str, list[str]]) -> str:
 
 
 def main() -> None:
-    place = Path(__file__).parent / "text"
+    directory = Path(__file__).parent / "text"
     for source, words in WORDS.items():
         for number in range(30):
             rng = random.Random(f"{source} {number}")
             text = " ".join(sentence(rng, words) for _ in range(40))
-            (place / f"{source}-{number:02}.txt").write_text(text + "\n", encoding="utf-8")
+            (directory / f"{source}-{number:02}.txt").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

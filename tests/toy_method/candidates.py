@@ -15,13 +15,13 @@ class Proposer(proposer.Proposer):
     """The toy method's candidates and its clause of the control."""
 
     def candidates(self, files: Files) -> list[Candidate]:
-        """One direction, or none where the means are equal."""
+        """The mean difference as one direction, or [] where the means are equal."""
         with artifacts.read(files["toy"], "toy") as file:
             delta, held_out = file["delta"][:], file["held_out"][:]
-        size, mean = float(np.linalg.norm(delta)), float(held_out.mean())
+        norm, mean = float(np.linalg.norm(delta)), float(held_out.mean())
         p = float(resampling.sign_flip_p(held_out[None], two_sided=False)[0])
-        known = {"kind": "direction", "id": "mean 1", "side": "B", "rows": np.zeros(0, dtype=np.int64)}
-        return [Candidate(**known, effect=size, held_out=mean, lo=mean, hi=mean, p=p, direction=delta)] if size else []
+        fields = {"kind": "direction", "id": "mean 1", "side": "B", "rows": np.zeros(0, dtype=np.int64)}
+        return [Candidate(**fields, effect=norm, held_out=mean, lo=mean, hi=mean, p=p, direction=delta)] if norm else []
 
     def control(self, files: Files) -> Sequence[Clause]:
         """Whether the means of equal models are equal."""

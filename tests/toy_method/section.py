@@ -7,10 +7,10 @@ from diptych.storage import artifacts
 
 
 class Sections(method_sections.Sections):
-    """One paragraph on each cell."""
+    """The toy method's paragraph on each cell."""
 
     def of_cell(self, cell: Cell, page: PageData) -> Section:
-        """How far the means lie apart."""
+        """The number of documents on which the means were compared."""
         with artifacts.read(cell["files"]["toy"], "toy") as file:
             text = f"The toy method saw {len(file['held_out'])} documents."
         return Section(f"{cell['id']}-toy", "Toy means", [Prose(text)])

@@ -14,8 +14,8 @@ def compare(rows: Rows, out: str | Path, *, spec: dict[str, Any]) -> None:
     block = rows.take(np.arange(len(rows)))
     change = (block.x[1] - block.x[0]).astype(np.float64)
     delta = change[rows.fold != 0].mean(axis=0)
-    size = float(np.linalg.norm(delta))
-    held_out = change[rows.fold == 0] @ (delta / size if size else delta)
+    norm = float(np.linalg.norm(delta))
+    held_out = change[rows.fold == 0] @ (delta / norm if norm else delta)
     _, document = np.unique(rows.document[rows.fold == 0], return_inverse=True)
     with artifacts.create(out, "toy", spec) as file:
         file.array("delta", delta)

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from trees import HOW, STUDY
+from trees import SNAKEMAKE_OPTIONS, STUDY
 
 pytestmark = pytest.mark.workflow
 
@@ -17,7 +17,7 @@ WEIGHTS = "results/test/crosscoders/tuned/last/seed-0/weights.h5"
 
 
 def start(tree, *targets):
-    command = [sys.executable, "-m", "snakemake", *targets, "--configfile", STUDY, *HOW]
+    command = [sys.executable, "-m", "snakemake", *targets, "--configfile", STUDY, *SNAKEMAKE_OPTIONS]
     return subprocess.Popen(
         command, cwd=tree.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )

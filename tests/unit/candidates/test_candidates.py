@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from candidates_of_tests import LIMITS, offer
 from diptych import methods
 from diptych.candidates import ranking
 from diptych.candidates.recovery import recovery
 from diptych.findings import conclusions
+from example_candidates import THRESHOLD, make_candidate
 
 
 @pytest.mark.parametrize(
@@ -30,32 +30,32 @@ from diptych.findings import conclusions
     ],
 )
 def test_every_leg_is_needed(changed, stands):
-    assert ranking.rank([offer(**changed)], LIMITS).candidates[0].stands is stands
+    assert ranking.rank([make_candidate(**changed)], THRESHOLD).candidates[0].stands is stands
 
 
 def test_q_is_of_the_family():
-    offers = [offer(p=p, id=str(i)) for i, p in enumerate([0.001, 0.02, 0.9, 0.8])]
-    ranked = {c.candidate.id: c for c in ranking.rank(offers, LIMITS).candidates}
+    offers = [make_candidate(p=p, id=str(i)) for i, p in enumerate([0.001, 0.02, 0.9, 0.8])]
+    ranked = {c.candidate.id: c for c in ranking.rank(offers, THRESHOLD).candidates}
     assert ranked["0"].q == pytest.approx(0.004)
     assert ranked["1"].q == pytest.approx(0.04)
     assert [ranked[i].stands for i in "0123"] == [True, True, False, False]
 
 
 def test_weakest_leg_orders():
-    strong = offer(effect=0.9, held_out=0.9, p=1e-6, id="strong")
-    fragile = offer(effect=0.9, held_out=0.46, p=1e-9, id="fragile")
-    ranked = ranking.rank([fragile, strong], LIMITS)
+    strong = make_candidate(effect=0.9, held_out=0.9, p=1e-6, id="strong")
+    fragile = make_candidate(effect=0.9, held_out=0.46, p=1e-9, id="fragile")
+    ranked = ranking.rank([fragile, strong], THRESHOLD)
     assert [c.candidate.id for c in ranked.candidates] == ["strong", "fragile"]
 
 
 def test_the_same_direction_is_written_once_a_side():
     offers = [
-        offer(id="first", kind="direction", effect=0.6, held_out=0.6),
-        offer(id="again", kind="direction", direction=(-0.8, 0.6)),
-        offer(id="apart", kind="direction", direction=(0.6, 0.8)),
-        offer(id="other side", kind="direction", side="A", effect=-0.5, held_out=-0.5),
+        make_candidate(id="first", kind="direction", effect=0.6, held_out=0.6),
+        make_candidate(id="again", kind="direction", direction=(-0.8, 0.6)),
+        make_candidate(id="apart", kind="direction", direction=(0.6, 0.8)),
+        make_candidate(id="other side", kind="direction", side="A", effect=-0.5, held_out=-0.5),
     ]
-    ranked = ranking.rank(offers, LIMITS)
+    ranked = ranking.rank(offers, THRESHOLD)
     assert {c.candidate.id for c in ranked.findings} == {"first", "apart", "other side"}
     assert next(c for c in ranked.candidates if c.candidate.id == "again").repeats == "first"
 
@@ -65,9 +65,9 @@ def test_what_a_stronger_direction_shows_along_another_is_not_written_as_its_own
     v = np.array([1.0, 0.0, 0.0])
 
     def at_half(id_, surplus, **more):
-        return offer(id=id_, kind="direction", direction=(0.5, 0.8660254, 0.0), surplus=surplus, **more)
+        return make_candidate(id=id_, kind="direction", direction=(0.5, 0.8660254, 0.0), surplus=surplus, **more)
 
-    strong = offer(id="v", kind="direction", effect=0.5, held_out=0.5, direction=v, surplus=100.0)
+    strong = make_candidate(id="v", kind="direction", effect=0.5, held_out=0.5, direction=v, surplus=100.0)
     weak = strong._replace(id="v", p=0.5)
     for other, repeats in (
         (at_half("leak", 26.0), "v"),  # 25 of 26 are v's
@@ -75,42 +75,42 @@ def test_what_a_stronger_direction_shows_along_another_is_not_written_as_its_own
         (at_half("stronger", 120.0), ""),
         (at_half("of the other side", 26.0, side="A", effect=-0.9, held_out=-0.9), ""),
     ):
-        ranked = ranking.rank([other, strong], LIMITS)
+        ranked = ranking.rank([other, strong], THRESHOLD)
         assert next(c for c in ranked.candidates if c.candidate.id == other.id).repeats == repeats
         assert next(c for c in ranked.candidates if c.candidate.id == "v").stands
     # What is no finding itself explains nothing away.
-    assert {c.candidate.id for c in ranking.rank([at_half("leak", 26.0), weak], LIMITS).findings} == {"leak"}
+    assert {c.candidate.id for c in ranking.rank([at_half("leak", 26.0), weak], THRESHOLD).findings} == {"leak"}
 
 
 def test_one_thing_is_written_once_a_side():
     offers = [
-        offer(id="7 at newline", subject="7", effect=0.4, held_out=0.4),
-        offer(id="7 at assistant", subject="7"),
-        offer(id="7 falls", subject="7", side="A", effect=-0.5, held_out=-0.5),
-        offer(id="8 at newline", subject="8", effect=0.3, held_out=0.3),
+        make_candidate(id="7 at newline", subject="7", effect=0.4, held_out=0.4),
+        make_candidate(id="7 at assistant", subject="7"),
+        make_candidate(id="7 falls", subject="7", side="A", effect=-0.5, held_out=-0.5),
+        make_candidate(id="8 at newline", subject="8", effect=0.3, held_out=0.3),
     ]
-    ranked = ranking.rank(offers, LIMITS)
+    ranked = ranking.rank(offers, THRESHOLD)
     assert {c.candidate.id for c in ranked.findings} == {"7 at assistant", "7 falls", "8 at newline"}
 
 
 def test_a_methods_own_family_decides_its_q():
     """A million tests of which a hundred are put forward: q is that of the million."""
-    ranked = ranking.rank([offer(p=1e-6, q=0.3), offer(p=1e-6, id="1", q=0.01)], LIMITS)
+    ranked = ranking.rank([make_candidate(p=1e-6, q=0.3), make_candidate(p=1e-6, id="1", q=0.01)], THRESHOLD)
     assert {c.candidate.id: c.stands for c in ranked.candidates} == {"0": False, "1": True}
 
 
 def test_recovery_needs_the_side_the_direction_and_the_legs():
     truth = np.array([0.0, 1.0])
-    wrong_side = offer(id="wrong side", side="A", effect=-0.9, held_out=-0.9, direction=(0.0, 1.0))
-    wrong_way = offer(id="wrong way", direction=(1.0, 0.1))
-    near = offer(id="near", effect=0.3, held_out=0.3, direction=(0.5, -0.9))
-    found = recovery(ranking.rank([wrong_side, wrong_way, near], LIMITS), truth)
+    wrong_side = make_candidate(id="wrong side", side="A", effect=-0.9, held_out=-0.9, direction=(0.0, 1.0))
+    wrong_way = make_candidate(id="wrong way", direction=(1.0, 0.1))
+    near = make_candidate(id="near", effect=0.3, held_out=0.3, direction=(0.5, -0.9))
+    found = recovery(ranking.rank([wrong_side, wrong_way, near], THRESHOLD), truth)
     assert found.written
     assert (found.rank, found.average_precision, found.name) == (3, pytest.approx(1 / 3), "feature near")
-    weak = recovery(ranking.rank([near._replace(p=0.5)], LIMITS), truth)
+    weak = recovery(ranking.rank([near._replace(p=0.5)], THRESHOLD), truth)
     assert not weak.written
     assert weak.rank == 1
-    nothing = recovery(ranking.rank([wrong_way], LIMITS), truth)
+    nothing = recovery(ranking.rank([wrong_way], THRESHOLD), truth)
     assert (nothing.written, nothing.rank, nothing.average_precision) == (False, 0, 0.0)
     assert nothing.cosine == pytest.approx(0.0995, abs=1e-3)
 
@@ -118,10 +118,10 @@ def test_recovery_needs_the_side_the_direction_and_the_legs():
 def test_recovery_names_what_stands_and_counts_what_points_elsewhere():
     truth = np.array([0.0, 1.0])
     # The first points along the truth but is listed again, better, by the second; the third is another direction.
-    repeated = offer(id="again", effect=0.95, held_out=0.5, direction=(0.3, 0.9), kind="direction")
-    best = offer(id="itself", effect=0.9, held_out=0.9, direction=(0.0, 1.0), kind="direction")
-    other = offer(id="other", effect=0.8, held_out=0.8, direction=(1.0, 0.1), kind="direction")
-    ranked = ranking.rank([repeated, best, other], LIMITS)
+    repeated = make_candidate(id="again", effect=0.95, held_out=0.5, direction=(0.3, 0.9), kind="direction")
+    best = make_candidate(id="itself", effect=0.9, held_out=0.9, direction=(0.0, 1.0), kind="direction")
+    other = make_candidate(id="other", effect=0.8, held_out=0.8, direction=(1.0, 0.1), kind="direction")
+    ranked = ranking.rank([repeated, best, other], THRESHOLD)
     places = {candidate.candidate.id: place for place, candidate in enumerate(ranked.candidates, 1)}
     for candidates in (ranked.candidates, ranked.candidates[::-1]):
         found = recovery(dataclasses.replace(ranked, candidates=candidates), truth)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import small_study
-from candidates_of_tests import LIMITS, offer
 from diptych import methods
 from diptych.activations import rows
 from diptych.candidates import ranking
@@ -18,8 +17,10 @@ from diptych.findings import conclusions, stage
 from diptych.linear_map import stage as linear_map
 from diptych.oracle import planted
 from diptych.storage import artifacts
+from diptych.storage.canonical import canonical_json
 from diptych.template_diff import candidates as template_candidates
 from edited import edited
+from example_candidates import THRESHOLD, make_candidate
 
 
 @pytest.fixture
@@ -37,9 +38,9 @@ def test_a_change_that_no_feature_describes_leaves_nothing_to_say(study, tmp_pat
             summary = artifacts.read_json(file, "summary")
             for numbers in summary["roles"].values():
                 numbers["change_unexplained"] = unexplained
-            file.attrs["summary"] = artifacts.canonical_json(summary)
+            file.attrs["summary"] = canonical_json(summary)
         pair["files"]["template_diffs"] = [{**run, "diff": str(changed)}]
-        stage.collect([pair], tmp_path / "f.h5", tmp_path / "f.tsv", spec={}, min_effect=small_study.LEAST)
+        stage.collect([pair], tmp_path / "f.h5", tmp_path / "f.tsv", spec={}, min_effect=small_study.MIN_EFFECT)
         answer = next(a for a in stage.read(tmp_path / "f.h5").answers if a["method"] == "template")
         assert answer["status"] in status, answer["text"]
     assert "does not describe that of the activations" in answer["text"]
@@ -53,7 +54,7 @@ def test_template_findings_are_of_the_features_that_changed(study):
     run = study["pairs"][0]["files"]["template_diffs"][0]
     ranked = {
         c.candidate.id: c
-        for c in ranking.rank(template_candidates.candidates({"template_diffs": [run]}), LIMITS).candidates
+        for c in ranking.rank(template_candidates.candidates({"template_diffs": [run]}), THRESHOLD).candidates
     }
     with artifacts.read(run["diff"], "template_diff") as file:
         table = artifacts.read_table(file, "ranked")
@@ -66,7 +67,7 @@ def test_template_findings_are_of_the_features_that_changed(study):
 
 
 def test_silence_is_an_answer_only_where_the_plant_was_found():
-    silent = ranking.rank([], LIMITS)
+    silent = ranking.rank([], THRESHOLD)
     seen = Recovery(True, 1, 0.99, 1.0, 4, "feature 1", 0)
     missed = dataclasses.replace(seen, written=False, rank=0)
 
@@ -150,9 +151,7 @@ def test_a_plant_with_other_settings_does_not_speak(study, tmp_path):
     changed = tmp_path / "linear_map.h5"
     shutil.copy(pairs[1]["files"]["linear_map"], changed)
     with edited(changed) as file:
-        file.attrs["spec"] = artifacts.canonical_json(
-            {"settings": {"shrink_to": "zero"}, "reads": {"corpus": "addresses"}}
-        )
+        file.attrs["spec"] = canonical_json({"settings": {"shrink_to": "zero"}, "reads": {"corpus": "addresses"}})
     pairs[1]["files"]["linear_map"] = str(changed)
     stage.collect(
         pairs,
@@ -205,7 +204,7 @@ def collected(tmp_path, pair):
 
 
 def test_a_control_whose_rows_are_shifted_by_one_fails(tmp_path):
-    same = planted.identical_pair(3, **small_study.PLANT)
+    same = planted.identical_pair(3, **small_study.PLANTED_SETTINGS)
     assert collected(tmp_path, only_map(tmp_path, "control", same)).control_holds is True
     shifted = collected(tmp_path, only_map(tmp_path, "control", same, np.roll(same.x_A, 1, axis=0)))
     assert shifted.control_holds is False
@@ -213,7 +212,7 @@ def test_a_control_whose_rows_are_shifted_by_one_fails(tmp_path):
 
 
 def test_unequal_widths_are_said_to_be_untested(tmp_path):
-    made = planted.make_pair(1, labels={"only_B": 1}, **{**small_study.PLANT, "d_B": 20, "same_map": False})
+    made = planted.make_pair(1, labels={"only_B": 1}, **{**small_study.PLANTED_SETTINGS, "d_B": 20, "same_map": False})
     found = collected(tmp_path, only_map(tmp_path, "compared", made))
     assert [(a["status"], a["text"]) for a in found.answers] == [
         ("untested", "nothing can be said: no candidate could be tested")
@@ -223,7 +222,7 @@ def test_unequal_widths_are_said_to_be_untested(tmp_path):
 def test_no_finding_on_pairs_that_differ_in_noise_only(tmp_path):
     """Two models with the same features and map and independent noise."""
     for seed in range(4):
-        made = planted.make_pair(seed, **small_study.PLANT, noise=0.2)
+        made = planted.make_pair(seed, **small_study.PLANTED_SETTINGS, noise=0.2)
         found = collected(tmp_path, only_map(tmp_path, "compared", made))
         assert len(found.table["pair"]) == 0, seed
 
@@ -242,7 +241,7 @@ def test_latent_scaling_bars_what_the_other_model_has(study, tmp_path):
         file["nu/err"][int(latent.id), 1, 0] = 0.4
     barred = next(offer for offer in crosscoder_candidates.candidates(files) if offer.id == latent.id)
     assert barred.barred == "latent scaling: nu_err 0.40, the other model has it too"
-    assert not ranking.rank([barred], LIMITS).candidates[0].stands
+    assert not ranking.rank([barred], THRESHOLD).candidates[0].stands
 
 
 def test_seeds_count_the_runs_that_have_a_latent_too(study, tmp_path):
@@ -255,9 +254,9 @@ def test_seeds_count_the_runs_that_have_a_latent_too(study, tmp_path):
 
 
 def test_findings_under_a_caveat_are_counted_in_words():
-    loud = ranking.rank([offer(id="1"), offer(id="2", caveat="domain shift")], LIMITS)
+    loud = ranking.rank([make_candidate(id="1"), make_candidate(id="2", caveat="domain shift")], THRESHOLD)
     assert len(loud.findings) == 2
     said = conclusions.answer("compared", methods.named("template"), loud, None, ("base", "tuned")).text
     assert said == "2 findings: 2 that tuned has or has more of, 0 of base; 1 of them marked domain shift"
-    calm = ranking.rank([offer(id="1"), offer(id="2")], LIMITS)
+    calm = ranking.rank([make_candidate(id="1"), make_candidate(id="2")], THRESHOLD)
     assert "marked" not in conclusions.answer("compared", methods.named("template"), calm, None, ("base", "tuned")).text

@@ -26,14 +26,14 @@ def study(tmp_path, monkeypatch):
     """The small study with the toy method: a shifted pair and a control."""
     monkeypatch.setattr(methods, "METHODS", (*methods.METHODS, TOY))
     inputs = copy.deepcopy(small_study.shared())
-    made = planted.identical_pair(3, **small_study.PLANT)
+    made = planted.identical_pair(3, **small_study.PLANTED_SETTINGS)
     shift = np.zeros(made.x_A.shape[1], dtype=np.float32)
     shift[0] = 1.0
     for pair, x_B in ((inputs["pairs"][0], made.x_A + shift), (inputs["pairs"][2], made.x_A)):
         both = rows.in_memory([made.x_A, x_B], made.document, fold=made.document % 5)
         toy.compare(both, tmp_path / f"{pair['name']}.h5", spec=small_study.SPEC)
         pair["files"]["toy"] = str(tmp_path / f"{pair['name']}.h5")
-    least = {**small_study.LEAST, "toy": TOY.min_effect}
+    least = {**small_study.MIN_EFFECT, "toy": TOY.min_effect}
     inputs["findings"] = str(tmp_path / "findings.h5")
     stage.collect(
         inputs["pairs"], inputs["findings"], tmp_path / "findings.tsv", spec=small_study.SPEC, min_effect=least

@@ -22,7 +22,7 @@ from diptych.findings import stage as findings
 from diptych.oracle import planted
 from diptych.page import blocks, document
 from diptych.pairing import section as report_features
-from diptych.report import opening, setting
+from diptych.report import experimental_setup, opening
 from diptych.report import stage as page
 from diptych.storage import artifacts
 from diptych.text.contexts import Text
@@ -97,9 +97,9 @@ def test_plotly_is_inlined_once_and_the_page_is_small(html):
 
 
 def test_tokens_are_escaped(html):
-    assert small_study.NASTY not in html
+    assert small_study.SCRIPT_TOKEN not in html
     assert "&lt;script&gt;document.title=" in html
-    assert small_study.NASTY in Page(html).seen()
+    assert small_study.SCRIPT_TOKEN in Page(html).seen()
 
 
 def test_the_verdict_comes_first(html):
@@ -161,7 +161,7 @@ def test_the_text_that_made_a_model_is_shown_with_its_content(html):
 
 def test_a_model_that_read_two_texts_has_two_lines_of_norms(study):
     gates = [{**study["gates"][0], "corpus": corpus} for corpus in ("addresses", "questions")]
-    assert [line["name"] for line in setting._norms(gates).plot["data"]] == [
+    assert [line["name"] for line in experimental_setup._norms(gates).plot["data"]] == [
         "base, middle, addresses", "base, middle, questions",
     ]  # fmt: skip
 
@@ -170,7 +170,7 @@ def test_the_layer_of_a_template_diffs_dictionary_is_checked(study):
     floor = study["pairs"][3]
     shards, off = floor["files"]["features_b"], floor["files"]["dictionary_b"]
     run = {"dictionary": off, "features_a": shards, "features_b": shards}
-    warning, table = setting._layers([{**floor, "files": {"template_diffs": [run]}}])
+    warning, table = experimental_setup._layer_check([{**floor, "files": {"template_diffs": [run]}}])
     assert "dictionary_b reconstructs blocks.14 of base better" in warning.text
     assert [row[:3] for row in table.rows] == [["dictionary_b", "base", small_study.SITE]]
 
@@ -180,7 +180,7 @@ def test_selected_tokens_and_coverage_are_shown(tmp_path):
         file.json("identity", False)
         file.json("coverage", {"old": {"pairs": 80, "tokens_a": 90, "tokens_b": 100, "coverage": 80 / 90}})
     pair = {"name": "across", "files": {"alignment": str(tmp_path / "alignment.h5")}}
-    table = setting._alignments([pair, pair])[0]
+    table = experimental_setup._alignments([pair, pair])[0]
     assert [str(getattr(cell, "text", cell)) for cell in table.rows[0]] == [
         "across",
         "old",
@@ -191,17 +191,17 @@ def test_selected_tokens_and_coverage_are_shown(tmp_path):
     ]
     assert len(table.rows) == 1
     told = {"all": "all that count", "last": "the last of each document", "user": "role user"}
-    assert {wanted: setting._tokens({**pair, "rows": wanted}) for wanted in told} == told
-    assert setting._tokens({**pair, "rows": ["newline", "user"]}) == "role newline or user"
+    assert {wanted: experimental_setup._compared_tokens({**pair, "rows": wanted}) for wanted in told} == told
+    assert experimental_setup._compared_tokens({**pair, "rows": ["newline", "user"]}) == "role newline or user"
 
 
 def test_precision_that_was_not_measured_is_not_called_exact():
     measured = {"compute_dtype": "bfloat16", "compute_error": {"median": 0.01, "max": 0.1}, "compute_unmeasured": None}
-    assert setting._compute_error(measured) == "1.0 %"
-    assert setting._compute_error({**measured, "compute_dtype": "float32", "compute_error": None}) == "exact"
-    assert setting._compute_error({**measured, "compute_error": None}) == "not measured"
+    assert experimental_setup._compute_error(measured) == "1.0 %"
+    assert experimental_setup._compute_error({**measured, "compute_dtype": "float32", "compute_error": None}) == "exact"
+    assert experimental_setup._compute_error({**measured, "compute_error": None}) == "not measured"
     short = {**measured, "compute_error": None, "compute_unmeasured": "out of memory in float32"}
-    assert setting._compute_error(short) == "not measured (out of memory in float32)"
+    assert experimental_setup._compute_error(short) == "not measured (out of memory in float32)"
 
 
 def test_figures_are_valid_and_have_their_place(html):
@@ -285,21 +285,21 @@ def train_run(place, name, data, seed=0, **settings):
 def swept(tmp_path_factory):
     """A planted pair of unequal widths: two values of k, two seeds, a ceiling."""
     place = tmp_path_factory.mktemp("swept")
-    wide = {**small_study.PLANT, "same_map": False, "d_B": 32, "d_0": 24}
+    wide = {**small_study.PLANTED_SETTINGS, "same_map": False, "d_B": 32, "d_0": 24}
     data = planted.make_pair(1, labels={"only_B": 3, "only_A": 2}, **wide).rows()
     runs = [train_run(place, "x.0", data, seed) for seed in (0, 1)]
     runs.append(train_run(place, "x.1", data, k=3))
     seeds.compare([run["weights"] for run in runs[:2]], place / "seeds.h5", spec={}, seeds=[0, 1], exclusive=0.1)
     for run in runs[:2]:
         run["seeds"] = str(place / "seeds.h5")
-    base = planted.identical_pair(1, **small_study.PLANT).rows()
+    base = planted.identical_pair(1, **small_study.PLANTED_SETTINGS).rows()
     ceiling = train_run(place, "x.0.ceiling", base, independent=True)
     return runs, ceiling["latents"]
 
 
 def crosscoder_text(study, runs):
     """What the page says of crosscoder runs."""
-    pair = page._named({**study["pairs"][0], "files": {**study["pairs"][0]["files"], "crosscoders": runs}})
+    pair = page._with_id({**study["pairs"][0], "files": {**study["pairs"][0]["files"], "crosscoders": runs}})
     section = crosscoders.section(pair, Text(pair["files"]["tokens_a"]), 3, ())
     html = document.render("t", blocks.Banner("info", "", ""), "", [section])
     for plot in plots_of(html).values():
@@ -342,7 +342,7 @@ def test_what_splicing_costs_is_shown(study, swept, tmp_path):
 
 
 def test_crosscoders_of_several_models_and_of_differences(study, tmp_path):
-    pair = planted.make_pair(1, labels={"only_B": 3}, **small_study.PLANT)
+    pair = planted.make_pair(1, labels={"only_B": 3}, **small_study.PLANTED_SETTINGS)
     three = rows.in_memory([pair.x_A, pair.x_B, pair.x_A[:, :20]], pair.document)
     run = train_run(tmp_path, "three", three, steps=60)
     described = {"name": "three", "models": ["one", "two", "third"], "site": "middle",
@@ -380,7 +380,7 @@ def test_the_opening_of_a_grid_speaks_of_like_sites():
     assert opening.answer({"pairs": cells}, found) == (
         "tuned differs from base at first: 2 findings (2 by the linear map). "
         "tuned differs from base at last: 2 findings (2 by the linear map). "
-        "The tables below say what stands in the 2 other cells of the grid of grid."
+        "The tables below have the findings in the 2 other cells of the grid of grid."
     )
     assert opening.answer({"pairs": cells[1:2]}, found).startswith("tuned at last differs from base at first: 2")
 

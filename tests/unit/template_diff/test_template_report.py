@@ -17,7 +17,7 @@ from diptych.template_diff.pictures import figures, images, page, panels
 from diptych.template_diff.pictures.panels import Axis
 from prompt_codes import planted_pair
 
-NASTY = small_study.NASTY
+NASTY = small_study.SCRIPT_TOKEN
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from diptych.models.hooks import TORCH, DType
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
+from diptych.storage.canonical import canonical_json
 
 IntArray = npt.NDArray[np.int64]
 STORED: Mapping[str, type[np.generic]] = {"bfloat16": np.uint16, "float16": np.float16, "float32": np.float32}
@@ -135,7 +136,7 @@ class Store:
             DiptychError: the disk has no room for all shards that are not written yet and the raw files of one.
         """
         shape = {"sites": self._sites, "sample": self._sample, "dtype": self._dtype, "batch_tokens": batch_tokens}
-        text = artifacts.canonical_json([self._spec, shape])
+        text = canonical_json([self._spec, shape])
         fingerprint = hashlib.sha256(text.encode()).hexdigest()
         left = self._left_over(fingerprint)
         if left is None:

@@ -11,18 +11,18 @@ from diptych.page import figures
 from diptych.page.blocks import (
     Block,
     Cell,
+    ContextList,
     Figure,
     Item,
     Items,
     Note,
     Prose,
-    Reading,
     Section,
     SideName,
     Table,
     counted,
-    figure_cell,
     number,
+    number_cell,
     p_value,
     percent,
 )
@@ -70,13 +70,13 @@ def of_many(described: Mapping[str, Any], run: Mapping[str, Any], text: Text, co
         aligned = artifacts.read_json(file, "alignment")
         words = {f"{chr(ord('A') + index)}-only": f"only {model}" for index, model in enumerate(models)}
         classes: list[list[str | Cell]] = [
-            [words.get(name, name).replace("other", "in between"), figure_cell(count)] for name, count in counts.items()
+            [words.get(name, name).replace("other", "in between"), number_cell(count)] for name, count in counts.items()
         ]
         pairs: list[list[str | Cell]] = []
         widths = artifacts.read_json(file, "widths")
         for key, values in aligned.items():
             first, second = (models[int(part)] for part in key.split("-"))
-            pairs.append([f"{first}, {second}", figure_cell(values["value"]), figure_cell(values["null"])])
+            pairs.append([f"{first}, {second}", number_cell(values["value"]), number_cell(values["null"])])
         whose: list[Block] = [
             Table(["class", "latents"], classes),
             Prose(f"Sharedness {number(shared['activation'])} (1: every latent is equally in all models)."),
@@ -156,7 +156,7 @@ def _norms(
             "Relative decoder norm of the latents",
             f"Each live latent by the share of its decoder norm that is in {pair['b']}: 0 is only in {pair['a']}, 1 "
             f"only in {pair['b']}, .5 equally in both. Counts are logarithmic.",
-            figures.bars(R_EDGES, series, x="relative norm r", y="latents", logarithmic=True),
+            figures.histogram(R_EDGES, series, x="relative norm r", y="latents", logarithmic=True),
             height=280,
         ),
         _classes(pair, code, classes, recovered),
@@ -176,9 +176,9 @@ def _classes(pair: Mapping[str, Any], code: npt.NDArray[Any], classes: Sequence[
         columns += [f"in {n} of {runs} runs" for n in range(1, runs + 1)]
     for name in (*COLOURS, "dead"):
         mine = code == classes.index(name)
-        row: list[str | Cell] = [_class_words(name, pair), figure_cell(int(mine.sum()))]
+        row: list[str | Cell] = [_class_words(name, pair), number_cell(int(mine.sum()))]
         if recovered is not None:
-            row += [figure_cell(int((count[mine] == n).sum())) for n in range(1, runs + 1)]
+            row += [number_cell(int((count[mine] == n).sum())) for n in range(1, runs + 1)]
         rows.append(row)
     caption = "" if recovered is None else (
         "A latent is found in another run if one there has nearly the same decoder rows (cosine above .7), one to one; "
@@ -260,7 +260,7 @@ def _scaled(
     cells: list[str | Cell] = [Cell(str(latent), order=float(latent)), pair["b"] if own else pair["a"]]
     for name in ("err", "rec"):
         value, lo, hi = (float(file[f"nu/{part}"][latent, own, 1 - own]) for part in (name, f"{name}_lo", f"{name}_hi"))
-        cells += [figure_cell(value), f"{number(lo)} to {number(hi)}" if np.isfinite(lo) else "–"]
+        cells += [number_cell(value), f"{number(lo)} to {number(hi)}" if np.isfinite(lo) else "–"]
     exclusive = bool(file["nu/exclusive"][latent, own])
     known = np.isfinite(float(file["nu/err"][latent, own, 1 - own]))
     density = float(columns["density_held_out"][latent])
@@ -277,7 +277,7 @@ def _scaling_figure(pair: Mapping[str, Any], points: Mapping[str, tuple[Any, Any
         "Latent scaling of the one-sided latents",
         "Each one-sided latent by how much of it the other model has in the crosscoder's error (across) and in its "
         "reconstruction (up). Those in the lower left corner, inside the dashed lines, are truly one model's own.",
-        figures.scatter(points, x="ν error", y="ν reconstruction", across=0.2, up=0.5),
+        figures.scatter(points, x="ν error", y="ν reconstruction", vertical_at=0.2, horizontal_at=0.5),
         height=300,
     )
 
@@ -289,7 +289,7 @@ def _duplicates(pair: Mapping[str, Any], file: h5py.File) -> list[Block]:
     duplicates = artifacts.read_table(file, "twins/0-1")
     order = np.argsort(-duplicates["cosine"], kind="stable")[:LISTED_DUPLICATES]
     rows: list[list[str | Cell]] = [
-        [str(duplicates["a"][i]), str(duplicates["b"][i]), figure_cell(float(duplicates["cosine"][i])),
+        [str(duplicates["a"][i]), str(duplicates["b"][i]), number_cell(float(duplicates["cosine"][i])),
          Cell(percent(float(duplicates["overlap"][i])), order=float(duplicates["overlap"][i]))]
         for i in order
     ]  # fmt: skip
@@ -354,12 +354,12 @@ def _latent(
 
 def _readings(
     file: h5py.File, columns: Columns, latent: int, text: Text, contexts: int, side: SideName
-) -> list[Reading]:
+) -> list[ContextList]:
     """Where a latent is largest, on held-out documents and on those it was trained on."""
     readings = []
     for name, title in (("held_out", "held-out documents"), ("selection", "documents it was trained on")):
         rows, values = file[f"top/{name}/token_row"][0, latent], file[f"top/{name}/value"][latent]
         order = np.argsort(rows, kind="stable")
         shade = Shade(rows[order], values[order], scale=float(columns[f"max_{name}"][latent]))
-        readings.append(Reading(title, text.contexts(rows, values, shade, count=max(2, contexts // 2)), side))
+        readings.append(ContextList(title, text.contexts(rows, values, shade, count=max(2, contexts // 2)), side))
     return readings

@@ -7,9 +7,10 @@ import numpy as np
 
 from diptych.crosscoder import latents_section
 from diptych.page import figures, method_sections
-from diptych.page.blocks import Block, Cell, Figure, Note, Prose, Section, Table, figure_cell, listed, number, percent
-from diptych.page.method_sections import Shown
+from diptych.page.blocks import Block, Cell, Figure, Note, Prose, Section, Table, listed, number, number_cell, percent
+from diptych.page.method_sections import PageData
 from diptych.storage import artifacts
+from diptych.storage.canonical import canonical_json
 from diptych.text.contexts import Text
 
 MATCHED = 0.1
@@ -96,12 +97,12 @@ def _run_row(
     fvu = numbers["fvu"] if len(numbers["fvu"]) == n_models else [None] * n_models
     return [
         f"{run['name']}, seed {run['seed']}",
-        figure_cell(training["steps"]),
-        figure_cell(training["rows_seen"]),
-        figure_cell(numbers["k"] or None),
-        figure_cell(numbers["l0_mean"]),
-        *(figure_cell(value) for value in fvu),
-        figure_cell(numbers["fvu_total"]),
+        number_cell(training["steps"]),
+        number_cell(training["rows_seen"]),
+        number_cell(numbers["k"] or None),
+        number_cell(numbers["l0_mean"]),
+        *(number_cell(value) for value in fvu),
+        number_cell(numbers["fvu_total"]),
         Cell(percent(numbers["dead_share"]), order=numbers["dead_share"]),
     ]
 
@@ -114,8 +115,8 @@ def _splicing(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> lis
             losses = artifacts.read_json(file, "splicing")
         for model, loss in zip(models_of(pair), losses, strict=False):
             names = ("clean", "spliced", "mean", "zero", "recovered_mean", "recovered_zero", "kl")
-            rows.append([f"{run['name']}, seed {run['seed']}", model, *(figure_cell(loss[name]) for name in names),
-                         figure_cell(int(loss["n"]))])  # fmt: skip
+            rows.append([f"{run['name']}, seed {run['seed']}", model, *(number_cell(loss[name]) for name in names),
+                         number_cell(int(loss["n"]))])  # fmt: skip
     if not rows:
         return []
     columns = ["run", "model", "loss", "spliced", "set to mean", "set to 0", "recovered (mean)", "recovered (0)", "KL",
@@ -140,8 +141,8 @@ def _matched(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list
     for name, points in curves.items():
         active = [point[0] for point in points]
         spread = number(active[0]) if len(points) == 1 else f"{number(active[0])} to {number(active[-1])}"
-        rows.append([name, figure_cell(len(points)), spread, figure_cell(unexplained_at(points, at))])
-    plot = figures.lines(
+        rows.append([name, number_cell(len(points)), spread, number_cell(unexplained_at(points, at))])
+    plot = figures.line_plot(
         {name: tuple(zip(*points, strict=True)) for name, points in curves.items()}, x="active latents (L0)",
         y="unexplained", markers=True,
     )  # fmt: skip
@@ -175,7 +176,7 @@ def _curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
             settings[run["weights"]] = artifacts.read_json(file, "spec")["settings"]
     differing = sorted(
         key for key in next(iter(settings.values()))
-        if key not in OWN and len({artifacts.canonical_json(values.get(key)) for values in settings.values()}) > 1
+        if key not in OWN and len({canonical_json(values.get(key)) for values in settings.values()}) > 1
     )  # fmt: skip
     for run in runs:
         values = settings[run["weights"]]
@@ -214,7 +215,7 @@ def _by_source(pair: Mapping[str, Any], run: Mapping[str, Any], sources: Sequenc
         fvu = file["fvu_source"][:]
     names = models_of(pair) if fvu.shape[1] > 1 else ["the difference"]
     rows: list[list[str | Cell]] = [
-        [source, *(figure_cell(float(value)) for value in values)] for source, values in zip(sources, fvu, strict=False)
+        [source, *(number_cell(float(value)) for value in values)] for source, values in zip(sources, fvu, strict=False)
     ]
     return Table(["source of the text", *(f"unexplained {name}" for name in names)], rows)
 
@@ -234,7 +235,7 @@ def _loss(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[Bl
             "Loss while it was trained",
             "Reconstruction loss over the run (logarithmic). A curve that still falls at the end says that more "
             "training would show more.",
-            figures.lines(lines, x="step", y="loss", logarithmic=True),
+            figures.line_plot(lines, x="step", y="loss", logarithmic=True),
             height=220,
         )
     ]
@@ -243,14 +244,14 @@ def _loss(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[Bl
 class Sections(method_sections.Sections):
     """The crosscoders' part of the page."""
 
-    def of_cell(self, cell: Mapping[str, Any], shown: Shown) -> Section:
+    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
         """Reconstruction and latents."""
-        return section(cell, shown.texts["a"], shown.contexts, shown.standing)
+        return section(cell, page.texts["a"], page.n_contexts, page.finding_ids)
 
-    def of_study(self, shown: Shown) -> list[Section]:
+    def of_study(self, page: PageData) -> list[Section]:
         """The crosscoders of more than two models."""
-        many = shown.inputs.get("crosscoders", ())
-        return [of_many(crosscoder, Text(crosscoder["tokens"]), shown.contexts) for crosscoder in many]
+        many = page.inputs.get("crosscoders", ())
+        return [of_many(crosscoder, Text(crosscoder["tokens"]), page.n_contexts) for crosscoder in many]
 
 
 SECTIONS = Sections()

@@ -21,6 +21,7 @@ from diptych.models import pretrained
 from diptych.models.batches import BoolArray, IntArray, Sequences
 from diptych.runtime import logs
 from diptych.storage import artifacts
+from diptych.storage.canonical import canonical_json
 from diptych.storage.checkpoints import Checkpoint
 
 Method = Literal["lora", "full"]
@@ -132,7 +133,7 @@ def finetune(
             "trained_parameters": tuner.n_trained,
             "epochs": tuning.batch_sequences * tuning.steps / len(train),
         }
-        artifacts.write_text(directory / "training.json", artifacts.canonical_json(report) + "\n")
+        artifacts.write_text(directory / "training.json", canonical_json(report) + "\n")
     checkpoint.remove()
     for source, loss in after["loss"].items():
         logs.logger.info("held-out loss on %s: %.3f before, %.3f after", source, before["loss"][source], loss)

@@ -30,6 +30,7 @@ from diptych.dictionaries import sae as dictionaries
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
+from diptych.storage.canonical import canonical_json
 from diptych.storage.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def train(
             "train": _score(directory, rows, index, device),
             "test": test,
         }
-        artifacts.write_text(directory / "training.json", artifacts.canonical_json(report) + "\n")
+        artifacts.write_text(directory / "training.json", canonical_json(report) + "\n")
     checkpoint.remove()
     logs.logger.info("dictionary: on the test fold FVU %.3f, L0 %.1f", test["fvu"], test["l0"])
     if settings.architecture != "standard" and abs(test["l0"] - settings.k) > L0_TOLERANCE * settings.k:

@@ -25,6 +25,7 @@ from diptych.methods import Method, proposing
 from diptych.runtime import logs
 from diptych.steering import effects
 from diptych.storage import artifacts, tables
+from diptych.storage.canonical import canonical_json
 from diptych.text import contexts as evidence
 
 COLUMNS = (
@@ -108,8 +109,8 @@ def collect(
     with artifacts.create(out, "findings", spec) as writer:
         writer.table("findings", columns, nan="not measured by this method")
         writer.array("rows", rows)
-        writer.strings("answers", [artifacts.canonical_json(answer) for answer in answers])
-        writer.strings("controls", [artifacts.canonical_json(control) for control in controls])
+        writer.strings("answers", [canonical_json(answer) for answer in answers])
+        writer.strings("controls", [canonical_json(control) for control in controls])
         writer.json("thresholds", {"q": q, "min_effect": dict(least)})
 
 

@@ -11,20 +11,20 @@ from diptych.page import figures, method_sections
 from diptych.page.blocks import (
     Block,
     Cell,
+    ContextList,
     Figure,
     Item,
     Items,
     Note,
     Prose,
-    Reading,
     Section,
     Table,
-    figure_cell,
     number,
+    number_cell,
     p_value,
     percent,
 )
-from diptych.page.method_sections import Shown
+from diptych.page.method_sections import PageData
 from diptych.storage import artifacts
 from diptych.text.contexts import Shade, Text
 
@@ -68,14 +68,14 @@ def _ladder(file: h5py.File, pair: Mapping[str, Any]) -> Section:
     errors = {name: file[f"{name}/ladder_r2_by_fold"][:].std(axis=1, ddof=1) for name in tables}
     shuffled = verdicts["forward"]["shuffled_r2"]
     arrows = {"forward": f"{pair['a']} → {pair['b']}", "backward": f"{pair['b']} → {pair['a']}"}
-    plot = figures.dots(
+    plot = figures.dot_plot(
         [RUNGS[name][0] for name in names],
         {
             arrows["forward"]: (tables["forward"]["r2"], errors["forward"], "var(--b)"),
             arrows["backward"]: (tables["backward"]["r2"], errors["backward"], "var(--a)"),
         },
         x="held-out R²",
-        lines=[] if shuffled is None else [(shuffled, "shuffled")],
+        vertical_lines=[] if shuffled is None else [(shuffled, "shuffled")],
     )
     blocks: list[Block] = [
         Prose(
@@ -125,7 +125,7 @@ def _ladder_table(
         Cell("shuffled", hint="Rows of different documents: the level of knowing nothing of the token.")
     ]
     for direction in ("forward", "backward"):
-        shuffled += [figure_cell(_nan(verdicts[direction]["shuffled_r2"]), 4), "–"]
+        shuffled += [number_cell(_nan(verdicts[direction]["shuffled_r2"]), 4), "–"]
     rows.append([*shuffled, "–", "–"])
     return Table(
         [
@@ -159,11 +159,11 @@ def _rung(name: str, i: int, tables: Mapping[str, Mapping[str, Any]]) -> list[st
         table = tables[direction]
         r2 = float(table["r2"][i])
         cells.append(Cell(number(r2, 4), r2, tone="found" if table["is_best"][i] else ""))
-        cells.append(figure_cell(float(table["r2_median_coordinate"][i])))
+        cells.append(number_cell(float(table["r2_median_coordinate"][i])))
     forward = tables["forward"]
     edge = " at edge" if forward["alpha_at_edge"][i] else ""
     cells.append(Cell(number(float(forward["alpha"][i])) + edge, order=_order(forward["alpha"][i])))
-    cells.append(figure_cell(int(forward["rank"][i]) or None))
+    cells.append(number_cell(int(forward["rank"][i]) or None))
     return cells
 
 
@@ -173,7 +173,7 @@ def _in_sample(names: Sequence[str], tables: Mapping[str, Mapping[str, Any]], ar
         [
             Cell(RUNGS[name][0], hint=RUNGS[name][1]),
             *(
-                figure_cell(float(tables[direction][column][i]))
+                number_cell(float(tables[direction][column][i]))
                 for direction in ("forward", "backward")
                 for column in ("in_sample_mse", "in_sample_frobenius", "slope_frobenius")
             ),
@@ -216,13 +216,13 @@ def _where(file: h5py.File, pair: Mapping[str, Any], text: Text) -> list[Block]:
     role = text.role[file["rows/token_row"][0]]
     present = [code for code in range(len(text.roles)) if (role == code).any()]
     rows: list[list[str | Cell]] = [
-        ["source of the text", name, *(figure_cell(column[i].item()) for column in columns)]
+        ["source of the text", name, *(number_cell(column[i].item()) for column in columns)]
         for i, name in enumerate(text.sources[: len(columns[0])])
     ]
     if len(present) > 1:
         for code in present:
             here = role == code
-            cells = [figure_cell(int(here.sum())), *(figure_cell(float(values[here].mean())) for values in energy)]
+            cells = [number_cell(int(here.sum())), *(number_cell(float(values[here].mean())) for values in energy)]
             rows.append(["role in the template", text.roles[code], *cells])
     return [
         Table(
@@ -243,7 +243,7 @@ def _by_position(file: h5py.File, pair: Mapping[str, Any], arrows: tuple[str, st
         "Residual by position in the sequence",
         f"Mean squared residual at each position, in units of the activations' own variance; the last point is all "
         f"from position {len(tables[0]['rows']) - 1} on.",
-        figures.lines(series, x="position", y="residual"),
+        figures.line_plot(series, x="position", y="residual"),
         height=220,
     )
 
@@ -260,7 +260,7 @@ def _spectrum(file: h5py.File, pair: Mapping[str, Any]) -> Figure:
         "Directions by rank. “Unexplained”: share of a direction's variance that the map misses; a feature that only "
         f"{pair['b']} has stands out near 1. “Of the residual”: share of the whole residual that lies along a "
         "principal direction.",
-        figures.lines(
+        figures.line_plot(
             {"unexplained share": (rank, _positive(share)), "of the residual": (rank, _positive(variance / total))},
             x="rank of the direction",
             y="share",
@@ -286,7 +286,7 @@ def _tokens(file: h5py.File, direction: Direction, pair: Mapping[str, Any], text
     item = Item(
         f"Tokens of {pair['b']} that are hardest to predict from {pair['a']}",
         [("mean over all tokens", number(float(energy.mean())))],
-        [Reading("Squared residual, in units of the mean variance", contexts_of_rows, "B")],
+        [ContextList("Squared residual, in units of the mean variance", contexts_of_rows, "B")],
         "B",
     )
     return Items("Every token is shaded by its own residual; the one that the line is about is underlined.", [item])
@@ -311,7 +311,7 @@ def _directions(
         f"Directions of {missed} that {known} does not predict. “unexplained” ranks by the share of variance that is "
         "missed, “pca” by how much is missed. Shown with the text at both ends (documents that did not choose them).",
         items,
-        opened=1 if side == "B" else 0,
+        n_open=1 if side == "B" else 0,
     )
 
 
@@ -325,7 +325,7 @@ def _direction(
         at, values = token_row[rows[end][filled]], scores[end][filled].astype(np.float64)
         order = np.argsort(at)
         shade = Shade(at[order], values[order], scale=float(np.abs(scores).max()))
-        readings.append(Reading(label, text.contexts(at, values, shade, count=max(2, contexts // 2)), side))
+        readings.append(ContextList(label, text.contexts(at, values, shade, count=max(2, contexts // 2)), side))
     p = float(group["p"][k])
     return Item(
         name,
@@ -368,9 +368,9 @@ def _opening(pair: Mapping[str, Any]) -> str:
 class Sections(method_sections.Sections):
     """The linear map's part of the page."""
 
-    def of_cell(self, cell: Mapping[str, Any], shown: Shown) -> Section:
+    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
         """The ladder, and where the best map fails."""
-        return section(cell, shown.texts["a"], shown.contexts, shown.standing)
+        return section(cell, page.texts["a"], page.n_contexts, page.finding_ids)
 
     def opening(self, cell: Mapping[str, Any]) -> str:
         """How much of B's activations the best map predicts."""

@@ -1,11 +1,11 @@
-"""What a page is made of: sections of a few kinds of block, each plain data that the template knows how to draw.
+"""Building blocks of the page: sections of tables, figures, notes and texts, as plain data that the template renders.
 
     Section("tuned", "base and tuned", blocks=[
         Note("pass", "The control holds."),
         Table(["rung", "R²"], [["identity", number(0.8901)]], caption="Held-out R² of each rung."),
     ])
 
-Nothing here knows HTML: the template escapes every string, among them tokens of arbitrary text.
+Blocks hold no HTML: the template escapes every string, tokens of arbitrary text included.
 """
 
 import math
@@ -23,14 +23,14 @@ SideName = Literal["A", "B", "both"]
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell whose look or order is more than its text.
+    """A table cell with a sort key, a colour, a hover text or a link beside its text.
 
     Attributes:
-        text: what is shown.
-        order: what the column is sorted by, if not the text.
-        tone: a colour with a meaning, or "".
-        hint: shown on hover.
-        href: where the text leads, or "".
+        text: the cell's text.
+        order: the number that the column is sorted by, if not the text.
+        tone: CSS class that colours the cell, or "".
+        hint: text shown on hover, or "".
+        href: target of the link, or "".
     """
 
     text: str
@@ -42,7 +42,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Equally long rows under column names; `interactive` ones can be sorted and filtered."""
+    """Rows of equal length under column names; `interactive` tables can be sorted and filtered."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str | Cell]]
@@ -54,7 +54,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A Plotly figure (`data`, `layout`) with the sentence that explains it to a newcomer."""
+    """A Plotly figure (`data`, `layout`) with a title and a caption that explains it to a newcomer."""
 
     id: str
     title: str
@@ -66,7 +66,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Note:
-    """One statement with a tone."""
+    """A short message, coloured as passed, failed, a warning or information."""
 
     tone: Tone
     text: str
@@ -90,8 +90,8 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """Contexts under a heading: in which model, shaded by what."""
+class ContextList:
+    """Contexts of a feature in one model (or both) under a heading that names the model and the shading."""
 
     title: str
     contexts: Sequence[Context]
@@ -100,28 +100,28 @@ class Reading:
 
 @dataclass(frozen=True)
 class Item:
-    """One direction, feature, latent or list of tokens with its evidence."""
+    """One direction, feature, latent or list of tokens with its statistics and contexts."""
 
     title: str
     facts: Sequence[tuple[str, str]]
-    readings: Sequence[Reading]
+    context_lists: Sequence[ContextList]
     side: SideName = "both"
     tag: str = ""
 
 
 @dataclass(frozen=True)
 class Items:
-    """Items under a caption; the first `opened` ones are unfolded."""
+    """Items under a caption; the first `n_open` ones are unfolded."""
 
     caption: str
     items: Sequence[Item]
-    opened: int = 1
+    n_open: int = 1
     kind: str = field(default="items", init=False)
 
 
 @dataclass(frozen=True)
 class Banner:
-    """The verdict that the page opens with."""
+    """The outcome of the control, at the top of the page."""
 
     tone: Tone
     headline: str
@@ -142,7 +142,7 @@ class Section:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with sensible digits: 7 -> 7, .9407 -> .941, 4.08 -> 4.08, 24052.0 -> 24,052, 3.2e-9, NaN -> –."""
+    """Format a number with sensible digits: 7, .9407 -> .941, 4.08 -> 4.08, 24052.0 -> 24,052, 3.2e-9, NaN -> –."""
     if value is None or math.isnan(value):
         return "–"
     if isinstance(value, int | np.integer):
@@ -158,32 +158,33 @@ def number(value: float | None, digits: int = 3) -> str:
     if size >= 1000:
         return f"{value:,.0f}".replace("-", "−")
     if size < 1:
-        shown = f"{value:.{digits}f}"
-        return shown.replace("0.", ".", 1).replace("-", "−")
+        return f"{value:.{digits}f}".replace("0.", ".", 1).replace("-", "−")
     return f"{value:.{max(0, digits - len(str(int(size))))}f}".replace("-", "−")
 
 
-def plain(value: float) -> str:
-    """A number as prose has it: .5 -> 0.5, 1.0 -> 1, 15.98 -> 16, 1200.0 -> 1,200."""
+def prose_number(value: float) -> str:
+    """Format a number as in running text: .5 -> 0.5, 1.0 -> 1, 15.98 -> 16, 1200.0 -> 1,200."""
     return (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}").replace("-", "−")
 
 
 def visible(text: str) -> str:
-    """A token's text with line ends and tabs made visible and other control characters taken out."""
-    shown = text.replace("\n", "↵").replace("\t", "⇥")
-    return "".join(character if character.isprintable() else "�" for character in shown)
+    """A token's text with symbols for line ends and tabs, and � for other control characters."""
+    marked = text.replace("\n", "↵").replace("\t", "⇥")
+    return "".join(character if character.isprintable() else "�" for character in marked)
 
 
 def percent(share: float | None) -> str:
-    """A share as a percentage: .0312 -> 3.1 %."""
+    """Format a share as a percentage: .0312 -> 3.1 %."""
     if share is None or math.isnan(share):
         return "–"
-    value = 100 * share
-    return f"{value:.0f} %" if value >= 10 or value == 0 else f"{value:.1f} %" if value >= 0.1 else f"{value:.2g} %"
+    percentage = 100 * share
+    if percentage >= 10 or percentage == 0:
+        return f"{percentage:.0f} %"
+    return f"{percentage:.1f} %" if percentage >= 0.1 else f"{percentage:.2g} %"
 
 
 def p_value(p: float | None) -> str:
-    """A p- or q-value: .0312, 4e-6, < 1e-99."""
+    """Format a p- or q-value: .0312, 4e-6, < 1e-99."""
     if p is None or math.isnan(p):
         return "–"
     if p < 1e-99:
@@ -193,16 +194,16 @@ def p_value(p: float | None) -> str:
     return f"{p:.3f}".replace("0.", ".", 1)
 
 
-def figure_cell(value: float | None, digits: int = 3) -> Cell:
-    """A number that sorts as a number."""
+def number_cell(value: float | None, digits: int = 3) -> Cell:
+    """Table cell of a formatted number, sorted by its value."""
     return Cell(number(value, digits), order=None if value is None or math.isnan(value) else float(value))
 
 
 def counted(n: int, singular: str, plural: str | None = None) -> str:
-    """`1 finding`, `3 findings`."""
+    """A count with its noun in the right number: `1 finding`, `3 findings`."""
     return f"{n:,} {singular if n == 1 else plural or singular + 's'}"
 
 
 def listed(words: Sequence[str], last: str = "and") -> str:
-    """`a, b and c`."""
+    """Words joined as in a sentence: `a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}" if words else ""

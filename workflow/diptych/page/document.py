@@ -1,4 +1,4 @@
-"""Sections as one self-contained HTML page, with its style, script and plotly.js inside.
+"""Rendering of sections as one self-contained HTML page, with its style, script and plotly.js inside.
 
 document.render("Base and chat", Banner("pass", "The control holds.", ""), "What changed: ...", sections)
 """
@@ -12,14 +12,14 @@ from plotly.offline import get_plotlyjs
 
 from diptych.page import blocks
 from diptych.page.blocks import Banner, Figure, Section
-from diptych.storage import artifacts
+from diptych.storage.canonical import canonical_json
 
 TEMPLATES = Path(__file__).parents[2] / "report"
-"""Where the page's template, style and script are."""
+"""Directory of the page's template, style and script."""
 
 
 def render(title: str, banner: Banner, answer: str, sections: Sequence[Section]) -> str:
-    """The page's HTML."""
+    """HTML of the page: title, banner, the answer in words, then the sections."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -42,18 +42,13 @@ def render(title: str, banner: Banner, answer: str, sections: Sequence[Section])
 
 
 def script_json(value: Any) -> str:
-    """JSON that may stand inside a script element: no `<` that could end it."""
-    return (
-        artifacts.canonical_json(value)
-        .replace("<", "\\u003c")
-        .replace("\u2028", "\\u2028")
-        .replace("\u2029", "\\u2029")
-    )
+    """JSON that is safe inside a script element: no `<` that could end the element."""
+    return canonical_json(value).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def _figures(sections: Sequence[Section]) -> list[Figure]:
-    figures_of_page: list[Figure] = []
+    figures: list[Figure] = []
     for section in sections:
-        figures_of_page += [block for block in section.blocks if isinstance(block, Figure)]
-        figures_of_page += _figures(section.sections)
-    return figures_of_page
+        figures += [block for block in section.blocks if isinstance(block, Figure)]
+        figures += _figures(section.sections)
+    return figures

@@ -1,4 +1,4 @@
-"""Figures as Plotly descriptions (plain dicts); colours are CSS variables, so that one page serves light and dark."""
+"""Plotly figures as plain dicts; colours are CSS variables, so that one page serves light and dark themes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,19 +8,19 @@ import numpy.typing as npt
 
 Plot = dict[str, Any]
 DIGITS = 5
-"""Significant digits written: below what a screen can show, and the page stays small."""
+"""Significant digits written: finer than a screen resolves, and the page stays small."""
 LOGARITHMIC: Plot = {"type": "log", "dtick": 1, "exponentformat": "power", "tickfont": {"size": 11}}
 """An axis with a tick at each power of ten, written as such (10⁻⁴, not 100μ) and by Plotly a quarter larger."""
 
 
 def numbers(values: npt.ArrayLike) -> list[float | None]:
-    """Rounded plain numbers; NaN becomes a gap."""
+    """Values as rounded Python floats, flattened; NaN and infinities become None (a gap in the plot)."""
     array = np.asarray(values, dtype=np.float64).ravel()
     return [float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None for value in array]
 
 
 def layout(x: str, y: str, **more: Any) -> Plot:
-    """The common look: no chart junk, the page's own fonts and colours."""
+    """Plotly layout with the page's fonts and colours and titles of both axes; `more` is merged key by key."""
     axis: Plot = {
         "gridcolor": "var(--grid)",
         "zerolinecolor": "var(--grid)",
@@ -47,7 +47,7 @@ def layout(x: str, y: str, **more: Any) -> Plot:
 
 
 def vertical_line(x: float, label: str, colour: str = "var(--soft)") -> tuple[Plot, Plot]:
-    """A dashed line over the whole height at x and its label: a shape and an annotation."""
+    """A dashed line over the full height at x and its label: a Plotly shape and an annotation."""
     shape = {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper",
              "line": {"color": colour, "width": 1.5, "dash": "dash"}}  # fmt: skip
     text = {"x": x, "y": 1, "yref": "paper", "yanchor": "bottom", "text": label, "showarrow": False,
@@ -55,34 +55,34 @@ def vertical_line(x: float, label: str, colour: str = "var(--soft)") -> tuple[Pl
     return shape, text
 
 
-def bars(
+def histogram(
     edges: npt.ArrayLike,
     series: Mapping[str, tuple[npt.ArrayLike, str]],
     *,
     x: str,
     y: str,
     logarithmic: bool = False,
-    lines: Sequence[tuple[float, str]] = (),
+    vertical_lines: Sequence[tuple[float, str]] = (),
     overlaid: bool = False,
 ) -> Plot:
-    """A histogram from counts, stacked.
+    """Histogram of counted values, its series stacked or overlaid.
 
     Args:
-        edges: [bins + 1].
+        edges: of the bins, [bins + 1].
         series: name -> (counts [bins], colour).
         x: title of the axis.
         y: title of the axis.
         logarithmic: counts on a logarithmic axis.
-        lines: (x, label) of dashed vertical lines.
-        overlaid: the series lie over each other instead of being stacked.
+        vertical_lines: (x, label) of dashed vertical lines.
+        overlaid: draw the series over each other instead of stacking them.
     """
-    edge = np.asarray(edges, dtype=np.float64)
+    bin_edges = np.asarray(edges, dtype=np.float64)
     data = [
         {
             "type": "bar",
             "name": name,
-            "x": numbers((edge[1:] + edge[:-1]) / 2),
-            "width": numbers(np.diff(edge)),
+            "x": numbers((bin_edges[1:] + bin_edges[:-1]) / 2),
+            "width": numbers(np.diff(bin_edges)),
             "y": numbers(counts),
             "marker": {"color": colour, "line": {"width": 0}},
             "opacity": 0.6 if overlaid else 1,
@@ -90,7 +90,7 @@ def bars(
         }
         for name, (counts, colour) in series.items()
     ]
-    marks = [vertical_line(at, label) for at, label in lines]
+    marks = [vertical_line(at, label) for at, label in vertical_lines]
     return {
         "data": data,
         "layout": layout(
@@ -98,7 +98,7 @@ def bars(
             y,
             barmode="overlay" if overlaid else "stack",
             showlegend=len(data) > 1,
-            margin={"t": 24 if lines else 10},
+            margin={"t": 24 if vertical_lines else 10},
             yaxis=LOGARITHMIC if logarithmic else {"rangemode": "tozero"},
             shapes=[shape for shape, _ in marks],
             annotations=[text for _, text in marks],
@@ -106,22 +106,22 @@ def bars(
     }
 
 
-def dots(
+def dot_plot(
     labels: Sequence[str],
     series: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike, str]],
     *,
     x: str,
-    lines: Sequence[tuple[float, str]] = (),
+    vertical_lines: Sequence[tuple[float, str]] = (),
     lowest: float = -0.1,
 ) -> Plot:
-    """One labelled row of dots with error bars for each label, first label on top.
+    """Dot plot with horizontal error bars: one row per label, the first on top.
 
     Args:
         labels: of the rows.
-        series: name -> (values, half widths of the bars, colour).
+        series: name -> (values, half widths of the error bars, colour).
         x: title of the axis.
-        lines: (x, label) of dashed vertical lines.
-        lowest: the axis does not go lower; dots below it stand at the edge and say their value on hover.
+        vertical_lines: (x, label) of dashed vertical lines.
+        lowest: lower end of the axis; dots below it are drawn at the edge, with their value on hover.
     """
     data: list[Plot] = []
     low = 1.0
@@ -141,8 +141,8 @@ def dots(
                 "hovertemplate": "%{y}: %{customdata:.4f}<extra>" + name + "</extra>",
             }
         )
-    marks = [vertical_line(max(at, lowest), label) for at, label in lines]
-    low = max(lowest, min([low, *(at for at, _ in lines)]))
+    marks = [vertical_line(max(at, lowest), label) for at, label in vertical_lines]
+    low = max(lowest, min([low, *(at for at, _ in vertical_lines)]))
     return {
         "data": data,
         "layout": layout(
@@ -150,8 +150,8 @@ def dots(
             "",
             yaxis={"autorange": "reversed", "type": "category"},
             xaxis={"range": [low - 0.04, 1.03]},
-            margin={"t": 50 if lines else 30},
-            legend={"y": 1.12 if lines else 1.02},
+            margin={"t": 50 if vertical_lines else 30},
+            legend={"y": 1.12 if vertical_lines else 1.02},
             shapes=[shape for shape, _ in marks],
             annotations=[text for _, text in marks],
         ),
@@ -163,17 +163,17 @@ def scatter(
     *,
     x: str,
     y: str,
-    across: float | None = None,
-    up: float | None = None,
+    vertical_at: float | None = None,
+    horizontal_at: float | None = None,
 ) -> Plot:
-    """Points that say their name on hover, with dashed lines at x = `across` and y = `up`.
+    """Scatter plot with the points' names on hover and up to two dashed reference lines.
 
     Args:
         series: name -> (x, y, names of the points, colour).
         x: title of the axis.
         y: title of the axis.
-        across: where a vertical line stands.
-        up: where a horizontal line stands.
+        vertical_at: x of a vertical line.
+        horizontal_at: y of a horizontal line.
     """
     data = [
         {
@@ -188,23 +188,35 @@ def scatter(
         }
         for name, (at, values, names, colour) in series.items()
     ]
-    dash = {"color": "var(--soft)", "width": 1.5, "dash": "dash"}
-    marks = []
-    if across is not None:
-        marks.append({"type": "line", "x0": across, "x1": across, "y0": 0, "y1": 1, "yref": "paper", "line": dash})
-    if up is not None:
-        marks.append({"type": "line", "x0": 0, "x1": 1, "xref": "paper", "y0": up, "y1": up, "line": dash})
-    return {"data": data, "layout": layout(x, y, showlegend=len(data) > 1, margin={"t": 24}, shapes=marks)}
+    dashed = {"color": "var(--soft)", "width": 1.5, "dash": "dash"}
+    shapes: list[Plot] = []
+    if vertical_at is not None:
+        shapes.append(
+            {"type": "line", "x0": vertical_at, "x1": vertical_at, "y0": 0, "y1": 1, "yref": "paper", "line": dashed}
+        )
+    if horizontal_at is not None:
+        shapes.append(
+            {
+                "type": "line",
+                "x0": 0,
+                "x1": 1,
+                "xref": "paper",
+                "y0": horizontal_at,
+                "y1": horizontal_at,
+                "line": dashed,
+            }
+        )
+    return {"data": data, "layout": layout(x, y, showlegend=len(data) > 1, margin={"t": 24}, shapes=shapes)}
 
 
 COLOURS = ("var(--b)", "var(--a)", "var(--both)", "var(--pass)", "var(--warn)", "var(--fail)")
 DASHES = ("solid", "dash", "dot")
 
 
-def lines(
+def line_plot(
     series: Mapping[str, tuple[npt.ArrayLike, ...]], *, x: str, y: str, logarithmic: bool = False, markers: bool = False
 ) -> Plot:
-    """One line for each series, name -> (x, y), with its points marked if there are few."""
+    """Line plot, one line per series (name -> (x, y)), with its points marked if `markers`."""
     data = [
         {
             "type": "scatter",

@@ -1,7 +1,7 @@
-"""What every method can be asked for the page: the base of its `section.SECTIONS`.
+"""Base class of a method's parts of the page; every method's `section.SECTIONS` is an instance of a subclass.
 
 class Sections(method_sections.Sections):
-    def of_cell(self, cell, shown): ...
+    def of_cell(self, cell, page): ...
 
 SECTIONS = Sections()
 """
@@ -18,30 +18,30 @@ from diptych.page.blocks import Section
 from diptych.text.contexts import Text
 
 Cell = Mapping[str, Any]
-"""A cell as `config.cells.all_cells` describes it, with `site`, the name of its sites, and `id`, fit for HTML."""
+"""A cell as `config.cells.all_cells` describes it, with the name of its sites, `site`, and an HTML `id`."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a method's sections are drawn from, beside the cell.
+class PageData:
+    """Inputs and options of the page, and the findings on a cell, from which a method builds its sections.
 
     Attributes:
         inputs: of the page (`report.stage.build`).
-        contexts: texts shown for each finding and each model.
-        in_full: cells of a grid of sites that are shown in full.
-        standing: "side id" of what the method found on the cell.
-        cell: the cell.
+        n_contexts: contexts shown for each finding and each model.
+        n_full_cells: cells of a grid of sites that are shown in full.
+        finding_ids: "side id" of each finding of the method on the cell.
+        cell: the cell that the section is on, None for sections on pairs and on the study.
     """
 
     inputs: Mapping[str, Any]
-    contexts: int
-    in_full: int
-    standing: frozenset[str] = frozenset()
+    n_contexts: int
+    n_full_cells: int
+    finding_ids: frozenset[str] = frozenset()
     cell: Cell | None = None
 
     @cached_property
     def texts(self) -> dict[Literal["a", "b"], Text]:
-        """The tokens of the cell's text, by side ("a", "b"); one text where both models read the same tokens."""
+        """The cell's tokens by side ("a", "b"); the same object twice where both models read the same tokens."""
         assert self.cell is not None
         a, b = (self.cell["files"][f"tokens_{side}"] for side in "ab")
         text = Text(a)
@@ -49,25 +49,25 @@ class Shown:
 
 
 class Sections(ABC):
-    """One method's parts of the page; only `of_cell` must be given."""
+    """One method's parts of the page; a subclass must implement `of_cell`."""
 
     @abstractmethod
-    def of_cell(self, cell: Cell, shown: Shown) -> Section:
-        """The section on a cell on which the method was run."""
+    def of_cell(self, cell: Cell, page: PageData) -> Section:
+        """The section on one cell on which the method was run."""
 
     def opening(self, cell: Cell) -> str:
-        """A sentence on a cell for the page's opening, or ""."""
+        """A sentence on one cell for the page's opening, or ""."""
         return ""
 
-    def of_pair(self, cells: Sequence[Cell], shown: Shown) -> list[Section]:
+    def of_pair(self, cells: Sequence[Cell], page: PageData) -> list[Section]:
         """Sections on all cells of a pair together."""
         return []
 
-    def best_cells(self, cells: Sequence[Cell], shown: Shown) -> Sequence[Cell]:
-        """Of a pair that compares every site of A with every site of B, the cells to be shown in full."""
+    def best_cells(self, cells: Sequence[Cell], page: PageData) -> Sequence[Cell]:
+        """The cells to show in full, of a pair that compares every site of A with every site of B."""
         return cells
 
-    def of_study(self, shown: Shown) -> list[Section]:
+    def of_study(self, page: PageData) -> list[Section]:
         """Sections that belong to no pair."""
         return []
 

@@ -73,7 +73,7 @@ def _against(name: str, title: str, caption: str, values: Mapping[str, tuple[npt
     low, high = (float(every.min()), float(every.max())) if len(every) else (0.0, 1.0)
     edges = np.linspace(low, high if high > low else low + 1.0, BINS + 1)
     series = {key: (np.histogram(values_of, edges)[0], values[key][1]) for key, values_of in finite.items()}
-    return Figure(name, title, caption, figures.bars(edges, series, x=x, y="pairs", overlaid=True), height=260)
+    return Figure(name, title, caption, figures.histogram(edges, series, x=x, y="pairs", overlaid=True), height=260)
 
 
 def _norms(pair: Mapping[str, Any], matched_pairs: Columns) -> Figure:
@@ -87,7 +87,7 @@ def _norms(pair: Mapping[str, Any], matched_pairs: Columns) -> Figure:
         f"Encoder norm of {pair['a']}'s feature less that of its own match in {pair['b']}, each over its dictionary's "
         f"largest. Size: mean {number(float(size.mean()))}, most {number(float(size.max()))}, least "
         f"{number(float(size.min()))}.",
-        figures.bars(
+        figures.histogram(
             edges, {"matched": (np.histogram(difference, edges)[0], "var(--both)")}, x="norm difference", y="pairs"
         ),
         height=240,

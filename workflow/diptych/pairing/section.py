@@ -18,11 +18,11 @@ from diptych.page.blocks import (
     Section,
     Table,
     counted,
-    figure_cell,
     number,
+    number_cell,
     percent,
 )
-from diptych.page.method_sections import Shown
+from diptych.page.method_sections import PageData
 from diptych.pairing import figures as matches
 from diptych.pairing.unmatched_section import changed_features
 from diptych.storage import artifacts
@@ -115,7 +115,7 @@ def _dictionaries(pair: Mapping[str, Any]) -> Table:
                 [
                     str(alias),
                     names[model],
-                    *(figure_cell(numbers[name]) for name in ("rows", "l0", "fvu")),
+                    *(number_cell(numbers[name]) for name in ("rows", "l0", "fvu")),
                     Cell(percent(numbers["dead"]), numbers["dead"]),
                 ]
             )
@@ -161,7 +161,7 @@ def _correlation(pair: Mapping[str, Any]) -> list[Block]:
             "Every pair of features that ever fire on the same token, by the correlation of their activations (both "
             f"halves of the documents; logarithmic counts). {apart:,} pairs never fire together and are left out. "
             "A bump near 1 is features that both models have.",
-            figures.bars(
+            figures.histogram(
                 edges, {"pairs": (counts, "var(--both)")}, x="correlation", y="pairs of features", logarithmic=True
             ),
             height=260,
@@ -171,7 +171,7 @@ def _correlation(pair: Mapping[str, Any]) -> list[Block]:
             "How well each feature's best partner fits",
             f"For each feature the correlation with its best partner, on documents that did not choose the partner. "
             f"Median: features of {pair['a']} {number(medians['a'])}, of {pair['b']} {number(medians['b'])}.",
-            figures.bars(
+            figures.histogram(
                 BINS,
                 {
                     f"features of {pair['a']}": (np.histogram(best["a"], BINS)[0], "var(--a)"),
@@ -230,7 +230,7 @@ def _pairing(pair: Mapping[str, Any], floors: Floors) -> list[Block]:
 
 def _share(counts: Mapping[str, int], status: str) -> list[Cell]:
     share = counts[status] / _eligible(counts) if status not in NOT_ELIGIBLE and _eligible(counts) else None
-    return [figure_cell(counts[status]), Cell(percent(share), order=share)]
+    return [number_cell(counts[status]), Cell(percent(share), order=share)]
 
 
 def _floor_note(pair: Mapping[str, Any], floors: Floors) -> Note:
@@ -287,14 +287,14 @@ def _settings_note(summary: Mapping[str, Any]) -> Prose:
 class Sections(method_sections.Sections):
     """The pairing's part of the page."""
 
-    def of_cell(self, cell: Mapping[str, Any], shown: Shown) -> Section:
+    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
         """Correlation, matches and unmatched features."""
         floors = {
             pair["name"]: unmatched_share(pair)
-            for pair in shown.inputs["pairs"]
+            for pair in page.inputs["pairs"]
             if pair["role"] == "floor" and pair["files"].get("pairing")
         }
-        return section(cell, shown.texts, shown.contexts, shown.standing, floors)
+        return section(cell, page.texts, page.n_contexts, page.finding_ids, floors)
 
 
 SECTIONS = Sections()

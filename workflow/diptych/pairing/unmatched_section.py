@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from diptych.page.blocks import Block, Item, Items, Note, Prose, Reading, number, p_value, percent
+from diptych.page.blocks import Block, ContextList, Item, Items, Note, Prose, number, p_value, percent
 from diptych.storage import artifacts
 from diptych.text.contexts import Codes, Text
 
@@ -38,7 +38,7 @@ class _Reader:
         codes = self._codes.get((dictionary, model))
         return float(codes.density[latent]) if codes else float("nan")
 
-    def read(self, dictionary: Side, model: Side, latent: int, title: str) -> list[Reading]:
+    def read(self, dictionary: Side, model: Side, latent: int, title: str) -> list[ContextList]:
         """Top contexts of a feature in one model, shaded by its activation over the largest in its own model."""
         codes = self._codes.get((dictionary, model))
         if codes is None:
@@ -46,7 +46,7 @@ class _Reader:
         scale = float(self._codes[dictionary, dictionary].maximum[latent])
         rows, values = codes.top(latent)
         contexts = self._texts[model].contexts(rows, values, codes.shade(latent, scale), count=self._contexts)
-        return [Reading(title, contexts, "A" if model == "a" else "B")]
+        return [ContextList(title, contexts, "A" if model == "a" else "B")]
 
 
 def changed_features(
@@ -124,5 +124,5 @@ def _rotated(pairs: Columns, statuses: Sequence[str], reader: _Reader) -> Block:
         "Matched features whose direction changed most: 1 − cos² between the two decoder rows once the linear map has "
         "carried one into the other's space.",
         items,
-        opened=0,
+        n_open=0,
     )

@@ -1,4 +1,4 @@
-"""What the page opens with: the control's verdict, the answer in words, and what each method found on each pair."""
+"""Opening of the page: outcome of the control, the answer in words, results per pair and method, and the findings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,13 +17,13 @@ from diptych.page.blocks import (
     Section,
     Table,
     counted,
-    figure_cell,
     listed,
     number,
+    number_cell,
     p_value,
 )
 
-SHORT = {
+STATUS_LABELS = {
     "found": ("{n} found", "found"),
     "none": ("none found", ""),
     "unclear": ("not enough training to tell", "muted"),
@@ -33,15 +33,15 @@ SHORT = {
     "recovered": ("planted direction found", "pass"),
     "missed": ("planted direction missed", "warn"),
 }
-"""Status -> what a cell of the matrix says, and its tone."""
+"""Status of an answer -> its text in the table of pairs and methods, and the cell's tone."""
 CELLS_IN_WORDS = 3
-"""Cells of a pair's grid of sites that the opening speaks of: those of like sites before others."""
-TEXT_OF_CONTEXTS = 240
+"""Cells of a pair's grid of sites that the answer in words mentions: those with equal sites, if any."""
+MAX_CONTEXT_CHARACTERS = 240
 """Characters of contexts shown in the findings table."""
 
 
 def banner(findings: Findings) -> Banner:
-    """The control's verdict."""
+    """The outcome of the control as the page's banner."""
     if findings.control_holds is None:
         return Banner(
             "warn",
@@ -51,86 +51,87 @@ def banner(findings: Findings) -> Banner:
     clauses = [clause for control in findings.controls for clause in control["clauses"]]
     names = listed([control["pair"] for control in findings.controls])
     if findings.control_holds:
-        tested = sum(clause["holds"] is not None for clause in clauses)
+        n_tested = sum(clause["holds"] is not None for clause in clauses)
         return Banner(
             "pass",
             "The control holds.",
-            f"A model compared with itself ({names}) shows no difference in any of {counted(tested, 'clause')}.",
+            f"A model compared with itself ({names}) shows no difference in any of {counted(n_tested, 'clause')}.",
         )
     broken = [f"{clause['name']} ({clause['text']})" for clause in clauses if clause["holds"] is False]
-    what = "; ".join(broken) or "no clause could be tested"
+    reason = "; ".join(broken) or "no clause could be tested"
     return Banner(
         "fail",
         "The control is broken: do not believe this page.",
-        f"A model compared with itself ({names}) must show no difference, but: {what}.",
+        f"A model compared with itself ({names}) must show no difference, but: {reason}.",
     )
 
 
 def answer(inputs: Mapping[str, Any], findings: Findings) -> str:
-    """One paragraph: what differs, by how much, and what cannot be told."""
+    """One paragraph on all compared pairs: how many findings by which methods, and which comparisons stay undecided."""
     compared = [pair for pair in inputs["pairs"] if pair["role"] == "compared"]
     sentences = []
     for name in dict.fromkeys(pair["name"] for pair in compared):
         cells = [pair for pair in compared if pair["name"] == name]
-        shown = ([cell for cell in cells if cell["site_a"] == cell["site_b"]] or cells)[:CELLS_IN_WORDS]
-        sentences += [_compared(cell, findings) for cell in shown]
-        if len(cells) > len(shown):
-            rest = counted(len(cells) - len(shown), "other cell")
-            sentences.append(f"The tables below say what stands in the {rest} of the grid of {name}.")
-    planted = [_planted(pair, findings) for pair in inputs["pairs"] if pair["role"] == "planted"]
+        described = ([cell for cell in cells if cell["site_a"] == cell["site_b"]] or cells)[:CELLS_IN_WORDS]
+        sentences += [_comparison(cell, findings) for cell in described]
+        if len(cells) > len(described):
+            rest = counted(len(cells) - len(described), "other cell")
+            sentences.append(f"The tables below have the findings in the {rest} of the grid of {name}.")
+    planted = [_planted_sentence(pair, findings) for pair in inputs["pairs"] if pair["role"] == "planted"]
     return " ".join([*sentences, *planted]) or "This study compares no two different models."
 
 
-def _compared(pair: Mapping[str, Any], findings: Findings) -> str:
+def _comparison(pair: Mapping[str, Any], findings: Findings) -> str:
     answers = _answers(pair, findings)
-    answer_of = {methods.named(a["method"]).title: a for a in answers if a["status"] == "found"}
+    with_findings = {methods.named(a["method"]).title: a for a in answers if a["status"] == "found"}
     none = [methods.named(a["method"]).title for a in answers if a["status"] == "none"]
     unclear = [methods.named(a["method"]).title for a in answers if a["status"] == "unclear"]
     untested = [methods.named(a["method"]).title for a in answers if a["status"] == "untested"]
-    parts = []
-    alike = pair["site_a"] == pair["site_b"]
-    a, b = pair["a"] if alike else f"{pair['a']} at {pair['site_a']}", f"{pair['b']} at {pair['site_b']}"
-    if answer_of:
-        by = listed([f"{a['findings']} by the {name}{_caveats(a)}" for name, a in answer_of.items()])
-        claim = f"{pair['b']} differs from {a} at {pair['site_b']}" if alike else f"{b} differs from {a}"
-        parts.append(f"{claim}: {counted(sum(a['findings'] for a in answer_of.values()), 'finding')} ({by}).")
+    sentences = []
+    same_site = pair["site_a"] == pair["site_b"]
+    a, b = pair["a"] if same_site else f"{pair['a']} at {pair['site_a']}", f"{pair['b']} at {pair['site_b']}"
+    if with_findings:
+        counts = listed([f"{a['findings']} by the {name}{_caveats(a)}" for name, a in with_findings.items()])
+        claim = f"{pair['b']} differs from {a} at {pair['site_b']}" if same_site else f"{b} differs from {a}"
+        n_findings = sum(a["findings"] for a in with_findings.values())
+        sentences.append(f"{claim}: {counted(n_findings, 'finding')} ({counts}).")
     if none:
-        parts.append(
+        sentences.append(
             f"The {listed(none)} found no difference between {a} and {b}, though with the same settings a planted one "
             "was found."
         )
     if unclear:
-        parts.append(
+        sentences.append(
             f"With this much training the {listed(unclear)} cannot tell whether {pair['b']} has something that "
             f"{pair['a']} has not."
         )
     if untested:
-        parts.append(f"What the {listed(untested)} shows between {pair['a']} and {pair['b']} could not be tested.")
-    return " ".join([*parts, *_method_openings(pair)]).strip()
+        sentences.append(f"What the {listed(untested)} shows between {pair['a']} and {pair['b']} could not be tested.")
+    return " ".join([*sentences, *_method_openings(pair)]).strip()
 
 
 def _method_openings(pair: Mapping[str, Any]) -> list[str]:
-    """What the methods that were run on a cell say of it beside their findings."""
-    run = [method for method in methods.METHODS if pair["files"].get(method.file)]
-    return [sentence for method in run if (sentence := method_sections.of(method).opening(pair))]
+    """Sentences of the methods that were run on a cell, besides their findings."""
+    methods_run = [method for method in methods.METHODS if pair["files"].get(method.file)]
+    return [sentence for method in methods_run if (sentence := method_sections.of(method).opening(pair))]
 
 
 def _caveats(answer: Mapping[str, Any]) -> str:
     return f", {answer['caveats']}" if answer["caveats"] else ""
 
 
-def _planted(pair: Mapping[str, Any], findings: Findings) -> str:
+def _planted_sentence(pair: Mapping[str, Any], findings: Findings) -> str:
     answers = _answers(pair, findings)
-    by = {
+    titles = {
         status: [methods.named(a["method"]).title for a in answers if a["status"] == status]
         for status in ("recovered", "missed")
     }
-    sentences = []
-    if by["recovered"]:
-        sentences.append(f"found by the {listed(by['recovered'])}")
-    if by["missed"]:
-        sentences.append(f"missed by the {listed(by['missed'])}")
-    return f"The direction planted in {pair['b']} was {listed(sentences, last='but')}." if sentences else ""
+    outcomes = []
+    if titles["recovered"]:
+        outcomes.append(f"found by the {listed(titles['recovered'])}")
+    if titles["missed"]:
+        outcomes.append(f"missed by the {listed(titles['missed'])}")
+    return f"The direction planted in {pair['b']} was {listed(outcomes, last='but')}." if outcomes else ""
 
 
 def _answers(pair: Mapping[str, Any], findings: Findings) -> list[dict[str, Any]]:
@@ -138,72 +139,72 @@ def _answers(pair: Mapping[str, Any], findings: Findings) -> list[dict[str, Any]
 
 
 def section(inputs: Mapping[str, Any], findings: Findings) -> Section:
-    """The matrix of pairs and methods, the sentences behind it, and the control's clauses."""
+    """The summary: table of pairs and methods, the answers in full sentences, and the control's clauses."""
     columns = [method for method in methods.proposing() if any(a["method"] == method.name for a in findings.answers)]
     rows: list[list[str | Cell]] = []
     for pair in inputs["pairs"]:
         by_method = {a["method"]: a for a in _answers(pair, findings)}
-        rows.append([_label(pair), pair["role"], *(_matrix_cell(by_method.get(method.name)) for method in columns)])
-    matrix = Table(
+        rows.append([_label(pair), pair["role"], *(_status_cell(by_method.get(method.name)) for method in columns)])
+    overview = Table(
         ["pair", "role", *(method.title for method in columns)],
         rows,
         caption="What each method says of each pair; the sentences below say why.",
     )
-    in_words: list[list[str | Cell]] = [
-        [_label(pair), methods.named(a["method"]).title, Cell(a["text"], tone=SHORT[a["status"]][1])]
+    answer_rows: list[list[str | Cell]] = [
+        [_label(pair), methods.named(a["method"]).title, Cell(a["text"], tone=STATUS_LABELS[a["status"]][1])]
         for pair in inputs["pairs"]
         for a in _answers(pair, findings)
     ]
-    inner = [Section("verdicts", "In words", [Table(["pair", "method", "what it says"], in_words)])]
+    inner = [Section("verdicts", "In words", [Table(["pair", "method", "what it says"], answer_rows)])]
     if findings.controls:
-        inner.append(Section("control", "The control, clause by clause", _control(findings)))
-    return Section("summary", "Summary", [matrix], inner)
+        inner.append(Section("control", "The control, clause by clause", _control_clauses(findings)))
+    return Section("summary", "Summary", [overview], inner)
 
 
 def _label(pair: Mapping[str, Any]) -> str:
     return f"{pair['name']} ({pair['a']} → {pair['b']}, {pair['site']})"
 
 
-def _matrix_cell(answer: Mapping[str, Any] | None) -> Cell:
+def _status_cell(answer: Mapping[str, Any] | None) -> Cell:
     if answer is None:
         return Cell("not run", tone="muted")
-    text, tone = SHORT[answer["status"]]
+    text, tone = STATUS_LABELS[answer["status"]]
     return Cell(text.format(n=answer["findings"]) + _caveats(answer), tone=tone, hint=answer["text"])
 
 
-def _control(findings: Findings) -> list[Block]:
+def _control_clauses(findings: Findings) -> list[Block]:
+    outcome = {
+        True: Cell("holds", tone="pass"),
+        False: Cell("BROKEN", tone="fail"),
+        None: Cell("not run", tone="muted"),
+    }
     rows: list[list[str | Cell]] = []
     for control in findings.controls:
         for clause in control["clauses"]:
-            outcome = {
-                True: Cell("holds", tone="pass"),
-                False: Cell("BROKEN", tone="fail"),
-                None: Cell("not run", tone="muted"),
-            }
             rows.append([control["pair"], clause["name"], outcome[clause["holds"]], clause["text"]])
     return [
         Prose(
             "The control compares a model with itself. It catches errors of bookkeeping: rows that do not line up, a "
             "wrong layer, a dictionary on the wrong side."
         ),
-        Table(["pair", "what must hold", "verdict", "seen"], rows),
+        Table(["pair", "what must hold", "outcome", "observed"], rows),
     ]
 
 
 def findings_section(findings: Findings) -> Section:
-    """The table of findings."""
+    """The table of all findings, the strongest first."""
     table = findings.table
     rows = [_finding_row(table, i) for i in range(len(table["pair"]))]
     intro: list[Block] = [
         Prose(
-            "Everything that stands: significant in its family, seen again with the same sign and at least half the "
-            "size on documents that had no part in finding it, and large enough to matter. Ranked by the weakest of "
-            "these."
+            "Each finding is significant in its family of tests, has the same sign and at least half the size on "
+            "documents that had no part in finding it, and is large enough to matter. Findings are ranked by the "
+            "weakest of these requirements."
         )
     ]
     if not rows:
-        nothing = Note("info", "Nothing stands. What that means for each method is said above.")
-        return Section("findings", "Findings", [*intro, nothing])
+        no_findings = Note("info", "No findings. The summary above says what that means for each method.")
+        return Section("findings", "Findings", [*intro, no_findings])
     hints = (
         "", "", "", "The model that has it, or has more of it.", "B minus A, in the method's own unit.",
         "On documents that had no part in finding it, with its 95 % interval.",
@@ -212,7 +213,7 @@ def findings_section(findings: Findings) -> Section:
         "How far steering along it moves its model, over random directions of the same length (1: as far).",
         "",
     )  # fmt: skip
-    columns = ["pair", "method", "what", "side", "effect", "held out", "q", "leg", "steered", "contexts"]
+    columns = ["pair", "method", "what", "side", "effect", "held out", "q", "weakest", "steered", "contexts"]
     caption = f"{counted(len(rows), 'finding')}, the strongest first. Click a heading to sort."
     return Section(
         "findings", "Findings", [*intro, Table(columns, rows, interactive=True, hints=hints, caption=caption)]
@@ -220,7 +221,7 @@ def findings_section(findings: Findings) -> Section:
 
 
 def _finding_row(table: Mapping[str, npt.NDArray[Any]], i: int) -> list[str | Cell]:
-    """One finding as cells of the table."""
+    """One row of the table of findings."""
     interval = f"{number(float(table['lo'][i]))} to {number(float(table['hi'][i]))}"
     held_out = float(table["held_out"][i])
     return [
@@ -228,14 +229,14 @@ def _finding_row(table: Mapping[str, npt.NDArray[Any]], i: int) -> list[str | Ce
         methods.named(table["method"][i]).title,
         str(table["id"][i]) if table["kind"][i] == "direction" else f"{table['kind'][i]} {table['id'][i]}",
         str(table["side"][i]),
-        figure_cell(float(table["effect"][i])),
+        number_cell(float(table["effect"][i])),
         Cell(f"{number(held_out)} ({interval})", order=held_out),
         Cell(p_value(float(table["q"][i])), order=float(table["q"][i])),
-        figure_cell(float(table["weakest"][i]), 2),
-        figure_cell(float(table["causal"][i]), 2),
+        number_cell(float(table["weakest"][i]), 2),
+        number_cell(float(table["causal"][i]), 2),
         Cell(_shortened(str(table["contexts"][i])), tone="quoted"),
     ]
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= TEXT_OF_CONTEXTS else text[: TEXT_OF_CONTEXTS - 1] + "…"
+    return text if len(text) <= MAX_CONTEXT_CHARACTERS else text[: MAX_CONTEXT_CHARACTERS - 1] + "…"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diptych.page.blocks import Block, Cell, Figure, Prose, Section, Table, figure_cell
+from diptych.page.blocks import Block, Cell, Figure, Prose, Section, Table, number_cell
 from diptych.similarity import figures
 from diptych.similarity.collected import Rows, Scores, called, score_cells
 
@@ -131,7 +131,7 @@ def _grid_table(rows: Rows) -> Table:
             row["site_b"],
             row["points"],
             called(row["measure"]),
-            figure_cell(row["n_pairs"]),
+            number_cell(row["n_pairs"]),
             *score_cells(row),
         ]
         for row in rows

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from diptych.page import method_sections
-from diptych.page.blocks import Block, Cell, Figure, Note, Prose, Section, Table, counted, figure_cell, number, p_value
-from diptych.page.method_sections import Shown
+from diptych.page.blocks import Block, Cell, Figure, Note, Prose, Section, Table, counted, number, number_cell, p_value
+from diptych.page.method_sections import PageData
 from diptych.similarity import feature_maps, figures, grid_section
 from diptych.similarity.collected import Rows, Scores, called, score_cells, sort_key
 from diptych.storage import artifacts
@@ -134,8 +134,8 @@ def _published(path: str, rows: Rows) -> Table:
         body.append(
             [
                 called(measure),
-                figure_cell(value),
-                figure_cell(level),
+                number_cell(value),
+                number_cell(level),
                 Cell(p_value(p) if p else "0", sort_key(p)),
                 *(score_cells(mine)[k] if mine else Cell("–") for k in (0, 1, 4)),
             ]
@@ -163,8 +163,8 @@ def _subspaces(rows: Rows) -> Block:
             [
                 row["subspace"] if row["points"] == "features" else f"{row['subspace']} ({row['points']})",
                 called(row["measure"]),
-                figure_cell(row["n_pairs"]),
-                figure_cell(row["value"]),
+                number_cell(row["n_pairs"]),
+                number_cell(row["value"]),
                 Cell(random_subsets, sort_key(row["subset_mean"]), "muted"),
                 Cell(p_value(row["p"]), sort_key(row["p"]), "", row["reason"]),
                 Cell(p_value(row["q"]), sort_key(row["q"]), "", row["reason"]),
@@ -213,26 +213,26 @@ def _map(pair: Mapping[str, Any], feature_map: feature_maps.FeatureMap) -> Figur
 class Sections(method_sections.Sections):
     """The similarity's part of the page."""
 
-    def of_cell(self, cell: Mapping[str, Any], shown: Shown) -> Section:
+    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
         """Every score beside its null."""
-        return section(cell, Scores(shown.inputs.get("similarity")), shown.inputs.get("maps"))
+        return section(cell, Scores(page.inputs.get("similarity")), page.inputs.get("maps"))
 
-    def of_pair(self, cells: Sequence[Mapping[str, Any]], shown: Shown) -> list[Section]:
+    def of_pair(self, cells: Sequence[Mapping[str, Any]], page: PageData) -> list[Section]:
         """The scores over a grid of sites, or along layers."""
-        scores = Scores(shown.inputs.get("similarity"))
+        scores = Scores(page.inputs.get("similarity"))
         if grid_section.is_grid(cells):
-            return [grid_section.grid_section(cells, scores, shown.in_full)]
+            return [grid_section.grid_section(cells, scores, page.n_full_cells)]
         if grid_section.are_layers(cells):
             return [grid_section.layers_section(cells, scores)]
         return []
 
-    def best_cells(self, cells: Sequence[Mapping[str, Any]], shown: Shown) -> Sequence[Mapping[str, Any]]:
+    def best_cells(self, cells: Sequence[Mapping[str, Any]], page: PageData) -> Sequence[Mapping[str, Any]]:
         """The cells whose features pair best."""
         if not grid_section.is_grid(cells):
             return cells
-        scores = Scores(shown.inputs.get("similarity"))
+        scores = Scores(page.inputs.get("similarity"))
         order = sorted(cells, key=lambda cell: -scores.pairing_quality(cell["name"], cell["site_a"], cell["site_b"]))
-        return order[: shown.in_full]
+        return order[: page.n_full_cells]
 
 
 SECTIONS = Sections()

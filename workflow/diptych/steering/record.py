@@ -10,7 +10,7 @@ from diptych.candidates.candidate import SIDES, SideName
 from diptych.steering.directions import Item, Plan
 from diptych.steering.effects import TRIAL_COLUMNS, causal
 from diptych.steering.writing import Settings, Written
-from diptych.storage import artifacts
+from diptych.storage.canonical import canonical_json
 
 DoubleArray = npt.NDArray[np.float64]
 
@@ -81,7 +81,7 @@ def item_columns(plan: Plan, trials: Mapping[str, npt.NDArray[Any]]) -> dict[str
         "method": np.array([item.method for item in items], dtype=object),
         "id": np.array([item.id for item in items], dtype=object),
         "side": np.array([item.side for item in items], dtype=object),
-        "words": np.array([artifacts.canonical_json(item.words) for item in items], dtype=object),
+        "words": np.array([canonical_json(item.words) for item in items], dtype=object),
         "density": np.array([item.density for item in items], dtype=np.float64),
         "carried": np.array(plan.carried, dtype=np.float64),
         "causal": np.array(ratios, dtype=np.float64),

@@ -17,13 +17,13 @@ from diptych.page.blocks import (
     Prose,
     Section,
     Table,
-    figure_cell,
     number,
+    number_cell,
     percent,
-    plain,
+    prose_number,
     visible,
 )
-from diptych.page.method_sections import Shown
+from diptych.page.method_sections import PageData
 from diptych.steering import effects
 from diptych.steering.effects import Steering
 
@@ -64,8 +64,9 @@ def _intro(done: Steering, names: Mapping[str, str]) -> str:
     )
     return (
         f"What was found is added to the activations of {names['A']} and {names['B']} at {where}, "
-        f"{' or '.join(plain(c) for c in settings['strengths'])} times as long as a typical activation, and the models "
-        f"go on from {len(done.prompts)} prompts, {settings['samples']} times each, with the same random numbers. "
+        f"{' or '.join(prose_number(c) for c in settings['strengths'])} times as long as a typical activation, and the "
+        f"models go on from {len(done.prompts)} prompts, {settings['samples']} times each, with the same random "
+        "numbers. "
         "A direction that means something to a model moves it further than random directions of the same length, which "
         "are drawn from what the map leaves unexplained."
     )
@@ -121,7 +122,7 @@ def _curve(done: Steering, name: str, side: str, names: Mapping[str, str]) -> Fi
         name,
         f"How far {names[side]} moves",
         "Kullback-Leibler divergence of the next token, pushed against left alone, by the length of the push.",
-        figures.lines(series, x="length of the push (median norms)", y="KL (nats a token)"),
+        figures.line_plot(series, x="length of the push (median norms)", y="KL (nats a token)"),
         height=260 + 18 * len(series),
     )
 
@@ -142,12 +143,12 @@ def _table(done: Steering, names: Mapping[str, str]) -> Table:
                 names[trials["model"][t]],
                 ROLES[role],
                 _item_name(done, item, names) if item >= 0 else str(trials["name"][t]) if role in CONTROLS else "–",
-                figure_cell(strength),
+                number_cell(strength),
                 Cell(
                     f"{number(float(trials['kl'][t]))} ± {number(float(trials['kl_error'][t]))}" if strength else "0",
                     order=float(trials["kl"][t]),
                 ),
-                figure_cell(float(trials["perplexity"][t])),
+                number_cell(float(trials["perplexity"][t])),
                 Cell(percent(float(trials["share"][t])), order=_order(trials["share"][t])),
                 Cell(percent(float(trials["share_unsteered"][t])), order=_order(trials["share_unsteered"][t])),
             ]
@@ -183,9 +184,9 @@ def _agreement(done: Steering, names: Mapping[str, str]) -> Table:
             [
                 _item_name(done, int(item), names),
                 between,
-                figure_cell(float(done.agreement["strength"][k])),
-                figure_cell(float(done.agreement["cosine"][k])),
-                figure_cell(float(done.agreement["null"][k])),
+                number_cell(float(done.agreement["strength"][k])),
+                number_cell(float(done.agreement["cosine"][k])),
+                number_cell(float(done.agreement["null"][k])),
             ]
         )
     return Table(
@@ -213,7 +214,7 @@ def _texts(done: Steering, names: Mapping[str, str]) -> Table:
                 names[trials["model"][t]],
                 ROLES[role],
                 _item_name(done, item, names) if item >= 0 else "–",
-                figure_cell(float(trials["strength"][t])),
+                number_cell(float(trials["strength"][t])),
                 Cell(f"{prompt} ▸ {visible(str(texts['text'][k]))}", tone="quoted"),
             ]
         )
@@ -258,7 +259,7 @@ def _explanations(done: Steering, names: Mapping[str, str]) -> Block:
         [
             _item_name(done, int(item), names),
             names[done.explanations["model"][k]],
-            figure_cell(float(done.explanations["scale"][k])),
+            number_cell(float(done.explanations["scale"][k])),
             Cell(visible(str(done.explanations["text"][k])), tone="quoted"),
         ]
         for k, item in enumerate(done.explanations["item"])
@@ -279,7 +280,7 @@ def _tokens(stored: Any) -> str:
 class Sections(method_sections.Sections):
     """Steering's part of the page."""
 
-    def of_cell(self, cell: Mapping[str, Any], shown: Shown) -> Section:
+    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
         """What each push did."""
         return section(cell)
 

@@ -18,6 +18,7 @@ from diptych.steering.directions import Plan
 from diptych.steering.effects import to_tsv
 from diptych.steering.writing import Loaded, Settings, Side, Written
 from diptych.storage import artifacts
+from diptych.storage.canonical import canonical_json
 
 
 def steer(
@@ -110,8 +111,8 @@ def _lens(model: Loaded, plan: Plan, name: SideName, count: int) -> list[dict[st
             "model": name,
             "item": run.item,
             "role": run.role,
-            "promoted": artifacts.canonical_json(model.tokenizer.texts(row[:count].tolist())),
-            "suppressed": artifacts.canonical_json(model.tokenizer.texts(row[::-1][:count].tolist())),
+            "promoted": canonical_json(model.tokenizer.texts(row[:count].tolist())),
+            "suppressed": canonical_json(model.tokenizer.texts(row[::-1][:count].tolist())),
         }
         for run, row in zip(runs, order, strict=True)
     ]

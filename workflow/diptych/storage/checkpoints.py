@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from diptych.runtime import logs
-from diptych.storage import artifacts, unfinished
+from diptych.storage import unfinished
+from diptych.storage.canonical import canonical_json
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Checkpoint:
     def beside(cls, artifact: str | Path, spec: Mapping[str, Any]) -> "Checkpoint":
         """The checkpoint of the artifact or directory that will be made from `spec`."""
         path = Path(artifact)
-        key = hashlib.sha256(artifacts.canonical_json(spec).encode()).hexdigest()
+        key = hashlib.sha256(canonical_json(spec).encode()).hexdigest()
         return cls(path.with_name(f".{path.name}.checkpoint"), key)
 
     def save(self, state: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from diptych.storage import artifacts
+from diptych.storage import manifest
 
 LIBRARY = Path(__file__).parents[1]
 OUTSIDE = {
@@ -47,7 +47,7 @@ def spec(
     code = first_party(Path(script), tuple(modules))
     known = {**stage, "code": code_hash(code), "packages": package_versions(code)}
     if files:
-        known["files"] = {path.name: artifacts.sha256(path) for path in files}
+        known["files"] = {path.name: manifest.sha256(path) for path in files}
     return dict(_sorted(known))
 
 

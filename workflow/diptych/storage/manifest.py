@@ -1,7 +1,7 @@
 """The manifest of a directory: what it is, what it was made from, and size and hashes of every file in it.
 
-    manifest.write(directory, "model", spec)            # at the end of writing
-    manifest.check(directory, "*.json")                 # before some of its files are read
+manifest.write(directory, "model", spec)            # at the end of writing
+manifest.check(directory, "*.json")                 # before some of its files are read
 """
 
 import fnmatch
@@ -67,7 +67,7 @@ def check(directory: str | Path, *patterns: str) -> None:
             continue
         path = directory / name
         if not path.is_file() or path.stat().st_size != file["bytes"] or _xxh3(path) != file["xxh3"]:
-            raise ArtifactError(f"{path} is missing or damaged (its checksum differs); delete {directory} and run again")
+            raise ArtifactError(f"{path} is missing or damaged; delete {directory} and run again")
 
 
 def sha256(path: str | Path) -> str:

@@ -10,22 +10,22 @@ from diptych.page import method_sections
 from diptych.page.blocks import (
     Block,
     Cell,
+    ContextList,
     Item,
     Items,
     Note,
     Prose,
-    Reading,
     Section,
     Table,
     counted,
-    figure_cell,
     listed,
     number,
+    number_cell,
     p_value,
     percent,
-    plain,
+    prose_number,
 )
-from diptych.page.method_sections import Shown
+from diptych.page.method_sections import PageData
 from diptych.template_diff.candidates import UNINFORMATIVE
 from diptych.template_diff.pictures import panels
 from diptych.template_diff.pictures.figures import figure_blocks
@@ -79,7 +79,7 @@ def _intro(view: View) -> Prose:
     ]
     planted = summary["planted"]
     known = (
-        f" To know whether this comparison would see a change, one of {plain(planted['size'])} median norms was "
+        f" To know whether this comparison would see a change, one of {prose_number(planted['size'])} median norms was "
         f"planted in half of the prompts in a copy of {view.names[0]}'s activations, along one feature at each token; "
         "the summary says whether it was found."
         if planted
@@ -104,14 +104,14 @@ def _domain(view: View) -> Table:
         rows.append(
             [
                 shown(role),
-                figure_cell(numbers["fvu_a"]),
-                figure_cell(numbers["fvu_b"]),
-                figure_cell(numbers["fvu_ratio"]),
-                figure_cell(numbers["change_unexplained"]),
+                number_cell(numbers["fvu_a"]),
+                number_cell(numbers["fvu_b"]),
+                number_cell(numbers["fvu_ratio"]),
+                number_cell(numbers["change_unexplained"]),
                 Cell(*{"yes": ("shifted", None, "warn"), "no": ("no", None, "pass")}.get(
                     numbers["domain_shift"], ("unknown", None, "muted"))),
-                figure_cell(numbers["eligible"]),
-                figure_cell(numbers["never_fires"]),
+                number_cell(numbers["eligible"]),
+                number_cell(numbers["never_fires"]),
             ]
         )  # fmt: skip
     unexplained = [f"unexplained {name}" for name in view.names]
@@ -219,9 +219,9 @@ def _row(table: Mapping[str, npt.NDArray[Any]], k: int) -> list[str | Cell]:
         Cell(str(table["latent"][k]), order=float(table["latent"][k]), href=str(table["link"][k])),
         shown(str(table["role"][k])),
         METRIC_WORDS[str(table["metric"][k])],
-        *(figure_cell(values[name]) for name in ("a", "b", "gain")),
+        *(number_cell(values[name]) for name in ("a", "b", "gain")),
         Cell(interval, order=float(table["gain_lo"][k])),
-        *(figure_cell(values[name]) for name in ("ratio", "effect")),
+        *(number_cell(values[name]) for name in ("ratio", "effect")),
         *(Cell(p_value(values[name]), order=values[name]) for name in ("p", "q", "p_family")),
         str(table["domain_shift"][k]),
     ]
@@ -243,7 +243,7 @@ def _targets(view: View, name: str) -> list[Block]:
             view.names["ab".index(str(table["side"][k]))],
             Cell(str(table["latent"][k]), order=float(table["latent"][k]), href=str(table["link"][k])),
             shown(str(table["role"][k])),
-            *(figure_cell(int(table[column][k])) for column in ("n_target", "n_target_other", "n_control_other")),
+            *(number_cell(int(table[column][k])) for column in ("n_target", "n_target_other", "n_control_other")),
             Cell(p_value(float(table["q"][k])), order=float(table["q"][k])),
         ]
         for k in range(min(count, 2 * LISTED))
@@ -308,7 +308,7 @@ def _item(view: View, k: int, at: npt.NDArray[np.int64], text: Text, codes: Sequ
         ("fires on", f"{percent(table['n_active_a'][k] / prompts)} → {percent(table['n_active_b'][k] / prompts)}"),
     ]
     readings = [
-        Reading(
+        ContextList(
             f"in {name}",
             [
                 text.context(int(row), float(one.values(latent, np.array([row]))[0]), one.shade(latent, scale))
@@ -324,9 +324,9 @@ def _item(view: View, k: int, at: npt.NDArray[np.int64], text: Text, codes: Sequ
 class Sections(method_sections.Sections):
     """The template diffs' part of the page."""
 
-    def of_cell(self, cell: Mapping[str, Any], shown: Shown) -> Section:
+    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
         """What changed at the template's tokens."""
-        return section(cell, shown.contexts, shown.standing)
+        return section(cell, page.n_contexts, page.finding_ids)
 
 
 SECTIONS = Sections()

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from diptych.models import pretrained
 from diptych.runtime.errors import DiptychError, first_line
-from diptych.storage import artifacts
+from diptych.storage.canonical import canonical_json
 from diptych.text import templates
 from diptych.text.corpora.corpus import Document
 
@@ -178,7 +178,7 @@ def tokenizer_hash(directory: str | Path) -> str:
     model["merges"] = [" ".join(merge) if isinstance(merge, list) else merge for merge in model.get("merges") or []]
     added = sorted((token["id"], token["content"]) for token in stored.get("added_tokens") or [])
     reads = [model, stored.get("normalizer"), stored.get("pre_tokenizer"), added]
-    return hashlib.sha256(artifacts.canonical_json(reads).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(reads).encode()).hexdigest()
 
 
 class Chat:

@@ -26,7 +26,7 @@ from torch import Tensor, distributed
 
 from diptych.crosscoder.training import objectives
 from diptych.runtime.errors import DiptychError
-from diptych.storage import artifacts
+from diptych.storage.canonical import canonical_json
 
 PR_SET_PDEATHSIG = 1
 """Linux: which signal a process gets when its parent dies."""
@@ -126,7 +126,7 @@ def launch(module: str, job: dict[str, Any], processes: int) -> None:
 
     with tempfile.TemporaryDirectory(prefix="diptych-") as directory:
         error, description = Path(directory) / "error.txt", Path(directory) / "job.json"
-        description.write_text(artifacts.canonical_json({**job, "error": str(error)}), encoding="utf-8")
+        description.write_text(canonical_json({**job, "error": str(error)}), encoding="utf-8")
         try:
             main(["--standalone", "--nproc-per-node", str(processes), "-m", module, str(description)])
         except ChildFailedError:

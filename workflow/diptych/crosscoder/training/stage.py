@@ -32,6 +32,7 @@ from diptych.crosscoder.training.tracking import Tracker
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
+from diptych.storage.canonical import canonical_json
 from diptych.storage.checkpoints import Checkpoint
 
 THRESHOLD_MEMORY = 0.999
@@ -337,7 +338,7 @@ def _report_throughput(run: Run, settings: Training, device: str, path: str | Pa
     logs.logger.info("%s rows in %.1f s: %s rows/s, %s", f"{rows:,}", run.seconds, f"{rate:,.0f}", text)
     if path is not None:
         numbers = {"rows": rows, "seconds": run.seconds, "rows_per_second": rate, "processes": run.group.size}
-        artifacts.write_text(path, artifacts.canonical_json(numbers | megabytes) + "\n")
+        artifacts.write_text(path, canonical_json(numbers | megabytes) + "\n")
 
 
 def _resume(run: Run, feed: Feed, checkpoint: Checkpoint, device: str) -> None:

@@ -31,7 +31,8 @@ from typing import Any
 
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
-from diptych.storage import artifacts, wheels
+from diptych.storage import artifacts, manifest, wheels
+from diptych.storage.canonical import canonical_json
 from diptych.text.corpora import prompts
 from diptych.text.corpora.corpus import Corpus
 from diptych.text.corpora.sources import REPLACEMENT, SURROGATE, Raw, expand, read_files, read_hub, read_wheel
@@ -76,9 +77,9 @@ def fetch(
                     raw = _draw_prompts(raw, name, sources[name])
                 shown = logs.progress(raw, f"read {name}", unit=" documents")
                 for record in _records(shown, name, sources[name], counts[name], hashes):
-                    file.write((artifacts.canonical_json(record) + "\n").encode())
+                    file.write((canonical_json(record) + "\n").encode())
                 _report(name, counts[name])
-        summary = {"sources": counts, "sha256": artifacts.sha256(directory / "documents.jsonl")}
+        summary = {"sources": counts, "sha256": manifest.sha256(directory / "documents.jsonl")}
         artifacts.write_text(directory / "corpus.json", json.dumps(summary, indent=2, sort_keys=True) + "\n")
 
 
@@ -98,7 +99,7 @@ def _records(
         if not content:
             count["empty"] += 1
             continue
-        key = hashlib.blake2b(artifacts.canonical_json(content).encode(), digest_size=16).digest()
+        key = hashlib.blake2b(canonical_json(content).encode(), digest_size=16).digest()
         if key in hashes:
             count["duplicates"] += 1
             continue
