@@ -2,8 +2,6 @@
 
     python tests/compare_results.py OLD NEW [--ignore PATTERN ...]
 
-FILE_KEYS = {"checksums", "digest", "format_version"}
-"""What an HDF5 file says of itself."""
 Every file of either directory must be in both with equal content: all datasets and attributes of HDF5 files, tensors of
 safetensors, values of JSON, figures of HTML pages, bytes of any other file (tables included). What may differ between
 two versions of the code is ignored: the hash of the code and the versions of packages in a spec, the wording of pages,

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.runtime.errors import DiptychError
+from diptych.storage import manifest
 
 if TYPE_CHECKING:
     import torch
@@ -107,8 +108,9 @@ def load(directory: str | Path) -> Dictionary:
     """Read the dictionary that SAELens, `dictionary_training` or `dictionary_sources` wrote into `directory`.
 
     Raises:
-        DiptychError: a file is missing, or the dictionary is of a kind that is not read here.
+        DiptychError: a file is missing or damaged, or the dictionary is of a kind that is not read here.
     """
+    manifest.check(directory)
     path = Path(directory)
     config = _config(path)
     weights = _weights(path)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from diptych.runtime.errors import DiptychError, first_line
-from diptych.storage import artifacts
+from diptych.storage import artifacts, manifest
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 
@@ -89,11 +89,12 @@ def load(directory: str | Path, *, dtype: Dtype = "float32", device: str = "cpu"
 
     Raises:
         OutOfMemoryError: it does not fit the memory.
-        DiptychError: no model there, or weights broken, missing or of other shapes than config.json says.
+        DiptychError: no model there, or files damaged, missing or of other shapes than config.json says.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    manifest.check(directory)
     trusted = trusts(directory)
     with loading(directory):
         model, report = AutoModelForCausalLM.from_pretrained(

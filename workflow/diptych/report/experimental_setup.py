@@ -25,7 +25,7 @@ from diptych.page.blocks import (
     percent,
     prose_number,
 )
-from diptych.storage import artifacts
+from diptych.storage import artifacts, manifest
 
 CAUSES = {
     "inserted": "inserted by the tokenizer",
@@ -214,7 +214,7 @@ def _models(models: Sequence[Mapping[str, Any]]) -> list[Block]:
 
 def _origin(model: Mapping[str, Any]) -> str:
     """Origin of a model (source, fine-tune or edit) in a sentence, from the spec in its manifest."""
-    spec = read_manifest(model["directory"])["spec"]
+    spec = manifest.read(model["directory"])["spec"]
     settings = {**spec.get("reads", {}), **spec["settings"].get("source", spec["settings"])}
     match settings.get("kind"):
         case "wheel":
@@ -386,9 +386,3 @@ def _alignments(pairs: Sequence[Mapping[str, Any]]) -> list[Block]:
 
 def _sites(pair: Mapping[str, Any]) -> str:
     return pair["site_a"] if pair["site_a"] == pair["site_b"] else f"{pair['site_a']} / {pair['site_b']}"
-
-
-def read_manifest(directory: str | Path) -> dict[str, Any]:
-    """The manifest of a directory that a rule wrote: its spec and the hashes of its files."""
-    manifest: dict[str, Any] = json.loads((Path(directory) / "manifest.json").read_text(encoding="utf-8"))
-    return manifest

@@ -5,8 +5,7 @@ from typing import Any
 
 from diptych import methods
 from diptych.page.blocks import Block, Cell, Prose, Section, Table
-from diptych.report.experimental_setup import read_manifest
-from diptych.storage import artifacts
+from diptych.storage import artifacts, manifest
 
 HASH_CHARACTERS = 12
 """Characters of a hash on the page; the artifact has all of them, and so has the text on hover."""
@@ -40,7 +39,7 @@ def _content_rows(kind: str, inputs: Mapping[str, Any]) -> list[list[str | Cell]
     """One row per content file of the directories of one kind: directory, file, hash."""
     rows: list[list[str | Cell]] = []
     for entry in inputs[kind]:
-        for name, file in read_manifest(entry["directory"])["files"].items():
+        for name, file in manifest.read(entry["directory"])["files"].items():
             if name.endswith(CONTENT_SUFFIXES):
                 rows.append([f"{KINDS[kind]} {entry['name']}", name, _hash(file["sha256"])])
     return rows
@@ -50,7 +49,7 @@ def _specs(inputs: Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
     """Name and spec (code, settings, packages) of every input of the page."""
     for kind, name in KINDS.items():
         for entry in inputs[kind]:
-            yield f"{name} {entry['name']}", read_manifest(entry["directory"])["spec"]
+            yield f"{name} {entry['name']}", manifest.read(entry["directory"])["spec"]
     for corpus in inputs["corpora"]:
         yield f"tokens of {corpus['name']}", artifacts.spec_of(corpus["tokens"])
     for pair in inputs["pairs"]:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from diptych.models import pretrained
 from diptych.runtime.errors import DiptychError, first_line
+from diptych.storage import manifest
 from diptych.storage.canonical import canonical_json
 from diptych.text import templates
 from diptych.text.corpora.corpus import Document
@@ -134,6 +135,7 @@ def _storable(text: str) -> str:
 
 def _load(directory: Path) -> Any:
     """The tokenizer as transformers reads it; one that says it is just its tokenizer.json does without torch."""
+    manifest.check(directory, "*.json", "*.txt", "*.model", "*.jinja")
     config = directory / "tokenizer_config.json"
     kind = _read_json(config).get("tokenizer_class") if config.is_file() else None
     try:

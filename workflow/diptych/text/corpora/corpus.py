@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diptych.runtime.errors import DiptychError
+from diptych.storage import manifest
 
 
 class Document(NamedTuple):
@@ -29,9 +30,10 @@ class Corpus:
         """Index `documents.jsonl`.
 
         Raises:
-            DiptychError: the directory is not a fetched corpus or holds no document.
+            DiptychError: the directory is not a fetched corpus, is damaged or holds no document.
         """
         self.path = Path(directory) / "documents.jsonl"
+        manifest.check(directory, self.path.name)
         if not self.path.is_file():
             raise DiptychError(f"{directory}: no documents.jsonl; run the rule fetch_corpus")
         self.sources: list[str] = []
