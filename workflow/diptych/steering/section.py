@@ -65,7 +65,8 @@ def _intro(done: Steering, names: Mapping[str, str]) -> str:
     return (
         f"What was found is added to the activations of {names['A']} and {names['B']} at {where}, "
         f"{' or '.join(prose_number(c) for c in settings['strengths'])} times as long as a typical activation, and the "
-        f"models go on from {len(done.prompts)} prompts, {settings['samples']} times each, with the same random numbers. "
+        f"models go on from {len(done.prompts)} prompts, {settings['samples']} times each, with the same random "
+        "numbers. "
         "A direction that means something to a model moves it further than random directions of the same length, which "
         "are drawn from what the map leaves unexplained."
     )

@@ -1,7 +1,7 @@
 """A fetched corpus, read document by document.
 
-    corpus = Corpus("results/corpora/addresses")
-    next(corpus.documents([0]))     # Document(id="...", source="old", text="...", messages=None, drawn=False)
+corpus = Corpus("results/corpora/addresses")
+next(corpus.documents([0]))     # Document(id="...", source="old", text="...", messages=None, drawn=False)
 """
 
 import json
