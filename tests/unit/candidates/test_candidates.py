@@ -1,4 +1,4 @@
-"""Candidates of a method: which are findings, which duplicate a stronger one, and whether the planted one is among them."""
+"""Candidates of a method: which stand, which repeat a stronger one, and whether the planted one is among them."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from example_candidates import THRESHOLD, make_candidate
 
 
 @pytest.mark.parametrize(
-    ("changed", "is_finding"),
+    ("changed", "stands"),
     [
         ({}, True),
         ({"p": 0.2}, False),
@@ -29,8 +29,8 @@ from example_candidates import THRESHOLD, make_candidate
         ({"effect": 0.95, "held_out": 0.95, "null": 0.9}, False),
     ],
 )
-def test_every_requirement_is_needed(changed, is_finding):
-    assert ranking.rank([make_candidate(**changed)], THRESHOLD).candidates[0].is_finding is is_finding
+def test_every_leg_is_needed(changed, stands):
+    assert ranking.rank([make_candidate(**changed)], THRESHOLD).candidates[0].stands is stands
 
 
 def test_q_is_of_the_family():
@@ -38,10 +38,10 @@ def test_q_is_of_the_family():
     ranked = {c.candidate.id: c for c in ranking.rank(offers, THRESHOLD).candidates}
     assert ranked["0"].q == pytest.approx(0.004)
     assert ranked["1"].q == pytest.approx(0.04)
-    assert [ranked[i].is_finding for i in "0123"] == [True, True, False, False]
+    assert [ranked[i].stands for i in "0123"] == [True, True, False, False]
 
 
-def test_smallest_margin_orders():
+def test_weakest_leg_orders():
     strong = make_candidate(effect=0.9, held_out=0.9, p=1e-6, id="strong")
     fragile = make_candidate(effect=0.9, held_out=0.46, p=1e-9, id="fragile")
     ranked = ranking.rank([fragile, strong], THRESHOLD)
@@ -57,7 +57,7 @@ def test_the_same_direction_is_written_once_a_side():
     ]
     ranked = ranking.rank(offers, THRESHOLD)
     assert {c.candidate.id for c in ranked.findings} == {"first", "apart", "other side"}
-    assert next(c for c in ranked.candidates if c.candidate.id == "again").duplicate_of == "first"
+    assert next(c for c in ranked.candidates if c.candidate.id == "again").repeats == "first"
 
 
 def test_what_a_stronger_direction_shows_along_another_is_not_written_as_its_own():
@@ -69,25 +69,25 @@ def test_what_a_stronger_direction_shows_along_another_is_not_written_as_its_own
 
     strong = make_candidate(id="v", kind="direction", effect=0.5, held_out=0.5, direction=v, surplus=100.0)
     weak = strong._replace(id="v", p=0.5)
-    for other, duplicate_of in (
+    for other, repeats in (
         (at_half("leak", 26.0), "v"),  # 25 of 26 are v's
         (at_half("own", 80.0), ""),  # 55 of 80 are its own
         (at_half("stronger", 120.0), ""),
         (at_half("of the other side", 26.0, side="A", effect=-0.9, held_out=-0.9), ""),
     ):
         ranked = ranking.rank([other, strong], THRESHOLD)
-        assert next(c for c in ranked.candidates if c.candidate.id == other.id).duplicate_of == duplicate_of
-        assert next(c for c in ranked.candidates if c.candidate.id == "v").is_finding
+        assert next(c for c in ranked.candidates if c.candidate.id == other.id).repeats == repeats
+        assert next(c for c in ranked.candidates if c.candidate.id == "v").stands
     # What is no finding itself explains nothing away.
     assert {c.candidate.id for c in ranking.rank([at_half("leak", 26.0), weak], THRESHOLD).findings} == {"leak"}
 
 
 def test_one_thing_is_written_once_a_side():
     offers = [
-        make_candidate(id="7 at newline", feature="7", effect=0.4, held_out=0.4),
-        make_candidate(id="7 at assistant", feature="7"),
-        make_candidate(id="7 falls", feature="7", side="A", effect=-0.5, held_out=-0.5),
-        make_candidate(id="8 at newline", feature="8", effect=0.3, held_out=0.3),
+        make_candidate(id="7 at newline", subject="7", effect=0.4, held_out=0.4),
+        make_candidate(id="7 at assistant", subject="7"),
+        make_candidate(id="7 falls", subject="7", side="A", effect=-0.5, held_out=-0.5),
+        make_candidate(id="8 at newline", subject="8", effect=0.3, held_out=0.3),
     ]
     ranked = ranking.rank(offers, THRESHOLD)
     assert {c.candidate.id for c in ranked.findings} == {"7 at assistant", "7 falls", "8 at newline"}
@@ -96,10 +96,10 @@ def test_one_thing_is_written_once_a_side():
 def test_a_methods_own_family_decides_its_q():
     """A million tests of which a hundred are put forward: q is that of the million."""
     ranked = ranking.rank([make_candidate(p=1e-6, q=0.3), make_candidate(p=1e-6, id="1", q=0.01)], THRESHOLD)
-    assert {c.candidate.id: c.is_finding for c in ranked.candidates} == {"0": False, "1": True}
+    assert {c.candidate.id: c.stands for c in ranked.candidates} == {"0": False, "1": True}
 
 
-def test_recovery_needs_the_side_the_direction_and_the_threshold():
+def test_recovery_needs_the_side_the_direction_and_the_legs():
     truth = np.array([0.0, 1.0])
     wrong_side = make_candidate(id="wrong side", side="A", effect=-0.9, held_out=-0.9, direction=(0.0, 1.0))
     wrong_way = make_candidate(id="wrong way", direction=(1.0, 0.1))
@@ -115,7 +115,7 @@ def test_recovery_needs_the_side_the_direction_and_the_threshold():
     assert nothing.cosine == pytest.approx(0.0995, abs=1e-3)
 
 
-def test_recovery_names_the_finding_and_counts_what_points_elsewhere():
+def test_recovery_names_what_stands_and_counts_what_points_elsewhere():
     truth = np.array([0.0, 1.0])
     # The first points along the truth but is listed again, better, by the second; the third is another direction.
     repeated = make_candidate(id="again", effect=0.95, held_out=0.5, direction=(0.3, 0.9), kind="direction")

@@ -228,21 +228,21 @@ def test_no_finding_on_pairs_that_differ_in_noise_only(tmp_path):
         assert len(found.table["pair"]) == 0, seed
 
 
-def test_latent_scaling_rejects_what_the_other_model_has(study, tmp_path):
+def test_latent_scaling_bars_what_the_other_model_has(study, tmp_path):
     files = copy.deepcopy(study["pairs"][1]["files"])
     changed = tmp_path / "latents.h5"
     shutil.copy(files["crosscoders"][0]["latents"], changed)
     files["crosscoders"][0]["latents"] = str(changed)
     offers = crosscoder_candidates.candidates(files)
     latent = next(offer for offer in offers if offer.side == "B")
-    assert latent.rejection == ""
+    assert latent.barred == ""
     assert latent.seeds == "1/1"
     assert latent.effect > 0.5
     with h5py.File(changed, "r+") as file:
         file["nu/err"][int(latent.id), 1, 0] = 0.4
-    rejected = next(offer for offer in crosscoder_candidates.candidates(files) if offer.id == latent.id)
-    assert rejected.rejection == "latent scaling: nu_err 0.40, the other model has it too"
-    assert not ranking.rank([rejected], THRESHOLD).candidates[0].is_finding
+    barred = next(offer for offer in crosscoder_candidates.candidates(files) if offer.id == latent.id)
+    assert barred.barred == "latent scaling: nu_err 0.40, the other model has it too"
+    assert not ranking.rank([barred], THRESHOLD).candidates[0].stands
 
 
 def test_seeds_count_the_runs_that_have_a_latent_too(study, tmp_path):

@@ -1,4 +1,4 @@
-"""Candidates: differences that a method proposes, with the fields that all methods share (METHODS 9)."""
+"""Candidates: what a method puts forward as differences, in terms that all methods share (METHODS 9)."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -14,31 +14,31 @@ SideName = Literal["A", "B"]
 SIDES: tuple[SideName, SideName] = ("A", "B")
 NAN = float("nan")
 SAME_DIRECTION = 0.7
-"""Least |cos| of two directions that count as the same (METHODS 8)."""
+"""|cos| from which two directions count as one (METHODS 8)."""
 
 
 class Candidate(NamedTuple):
-    """A proposed difference: its effect with uncertainty, its direction and where it is most active.
+    """What a method's file says of one candidate.
 
     Attributes:
-        id: name within the method ("unexplained 1", the index of a feature or latent).
+        id: its name within the method ("unexplained 1", a feature's or latent's number).
         side: the model that has it, or has more of it.
-        effect: in the unit of the method (see its proposer), B minus A: above the null for a candidate of B's side.
-        held_out: effect on documents that had no part in finding it.
+        effect: in the method's own unit (see its proposer), B minus A: above the null for a candidate of B's side.
+        held_out: the same on documents that had no part in finding it.
         lo, hi: 95 % interval of the held-out effect.
         p: of the held-out effect; NaN where it cannot be tested.
-        null: the effect expected where nothing differs.
+        null: the effect that is expected where nothing differs.
         direction: float64 [d_side], in the space of its side.
-        rows: token rows of `side` with the largest activation, largest first.
-        seeds: number k of the S training runs in which it is recovered, "k/S"; "" for methods without seeds.
+        rows: token rows of its own side where it shows most, the strongest first.
+        seeds: in how many runs it is recovered, "k/S"; empty for methods without seeds.
         nu_err, nu_rec: latent scaling (crosscoders).
-        rejection: why it cannot be a finding whatever its effect, or "".
-        q: Benjamini-Hochberg over all tests of the method, where it proposes only some of them; else NaN.
-        feature: name of the feature that changed, or ""; of several candidates per feature and side the best is kept.
-        token_role: role of the template token at which it was measured, or "".
-        tokens: token file of `rows` if it is not that of the pair, else "".
-        caveat: reason to doubt its interpretation, or "".
-        surplus: of a direction, the variance of its side along it in excess of the other side's; else NaN.
+        barred: why it cannot be a finding whatever its numbers, or "".
+        q: Benjamini-Hochberg in the method's own family, where that is larger than what it puts forward; else NaN.
+        subject: the feature that it is about; of several candidates of one side about one subject the best is written.
+        place: the template token at which it is seen, or "".
+        tokens: token file of `rows` where that is not the pair's, or "".
+        caveat: what speaks against reading it at face value, or "".
+        surplus: of a direction, the variance along it that its side has and the other has not; else NaN.
     """
 
     kind: Kind
@@ -55,10 +55,10 @@ class Candidate(NamedTuple):
     seeds: str = ""
     nu_err: float = NAN
     nu_rec: float = NAN
-    rejection: str = ""
+    barred: str = ""
     q: float = NAN
-    feature: str = ""
-    token_role: str = ""
+    subject: str = ""
+    place: str = ""
     tokens: str = ""
     caveat: str = ""
     surplus: float = NAN
@@ -71,7 +71,7 @@ def abs_cosine(x: DoubleArray, y: DoubleArray) -> float:
 
 
 def numbered(names: Sequence[str]) -> list[str]:
-    """Names with a running number per name: `pca, pca, unexplained` -> `pca 1, pca 2, unexplained 1`."""
+    """`pca, pca, unexplained` -> `pca 1, pca 2, unexplained 1`."""
     count: dict[str, int] = {}
     labels = []
     for name in names:
@@ -81,5 +81,5 @@ def numbered(names: Sequence[str]) -> list[str]:
 
 
 def counted(n: int, noun: str) -> str:
-    """Count and noun in singular or plural: `1 finding`, `2 findings`."""
+    """`1 finding`, `2 findings`."""
     return f"{n:,} {noun if n == 1 else noun + 's'}"

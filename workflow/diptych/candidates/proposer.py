@@ -1,4 +1,4 @@
-"""Interface of the methods that propose candidates: the base class of each method's `candidates.PROPOSER`.
+"""What every method that puts candidates forward can be asked: the base of its `candidates.PROPOSER`.
 
 class Proposer(proposer.Proposer):
     def candidates(self, files): ...
@@ -18,12 +18,12 @@ from diptych.candidates.recovery import Recovery
 from diptych.methods import Method
 
 Files = Mapping[str, Any]
-"""Paths of a cell's files by their key (`config.cells.files_of`)."""
+"""The files of a cell, by what they hold (`config.cells.files_of`), as paths."""
 
 
 @dataclass(frozen=True)
 class Clause:
-    """One condition of the identical control: whether it holds (None: that method was not run) and its numbers."""
+    """One clause of the control: whether it holds (None: that method was not run) and the numbers behind it."""
 
     name: str
     holds: bool | None
@@ -31,7 +31,7 @@ class Clause:
 
 
 class Proposer(ABC):
-    """Candidates and checks of one method on a cell; only `candidates` must be implemented."""
+    """What one method says of a cell; only `candidates` must be given."""
 
     @abstractmethod
     def candidates(self, files: Files) -> list[Candidate]:
@@ -42,15 +42,15 @@ class Proposer(ABC):
         return ""
 
     def control(self, files: Files) -> Sequence[Clause]:
-        """Clauses that must hold when a model is compared with itself (METHODS 0.4), beside having no finding."""
+        """The clauses that must hold on a model with itself (METHODS 0.4), beside that nothing is found."""
         return ()
 
     def planted(self, files: Files, threshold: Threshold) -> Recovery | None:
-        """Recovery of the change that the method itself planted in the cell; None if it plants none."""
+        """What the method made of the change that it planted itself in the cell, if it plants one."""
         return None
 
     def steered(self, files: Files, best: Sequence[Candidate]) -> list[Candidate]:
-        """The candidates with the `direction` to steer along and the `rows` where it is largest; [] if not steered."""
+        """The candidates as they are steered: along `direction` they show most on `rows`. None if not steered."""
         return []
 
 

@@ -100,7 +100,7 @@ def _exclusive_latents(run: _Run, side: SideName, prefix: str) -> list[Candidate
                 seeds=f"{run.recovered[latent]}/{run.n_runs}",
                 nu_err=nu_err,
                 nu_rec=nu_rec,
-                rejection=_rejection_by_scaling(nu_err, nu_rec),
+                barred=_rejection_by_scaling(nu_err, nu_rec),
             )
         )
     return proposed

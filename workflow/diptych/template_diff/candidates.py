@@ -60,9 +60,9 @@ def candidates_of(run: Mapping[str, Any], name: str, prefix: str = "") -> list[C
                 q=NAN if silent else q,
                 direction=W_dec[latent].astype(np.float64),
                 rows=rows[k][rows[k] >= 0],
-                rejection="the features' change does not describe that of the activations" if silent else "",
-                feature=f"{prefix}{latent}",
-                token_role=str(role),
+                barred="the features' change does not describe that of the activations" if silent else "",
+                subject=f"{prefix}{latent}",
+                place=str(role),
                 tokens=str(run["tokens"]),
                 caveat=caveat,
             )
@@ -114,7 +114,7 @@ def recovery_of(run: Mapping[str, Any], threshold: Threshold) -> Recovery | None
     rows = candidates_of(run, "planted")
     recoveries = []
     for role, latent in planted["latents"].items():
-        mine = [row for row in rows if row.token_role == role]
+        mine = [row for row in rows if row.place == role]
         recoveries.append(recovery(rank(mine, threshold), W_dec[latent].astype(np.float64)))
     return Recovery(
         written=all(recovered.written for recovered in recoveries),
