@@ -36,5 +36,5 @@ rule all:
     default_target: True
     input:
         LAYOUT.report(),
-        LAYOUT.top("findings.tsv"),
+        LAYOUT.findings_table(),
         LAYOUT.pictures(),

@@ -5,8 +5,8 @@ rule collect_findings:
     input:
         unpack(inputs("collect_findings")),
     output:
-        table=LAYOUT.top("findings.tsv"),
-        findings=LAYOUT.top("findings.h5"),
+        table=LAYOUT.findings_table(),
+        findings=LAYOUT.findings(),
     log:
         LAYOUT.log("collect_findings", "findings"),
     benchmark:

@@ -5,8 +5,8 @@ rule collect_similarity:
     input:
         unpack(inputs("collect_similarity")),
     output:
-        table=LAYOUT.top("similarity.tsv"),
-        scores=LAYOUT.top("similarity.h5"),
+        table=LAYOUT.similarity_table(),
+        scores=LAYOUT.similarity_scores(),
     log:
         LAYOUT.log("collect_similarity", "similarity"),
     benchmark:
@@ -25,7 +25,7 @@ rule map_spaces:
     input:
         unpack(inputs("map_spaces")),
     output:
-        LAYOUT.top("maps.h5"),
+        LAYOUT.feature_maps(),
     log:
         LAYOUT.log("map_spaces", "maps"),
     benchmark:

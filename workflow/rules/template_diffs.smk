@@ -6,8 +6,8 @@ rule diff_template_tokens:
         unpack(inputs("diff_template_tokens")),
     output:
         diff=LAYOUT.template_diff("{template_diff}"),
-        gains=LAYOUT.template_diff("{template_diff}", "gains.csv"),
-        targets=LAYOUT.template_diff("{template_diff}", "targets.csv"),
+        gains=LAYOUT.template_gains("{template_diff}"),
+        targets=LAYOUT.template_targets("{template_diff}"),
     log:
         LAYOUT.log("diff_template_tokens", "{template_diff}"),
     benchmark:
@@ -27,15 +27,9 @@ rule draw_template_diff:
     input:
         unpack(inputs("draw_template_diff")),
     output:
-        page=LAYOUT.template_diff("{template_diff}", "figures.html"),
-        scatter=[
-            LAYOUT.template_diff("{template_diff}", f"scatter.{suffix}")
-            for suffix in ("png", "svg")
-        ],
-        volcano=[
-            LAYOUT.template_diff("{template_diff}", f"volcano.{suffix}")
-            for suffix in ("png", "svg")
-        ],
+        page=LAYOUT.template_figures("{template_diff}"),
+        scatter=LAYOUT.template_scatter("{template_diff}"),
+        volcano=LAYOUT.template_volcano("{template_diff}"),
     log:
         LAYOUT.log("draw_template_diff", "{template_diff}"),
     benchmark:

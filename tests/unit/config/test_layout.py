@@ -58,6 +58,13 @@ def test_a_path_holds_every_alias_that_it_depends_on(name):
             assert f"{{{parameter}}}" in filled
 
 
+def test_the_pictures_are_those_of_every_template_diff():
+    names = ["figures.html", "scatter.png", "scatter.svg", "volcano.png", "volcano.svg"]
+    assert [(path.parent.name, path.name) for path in LAYOUT.pictures()] == [
+        (alias, name) for alias in STUDY.template_diffs for name in names
+    ]
+
+
 def test_a_fine_tune_reads_the_tokens_of_its_parent():
     assert LAYOUT.tokens_of("text", "tuned") == LAYOUT.tokens("text", "base")
     assert LAYOUT.alignment_of("text", "base", "tuned") is None
@@ -82,6 +89,6 @@ def test_shards_are_those_of_the_site_group():
 
 
 def test_what_lies_below_the_results_does_not_name_them():
-    assert LAYOUT.below(LAYOUT.top("findings.h5")) == "findings.h5"
+    assert LAYOUT.below(LAYOUT.findings()) == "findings.h5"
     with pytest.raises(ValueError, match="subpath"):
         LAYOUT.below(Path("/elsewhere/findings.h5"))

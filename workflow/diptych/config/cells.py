@@ -190,9 +190,9 @@ def report_inputs(layout: Layout) -> Description:
         ],
     }
     if compared_spaces(layout, ()):
-        description["similarity"] = "similarity.h5"
+        description["similarity"] = layout.below(layout.similarity_scores())
     if mapped_spaces(layout):
-        description["maps"] = "maps.h5"
+        description["maps"] = layout.below(layout.feature_maps())
     return description
 
 

@@ -81,9 +81,9 @@ def _check_sites(study: Study) -> None:
 def _references(study: Study) -> Iterable[tuple[str, str, str]]:
     """(key, section, alias) for every alias that the config names."""
     for section, fields in REFERENCES.items():
-        for alias, section_config in getattr(study, section).items():
+        for alias, entry in getattr(study, section).items():
             for field, kind in fields.items():
-                named = getattr(section_config, field, None)
+                named = getattr(entry, field, None)
                 listed = enumerate(named) if isinstance(named, tuple) else [(None, named)]
                 for index, name in listed:
                     if name is not None:

@@ -379,7 +379,7 @@ class Jobs:
 
     def build_report(self) -> Job:
         """The page."""
-        reads = {**cells.report_inputs(self.layout), "findings": "findings.h5"}
+        reads = {**cells.report_inputs(self.layout), "findings": self.layout.below(self.layout.findings())}
         settings = {"title": self.study.title, **_dump(self.study.report)}
         modules = methods.modules("section", methods.METHODS)
         return Job(self._inputs_of(reads), reads, settings, files=_page_templates(), modules=modules)

@@ -16,8 +16,8 @@ from diptych.config.study import Study
 
 PAGE_TEMPLATES = Path(__file__).parents[2] / "report"
 """Directory of the page's template, style and script."""
-PICTURES = ("figures.html", "scatter.png", "scatter.svg", "volcano.png", "volcano.svg")
-"""Pictures of a template diff."""
+IMAGES = ("png", "svg")
+"""Formats of the images."""
 
 
 @dataclass(frozen=True)
@@ -171,19 +171,60 @@ class Layout:
         """Which latents of a crosscoder are recovered in its other runs."""
         return self.results / "crosscoders" / crosscoder / site / "seeds.h5"
 
-    def template_diff(self, template_diff: str, name: str = "template_diff.h5") -> Path:
-        """A file of a template diff, the artifact itself if none is named."""
+    def _template_diff(self, template_diff: str, name: str) -> Path:
         return self.results / "template_diffs" / template_diff / name
 
+    def template_diff(self, template_diff: str) -> Path:
+        """The statistics of a template diff."""
+        return self._template_diff(template_diff, "template_diff.h5")
+
+    def template_gains(self, template_diff: str) -> Path:
+        """The ranked gains and losses of a template diff as text."""
+        return self._template_diff(template_diff, "gains.csv")
+
+    def template_targets(self, template_diff: str) -> Path:
+        """The features of a template diff's target prompts as text."""
+        return self._template_diff(template_diff, "targets.csv")
+
+    def template_figures(self, template_diff: str) -> Path:
+        """The interactive figures of a template diff."""
+        return self._template_diff(template_diff, "figures.html")
+
+    def template_scatter(self, template_diff: str) -> list[Path]:
+        """The scatter plot of a template diff as images."""
+        return [self._template_diff(template_diff, f"scatter.{suffix}") for suffix in IMAGES]
+
+    def template_volcano(self, template_diff: str) -> list[Path]:
+        """The volcano plot of a template diff as images."""
+        return [self._template_diff(template_diff, f"volcano.{suffix}") for suffix in IMAGES]
+
     def pictures(self) -> list[Path]:
-        """The pictures of all template diffs."""
-        return [self.template_diff(alias, name) for alias in self.study.template_diffs for name in PICTURES]
+        """The figures and images of all template diffs."""
+        of_one = (self.template_figures, self.template_scatter, self.template_volcano)
+        files = [pictures(alias) for alias in self.study.template_diffs for pictures in of_one]
+        return [path for paths in files for path in (paths if isinstance(paths, list) else [paths])]
 
     # --- over all pairs -------------------------------------------------------------------------------------
 
-    def top(self, name: str) -> Path:
-        """A file over the whole study: findings, similarity or maps."""
-        return self.results / name
+    def findings(self) -> Path:
+        """The findings of the study, with controls and conclusions."""
+        return self.results / "findings.h5"
+
+    def findings_table(self) -> Path:
+        """The findings as text."""
+        return self.results / "findings.tsv"
+
+    def similarity_scores(self) -> Path:
+        """Similarity scores of all pairs and sites, with q."""
+        return self.results / "similarity.h5"
+
+    def similarity_table(self) -> Path:
+        """The similarity scores of all pairs as text."""
+        return self.results / "similarity.tsv"
+
+    def feature_maps(self) -> Path:
+        """UMAP coordinates of the paired features of all pairs."""
+        return self.results / "maps.h5"
 
     def report(self) -> Path:
         """The page."""

@@ -117,10 +117,8 @@ class Study(Strict):
 
     def texts(self, model: str) -> list[str]:
         """Corpora that a model is made with here, in its parent's tokens: trained on, planted in, evaluated on."""
-        model_config = self.models[model]
-        return list(
-            dict.fromkeys(getattr(model_config, key) for key in ("corpus", "evaluate_on") if hasattr(model_config, key))
-        )
+        derived = self.models[model]
+        return list(dict.fromkeys(getattr(derived, key) for key in ("corpus", "evaluate_on") if hasattr(derived, key)))
 
     def group(self, site: str) -> str:
         """The site group that lists `site`."""

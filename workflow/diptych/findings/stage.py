@@ -96,13 +96,13 @@ def collect(
     rankings = [_rankings(pair, q, least) for pair in pairs]
     yardsticks = list(_yardsticks(pairs, rankings))
     answers, controls = [], []
-    for pair, ranking_of in zip(pairs, rankings, strict=True):
-        for method in ranking_of:
+    for pair, by_method in zip(pairs, rankings, strict=True):
+        for method in by_method:
             limits = Threshold(q, least[method.name])
             yardstick = _own(pair, method, limits) if method.plants else _nearest(pair, method, yardsticks)
-            answers.append(_answer(pair, method, ranking_of[method], yardstick))
+            answers.append(_answer(pair, method, by_method[method], yardstick))
         if pair["role"] == "control":
-            controls.append(_control(pair, ranking_of))
+            controls.append(_control(pair, by_method))
     standing = sorted(_standing(pairs, rankings), key=lambda entry: -entry[2].weakest)
     columns, rows = _table(standing)
     artifacts.write_text(table, to_tsv(columns))
@@ -148,10 +148,10 @@ def _yardsticks(
     pairs: Sequence[Mapping[str, Any]], rankings: Sequence[Mapping[Method, Ranking]]
 ) -> Iterable[tuple[Method, Mapping[str, Any], Recovery]]:
     """What each method made of each planted pair."""
-    for pair, ranking_of in zip(pairs, rankings, strict=True):
+    for pair, by_method in zip(pairs, rankings, strict=True):
         if pair["role"] == "planted":
             truth = recovery.read_truth(pair["files"]["truth"])
-            for method, ranked in ranking_of.items():
+            for method, ranked in by_method.items():
                 if not method.plants:
                     yield method, pair, recovery.recovery(ranked, truth)
 
@@ -235,8 +235,8 @@ def _control(pair: Mapping[str, Any], rankings: Mapping[Method, Ranking]) -> dic
 def _standing(
     pairs: Sequence[Mapping[str, Any]], rankings: Sequence[Mapping[Method, Ranking]]
 ) -> Iterable[tuple[Mapping[str, Any], Method, Ranked]]:
-    for pair, ranking_of in zip(pairs, rankings, strict=True):
-        for method, ranked in ranking_of.items():
+    for pair, by_method in zip(pairs, rankings, strict=True):
+        for method, ranked in by_method.items():
             yield from ((pair, method, each) for each in ranked.findings)
 
 

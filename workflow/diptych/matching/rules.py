@@ -127,7 +127,7 @@ def _greedy_pairs(edges: Edges, tie: DoubleArray | None, k: int) -> Edges:
     known = (_rank_within(edges.i[order]) < k) & (_rank_within(edges.j[order]) < k)
     closed_rows: set[int] = set()
     closed_columns: set[int] = set()
-    taken_edges = []
+    pair_edges = []
     entries = zip(order.tolist(), edges.i[order].tolist(), edges.j[order].tolist(), known.tolist(), strict=True)
     matched_rows: set[int] = set()
     matched_columns: set[int] = set()
@@ -137,11 +137,11 @@ def _greedy_pairs(edges: Edges, tie: DoubleArray | None, k: int) -> Edges:
         if sure and i not in closed_rows and j not in closed_columns:
             matched_rows.add(i)
             matched_columns.add(j)
-            taken_edges.append(at)
+            pair_edges.append(at)
         else:
             closed_rows.add(i)
             closed_columns.add(j)
-    return edges.take(np.array(taken_edges, dtype=np.int64))
+    return edges.take(np.array(pair_edges, dtype=np.int64))
 
 
 def _rank_within(owner: IntArray) -> IntArray:

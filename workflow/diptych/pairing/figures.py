@@ -33,7 +33,7 @@ def blocks(pair: Mapping[str, Any], pairs: Columns, matched: int, score: str, is
     if not len(pairs["a"]):
         return []
     matched_pairs = {name: values[pairs["outcome"] == matched] for name, values in pairs.items()}
-    figures_shown: list[Block] = [
+    histograms: list[Block] = [
         _against(
             f"{pair['id']}-match-scores",
             "How well the candidate pairs fit, against decoys",
@@ -45,9 +45,9 @@ def blocks(pair: Mapping[str, Any], pairs: Columns, matched: int, score: str, is
         )
     ]
     if not len(matched_pairs["a"]):
-        return figures_shown
+        return histograms
     return [
-        *figures_shown,
+        *histograms,
         _against(
             f"{pair['id']}-match-cosines",
             "Cosine of the matched directions, against the null",
@@ -66,13 +66,11 @@ def blocks(pair: Mapping[str, Any], pairs: Columns, matched: int, score: str, is
 
 def _against(name: str, title: str, caption: str, values: Mapping[str, tuple[npt.NDArray[Any], str]], x: str) -> Figure:
     """Two histograms over each other, on the same bins."""
-    finite = {
-        key: values_of[np.isfinite(values_of) & (np.abs(values_of) < 1e30)] for key, (values_of, _) in values.items()
-    }
+    finite = {key: array[np.isfinite(array) & (np.abs(array) < 1e30)] for key, (array, _) in values.items()}
     every = np.concatenate(list(finite.values()))
     low, high = (float(every.min()), float(every.max())) if len(every) else (0.0, 1.0)
     edges = np.linspace(low, high if high > low else low + 1.0, BINS + 1)
-    series = {key: (np.histogram(values_of, edges)[0], values[key][1]) for key, values_of in finite.items()}
+    series = {key: (np.histogram(array, edges)[0], values[key][1]) for key, array in finite.items()}
     return Figure(name, title, caption, figures.histogram(edges, series, x=x, y="pairs", overlaid=True), height=260)
 
 

@@ -36,9 +36,9 @@ def name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.part")
 
 
-def _is_leftover(owner: str, own: str) -> bool:
-    """Whether a name is of the artifact `own`, by a process of here that is no more (or by an earlier self)."""
-    process = re.fullmatch(rf"\.{re.escape(own)}\.{_machine()}\.(\d+)\.part", owner)
+def _is_leftover(name: str, artifact: str) -> bool:
+    """Whether a name is of the artifact `artifact`, by a process of here that is no more (or by an earlier self)."""
+    process = re.fullmatch(rf"\.{re.escape(artifact)}\.{_machine()}\.(\d+)\.part", name)
     return process is not None and (int(process[1]) == os.getpid() or not _lives(int(process[1])))
 
 

@@ -116,8 +116,8 @@ def _reason(stderr: str) -> str:
 
 
 def _is_named(wheel: Path, package: str, version: str) -> bool:
-    name, version_of_wheel = wheel.name.split("-")[:2]
-    return version_of_wheel == version and name.lower() == package.lower().replace("-", "_").replace(".", "_")
+    name, wheel_version = wheel.name.split("-")[:2]
+    return wheel_version == version and name.lower() == package.lower().replace("-", "_").replace(".", "_")
 
 
 def _refuse_escape(name: str, wheel: Path) -> None:

@@ -71,7 +71,7 @@ def align(
 
 
 def pair_rows(a: TokenEnds, b: TokenEnds) -> tuple[IntArray, IntArray]:
-    """Pair the rows that end at the same character of the same document: row_a, row_b int64 [p], both in order of row_a."""
+    """Pair the rows that end at one character of one document: row_a, row_b int64 [p], both in order of row_a."""
     keys_a, rows_a = _end_keys(a)
     keys_b, rows_b = _end_keys(b)
     _, index_a, index_b = np.intersect1d(keys_a, keys_b, assume_unique=True, return_indices=True)
@@ -171,5 +171,6 @@ def _require_coverage(
         if share < min_coverage:
             raise DiptychError(
                 f"{path_a} and {path_b}: only {share:.1%} of source {name!r}'s tokens are paired, less "
-                f"than min_coverage {min_coverage:.0%}; prepare both with the same corpus, template and lengths, or lower it"
+                f"than min_coverage {min_coverage:.0%}; prepare both with the same corpus, template and lengths, or "
+                "lower it"
             )

@@ -224,14 +224,14 @@ class Text:
             count: at most so many contexts.
             window: tokens shown on each side.
         """
-        contexts_shown: list[Context] = []
+        distinct: list[Context] = []
         for row, value in zip(np.asarray(rows, dtype=np.int64), np.asarray(values, dtype=np.float64), strict=True):
-            if row < 0 or any(self._overlap(int(row), context.row, window) for context in contexts_shown):
+            if row < 0 or any(self._overlap(int(row), context.row, window) for context in distinct):
                 continue
-            contexts_shown.append(self.context(int(row), float(value), weights, window))
-            if len(contexts_shown) == count:
+            distinct.append(self.context(int(row), float(value), weights, window))
+            if len(distinct) == count:
                 break
-        return contexts_shown
+        return distinct
 
     def _overlap(self, row: int, other: int, window: int) -> bool:
         return abs(row - other) <= window and self.sequence[row] == self.sequence[other]

@@ -208,25 +208,25 @@ def void_reasons(both: Clouds) -> dict[str, str]:
 
 def values(both: Clouds, void: Mapping[str, str], rsa_rows: int) -> dict[str, float]:
     """Every measure that is not void, except `mean_rho`."""
-    scores_of: dict[str, float] = {}
+    by_measure: dict[str, float] = {}
     if not void.keys() >= set(CANONICAL):
-        scores_of |= measures.canonical_scores(both.a.u.T @ both.b.u, both.a, both.b)._asdict()
+        by_measure |= measures.canonical_scores(both.a.u.T @ both.b.u, both.a, both.b)._asdict()
     if "cka" not in void:
-        scores_of["cka"] = measures.cka(both.a, both.b)
+        by_measure["cka"] = measures.cka(both.a, both.b)
     if "cka_debiased" not in void:
-        scores_of["cka_debiased"] = measures.cka_debiased(both.a, both.b)
+        by_measure["cka_debiased"] = measures.cka_debiased(both.a, both.b)
     if "rsa" not in void:
-        scores_of["rsa"] = measures.rsa(*both.ranks(rsa_rows))
+        by_measure["rsa"] = measures.rsa(*both.ranks(rsa_rows))
     if "lan2024" in both.settings.compat and "svcca_lan2024" not in void:
-        scores_of["svcca_lan2024"] = measures.one_component_score(both.a, both.b)
+        by_measure["svcca_lan2024"] = measures.one_component_score(both.a, both.b)
     for k in both.neighbours:
         if f"knn_jaccard_{k}" not in void:
             common = measures.common_neighbours(both.near[0][:, :k], both.near[1][:, :k])
-            scores_of[f"knn_jaccard_{k}"] = measures.knn_jaccard(common, k)
-            scores_of[f"knn_mutual_{k}"] = measures.knn_mutual(common, k)
+            by_measure[f"knn_jaccard_{k}"] = measures.knn_jaccard(common, k)
+            by_measure[f"knn_mutual_{k}"] = measures.knn_mutual(common, k)
     if "mmcs" not in void:
-        scores_of["mmcs"] = float(both.best_cosines[0].mean())
-    return {name: value for name, value in scores_of.items() if name not in void}
+        by_measure["mmcs"] = float(both.best_cosines[0].mean())
+    return {name: value for name, value in by_measure.items() if name not in void}
 
 
 def exact_nulls(both: Clouds, void: Mapping[str, str]) -> dict[str, Null]:
@@ -276,14 +276,14 @@ def repaired_nulls(
 
 def subset_values(pairs: Pairs, size: int, settings: Settings, rng: np.random.Generator) -> dict[str, DoubleArray]:
     """Scores of random subsets of `size` rows with new random partners, [subset_draws] a measure; NaN where void."""
-    values_of: dict[str, DoubleArray] = {
+    draws_of: dict[str, DoubleArray] = {
         name: np.full(settings.subset_draws, np.nan) for name in names(settings) if name != "mean_rho"
     }
     for draw in range(settings.subset_draws):
         both = clouds(pairs.shuffled_partners(size, rng), settings, rng)
         for name, value in values(both, void_reasons(both), settings.rsa_null_rows).items():
-            values_of[name][draw] = value
-    return values_of
+            draws_of[name][draw] = value
+    return draws_of
 
 
 def score(pairs: Pairs, settings: Settings, rng: np.random.Generator, pool: Pairs | None = None) -> list[Score]:

@@ -88,10 +88,10 @@ def draw(
 
 def sentences(text: str) -> list[str]:
     """Sentences of `WORDS` words, white space single, that begin with a capital and end with a full stop or mark."""
-    sentence_list = SENTENCE_END.split(" ".join(text.split()))
+    candidates = SENTENCE_END.split(" ".join(text.split()))
     return [
         sentence
-        for sentence in sentence_list
+        for sentence in candidates
         if WORDS[0] <= len(sentence.split()) <= WORDS[1] and sentence[0].isupper() and sentence[-1] in ".!?"
     ]
 
