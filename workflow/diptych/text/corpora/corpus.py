@@ -33,7 +33,7 @@ class Corpus:
             DiptychError: the directory is not a fetched corpus, is damaged or holds no document.
         """
         self.path = Path(directory) / "documents.jsonl"
-        manifest.check(directory, self.path.name)
+        manifest.check(directory)
         if not self.path.is_file():
             raise DiptychError(f"{directory}: no documents.jsonl; run the rule fetch_corpus")
         self.sources: list[str] = []
