@@ -73,8 +73,9 @@ def test_no_flipped_bit_becomes_a_number(done):
             else:
                 unseen.append(f"{path}, bit {bit}")
         except ArtifactError as error:
-            assert path.name in str(error) or target.name in str(error)
             refused += 1
+            if path.name not in str(error) and target.name not in str(error):
+                unseen.append(f"{path}, bit {bit}: {error}")
         flip(path, bit)
     assert not unseen
     assert refused > 0.9 * FLIPS, (refused, harmless)
