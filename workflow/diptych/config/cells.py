@@ -1,7 +1,7 @@
-"""The cells that a study compares, each with its files, and what the page shows beside them.
+"""Descriptions of the cells of a study, with their files, and of the other inputs of the page.
 
-A cell is a pair of models at a site of either. Findings, similarity and report read all cells; each is described by
-aliases and by paths below the results directory, so that the description can stand in a spec:
+A cell is a pair of models at one site of each. Findings, similarity and report read all cells; each is described by
+aliases and by paths relative to the results directory, so that its description can be part of a spec:
 
     all_cells(layout)[0]
     # {"name": "tuned", "role": "compared", "site_a": "middle", "site_b": "middle", "a": "base", "b": "tuned",
@@ -15,10 +15,11 @@ from typing import Any
 from diptych.config.layout import Layout
 
 Description = dict[str, Any]
+"""Aliases and relative paths of a cell, a crosscoder run or the page's inputs, for JSON."""
 
 
 def all_cells(layout: Layout) -> list[Description]:
-    """Every cell of every pair, by name of the pair."""
+    """Every cell of every pair, sorted by the pair's alias."""
     study = layout.study
     return [
         {
@@ -39,21 +40,21 @@ def all_cells(layout: Layout) -> list[Description]:
 
 
 def files_of(layout: Layout, pair: str, site_a: str, site_b: str) -> Description:
-    """The files of one cell: a path, a list of paths, or a list of runs, by what they hold."""
+    """The files of one cell by content: a path, a list of paths, or a list of runs."""
     study, section, cell = layout.study, layout.study.pairs[pair], (pair, site_a, site_b)
     files: Description = {
-        "linear_map": layout.below(layout.linear_map(*cell)),
-        "tokens_a": layout.below(layout.tokens_of(section.corpus, section.a)),
-        "tokens_b": layout.below(layout.tokens_of(section.corpus, section.b)),
+        "linear_map": layout.relative(layout.linear_map(*cell)),
+        "tokens_a": layout.relative(layout.tokens_of(section.corpus, section.a)),
+        "tokens_b": layout.relative(layout.tokens_of(section.corpus, section.b)),
         "crosscoders": _crosscoders(layout, pair, site_a) if site_a == site_b else [],
         "template_diffs": _template_diffs(layout, pair, site_a) if site_a == site_b else [],
     }
     if alignment := layout.alignment_of(section.corpus, section.a, section.b):
-        files["alignment"] = layout.below(alignment)
+        files["alignment"] = layout.relative(alignment)
     if study.role(*cell) == "planted":
-        files["truth"] = layout.below(layout.truth(section.b))
+        files["truth"] = layout.relative(layout.truth(section.b))
     if study.is_steered(*cell):
-        files["steering"] = layout.below(layout.steering(*cell))
+        files["steering"] = layout.relative(layout.steering(*cell))
     if study.has_features(*cell):
         files |= _features(layout, *cell)
     return files
@@ -61,32 +62,32 @@ def files_of(layout: Layout, pair: str, site_a: str, site_b: str) -> Description
 
 def _features(layout: Layout, pair: str, site_a: str, site_b: str) -> Description:
     study, section, cell = layout.study, layout.study.pairs[pair], (pair, site_a, site_b)
-    own_a, own_b = study.dictionaries_at(*cell)
+    dictionary_a, dictionary_b = study.dictionaries_at(*cell)
     files: Description = {
-        "correlation": layout.below(layout.correlation(*cell)),
-        "pairing": layout.below(layout.pairing(*cell)),
-        "similarity": layout.below(layout.similarity(*cell)),
-        "dictionary_a": layout.below(layout.dictionary(own_a)),
-        "dictionary_b": layout.below(layout.dictionary(own_b)),
-        "features_a": _below(layout, layout.features_of(section.corpus, section.a, own_a)),
-        "features_b": _below(layout, layout.features_of(section.corpus, section.b, own_b)),
+        "correlation": layout.relative(layout.correlation(*cell)),
+        "pairing": layout.relative(layout.pairing(*cell)),
+        "similarity": layout.relative(layout.similarity(*cell)),
+        "dictionary_a": layout.relative(layout.dictionary(dictionary_a)),
+        "dictionary_b": layout.relative(layout.dictionary(dictionary_b)),
+        "features_a": _relative(layout, layout.features_of(section.corpus, section.a, dictionary_a)),
+        "features_b": _relative(layout, layout.features_of(section.corpus, section.b, dictionary_b)),
     }
     if study.reproduces("lan2024", *cell):
-        files["lan2024"] = layout.below(layout.lan2024(*cell))
+        files["lan2024"] = layout.relative(layout.lan2024(*cell))
     if site_a == site_b:
-        files["features_a_on_b"] = _below(layout, layout.features_of(section.corpus, section.b, own_a))
-        files["features_b_on_a"] = _below(layout, layout.features_of(section.corpus, section.a, own_b))
+        files["features_a_on_b"] = _relative(layout, layout.features_of(section.corpus, section.b, dictionary_a))
+        files["features_b_on_a"] = _relative(layout, layout.features_of(section.corpus, section.a, dictionary_b))
     return files
 
 
 def _crosscoders(layout: Layout, pair: str, site: str) -> list[Description]:
-    """The runs of every crosscoder of a pair's models at a site, ceilings left out."""
+    """The runs of every crosscoder of a pair's models at a site, without ceilings."""
     section = layout.study.pairs[pair]
-    compared = ((section.a, section.b), section.corpus, site)
+    trained_on = ((section.a, section.b), section.corpus, site)
     return [
         run
         for name, crosscoder in layout.study.crosscoders.items()
-        if (crosscoder.models, crosscoder.corpus, crosscoder.site) == compared
+        if (crosscoder.models, crosscoder.corpus, crosscoder.site) == trained_on
         and not (crosscoder.independent and section.a == section.b)
         for run in runs_of(layout, name)
     ]
@@ -107,7 +108,7 @@ def runs_of(layout: Layout, crosscoder: str) -> list[Description]:
             files["seeds"] = layout.seeds(crosscoder, section.site)
         if ceiling:
             files["ceiling"] = layout.latents(ceiling, section.site, seed)
-        runs.append({"name": crosscoder, "seed": seed, **{name: layout.below(path) for name, path in files.items()}})
+        runs.append({"name": crosscoder, "seed": seed, **{name: layout.relative(path) for name, path in files.items()}})
     return runs
 
 
@@ -118,11 +119,11 @@ def _template_diffs(layout: Layout, pair: str, site: str) -> list[Description]:
     return [
         {
             "name": alias,
-            "diff": layout.below(layout.template_diff(alias)),
-            "dictionary": layout.below(layout.dictionary(diff.dictionary)),
-            "tokens": layout.below(layout.tokens_of(diff.corpus, a)),
-            "features_a": _below(layout, layout.features_of(diff.corpus, a, diff.dictionary)),
-            "features_b": _below(layout, layout.features_of(diff.corpus, b, diff.dictionary)),
+            "diff": layout.relative(layout.template_diff(alias)),
+            "dictionary": layout.relative(layout.dictionary(diff.dictionary)),
+            "tokens": layout.relative(layout.tokens_of(diff.corpus, a)),
+            "features_a": _relative(layout, layout.features_of(diff.corpus, a, diff.dictionary)),
+            "features_b": _relative(layout, layout.features_of(diff.corpus, b, diff.dictionary)),
         }
         for alias, diff in sorted(study.template_diffs.items())
         if (diff.pair, study.dictionaries[diff.dictionary].site) == (pair, site)
@@ -132,12 +133,12 @@ def _template_diffs(layout: Layout, pair: str, site: str) -> list[Description]:
 # --- over all cells -------------------------------------------------------------------------------------------------
 
 
-def compared_spaces(layout: Layout, kinds: Sequence[str]) -> list[Description]:
-    """The cells whose feature spaces are compared, with some of their files."""
+def compared_spaces(layout: Layout, file_keys: Sequence[str]) -> list[Description]:
+    """The cells whose feature spaces are compared, with these of their files."""
     return [
         {
             **{key: cell[key] for key in ("name", "role", "site_a", "site_b")},
-            "files": {kind: cell["files"][kind] for kind in kinds},
+            "files": {key: cell["files"][key] for key in file_keys},
         }
         for cell in all_cells(layout)
         if "similarity" in cell["files"]
@@ -145,41 +146,41 @@ def compared_spaces(layout: Layout, kinds: Sequence[str]) -> list[Description]:
 
 
 def mapped_spaces(layout: Layout) -> list[Description]:
-    """The cells of which UMAP maps are drawn; a model with itself needs none."""
+    """The cells of which UMAP maps are drawn; none of a model with itself."""
     if not layout.study.similarity.map:
         return []
-    spaces = compared_spaces(layout, ("pairing", "dictionary_a", "dictionary_b"))
-    return [space for space in spaces if space["role"] in ("compared", "planted")]
+    cells = compared_spaces(layout, ("pairing", "dictionary_a", "dictionary_b"))
+    return [cell for cell in cells if cell["role"] in ("compared", "planted")]
 
 
 def report_inputs(layout: Layout) -> Description:
-    """What the page shows: the cells, and models, texts, gates, crosscoders and dictionaries behind them."""
-    study, pairs = layout.study, all_cells(layout)
-    read = _sites_read(layout, pairs)
-    models = sorted({ancestor for _, model, _ in read for ancestor in study.lineage(model)})
+    """The inputs of the page: all cells, and the models, corpora, gates, crosscoders and dictionaries behind them."""
+    study, cells = layout.study, all_cells(layout)
+    compared_rows = _compared_rows(layout, cells)
+    models = sorted({ancestor for _, model, _ in compared_rows for ancestor in study.lineage(model)})
     dictionaries = sorted(
-        {cell[f"dictionary_{side}"] for cell in pairs for side in "ab"} - {None}
+        {cell[f"dictionary_{side}"] for cell in cells for side in "ab"} - {None}
         | {diff.dictionary for diff in study.template_diffs.values()}
     )
     description: Description = {
-        "pairs": pairs,
+        "pairs": cells,
         "models": [{"name": model, "directory": _directory(layout, layout.model(model))} for model in models],
-        "corpora": _texts(layout, read, models, dictionaries),
+        "corpora": _corpora(layout, compared_rows, models, dictionaries),
         "gates": [
             {
                 "model": model,
                 "corpus": corpus,
                 "site": site,
-                "path": layout.below(layout.gates_of(corpus, model, site)),
+                "path": layout.relative(layout.gates_of(corpus, model, site)),
             }
-            for corpus, model, site in read
+            for corpus, model, site in compared_rows
         ],
         "crosscoders": [
             {
                 "name": name,
                 "models": list(crosscoder.models),
                 "site": crosscoder.site,
-                "tokens": layout.below(layout.tokens_of(crosscoder.corpus, crosscoder.models[0])),
+                "tokens": layout.relative(layout.tokens_of(crosscoder.corpus, crosscoder.models[0])),
                 "runs": runs_of(layout, name),
             }
             for name, crosscoder in study.crosscoders.items()
@@ -190,53 +191,53 @@ def report_inputs(layout: Layout) -> Description:
         ],
     }
     if compared_spaces(layout, ()):
-        description["similarity"] = layout.below(layout.similarity_scores())
+        description["similarity"] = layout.relative(layout.similarity_scores())
     if mapped_spaces(layout):
-        description["maps"] = layout.below(layout.feature_maps())
+        description["maps"] = layout.relative(layout.feature_maps())
     return description
 
 
-def _sites_read(layout: Layout, pairs: Sequence[Description]) -> list[tuple[str, str, str]]:
+def _compared_rows(layout: Layout, cells: Sequence[Description]) -> list[tuple[str, str, str]]:
     """(corpus, model, site) of all rows that are compared."""
     study = layout.study
-    read = {(cell["corpus"], cell[side], cell[f"site_{side}"]) for cell in pairs for side in "ab"}
+    rows = {(cell["corpus"], cell[side], cell[f"site_{side}"]) for cell in cells for side in "ab"}
     for diff in study.template_diffs.values():
         pair, site = study.pairs[diff.pair], study.dictionaries[diff.dictionary].site
-        read |= {(diff.corpus, model, site) for model in (pair.a, pair.b)}
-    return sorted(read)
+        rows |= {(diff.corpus, model, site) for model in (pair.a, pair.b)}
+    return sorted(rows)
 
 
-def _texts(
-    layout: Layout, read: Sequence[tuple[str, str, str]], models: Sequence[str], dictionaries: Sequence[str]
+def _corpora(
+    layout: Layout, compared_rows: Sequence[tuple[str, str, str]], models: Sequence[str], dictionaries: Sequence[str]
 ) -> list[Description]:
-    """Every text that was read, in the tokens of a model that read it: to be compared, and to make what is compared."""
+    """Every corpus that models were compared, derived, or dictionaries trained on, in the tokens of one such model."""
     study = layout.study
-    trained = [study.dictionaries[name] for name in dictionaries]
-    readers = {
-        **{section.corpus: section.model for section in trained if section.kind == "trained"},
-        **{corpus: study.parent(model) for model in models for corpus in study.texts(model)},
-        **{corpus: model for corpus, model, _ in reversed(read)},
+    sections = [study.dictionaries[name] for name in dictionaries]
+    reader_of = {
+        **{section.corpus: section.model for section in sections if section.kind == "trained"},
+        **{corpus: study.parent(model) for model in models for corpus in study.corpora_of(model)},
+        **{corpus: model for corpus, model, _ in reversed(compared_rows)},
     }
     return [
         {
             "name": corpus,
             "directory": _directory(layout, layout.corpus(corpus)),
-            "tokens": layout.below(layout.tokens_of(corpus, model)),
-            "made": [model for model in models if corpus in study.texts(model)],
+            "tokens": layout.relative(layout.tokens_of(corpus, model)),
+            "made": [model for model in models if corpus in study.corpora_of(model)],
         }
-        for corpus, model in sorted(readers.items())
+        for corpus, model in sorted(reader_of.items())
     ]
 
 
 def files_in(description: Any) -> Iterator[str]:
-    """Every path that a description names; a directory by its manifest, a truth by its model's."""
+    """Every path in a description; for a directory its manifest, for a planted truth its model's manifest."""
     if isinstance(description, dict):
-        for key, item in description.items():
+        for key, value in description.items():
             if key in ("directory", "truth"):
-                path = Path(item) if key == "directory" else Path(item).parent
+                path = Path(value) if key == "directory" else Path(value).parent
                 yield str(path / "manifest.json")
             else:
-                yield from files_in(item)
+                yield from files_in(value)
     elif isinstance(description, list):
         for item in description:
             yield from files_in(item)
@@ -244,9 +245,9 @@ def files_in(description: Any) -> Iterator[str]:
         yield description
 
 
-def _below(layout: Layout, paths: Sequence[Path]) -> list[str]:
-    return [layout.below(path) for path in paths]
+def _relative(layout: Layout, paths: Sequence[Path]) -> list[str]:
+    return [layout.relative(path) for path in paths]
 
 
 def _directory(layout: Layout, manifest: Path) -> str:
-    return layout.below(manifest.parent)
+    return layout.relative(manifest.parent)

@@ -1,4 +1,4 @@
-"""What one section of a config says of another: aliases that must exist, sites that must be listed, what must fit.
+"""Checks across the sections of a config: aliases exist, sites are listed, and settings agree.
 
 check(study)    # ConfigError: "pairs.tuned.b: no model is called 'tunde'; did you mean 'tuned'?"
 """
@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 
-from diptych.config.sections.corpora import Corpus, CorpusText, HubText, Origin, WheelText
+from diptych.config.sections.corpora import Corpus, CorpusText, HubText, Source, WheelText
 from diptych.config.sections.crosscoders import Crosscoder
 from diptych.config.sections.dictionaries import Dictionary, SparsifyDictionary, TrainedDictionary
 from diptych.config.sections.models import Model
 from diptych.config.sections.pairs import Pair
-from diptych.config.sections.strict import ConfigError, nearest
+from diptych.config.sections.strict import ConfigError, suggestion
 from diptych.config.sections.template_diffs import TemplateDiff
 from diptych.config.study import Study
-from diptych.config.sweeps import UNUSED, expand
+from diptych.config.sweeps import UNUSED_KEY, expand
 from diptych.models import sites
 from diptych.models.sites import can_be_steered
 from diptych.runtime.errors import DiptychError
@@ -34,21 +34,22 @@ REFERENCES: Mapping[str, Mapping[str, str]] = {
     "crosscoders": {"corpus": "corpora", "stream": "corpora", "models": "models"},
     "template_diffs": {"pair": "pairs", "corpus": "corpora", "dictionary": "dictionaries"},
 }
-"""The fields of each section that name something of another section."""
+"""For each section, its fields that hold aliases, and the section in which these are defined."""
 SINGULAR = {"models": "model", "corpora": "corpus", "dictionaries": "dictionary", "pairs": "pair"}
+"""Singular of a section's name, for messages."""
 
 
 def check(study: Study) -> None:
-    """Check what one section of a study says of another.
+    """Check the references between the sections of a study.
 
     Raises:
         ConfigError: naming the first key that is wrong, and what to do.
     """
     _check_sites(study)
-    for where, kind, alias in _references(study):
-        known: Iterable[str] = getattr(study, kind)
+    for key, section, alias in _references(study):
+        known: Iterable[str] = getattr(study, section)
         if alias not in known:
-            raise ConfigError(f"{where}: no {SINGULAR[kind]} is called {alias!r}{nearest(alias, known)}")
+            raise ConfigError(f"{key}: no {SINGULAR[section]} is called {alias!r}{suggestion(alias, known)}")
     for alias, model in study.models.items():
         study.lineage(alias)
         _check_held_out(study, alias, model)
@@ -68,9 +69,9 @@ def check(study: Study) -> None:
 
 
 def _check_sites(study: Study) -> None:
-    listed = list(chain.from_iterable(study.sites.values()))
-    for site in listed:
-        if listed.count(site) > 1:
+    all_sites = list(chain.from_iterable(study.sites.values()))
+    for site in all_sites:
+        if all_sites.count(site) > 1:
             raise ConfigError(f"sites: {site!r} is listed twice; a site belongs to one group")
         try:
             sites.check(site)
@@ -79,27 +80,27 @@ def _check_sites(study: Study) -> None:
 
 
 def _references(study: Study) -> Iterable[tuple[str, str, str]]:
-    """(key, section, alias) for every alias that the config names."""
+    """(key, section, alias) for every alias that the config refers to."""
     for section, fields in REFERENCES.items():
         for alias, entry in getattr(study, section).items():
-            for field, kind in fields.items():
-                named = getattr(entry, field, None)
-                listed = enumerate(named) if isinstance(named, tuple) else [(None, named)]
-                for index, name in listed:
-                    if name is not None:
-                        index_text = "" if index is None else f"[{index}]"
-                        yield f"{section}.{alias}.{field}{index_text}", kind, name
-    for index, name in enumerate(study.steering.pairs or ()):
-        yield f"steering.pairs[{index}]", "pairs", name
-    yield from _mixtures(study)
+            for field, target_section in fields.items():
+                value = getattr(entry, field, None)
+                targets = enumerate(value) if isinstance(value, tuple) else [(None, value)]
+                for index, target in targets:
+                    if target is not None:
+                        suffix = "" if index is None else f"[{index}]"
+                        yield f"{section}.{alias}.{field}{suffix}", target_section, target
+    for index, pair in enumerate(study.steering.pairs or ()):
+        yield f"steering.pairs[{index}]", "pairs", pair
+    yield from _mixture_references(study)
 
 
 def _check_held_out(study: Study, alias: str, model: Model) -> None:
-    """A tuned model's loss is measured on documents that it is not trained on: equal corpora leave none."""
-    trained, measured = getattr(model, "corpus", None), getattr(model, "evaluate_on", None)
-    if trained and measured and study.corpora[trained] == study.corpora[measured]:
+    """Check that a tuned model's loss is measured on documents that it is not trained on."""
+    training, evaluation = getattr(model, "corpus", None), getattr(model, "evaluate_on", None)
+    if training and evaluation and study.corpora[training] == study.corpora[evaluation]:
         raise ConfigError(
-            f"models.{alias}.evaluate_on: {measured!r} has the documents of `corpus`, and none is held out; name a "
+            f"models.{alias}.evaluate_on: {evaluation!r} has the documents of `corpus`, and none is held out; name a "
             "corpus with other ones"
         )
 
@@ -107,76 +108,77 @@ def _check_held_out(study: Study, alias: str, model: Model) -> None:
 def _check_corpus(study: Study, alias: str, corpus: Corpus) -> None:
     _check_mixture(study, alias, ())
     if not templates.is_known(corpus.template):
-        known = nearest(corpus.template, ["model", *templates.NAMED])
-        raise ConfigError(f"corpora.{alias}.template: {corpus.template!r} is neither a name nor Jinja text{known}")
-    if corpus.tokens is None and not all(origin.prompts for origin in corpus.sources.values()):
+        hint = suggestion(corpus.template, ["model", *templates.NAMED])
+        raise ConfigError(f"corpora.{alias}.template: {corpus.template!r} is neither a name nor Jinja text{hint}")
+    if corpus.tokens is None and not all(source.prompts for source in corpus.sources.values()):
         raise ConfigError(f"corpora.{alias}.tokens: give a token budget, or let every source draw `prompts`")
 
 
-def _check_template_diff(study: Study, where: str, diff: TemplateDiff) -> None:
+def _check_template_diff(study: Study, key: str, diff: TemplateDiff) -> None:
     pair, site = study.pairs[diff.pair], study.dictionaries[diff.dictionary].site
     if site not in pair.sites:
         raise ConfigError(
-            f"{where}.dictionary: {diff.dictionary!r} reads site {site!r}, which pairs.{diff.pair}.sites does not list"
+            f"{key}.dictionary: {diff.dictionary!r} reads site {site!r}, which pairs.{diff.pair}.sites does not list"
         )
     if study.tokenizer(pair.a) != study.tokenizer(pair.b):
         raise ConfigError(
-            f"{where}.pair: {pair.a} and {pair.b} have different tokenizers, and both must read one text; "
-            f"{_share(study.tokenizer(pair.a), pair.b)}"
+            f"{key}.pair: {pair.a} and {pair.b} have different tokenizers, and both must read one text; "
+            f"{_tokenizer_hint(study.tokenizer(pair.a), pair.b)}"
         )
     if diff.token is not None and diff.roles:
-        raise ConfigError(f"{where}.token: give a token or roles, not both")
+        raise ConfigError(f"{key}.token: give a token or roles, not both")
     if bool(diff.target) != bool(diff.control):
-        raise ConfigError(f"{where}: give both target and control, or neither")
+        raise ConfigError(f"{key}: give both target and control, or neither")
     sources = study.corpora[diff.corpus].sources
-    _check_template_tokens(study, where, diff)
+    _check_template_tokens(study, key, diff)
     for field in ("target", "control"):
         for name in getattr(diff, field):
             if name not in sources:
                 raise ConfigError(
-                    f"{where}.{field}: corpus {diff.corpus!r} has no source {name!r}{nearest(name, sources)}"
+                    f"{key}.{field}: corpus {diff.corpus!r} has no source {name!r}{suggestion(name, sources)}"
                 )
 
 
-def _check_template_tokens(study: Study, where: str, diff: TemplateDiff) -> None:
-    """Every document must hold each role; of these, plain text has `text` and what its tokenizer inserts (`template`).
+def _check_template_tokens(study: Study, key: str, diff: TemplateDiff) -> None:
+    """Check that the corpus' documents have the compared roles.
 
-    A token wherever it stands may be in any text.
+    Plain text has only the roles `text` and `template` (tokens that its tokenizer inserts); a given `token` may occur
+    in any text.
     """
     if diff.token is not None or (diff.roles and set(diff.roles) <= {"text", "template"}):
         return
-    for label, origin in study.corpora[diff.corpus].sources.items():
-        if _is_plain(study, origin):
+    for label, source in study.corpora[diff.corpus].sources.items():
+        if _is_plain_text(study, source):
             raise ConfigError(
-                f"{where}.corpus: source {label!r} of {diff.corpus!r} is plain text and holds no template tokens; let "
+                f"{key}.corpus: source {label!r} of {diff.corpus!r} is plain text and holds no template tokens; let "
                 "it draw `prompts`, or compare at a `token`"
             )
 
 
-def _is_plain(study: Study, origin: Origin) -> bool:
-    """Whether a source can hold no conversation: it draws no prompts, and all of its files are .txt."""
-    if origin.prompts or isinstance(origin, HubText):
+def _is_plain_text(study: Study, source: Source) -> bool:
+    """Whether a source can have no conversations: it draws no prompts, and all of its files are .txt."""
+    if source.prompts or isinstance(source, HubText):
         return False
-    if isinstance(origin, CorpusText):
-        return all(_is_plain(study, part) for part in study.corpora[origin.corpus].sources.values())
-    patterns = origin.files if isinstance(origin, WheelText) else origin.paths
+    if isinstance(source, CorpusText):
+        return all(_is_plain_text(study, part) for part in study.corpora[source.corpus].sources.values())
+    patterns = source.files if isinstance(source, WheelText) else source.paths
     return all(pattern.endswith(".txt") for pattern in patterns)
 
 
-def _mixtures(study: Study) -> Iterable[tuple[str, str, str]]:
+def _mixture_references(study: Study) -> Iterable[tuple[str, str, str]]:
     """(key, section, alias) for every corpus that is a source of another one."""
     for alias, corpus in study.corpora.items():
-        for label, origin in corpus.sources.items():
-            if isinstance(origin, CorpusText):
-                yield f"corpora.{alias}.sources.{label}.corpus", "corpora", origin.corpus
+        for label, source in corpus.sources.items():
+            if isinstance(source, CorpusText):
+                yield f"corpora.{alias}.sources.{label}.corpus", "corpora", source.corpus
 
 
-def _check_mixture(study: Study, alias: str, above: tuple[str, ...]) -> None:
-    if alias in above:
-        raise ConfigError(f"corpora.{above[0]}.sources: {' -> '.join([*above, alias])} never reaches a text")
-    for origin in study.corpora[alias].sources.values():
-        if isinstance(origin, CorpusText):
-            _check_mixture(study, origin.corpus, (*above, alias))
+def _check_mixture(study: Study, alias: str, parents: tuple[str, ...]) -> None:
+    if alias in parents:
+        raise ConfigError(f"corpora.{parents[0]}.sources: {' -> '.join([*parents, alias])} never reaches a text")
+    for source in study.corpora[alias].sources.values():
+        if isinstance(source, CorpusText):
+            _check_mixture(study, source.corpus, (*parents, alias))
 
 
 def _check_pair(study: Study, alias: str, pair: Pair) -> None:
@@ -187,7 +189,7 @@ def _check_pair(study: Study, alias: str, pair: Pair) -> None:
         raise ConfigError(f"pairs.{alias}: give both dictionary_a and dictionary_b, or neither")
     for side in ("a", "b"):
         field = "sites_b" if side == "b" and pair.sites_b else "sites"
-        read: dict[str, str] = {}
+        dictionary_at: dict[str, str] = {}
         for name in study.dictionaries_of(alias, side):
             site = study.dictionaries[name].site
             if site not in getattr(pair, field):
@@ -195,25 +197,26 @@ def _check_pair(study: Study, alias: str, pair: Pair) -> None:
                     f"pairs.{alias}.dictionary_{side}: {name!r} reads site {site!r}, "
                     f"which pairs.{alias}.{field} does not list"
                 )
-            if site in read:
+            if site in dictionary_at:
                 raise ConfigError(
-                    f"pairs.{alias}.dictionary_{side}: {read[site]!r} and {name!r} both read site {site!r}; "
+                    f"pairs.{alias}.dictionary_{side}: {dictionary_at[site]!r} and {name!r} both read site {site!r}; "
                     "list one for each site"
                 )
-            read[site] = name
+            dictionary_at[site] = name
 
 
-def _check_dictionary(study: Study, where: str, dictionary: Dictionary) -> None:
-    _check_site(study, f"{where}.site", dictionary.site)
+def _check_dictionary(study: Study, key: str, dictionary: Dictionary) -> None:
+    _check_site(study, f"{key}.site", dictionary.site)
     if isinstance(dictionary, SparsifyDictionary) and (dictionary.path is None) == (dictionary.id is None):
-        raise ConfigError(f"{where}: give either path (on disk) or id (on the hub)")
+        raise ConfigError(f"{key}: give either path (on disk) or id (on the hub)")
     if isinstance(dictionary, TrainedDictionary) and dictionary.architecture != "standard":
-        _check_active(f"{where}.k", dictionary.k, "n_features", dictionary.n_features)
+        _check_active(f"{key}.k", dictionary.k, "n_features", dictionary.n_features)
 
 
-def _check_active(where: str, active: int, of: str, number: int) -> None:
-    if active > number:
-        raise ConfigError(f"{where}: {active} active of {number}; lower it, or raise {of}")
+def _check_active(key: str, k: int, size_key: str, size: int) -> None:
+    """Check that no more latents are active than the dictionary has."""
+    if k > size:
+        raise ConfigError(f"{key}: {k} active of {size}; lower it, or raise {size_key}")
 
 
 def _check_similarity(study: Study) -> None:
@@ -226,26 +229,26 @@ def _check_similarity(study: Study) -> None:
         if names.count(Path(name).stem) > 1:
             raise ConfigError(f"similarity.word_lists: two lists are called {Path(name).stem!r}; rename one")
     _check_compat(study)
-    compared = {cell for pair in study.pairs for cell in study.cells(pair) if study.has_features(pair, *cell)}
-    for site in sorted({site for cell in compared for site in cell} if study.similarity.neurons else ()):
+    compared_cells = {cell for pair in study.pairs for cell in study.cells(pair) if study.has_features(pair, *cell)}
+    for site in sorted({site for cell in compared_cells for site in cell} if study.similarity.neurons else ()):
         neuron_site = sites.neurons_of(site)
         if neuron_site is None or neuron_site not in chain.from_iterable(study.sites.values()):
-            needed = f"list {neuron_site!r} in a group of `sites`" if neuron_site else "it is no residual site"
-            raise ConfigError(f"similarity.neurons: site {site!r} is compared, but {needed}; or set neurons: false")
+            remedy = f"list {neuron_site!r} in a group of `sites`" if neuron_site else "it is no residual site"
+            raise ConfigError(f"similarity.neurons: site {site!r} is compared, but {remedy}; or set neurons: false")
 
 
 def _check_compat(study: Study) -> None:
-    """A published procedure that is asked for must be run on something: one tokenizer, and features."""
+    """Check that each published procedure in the config applies to a compared cell: one tokenizer, and features."""
     cells = [(name, *cell) for name in study.pairs for cell in study.cells(name)]
-    compared = [cell for cell in cells if study.has_features(*cell) and study.role(*cell) == "compared"]
+    compared_cells = [cell for cell in cells if study.has_features(*cell) and study.role(*cell) == "compared"]
     for procedure in study.similarity.compat:
-        if any(study.reproduces(procedure, *cell) for cell in compared):
+        if any(study.reproduces(procedure, *cell) for cell in compared_cells):
             continue
-        if not compared:
+        if not compared_cells:
             raise ConfigError(
                 f"similarity.compat: {procedure} compares features, but no compared pair has dictionaries"
             )
-        pair = study.pairs[compared[0][0]]
+        pair = study.pairs[compared_cells[0][0]]
         raise ConfigError(
             f"similarity.compat: {procedure} is for models with one tokenizer, and those of no compared pair share it; "
             f"set models.{pair.b}.tokenizer: {study.tokenizer(pair.a)} if {pair.b} reads {pair.a}'s tokens"
@@ -262,42 +265,43 @@ def _check_steered(study: Study, alias: str) -> None:
 
 def _check_crosscoder(study: Study, alias: str, crosscoder: Crosscoder) -> None:
     _check_site(study, f"crosscoders.{alias}.site", crosscoder.site)
-    for member in expand({alias: crosscoder}).values():
-        _check_member(f"crosscoders.{alias}", crosscoder, member)
+    for variant in expand({alias: crosscoder}).values():
+        _check_variant(f"crosscoders.{alias}", crosscoder, variant)
     if crosscoder.dedicated and len(crosscoder.dedicated) != len(crosscoder.models):
         raise ConfigError(
             f"crosscoders.{alias}.dedicated: {len(crosscoder.dedicated)} shares for {len(crosscoder.models)} models; "
             "give one for each"
         )
     if crosscoder.shared + sum(crosscoder.dedicated) > 1:
-        raise ConfigError(f"crosscoders.{alias}.dedicated: with `shared` these are more than all latents; lower them")
+        raise ConfigError(f"crosscoders.{alias}.dedicated: together with `shared` these shares exceed 1; lower them")
     if len(crosscoder.models) == 2:
         return
     if "diff" in (crosscoder.objective, *crosscoder.sweep.objective):
         raise ConfigError(f"crosscoders.{alias}.objective: diff is x_B - x_A of two models; choose another one")
-    owners = [study.tokenizer(model) for model in crosscoder.models]
-    if len(set(owners)) > 1:
-        other = next(model for model, owner in zip(crosscoder.models, owners, strict=True) if owner != owners[0])
+    tokenizers = [study.tokenizer(model) for model in crosscoder.models]
+    if len(set(tokenizers)) > 1:
+        models = zip(crosscoder.models, tokenizers, strict=True)
+        other_model = next(model for model, tokenizer in models if tokenizer != tokenizers[0])
         raise ConfigError(
-            f"crosscoders.{alias}.models: more than two models must share a tokenizer (these have {', '.join(owners)})"
-            f"; {_share(owners[0], other)}"
+            f"crosscoders.{alias}.models: more than two models must share a tokenizer (these have "
+            f"{', '.join(tokenizers)}); {_tokenizer_hint(tokenizers[0], other_model)}"
         )
 
 
-def _check_member(where: str, crosscoder: Crosscoder, member: Crosscoder) -> None:
-    """One crosscoder of a sweep, trained with an objective that has a k."""
-    if member.weights is not None or UNUSED[member.objective] == "k":
+def _check_variant(key: str, crosscoder: Crosscoder, variant: Crosscoder) -> None:
+    """Check k of one crosscoder of a sweep, if it is trained with an objective that has a k."""
+    if variant.weights is not None or UNUSED_KEY[variant.objective] == "k":
         return
-    swept = f"{where}.sweep" if crosscoder.sweep.k else where
-    _check_active(f"{swept}.k", member.k, "n_latents", member.n_latents)
-    _check_active(f"{where}.k_initial", member.k_initial, "n_latents", member.n_latents)
+    k_section = f"{key}.sweep" if crosscoder.sweep.k else key
+    _check_active(f"{k_section}.k", variant.k, "n_latents", variant.n_latents)
+    _check_active(f"{key}.k_initial", variant.k_initial, "n_latents", variant.n_latents)
 
 
-def _share(a: str, b: str) -> str:
-    return f"if theirs are equal, say so with models.{b}.tokenizer: {a}"
+def _tokenizer_hint(tokenizer: str, model: str) -> str:
+    return f"if these are equal, set models.{model}.tokenizer: {tokenizer}"
 
 
-def _check_site(study: Study, where: str, site: str) -> None:
+def _check_site(study: Study, key: str, site: str) -> None:
     known = list(chain.from_iterable(study.sites.values()))
     if site not in known:
-        raise ConfigError(f"{where}: no group of `sites` lists {site!r}{nearest(site, known)}")
+        raise ConfigError(f"{key}: no group of `sites` lists {site!r}{suggestion(site, known)}")

@@ -1,23 +1,25 @@
-"""One job of a rule: what it reads and the settings of its stage, before Snakemake runs it."""
+"""The job of a rule: its input files, its part of the spec, and the settings of its stage."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 Inputs = dict[str, Path | list[Path]]
+"""Input files of a job, by the rule's names for them."""
 Reads = dict[str, Any]
+"""What the input files of a job hold, as aliases of the config."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a rule.
+    """A job of a rule.
 
     Attributes:
-        inputs: the files that it reads, by the rule's names for them.
-        reads: what these are, by alias and in order: a part of the spec, which holds no path.
+        inputs: its input files, by the rule's names for them.
+        reads: the same by alias and in order: part of the spec, which contains no paths.
         settings: keyword arguments of its stage.
-        files: what it reads beside code and inputs: word lists and templates, whose contents are in the spec.
-        modules: what its stage imports by name, beside what its script imports.
+        files: word lists and templates that it also reads, whose contents enter the spec.
+        modules: dotted names of the modules that its stage imports dynamically.
     """
 
     inputs: Inputs
@@ -28,7 +30,7 @@ class Job:
 
 
 def files_at(path: str | None) -> list[Path]:
-    """What lies in a directory of the user's, or the file itself, so that a changed one is read again."""
+    """Sorted entries of a user's directory, or the file itself; empty if there is neither."""
     location = Path(path) if path else None
     if location is None:
         return []

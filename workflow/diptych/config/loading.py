@@ -1,4 +1,4 @@
-"""A config, checked and loaded.
+"""Loading of a config into a checked `Study`.
 
 study = loading.load(yaml.safe_load(open("config/config.yaml")))
 """
@@ -9,13 +9,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from diptych.config import checks
-from diptych.config.sections.strict import ConfigError, first_line
+from diptych.config.sections.strict import ConfigError, first_error
 from diptych.config.study import Study
 from diptych.config.sweeps import expand
 
 
 def load(config: Mapping[str, Any]) -> Study:
-    """The study of a config: types and references checked, sweeps over crosscoder settings written out.
+    """The study of a config, with types and references checked and sweeps over crosscoder settings expanded.
 
     Raises:
         ConfigError: naming the first key that is wrong, and what to do.
@@ -23,6 +23,6 @@ def load(config: Mapping[str, Any]) -> Study:
     try:
         study = Study.model_validate(config)
     except ValidationError as error:
-        raise ConfigError(first_line(error, Study)) from None
+        raise ConfigError(first_error(error, Study)) from None
     checks.check(study)
     return study.model_copy(update={"crosscoders": expand(study.crosscoders)})

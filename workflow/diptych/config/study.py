@@ -1,7 +1,7 @@
-"""The study: everything a config file may say, put together.
+"""The study: the typed config, with lookups across its sections.
 
-`sections/` holds the types of its sections, `checks` what one section says of another; `layout` says where the files of
-a study are, and `jobs` what every rule reads.
+`sections/` defines the types of the sections, `checks` validates references between them; `layout` defines the paths
+of a study's files, and `jobs` the inputs and settings of every rule.
 
     study = loading.load(yaml.safe_load(open("config/config.yaml")))
     study.cells("tuned")                                  # [("middle", "middle")]
@@ -36,7 +36,7 @@ from diptych.models.sites import can_be_steered
 
 
 class Study(Strict):
-    """One study."""
+    """The config of one study."""
 
     title: str = "Diptych"
     """Heading of the report."""
@@ -49,8 +49,8 @@ class Study(Strict):
     corpora: Annotated[dict[Alias, Corpus], Field(min_length=1)]
     """Corpora by alias."""
     sites: Annotated[dict[Alias, tuple[Site, ...]], Field(min_length=1)] = {"main": ("middle",)}
-    """Groups of sites: the sites of one group are dumped by one forward pass into one file a shard, for every model
-    that is read at any of them; a site that not all of these have belongs in a group of its own. A site is `first`
+    """Groups of sites: the sites of one group are dumped by one forward pass into one file per shard, for every model
+    that is read at any of them; a site that not all of these have belongs in another group. A site is `first`
     (after block 0, not the embedding), `middle` (relative depth 0.5), `last` (after the last block, before the final
     norm), a relative depth such as 0.25, or a TransformerLens hook such as blocks.3.hook_mlp_out."""
     dictionaries: dict[Alias, Dictionary] = {}
@@ -58,7 +58,7 @@ class Study(Strict):
     pairs: dict[Alias, Pair] = {}
     """Pairs of models by alias."""
     crosscoders: dict[Alias, Crosscoder] = {}
-    """Crosscoders by alias; once loaded, every one that is trained (`sweeps`)."""
+    """Crosscoders by alias; after loading, sweeps are expanded (`sweeps`)."""
     template_diffs: dict[Alias, TemplateDiff] = {}
     """Comparisons of a pair's features at the tokens of the chat template, by alias."""
     activations: Activations = Activations()
@@ -74,11 +74,11 @@ class Study(Strict):
     similarity: Similarity = Similarity()
     """Similarity of feature spaces."""
     latents: Latents = Latents()
-    """What each latent of a crosscoder is called."""
+    """Classification of crosscoder latents."""
     steering: Steering = Steering()
-    """Steering of what was found."""
+    """Steering along candidates."""
     findings: Findings = Findings()
-    """What counts as a finding."""
+    """Thresholds of a finding."""
     report: Report = Report()
     """The report."""
 
@@ -97,35 +97,35 @@ class Study(Strict):
 
     def lineage(self, alias: str) -> list[str]:
         """The model and its ancestors, nearest first."""
-        line = [alias]
-        while (parent := getattr(self.models[line[-1]], "parent", None)) is not None:
-            if parent in line:
+        lineage = [alias]
+        while (parent := getattr(self.models[lineage[-1]], "parent", None)) is not None:
+            if parent in lineage:
                 raise ConfigError(
-                    f"models.{alias}.parent: {' -> '.join([*line, parent])} never reaches a fetched model"
+                    f"models.{alias}.parent: {' -> '.join([*lineage, parent])} never reaches a fetched model"
                 )
-            line.append(parent)
-        return line
+            lineage.append(parent)
+        return lineage
 
-    # --- what follows from it -------------------------------------------------------------------------------
+    # --- lookups --------------------------------------------------------------------------------------------
 
     def tokenizer(self, model: str) -> str:
-        """Alias of the model that owns this model's tokenizer: its own setting, else its parent's, else itself."""
+        """Alias of the model whose tokenizer this one uses: its own setting, else its parent's, else itself."""
         for ancestor in self.lineage(model):
-            if (owner := self.models[ancestor].tokenizer) is not None:
-                return owner
+            if (tokenizer := self.models[ancestor].tokenizer) is not None:
+                return tokenizer
         return self.lineage(model)[-1]
 
-    def texts(self, model: str) -> list[str]:
-        """Corpora that a model is made with here, in its parent's tokens: trained on, planted in, evaluated on."""
-        derived = self.models[model]
-        return list(dict.fromkeys(getattr(derived, key) for key in ("corpus", "evaluate_on") if hasattr(derived, key)))
+    def corpora_of(self, model: str) -> list[str]:
+        """Corpora that a derived model is trained, planted or evaluated on, in its parent's tokens."""
+        section = self.models[model]
+        return list(dict.fromkeys(getattr(section, key) for key in ("corpus", "evaluate_on") if hasattr(section, key)))
 
     def group(self, site: str) -> str:
         """The site group that lists `site`."""
         return next(group for group, sites in self.sites.items() if site in sites)
 
     def cells(self, pair: str) -> list[tuple[str, str]]:
-        """(site of A, site of B) of everything that is compared: equal sites, or a grid."""
+        """(site of A, site of B) of every comparison of a pair: equal sites, or a grid."""
         section = self.pairs[pair]
         return (
             list(product(section.sites, section.sites_b))
@@ -134,7 +134,7 @@ class Study(Strict):
         )
 
     def role(self, pair: str, site_a: str, site_b: str) -> Literal["compared", "planted", "control", "floor"]:
-        """What a cell of a pair is for.
+        """Role of a cell in the study.
 
         `control` is a model with itself through the same dictionary, `floor` a model with itself through two,
         `planted` a model with its own planted edit, all at one site; all others are `compared`.
@@ -143,26 +143,26 @@ class Study(Strict):
         if site_a != site_b:
             return "compared"
         if section.a == section.b:
-            same = self.dictionary(pair, "a", site_a) == self.dictionary(pair, "b", site_b)
-            return "control" if same else "floor"
-        edit = self.models[section.b]
-        return "planted" if isinstance(edit, Plant) and edit.parent == section.a else "compared"
+            is_same = self.dictionary(pair, "a", site_a) == self.dictionary(pair, "b", site_b)
+            return "control" if is_same else "floor"
+        model_b = self.models[section.b]
+        return "planted" if isinstance(model_b, Plant) and model_b.parent == section.a else "compared"
 
     def dictionaries_of(self, pair: str, side: str) -> tuple[str, ...]:
         """All dictionaries of one side ("a" or "b") of a pair."""
-        named: str | tuple[str, ...] | None = getattr(self.pairs[pair], f"dictionary_{side}")
-        return () if named is None else (named,) if isinstance(named, str) else named
+        aliases: str | tuple[str, ...] | None = getattr(self.pairs[pair], f"dictionary_{side}")
+        return () if aliases is None else (aliases,) if isinstance(aliases, str) else aliases
 
     def dictionary(self, pair: str, side: str, site: str) -> str | None:
         """The dictionary of one side of a pair that reads `site`."""
         return next((name for name in self.dictionaries_of(pair, side) if self.dictionaries[name].site == site), None)
 
     def has_features(self, pair: str, site_a: str, site_b: str) -> bool:
-        """Whether both models of a pair have a dictionary there."""
+        """Whether both models of a pair have a dictionary at these sites."""
         return bool(self.dictionary(pair, "a", site_a) and self.dictionary(pair, "b", site_b))
 
     def is_steered(self, pair: str, site_a: str, site_b: str) -> bool:
-        """Whether the models of a pair are steered there: where both are read at one site of the residual stream."""
+        """Whether a cell is steered: only where both models are read at one site of the residual stream."""
         if site_a != site_b:
             return False
         if self.steering.pairs is not None:
@@ -170,19 +170,19 @@ class Study(Strict):
         return self.role(pair, site_a, site_b) in ("compared", "planted") and can_be_steered(site_a)
 
     def dictionaries_at(self, pair: str, site_a: str, site_b: str) -> tuple[str, str]:
-        """The dictionaries of a cell whose models both have one."""
-        own_a, own_b = self.dictionary(pair, "a", site_a), self.dictionary(pair, "b", site_b)
-        assert own_a is not None
-        assert own_b is not None
-        return own_a, own_b
+        """Aliases of A's and B's dictionary in a cell that has both."""
+        dictionary_a, dictionary_b = self.dictionary(pair, "a", site_a), self.dictionary(pair, "b", site_b)
+        assert dictionary_a is not None
+        assert dictionary_b is not None
+        return dictionary_a, dictionary_b
 
     @property
     def shards(self) -> range:
-        """Numbers of the shards that rows and features are kept in."""
+        """Indices of the shards that rows and features are stored in."""
         return range(self.activations.shards)
 
     def parent(self, model: str) -> str:
-        """The model that a derived one is made from."""
+        """Alias of the model that a derived one is made from."""
         return self.lineage(model)[1]
 
     def is_derived(self, model: str) -> bool:
@@ -190,10 +190,10 @@ class Study(Strict):
         return hasattr(self.models[model], "parent")
 
     def reproduces(self, procedure: str, pair: str, site_a: str, site_b: str) -> bool:
-        """Whether a published procedure is asked for and can be run: features, and one tokenizer."""
+        """Whether a published procedure is in the config and applies: features, and one tokenizer."""
         section = self.pairs[pair]
-        shared = self.tokenizer(section.a) == self.tokenizer(section.b)
-        return procedure in self.similarity.compat and shared and self.has_features(pair, site_a, site_b)
+        is_shared = self.tokenizer(section.a) == self.tokenizer(section.b)
+        return procedure in self.similarity.compat and is_shared and self.has_features(pair, site_a, site_b)
 
     def ceiling(self, crosscoder: str) -> str | None:
         """Alias of a crosscoder's ceiling, if it has one."""

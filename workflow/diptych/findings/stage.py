@@ -185,7 +185,7 @@ def _differing(pair: Mapping[str, Any], planted: Mapping[str, Any], method: Meth
 def _budget(files: Mapping[str, Any], method: Method) -> dict[str, Any]:
     """Settings and sources (corpus, sites) of everything that a method's result on a pair was made with."""
     budget: dict[str, Any] = {}
-    for key in method.made_from:
+    for key in method.settings_files:
         for path in _paths(files.get(key)):
             spec = artifacts.spec_of(path)
             settings = {**spec.get("settings", {}), **spec.get("reads", {})}

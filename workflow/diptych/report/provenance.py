@@ -60,7 +60,7 @@ def _specs(inputs: Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
 
 def _artifacts(files: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     """Name and path of each method's artifacts on a cell; of several runs, one artifact each."""
-    for key in dict.fromkeys(key for method in methods.METHODS for key in (*method.made_from, method.file)):
+    for key in dict.fromkeys(key for method in methods.METHODS for key in (*method.settings_files, method.file)):
         value, name = files.get(key), key.replace("_", " ")
         if isinstance(value, str) and value.endswith(".h5"):
             yield name, value

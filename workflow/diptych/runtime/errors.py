@@ -1,8 +1,8 @@
-"""The error that a user can mend, and the messages of those that others raise."""
+"""The error type for problems that a user can fix, and one-line messages of other errors."""
 
 
 class DiptychError(Exception):
-    """Something a user can mend: the message is one line, names the key or file, and says what to do."""
+    """A problem that a user can fix; its message is one line that names the config key or file and the remedy."""
 
 
 class ArtifactError(DiptychError):

@@ -1,4 +1,4 @@
-"""Which rule a change of each key runs again."""
+"""The first rule that a change of each config key runs again."""
 
 from collections.abc import Mapping
 
@@ -72,4 +72,4 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("Study", "sites"): "dump_activations",
     ("Study", "title"): "build_report",
 }
-"""The first rule that a change of a key runs again, by class and key (`*`: the class's other keys; "": none)."""
+"""Rule by class and key of the config (`*`: the class's other keys; "": none)."""

@@ -1,4 +1,4 @@
-"""What is written from something else: the config's reference and JSON Schema, and the conda environments.
+"""Generated files: the config's reference and JSON Schema, and the conda environments.
 
 python -m diptych.config.documentation.write            # write config/README.md, the schema and envs/*.yaml
 python -m diptych.config.documentation.write --check    # fail if one is out of date
@@ -16,7 +16,7 @@ from diptych.config.sections.strict import Strict
 from diptych.config.study import Study
 
 ROOT = Path(__file__).parents[4]
-WORDS = {str: "text", int: "integer", float: "number", bool: "true or false"}
+TYPE_NAMES = {str: "text", int: "integer", float: "number", bool: "true or false"}
 HEADER = """# The config, key by key
 
 Written from `workflow/diptych/config/sections/` by `make docs`; do not edit by hand.
@@ -26,8 +26,8 @@ Written from `workflow/diptych/config/sections/` by `make docs`; do not edit by 
 key by key); `--config` turns nested values into strings.
 
 The column *re-runs* names the first rule that a change of the key runs again; everything that reads its output
-follows. A `-` means that the key changes how things run or what is asked for, not a result: only missing files are
-made. A new site group runs its own dumps and their readers; a site added to an existing group runs that group again.
+follows. A `-` means that the key changes how jobs run or which are requested, not a result: only missing files are
+made. A new site group runs its dumps and their readers; a site added to an existing group runs that group again.
 """
 
 
@@ -64,29 +64,29 @@ def environment(kind: str) -> str:
 
 
 def _sections() -> list[tuple[str, type[Strict]]]:
-    """Every class of the config with its place, outermost first."""
+    """Title and class of every section of the config, outermost first."""
     classes: list[tuple[str, type[Strict]]] = [("the study", Study)]
     for key, cls in classes:
         for name, field in cls.model_fields.items():
             prefix = name if cls is Study else f"{key}.{name}"
-            for where, inner in _classes(field.annotation, prefix):
-                if inner not in [known for _, known in classes]:
-                    classes.append((where, inner))
+            for title, section in _section_classes(field.annotation, prefix):
+                if section not in [listed for _, listed in classes]:
+                    classes.append((title, section))
     return classes
 
 
-def _classes(annotation: Any, key: str) -> list[tuple[str, type[Strict]]]:
+def _section_classes(annotation: Any, key: str) -> list[tuple[str, type[Strict]]]:
     if isinstance(annotation, type) and issubclass(annotation, Strict):
         kind = annotation.model_fields.get("kind")
         suffix = f" (kind: {get_args(kind.annotation)[0]})" if kind else ""
         return [(key + suffix, annotation)]
     if get_origin(annotation) is dict:
-        return _classes(get_args(annotation)[1], f"{key}.*")
-    return [item for part in get_args(annotation) for item in _classes(part, key)]
+        return _section_classes(get_args(annotation)[1], f"{key}.*")
+    return [item for part in get_args(annotation) for item in _section_classes(part, key)]
 
 
 def _row(cls: type[Strict], name: str, field: FieldInfo) -> str:
-    cells = (f"`{name}`", _type(field.annotation) + _limits(field.metadata), _default(field))
+    cells = (f"`{name}`", _type(field.annotation) + _bounds(field.metadata), _default(field))
     return "| " + " | ".join([*cells, _reruns(cls, name), (field.description or "").replace("\n", " ")]) + " |"
 
 
@@ -100,7 +100,7 @@ def _paragraph(cls: type[Strict]) -> str:
 
 
 def _type(annotation: Any) -> str:
-    """A type in words."""
+    """Name of a type for the reference."""
     arguments = get_args(annotation)
     origin = get_origin(annotation)
     if isinstance(annotation, type) and issubclass(annotation, Strict):
@@ -114,18 +114,21 @@ def _type(annotation: Any) -> str:
     if origin is not None and origin.__name__ == "Literal":
         return " or ".join(f"`{value}`" for value in arguments)
     if hasattr(annotation, "__metadata__"):
-        return _type(arguments[0]) + _limits(annotation.__metadata__)
+        return _type(arguments[0]) + _bounds(annotation.__metadata__)
     if arguments:
         return " or ".join(dict.fromkeys(_type(part) for part in arguments))
-    return WORDS[annotation]
+    return TYPE_NAMES[annotation]
 
 
-def _limits(metadata: Any) -> str:
-    """Bounds of a number, as ` >= 1`."""
+def _bounds(metadata: Any) -> str:
+    """Bounds of a number, as in ` >= 1`."""
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    flat = [item for entry in metadata for item in getattr(entry, "metadata", [entry])]
+    constraints = [constraint for entry in metadata for constraint in getattr(entry, "metadata", [entry])]
     return "".join(
-        f" {sign} {getattr(item, name):g}" for item in flat for name, sign in signs.items() if hasattr(item, name)
+        f" {sign} {getattr(constraint, name):g}"
+        for constraint in constraints
+        for name, sign in signs.items()
+        if hasattr(constraint, name)
     )
 
 

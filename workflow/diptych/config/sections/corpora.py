@@ -5,25 +5,25 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import Alias, Positive, Rate, Sha256, Share
+from diptych.config.sections.values import Alias, PositiveFloat, PositiveInt, Sha256, Share
 
 
 class Prompts(Strict):
-    """User messages drawn from a source's documents: what the models are asked at template tokens (METHODS 4)."""
+    """User messages drawn from a source's documents, as prompts for the comparison at template tokens (METHODS 4)."""
 
     rule: Literal["first_turn", "document", "sentence"] = "first_turn"
-    """How a document gives prompts: a conversation's first user message, the whole text, or each sentence of 6 to 24
-    words put into a question."""
-    number: Positive = 1000
-    """Prompts drawn at random, one from every document before a second one from any; equal prompts are one."""
+    """Prompts of a document: a conversation's first user message, the whole text, or each sentence of 6 to 24 words
+    inserted into a question."""
+    number: PositiveInt = 1000
+    """Prompts drawn at random, one from every document before a second one from any; duplicates count once."""
     ask: str = "What does this mean? {sentence}"
     """The question of the rule `sentence`."""
     seed: int = 0
-    """Which prompts are drawn."""
+    """Seed of the draw."""
 
 
 class TextBase(Strict):
-    """What every source of text has, wherever it comes from."""
+    """Keys of every source of text outside the study."""
 
     column: str = "text"
     """Field or column of .jsonl and .parquet files that holds the text, or a conversation's messages."""
@@ -45,7 +45,7 @@ class WheelText(TextBase):
     sha256: Sha256
     """Hash of the wheel."""
     files: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Patterns of the members to read, one document a file."""
+    """Patterns of the members to read, one document per file."""
 
 
 class LocalText(TextBase):
@@ -54,11 +54,11 @@ class LocalText(TextBase):
     kind: Literal["local"]
     """On disk."""
     paths: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Patterns of .txt (one document a file), .jsonl, .jsonl.zst or .parquet files (column `text` or `messages`)."""
+    """Patterns of .txt (one document per file), .jsonl, .jsonl.zst or .parquet files (column `text` or `messages`)."""
 
 
 class CorpusText(Strict):
-    """Another corpus of the study, all of its sources together: for mixtures of corpora."""
+    """Another corpus of the study with all of its sources, for mixtures of corpora."""
 
     kind: Literal["corpus"]
     """A corpus."""
@@ -83,26 +83,26 @@ class HubText(TextBase):
     """Split."""
     subset: str | None = None
     """Configuration of the dataset, where it has several."""
-    documents: Positive | None = 10_000
+    documents: PositiveInt | None = 10_000
     """Documents read from the start of the stream."""
 
 
-Origin = Annotated[WheelText | LocalText | HubText | CorpusText, Field(discriminator="kind")]
+Source = Annotated[WheelText | LocalText | HubText | CorpusText, Field(discriminator="kind")]
 
 
 class Corpus(Strict):
-    """Labelled sources of text and how much of each is read."""
+    """A corpus: labelled sources of text, and how much of each is read."""
 
-    sources: Annotated[dict[str, Origin], Field(min_length=1)]
+    sources: Annotated[dict[str, Source], Field(min_length=1)]
     """Sources by label; the label is shown wherever results are split by source."""
-    tokens: Positive | None = None
+    tokens: PositiveInt | None = None
     """Token budget over all sources, spread over as many documents as possible; null (all there is) only where every
     source draws `prompts`."""
     sequence_length: Annotated[int, Field(ge=8)] = 128
-    """Longest sequence in tokens; a sequence never crosses a document unless `pack`. Conversations that do not fit
-    with their last user turn cut are left out and counted."""
-    characters_per_token: Rate = 6.0
-    """Characters read for one token of `sequence_length`; above the tokenizer's own ratio every sequence is full."""
+    """Longest sequence in tokens; a sequence never crosses a document unless `pack`. Conversations that are too
+    long even with their last user turn cut are left out and counted."""
+    characters_per_token: PositiveFloat = 6.0
+    """Characters read per token of `sequence_length`; above the tokenizer's own ratio every sequence is full."""
     skip_first: Annotated[int, Field(ge=1)] = 1
     """Positions at the start of every sequence whose rows do not count (attention sinks)."""
     pack: bool = False
@@ -120,4 +120,4 @@ class Corpus(Strict):
     folds: Annotated[int, Field(ge=3)] = 5
     """Folds of documents; fold 0 is the test fold on which nothing is fitted or chosen."""
     seed: int = 0
-    """Which parts of the documents are read, and the folds."""
+    """Seed of the choice of document parts and of the folds."""

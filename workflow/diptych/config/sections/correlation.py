@@ -1,24 +1,24 @@
-"""The section `correlation`: how features of two models are correlated."""
+"""The section `correlation`: correlation of two models' features."""
 
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import Positive
+from diptych.config.sections.values import PositiveInt
 
 
 class Correlation(Strict):
     """Correlation of features, exact, from their sparse codes (METHODS 3.1). Neurons: `similarity.neurons`; residual
-    coordinates from Python alone (the head of workflow/diptych/correlation.py says how).
+    coordinates from Python alone (see workflow/diptych/correlation/stage.py).
     """
 
-    k: Positive = 10
-    """Partners kept for each feature."""
-    min_active: Positive = 10
-    """Tokens on which a feature fires in each half, at least, to take part."""
-    min_documents: Positive = 3
-    """Documents in which it fires in each half, at least."""
-    bins: Positive = 200
+    k: PositiveInt = 10
+    """Most correlated partners stored for each feature."""
+    min_active: PositiveInt = 10
+    """Minimum number of tokens in each half on which a feature fires; others are not correlated."""
+    min_documents: PositiveInt = 3
+    """Minimum number of documents in each half in which it fires."""
+    bins: PositiveInt = 200
     """Bins of the histogram of correlations."""
     seed: int = 0
-    """Seed of the halves of the documents."""
-    memory: Positive = 1024
-    """MiB that the blocks of correlations may take together, also where features are paired, neurons are compared and
+    """Seed of the split of the documents into halves."""
+    memory: PositiveInt = 1024
+    """Memory of the blocks of correlations in MiB, also where features are paired, neurons are compared and
     a published procedure is run; re-runs nothing."""

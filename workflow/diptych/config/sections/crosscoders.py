@@ -5,27 +5,27 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import Alias, Positive, Rate, Share, Site, Wanted
+from diptych.config.sections.values import Alias, PositiveFloat, PositiveInt, RowSelection, Share, Site
 
 
 class Sweep(Strict):
-    """Values to try, every combination one crosscoder; the report compares them at matched L0.
+    """A grid of settings, each combination one crosscoder; the report compares them at matched L0.
 
-    The crosscoder `tuned` becomes `tuned.0.0`, `tuned.0.1`, ...: the place of each value in its list, in the order of
-    the keys below. So a value added at the end of a list leaves the others' results as they are.
+    The crosscoder `tuned` becomes `tuned.0.0`, `tuned.0.1`, ...: the position of each value in its list, in the order
+    of the keys below. So a value added at the end of a list leaves the others' results as they are.
     """
 
     objective: tuple[Literal["batchtopk", "topk", "l1", "jumprelu", "diff"], ...] = ()
     """Objectives."""
-    n_latents: tuple[Positive, ...] = ()
+    n_latents: tuple[PositiveInt, ...] = ()
     """Dictionary sizes."""
-    k: tuple[Positive, ...] = ()
-    """Mean active latents a row; objectives that have no k are trained for the first value only."""
+    k: tuple[PositiveInt, ...] = ()
+    """Mean active latents per row; objectives that have no k are trained for the first value only."""
     penalty: tuple[Annotated[float, Field(ge=0)], ...] = ()
     """Penalties; objectives that have none are trained for the first value only."""
-    learning_rate: tuple[Rate, ...] = ()
+    learning_rate: tuple[PositiveFloat, ...] = ()
     """Peak learning rates."""
-    steps: tuple[Positive, ...] = ()
+    steps: tuple[PositiveInt, ...] = ()
     """Optimiser steps."""
 
 
@@ -35,38 +35,38 @@ class Crosscoder(Strict):
     models: Annotated[tuple[Alias, ...], Field(min_length=2)]
     """The models, A first."""
     corpus: Alias
-    """Text they read."""
+    """Text that they read."""
     site: Site = "middle"
-    """Site it reads in each model."""
-    rows: Wanted = "all"
-    """Tokens it reads: all that count (all), the last one of each document (last), or those of one
+    """Site that is read in each model."""
+    rows: RowSelection = "all"
+    """Tokens that are read: all that count (all), the last one of each document (last), or those of one
     or several roles: text, system, user, assistant, assistant_header, template, or a named template position."""
     stream: Alias | None = None
     """Corpus to train on without storing its activations: the models run while it trains, each token once before any
     twice. `corpus` then holds the rows that it is evaluated on; none of their documents is trained on."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
-    """One run for each: initialisation and order of rows."""
+    """One run per seed, which determines initialisation and order of rows."""
     objective: Literal["batchtopk", "topk", "l1", "jumprelu", "diff"] = "batchtopk"
-    """Sparsity: k a row on average, k a row, L1, JumpReLU; diff is batchtopk on x_B - x_A."""
-    n_latents: Positive = 16384
+    """Sparsity: k per row on average, k per row, L1, JumpReLU; diff is batchtopk on x_B - x_A."""
+    n_latents: PositiveInt = 16384
     """Dictionary size."""
-    k: Positive = 100
-    """Mean active latents a row (batchtopk, topk, diff)."""
+    k: PositiveInt = 100
+    """Mean active latents per row (batchtopk, topk, diff)."""
     penalty: Annotated[float, Field(ge=0)] = 2.0
     """lambda of l1 and jumprelu, quoted for width 2,304."""
-    steps: Positive = 24_000
+    steps: PositiveInt = 24_000
     """Optimiser steps."""
-    batch: Positive = 4096
-    """Rows a step."""
-    learning_rate: Rate | None = None
-    """Peak of Adam's; null is 5e-5 for l1 and 1e-4 otherwise."""
+    batch: PositiveInt = 4096
+    """Rows per step."""
+    learning_rate: PositiveFloat | None = None
+    """Peak learning rate of Adam; null is 5e-5 for l1 and 1e-4 otherwise."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the run in which learning rate and penalty rise from 0."""
     decay_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of the run at its end in which the learning rate falls to 0."""
-    clip: Rate = 1.0
-    """Largest norm of the gradient."""
-    decoder_norm: Rate | None = None
+    clip: PositiveFloat = 1.0
+    """Norm to which larger gradients are clipped."""
+    decoder_norm: PositiveFloat | None = None
     """Norm of a decoder row in each model at the start; null is .08 for l1 and 1 otherwise."""
     auxiliary: Annotated[float, Field(ge=0)] = 1 / 32
     """Weight of the loss that revives dead latents."""
@@ -75,43 +75,43 @@ class Crosscoder(Strict):
     shared: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of latents with one decoder row for all models (equal widths)."""
     shared_penalty: Annotated[float, Field(ge=0)] = 0.1
-    """Factor on the penalty of those (l1, jumprelu)."""
+    """Factor on the penalty of shared latents (l1, jumprelu)."""
     dedicated: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
-    """For each model the share of latents that read and write it alone."""
+    """For each model, the share of latents that read and write it alone."""
     matryoshka: tuple[Share, ...] = ()
     """Shares of the latents, each a prefix that must reconstruct on its own."""
     k_initial: Annotated[int, Field(ge=0)] = 0
     """k at the start, falling to k over `anneal_share` of the run; 0 is no annealing."""
     anneal_share: Share = 0.25
     """See `k_initial`."""
-    accumulate: Positive = 1
-    """Parts that a batch is computed in, to save memory; each part selects its own batchtopk entries."""
-    buffer_rows: Positive = 400_000
+    accumulate: PositiveInt = 1
+    """Number of parts in which a batch is computed, to save memory; each part selects its own batchtopk entries."""
+    buffer_rows: PositiveInt = 400_000
     """Rows held in memory; training rows that are no more are read once."""
     calibration_share: Annotated[float, Field(ge=0, le=0.2)] = 0.05
     """Share of the training rows kept out of training, whole documents, on which the threshold is set so that k latents
-    are active on text never seen (batchtopk, diff); 0 sets it on rows that were trained on."""
+    are active on unseen text (batchtopk, diff); 0 sets it on training rows."""
     compute: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the products of whole matrices in training; weights and optimiser stay float32."""
+    """Precision of matrix products in training; weights and optimiser stay float32."""
     independent: bool = False
     """Models of equal width start from different values, as models of unequal widths must."""
     ceiling: bool = False
-    """Also train `<alias>.ceiling`, the first model with itself from independent initial values: the alignment that is
-    possible. Where widths differ, no verdict on alignment is given without it."""
+    """Also train `<alias>.ceiling`, the first model with itself from independent initial values: the highest
+    alignment that is possible. Where widths differ, alignment is not judged without it."""
     sweep: Sweep = Sweep()
-    """Values to try."""
+    """Settings to vary."""
     weights: str | None = None
     """A safetensors or .pt file in the layout of the published Gemma-2-2B crosscoder (W_enc [M, d, F], W_dec [F, M, d],
-    b_enc, b_dec), taken over instead of training; the keys of training then mean nothing."""
-    scales: tuple[Rate, ...] = ()
-    """For such weights, the factor that each model's rows are multiplied by before they are encoded; 1 if not given."""
+    b_enc, b_dec), used instead of training; training keys are then ignored."""
+    scales: tuple[PositiveFloat, ...] = ()
+    """For such weights, the factor by which each model's rows are multiplied before encoding; 1 if not given."""
     splice_tokens: Annotated[int, Field(ge=0)] = 16_384
     """Held-out tokens on which each model's loss is measured with its activations replaced by their reconstruction; 0:
     not measured."""
-    checkpoint_every: Positive = 500
+    checkpoint_every: PositiveInt = 500
     """Steps between checkpoints, from which a killed run continues to the same weights; re-runs nothing."""
-    processes: Positive = 1
-    """Processes that share every batch: so many GPUs, or parts of the CPU; re-runs nothing."""
+    processes: PositiveInt = 1
+    """Processes among which every batch is split: as many GPUs, or parts of the CPU; re-runs nothing."""
     track: tuple[Literal["wandb", "tensorboard"], ...] = ()
-    """Where the training curve also goes: Weights & Biases (offline unless WANDB_MODE says otherwise), TensorBoard;
+    """Where the training curve is also logged: Weights & Biases (offline unless WANDB_MODE is set), TensorBoard;
     re-runs nothing."""

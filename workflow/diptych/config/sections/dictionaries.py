@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import Alias, Positive, Rate, Site
+from diptych.config.sections.values import Alias, PositiveFloat, PositiveInt, Site
 
 
 class DictionaryBase(Strict):
-    """What every dictionary has, wherever it comes from."""
+    """Keys of every dictionary."""
 
     model: Alias
     """The model whose activations it is trained on."""
@@ -26,33 +26,33 @@ class TrainedDictionary(DictionaryBase):
     """The text it is trained on."""
     architecture: Literal["standard", "topk", "batchtopk", "jumprelu"] = "topk"
     """SAELens architecture."""
-    n_features: Positive = 1024
+    n_features: PositiveInt = 1024
     """Number of features."""
-    k: Positive = 32
-    """Features active on a token: exactly (topk), on average (batchtopk), or aimed at (jumprelu)."""
-    steps: Positive = 300
+    k: PositiveInt = 32
+    """Active features per token: exactly (topk), on average (batchtopk), or as a target (jumprelu)."""
+    steps: PositiveInt = 300
     """Optimiser steps."""
-    batch: Positive = 1024
-    """Rows a step."""
-    learning_rate: Rate = 3e-3
+    batch: PositiveInt = 1024
+    """Rows per step."""
+    learning_rate: PositiveFloat = 3e-3
     """Peak learning rate."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the steps with a rising learning rate."""
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of the steps at the end with a falling learning rate."""
-    l1_coefficient: Rate = 5.0
+    l1_coefficient: PositiveFloat = 5.0
     """Weight of the sparsity penalty (standard), on rows scaled to norm sqrt(d)."""
     seed: int = 0
-    """Initial weights and order of rows."""
-    checkpoint_every: Positive = 1000
+    """Seed of the initial weights and the order of rows."""
+    checkpoint_every: PositiveInt = 1000
     """Steps between checkpoints, from which a killed run continues to the same weights; re-runs nothing."""
 
 
 class FetchedDictionary(DictionaryBase):
-    """What every dictionary from outside has; its own metadata must fit `model` and `site`."""
+    """Keys of every fetched dictionary; its metadata must agree with `model` and `site`."""
 
     trained_on: str | None = None
-    """The model's name in the dictionary's metadata, where it is not that of `model` (one for the base model, say)."""
+    """The model's name in the dictionary's metadata, where it differs from that of `model` (such as its base model)."""
 
 
 class SaelensDictionary(FetchedDictionary):

@@ -1,4 +1,4 @@
-"""The section `findings`: which differences are written down."""
+"""The section `findings`: thresholds of a finding."""
 
 from typing import TYPE_CHECKING
 
@@ -6,7 +6,7 @@ from pydantic import Field, create_model
 
 from diptych import methods
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import Rate, Share
+from diptych.config.sections.values import PositiveFloat, Share
 
 if TYPE_CHECKING:
     MinEffect = Strict
@@ -14,18 +14,21 @@ else:
     MinEffect = create_model(
         "MinEffect",
         __base__=Strict,
-        __doc__="Least effect of a finding by method: what is smaller is real perhaps, but nobody's answer.",
+        __doc__="Minimum effect of a finding by method; smaller effects may be real but are not reported.",
         **{
-            method.name: (Share if method.is_share else Rate, Field(method.min_effect, description=method.effect))
+            method.name: (
+                Share if method.is_share else PositiveFloat,
+                Field(method.min_effect, description=method.effect),
+            )
             for method in methods.proposing()
         },
     )
 
 
 class Findings(Strict):
-    """When a difference is written down (METHODS 9)."""
+    """Thresholds at which a difference is a finding (METHODS 9)."""
 
     q: Share = 0.05
-    """Largest Benjamini-Hochberg q within a family (one pair and method)."""
+    """Maximum Benjamini-Hochberg q within a family (one pair and method)."""
     min_effect: MinEffect = MinEffect()
-    """Least effect by method."""
+    """Minimum effect by method."""

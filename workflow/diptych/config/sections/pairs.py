@@ -1,13 +1,13 @@
-"""The section `pairs`: which two models are compared, where, on which text."""
+"""The section `pairs`: the models, sites and text of each comparison."""
 
 from typing import Annotated
 
 from pydantic import Field
 
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import Alias, Site, Wanted
+from diptych.config.sections.values import Alias, RowSelection, Site
 
-OnePerSite = Annotated[tuple[Alias, ...], Field(min_length=1)]
+DictionaryPerSite = Annotated[tuple[Alias, ...], Field(min_length=1)]
 
 
 class Pair(Strict):
@@ -18,15 +18,15 @@ class Pair(Strict):
     b: Alias
     """Model B."""
     corpus: Alias
-    """Text both read."""
+    """Text that both read."""
     sites: Annotated[tuple[Site, ...], Field(min_length=1)] = ("middle",)
     """Sites of A that are compared: each with the same site of B, if `sites_b` lists none."""
     sites_b: tuple[Site, ...] = ()
     """Sites of B for a grid: every site of A is compared with every one of these."""
-    dictionary_a: Alias | OnePerSite | None = None
+    dictionary_a: Alias | DictionaryPerSite | None = None
     """Dictionary of A, or a list of one for each site; both or neither."""
-    dictionary_b: Alias | OnePerSite | None = None
+    dictionary_b: Alias | DictionaryPerSite | None = None
     """Dictionary of B, or a list."""
-    rows: Wanted = "all"
+    rows: RowSelection = "all"
     """Tokens that are compared: all that count (all), the last one of each document (last), or those of one
     or several roles: text, system, user, assistant, assistant_header, template, or a named template position."""

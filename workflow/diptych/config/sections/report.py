@@ -1,13 +1,13 @@
-"""The section `report`: what the page shows."""
+"""The section `report`: contents of the page."""
 
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import Positive
+from diptych.config.sections.values import PositiveInt
 
 
 class Report(Strict):
-    """What the page shows."""
+    """Contents of the page."""
 
-    contexts: Positive = 6
+    contexts: PositiveInt = 6
     """Contexts shown for each finding and each model."""
-    cells: Positive = 4
+    cells: PositiveInt = 4
     """Cells of a grid that are shown in full: those whose paired features correlate best."""

@@ -1,11 +1,11 @@
-"""The section `template_diffs`: feature change at the chat template's tokens."""
+"""The section `template_diffs`: change of features at the chat template's tokens."""
 
 from typing import Annotated
 
 from pydantic import Field
 
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import Alias, Positive, Rate, Share
+from diptych.config.sections.values import Alias, PositiveFloat, PositiveInt, Share
 
 
 class TemplateDiff(Strict):
@@ -18,27 +18,27 @@ class TemplateDiff(Strict):
     dictionary: Alias
     """The dictionary whose features are compared."""
     roles: tuple[str, ...] = ()
-    """Named template tokens that are compared; all that the corpus names if none is given."""
+    """Named template tokens that are compared; all that the corpus names if empty."""
     token: str | None = None
-    """Compare at this token wherever it stands, in place of the roles: its text with its leading space."""
+    """Compare at every occurrence of this token, in place of the roles: its text with its leading space."""
     target: tuple[str, ...] = ()
     """Sources of the corpus whose prompts are targets: features that fire on them and never on the control ones."""
     control: tuple[str, ...] = ()
     """Sources of the control prompts."""
     min_share: Share = 0.01
-    """Share of the prompts on which a feature fires, in A or B, to be compared."""
-    flips: Positive = 1000
-    """Sign flips for the p of the whole family."""
-    top: Positive = 100
-    """Largest gains that are listed and put forward as findings, for each role, metric and direction."""
-    bootstrap: Positive = 1000
+    """Minimum share of the prompts on which a feature fires, in A or B; others are not compared."""
+    flips: PositiveInt = 1000
+    """Random sign flips for the family-wise p."""
+    top: PositiveInt = 100
+    """Largest gains that are listed and proposed as findings, for each role, metric and direction."""
+    bootstrap: PositiveInt = 1000
     """Poisson replicates over prompts for the bounds of an effect."""
     domain_shift: Annotated[float, Field(gt=1)] = 1.5
-    """Ratio of the dictionary's FVU on the two models at a role above which its gains are marked: they may be the
-    dictionary's."""
+    """Ratio of the dictionary's FVU on the two models at a role above which its gains are marked as possible
+    artefacts of the dictionary."""
     link: Annotated[str, Field(pattern=r"^(https?://.*)?$")] = ""
     """Address of a feature's page, with {latent}, {role}, {model} (the pair) and {sae} (the dictionary)."""
-    planted_size: Rate = 0.5
-    """Size, in median norms, of the change planted in A's activations to see whether this diff would find it."""
+    planted_size: PositiveFloat = 0.5
+    """Size, in median norms, of the change planted in A's activations as a positive control."""
     seed: int = 0
     """Seed of flips, bootstrap and planted change."""
