@@ -15,7 +15,18 @@ from trees import ROOT
 LIBRARY = ROOT / "workflow" / "diptych"
 MODULES = sorted(LIBRARY.rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-TOOLS = {"import-linter", "mypy", "pytest", "pytest-timeout", "ruff", "snakefmt", "scipy-stubs", "types-tqdm", "uv"}
+TOOLS = {
+    "import-linter",
+    "mypy",
+    "pytest",
+    "pytest-timeout",
+    "ruff",
+    "snakefmt",
+    "scipy-stubs",
+    "types-pyyaml",
+    "types-tqdm",
+    "uv",
+}
 """What the checks call or read by another name than an import."""
 BY_NAME = {"snakemake-executor-plugin-slurm", "tensorboard", "gguf", *TOOLS}
 """What is used without an import: by Snakemake, torch, transformers, the checks."""

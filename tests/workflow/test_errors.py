@@ -12,6 +12,8 @@ pytestmark = pytest.mark.workflow
         ("b: tuned,", "b: tund,", "pairs.tuned.b: no model is called 'tund'; did you mean 'tuned'?"),
         ("pair: tuned, corpus: questions", "pair: tund, corpus: questions",
          "template_diffs.tuned.pair: no pair is called 'tund'; did you mean 'tuned'?"),
+        ("device: cpu", "device: cpu\ndevice: auto",
+         "config/studies/test.yaml: device is given twice, in lines 4 and 5; take one out"),
         ("device: cpu", "device: tpu", "device: input should be 'auto', 'cpu' or 'cuda' (got 'tpu')"),
     ],
 )  # fmt: skip

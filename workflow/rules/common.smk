@@ -10,6 +10,7 @@ from diptych.runtime.errors import DiptychError
 from diptych.storage import fingerprint
 
 try:
+    loading.check_keys(workflow.configfiles)
     STUDY = loading.load(config)
 except DiptychError as error:
     logger.error(str(error))

@@ -1,4 +1,5 @@
 import copy
+import re
 from itertools import groupby
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def put(path, value):
 
 
 INVALID = [
+    (put("models/base/version", ""), "models.base.version: must not be empty (got '')"),
+    (put("models/base/package", " p"), "models.base.package: must not begin or end with a blank (got ' p')"),
+    (put("models/base/file", "a\0b"), "models.base.file: must not hold control characters (got 'a\\x00b')"),
+    (put("corpora/old/sources/old/paths", ["x\ny"]), "corpora.old.sources.old.paths: must not hold control characters"),
+    (put("corpora/old/sources/old ", {"kind": "local", "paths": ["x"]}), "corpora.old.sources: must not begin or end"),
+    (put("corpora/asked/sources/chat/prompts/ask", "a\x1b{sentence}"), "prompts.ask: must not hold control characters"),
+    (put("results", "\t"), "results: must not be empty"),
+    (put("crosscoders/tuned/n_latents", 10**15), "crosscoders.tuned.n_latents: input should be less than or equal to"),
+    (put("corpora/old/tokens", 10**14), "corpora.old.tokens: input should be less than or equal to 10000000000000"),
+    (put("dictionaries/sae/seed", -1), "dictionaries.sae.seed: input should be greater than or equal to 0 (got -1)"),
+    (put("models/tuned/learning_rate", float("inf")), "models.tuned.learning_rate: input should be a finite number"),
     (put("modles", {}), "modles: unknown key; did you mean 'models'?"),
     (put("models/base/sha", "x"), "models.base.sha: unknown key; did you mean 'sha256'?"),
     (put("models/base/sha256", "x"), "models.base.sha256: string should match"),
@@ -298,6 +310,33 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
     config = copy.deepcopy(VALID)
     config["models"]["tuned"]["learning_rate"] = "5e-5"
     assert loading.load(config).models["tuned"].learning_rate == 5e-5
+
+
+def test_prose_may_hold_blanks_and_lines():
+    config = copy.deepcopy(VALID)
+    put("corpora/asked/sources/chat/prompts/ask", " Hm:\n\t{sentence} ")(config)
+    put("steering", {"prompts": ["The ", "\n"]})(config)
+    study = loading.load(config)
+    assert study.steering.prompts == ("The ", "\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title: a\nmodels: {}\ntitle: b\n", "title is given twice, in lines 1 and 3; take one out"),
+        ("models:\n  a: {kind: x,\n      seed: 0, seed: 1}\n", "models.a.seed is given twice, in lines 3 and 3"),
+        ('{"pairs": [{"a": 1,\n"a": 2}]}', "pairs.a is given twice, in lines 1 and 2"),
+    ],
+)
+def test_a_key_given_twice_is_an_error(tmp_path, text, message):
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(f"study.yaml: {message}")):
+        loading.check_keys([tmp_path / "study.yaml"])
+
+
+def test_a_merged_key_may_be_given_again(tmp_path):
+    (tmp_path / "study.yaml").write_text("a: &a {seed: 0, k: 1}\nb: {<<: *a, seed: 1}\nc: *a\n")
+    loading.check_keys([tmp_path / "study.yaml"])
 
 
 def test_reference_is_in_sync():

@@ -1,17 +1,52 @@
 """Loading of a config into a checked `Study`.
 
+loading.check_keys(["config/config.yaml"])
 study = loading.load(yaml.safe_load(open("config/config.yaml")))
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from diptych.config import checks
 from diptych.config.sections.strict import ConfigError, first_error
 from diptych.config.study import Study
 from diptych.config.sweeps import expand
+
+YAML_LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def check_keys(paths: Iterable[str | Path]) -> None:
+    """Check that no mapping of these YAML files has a key twice: YAML's reader would keep the last one silently.
+
+    Raises:
+        ConfigError: naming the file, the key and both lines.
+    """
+    for path in paths:
+        with Path(path).open("rb") as file:
+            root = yaml.compose(file, Loader=YAML_LOADER)
+        for key, first, second in _repeated_keys(root, ""):
+            name = os.path.relpath(path)
+            raise ConfigError(f"{name}: {key} is given twice, in lines {first} and {second}; take one out")
+
+
+def _repeated_keys(node: Any, prefix: str) -> Iterator[tuple[str, int, int]]:
+    """(key, line, line) of every repeated key below a YAML node; nodes behind an alias are read where they stand."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _repeated_keys(item, prefix)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                yield f"{prefix}{key.value}", lines[key.value], line
+            lines[key.value] = line
+            yield from _repeated_keys(value, f"{prefix}{key.value}.")
 
 
 def load(config: Mapping[str, Any]) -> Study:

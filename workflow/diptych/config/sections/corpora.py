@@ -1,15 +1,17 @@
 """The section `corpora`: sources of text, prompts drawn from them, and how much of each is read."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import Alias, PositiveFloat, PositiveInt, Sha256, Share
+from diptych.config.sections.values import Alias, PositiveFloat, PositiveInt, Seed, Sha256, Share, TokenCount
 
 
 class Prompts(Strict):
     """User messages drawn from a source's documents, as prompts for the comparison at template tokens (METHODS 4)."""
+
+    prose: ClassVar[frozenset[str]] = frozenset({"ask"})
 
     rule: Literal["first_turn", "document", "sentence"] = "first_turn"
     """Prompts of a document: a conversation's first user message, the whole text, or each sentence of 6 to 24 words
@@ -18,7 +20,7 @@ class Prompts(Strict):
     """Prompts drawn at random, one from every document before a second one from any; duplicates count once."""
     ask: str = "What does this mean? {sentence}"
     """The question of the rule `sentence`."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the draw."""
 
 
@@ -83,7 +85,7 @@ class HubText(TextBase):
     """Split."""
     subset: str | None = None
     """Configuration of the dataset, where it has several."""
-    documents: PositiveInt | None = 10_000
+    documents: TokenCount | None = 10_000
     """Documents read from the start of the stream."""
 
 
@@ -93,9 +95,11 @@ Source = Annotated[WheelText | LocalText | HubText | CorpusText, Field(discrimin
 class Corpus(Strict):
     """A corpus: labelled sources of text, and how much of each is read."""
 
+    prose: ClassVar[frozenset[str]] = frozenset({"template"})
+
     sources: Annotated[dict[str, Source], Field(min_length=1)]
     """Sources by label; the label is shown wherever results are split by source."""
-    tokens: PositiveInt | None = None
+    tokens: TokenCount | None = None
     """Token budget over all sources, spread over as many documents as possible; null (all there is) only where every
     source draws `prompts`."""
     sequence_length: Annotated[int, Field(ge=8)] = 128
@@ -119,5 +123,5 @@ class Corpus(Strict):
     """End conversations that do not end with the assistant's turn with an opened one."""
     folds: Annotated[int, Field(ge=3)] = 5
     """Folds of documents; fold 0 is the test fold on which nothing is fitted or chosen."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the choice of document parts and of the folds."""

@@ -1,7 +1,7 @@
 """The section `correlation`: correlation of two models' features."""
 
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import PositiveInt
+from diptych.config.sections.values import PositiveInt, Seed
 
 
 class Correlation(Strict):
@@ -17,7 +17,7 @@ class Correlation(Strict):
     """Minimum number of documents in each half in which it fires."""
     bins: PositiveInt = 200
     """Bins of the histogram of correlations."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the split of the documents into halves."""
     memory: PositiveInt = 1024
     """Memory of the blocks of correlations in MiB, also where features are paired, neurons are compared and

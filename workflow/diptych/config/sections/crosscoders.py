@@ -5,7 +5,17 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import Alias, PositiveFloat, PositiveInt, RowSelection, Share, Site
+from diptych.config.sections.values import (
+    Alias,
+    Count,
+    PositiveFloat,
+    PositiveInt,
+    RowSelection,
+    Seed,
+    Share,
+    Site,
+    TokenCount,
+)
 
 
 class Sweep(Strict):
@@ -44,7 +54,7 @@ class Crosscoder(Strict):
     stream: Alias | None = None
     """Corpus to train on without storing its activations: the models run while it trains, each token once before any
     twice. `corpus` then holds the rows that it is evaluated on; none of their documents is trained on."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """One run per seed, which determines initialisation and order of rows."""
     objective: Literal["batchtopk", "topk", "l1", "jumprelu", "diff"] = "batchtopk"
     """Sparsity: k per row on average, k per row, L1, JumpReLU; diff is batchtopk on x_B - x_A."""
@@ -80,13 +90,13 @@ class Crosscoder(Strict):
     """For each model, the share of latents that read and write it alone."""
     matryoshka: tuple[Share, ...] = ()
     """Shares of the latents, each a prefix that must reconstruct on its own."""
-    k_initial: Annotated[int, Field(ge=0)] = 0
+    k_initial: Count = 0
     """k at the start, falling to k over `anneal_share` of the run; 0 is no annealing."""
     anneal_share: Share = 0.25
     """See `k_initial`."""
     accumulate: PositiveInt = 1
     """Number of parts in which a batch is computed, to save memory; each part selects its own batchtopk entries."""
-    buffer_rows: PositiveInt = 400_000
+    buffer_rows: TokenCount = 400_000
     """Rows held in memory; training rows that are no more are read once."""
     calibration_share: Annotated[float, Field(ge=0, le=0.2)] = 0.05
     """Share of the training rows kept out of training, whole documents, on which the threshold is set so that k latents
@@ -105,7 +115,7 @@ class Crosscoder(Strict):
     b_enc, b_dec), used instead of training; training keys are then ignored."""
     scales: tuple[PositiveFloat, ...] = ()
     """For such weights, the factor by which each model's rows are multiplied before encoding; 1 if not given."""
-    splice_tokens: Annotated[int, Field(ge=0)] = 16_384
+    splice_tokens: Count = 16_384
     """Held-out tokens on which each model's loss is measured with its activations replaced by their reconstruction; 0:
     not measured."""
     checkpoint_every: PositiveInt = 500

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import Alias, PositiveFloat, PositiveInt, Site
+from diptych.config.sections.values import Alias, PositiveFloat, PositiveInt, Seed, Site
 
 
 class DictionaryBase(Strict):
@@ -42,7 +42,7 @@ class TrainedDictionary(DictionaryBase):
     """Share of the steps at the end with a falling learning rate."""
     l1_coefficient: PositiveFloat = 5.0
     """Weight of the sparsity penalty (standard), on rows scaled to norm sqrt(d)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the initial weights and the order of rows."""
     checkpoint_every: PositiveInt = 1000
     """Steps between checkpoints, from which a killed run continues to the same weights; re-runs nothing."""

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import PositiveInt
+from diptych.config.sections.values import PositiveInt, Seed
 
 
 class Latents(Strict):
@@ -21,5 +21,5 @@ class Latents(Strict):
     """Firings below which latent scaling is not computed."""
     top_rows: PositiveInt = 20
     """Most activating rows stored for each latent."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the bootstrap."""

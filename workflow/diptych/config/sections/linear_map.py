@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import PositiveFloat, PositiveInt
+from diptych.config.sections.values import PositiveFloat, PositiveInt, Seed
 
 
 class LinearMap(Strict):
@@ -23,5 +23,5 @@ class LinearMap(Strict):
     """Stored rows at either end of a direction."""
     bootstrap: PositiveInt = 1000
     """Poisson replicates over documents for the bounds of an effect."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the bootstrap and of the random directions that steering is compared with."""

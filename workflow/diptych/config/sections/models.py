@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import Alias, PositiveFloat, PositiveInt, Sha256, Share
+from diptych.config.sections.values import Alias, Count, PositiveFloat, PositiveInt, Seed, Sha256, Share
 
 
 class ModelBase(Strict):
@@ -86,7 +86,7 @@ class RandomModel(ModelBase):
     """Attention heads."""
     vocabulary: PositiveInt = 512
     """Size of the byte-level BPE tokenizer trained for it."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the weights."""
 
 
@@ -117,7 +117,7 @@ class Tuning(ModelBase):
     """Tokens of each source of `evaluate_on` on which the loss is measured."""
     checkpoint_every: PositiveInt = 100
     """Steps between checkpoints, from which a killed run continues to the same weights; re-runs nothing."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the order of sequences and of the adapters' initial values."""
 
 
@@ -150,7 +150,7 @@ class Plant(ModelBase):
     """The model that is edited."""
     corpus: Alias
     """Corpus with the concept's tokens."""
-    layer: Annotated[int, Field(ge=0)]
+    layer: Count
     """Block whose MLP output matrix is edited."""
     concept: Annotated[tuple[str, ...], Field(min_length=1)]
     """Words whose tokens carry the planted direction."""
@@ -158,7 +158,7 @@ class Plant(ModelBase):
     """Length of the planted change on the concept's tokens, in median residual norms."""
     ridge: PositiveFloat = 0.01
     """Added to the inner activations' covariance, in units of its mean diagonal."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the direction."""
 
 
@@ -169,7 +169,7 @@ class Rerandomize(ModelBase):
     """Weights redrawn."""
     parent: Alias
     """The model whose shapes and scales are used."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the weights."""
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import PositiveInt, Share
+from diptych.config.sections.values import PositiveInt, Seed, Share
 
 
 class Pairing(Strict):
@@ -28,5 +28,5 @@ class Pairing(Strict):
     """Drop pairs at or below this correlation."""
     bootstrap: PositiveInt = 1000
     """Poisson replicates over documents for the bounds of an effect."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the bootstrap."""

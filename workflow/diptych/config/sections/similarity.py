@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import PositiveInt, Share
+from diptych.config.sections.values import PositiveInt, Seed, Share
 from diptych.text import word_lists
 
 
@@ -47,5 +47,5 @@ class Similarity(Strict):
     """Neighbours in UMAP."""
     map_points: PositiveInt = 2000
     """Maximum number of pairs on the map, the most correlated ones."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of re-pairings, subsets and the map."""

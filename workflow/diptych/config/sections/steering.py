@@ -1,21 +1,23 @@
 """The section `steering`: steered directions, strengths and prompts."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import Alias, PositiveFloat, PositiveInt
+from diptych.config.sections.values import Alias, Count, PositiveFloat, PositiveInt, Seed
 
 
 class Steering(Strict):
     """Continuations of models that are steered along candidates (METHODS 7)."""
 
+    prose: ClassVar[frozenset[str]] = frozenset({"prompts"})
+
     pairs: tuple[Alias, ...] | None = None
     """Pairs that are steered; null is every compared and planted pair at sites in the residual stream."""
-    top: Annotated[int, Field(ge=0)] = 2
+    top: Count = 2
     """Unexplained directions, and unmatched features, steered per pair; the best first."""
-    matched: Annotated[int, Field(ge=0)] = 1
+    matched: Count = 1
     """Matched features steered per pair, to test whether A's, mapped into B, acts like B's."""
     strengths: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
     """Norm of the added vector, in median norms of the model's activations at the site."""
@@ -24,7 +26,7 @@ class Steering(Strict):
     the chat template's assistant header."""
     random: Annotated[int, Field(ge=0, le=32)] = 4
     """Random directions per model, drawn from the covariance of the map's residual."""
-    latents: Annotated[int, Field(ge=0)] = 4
+    latents: Count = 4
     """Random live features per model, of about the density of the candidates."""
     prompts: Annotated[tuple[str, ...], Field(min_length=1)] = ("The", "I think that", "Yesterday", "In the end, we")
     """Prompts that the models continue."""
@@ -42,5 +44,5 @@ class Steering(Strict):
     """Norms of the direction in the self-explanation prompt, in median norms after the first block; [] is none."""
     explain_length: PositiveInt = 16
     """Tokens per explanation."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the continuations and of the choice of random features."""

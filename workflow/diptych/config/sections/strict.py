@@ -10,11 +10,12 @@ except ValidationError as error:
 """
 
 import difflib
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from diptych.runtime.errors import DiptychError
 
@@ -24,9 +25,53 @@ class ConfigError(DiptychError):
 
 
 class Strict(BaseModel):
-    """Config section in which unknown keys are errors and values are immutable."""
+    """Config section in which unknown keys are errors and values are immutable.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    Texts are names (ids, versions, paths, labels): on one line, not empty, without blanks around them; those of the
+    fields in `prose` may hold anything but control characters.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
+    prose: ClassVar[frozenset[str]] = frozenset()
+
+    @field_validator("*")
+    @classmethod
+    def _check_texts(cls, value: Any, info: ValidationInfo) -> Any:
+        if value == cls.model_fields[str(info.field_name)].default:
+            return value
+        for text in _texts(value):
+            if problem := _prose_problem(text) if info.field_name in cls.prose else _name_problem(text):
+                raise ValueError(problem)
+        return value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a value, and in lists and mappings, their keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _texts(key)
+            yield from _texts(item)
+
+
+def _name_problem(text: str) -> str:
+    """What keeps a text from being a name, or ""."""
+    if not text.strip():
+        return "must not be empty"
+    if text != text.strip():
+        return "must not begin or end with a blank"
+    return "must not hold control characters" if any(unicodedata.category(char) == "Cc" for char in text) else ""
+
+
+def _prose_problem(text: str) -> str:
+    is_control = any(unicodedata.category(char) == "Cc" for char in text if char not in "\n\t")
+    return "must not hold control characters" if is_control else ""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -1,15 +1,17 @@
 """The section `template_diffs`: change of features at the chat template's tokens."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import Alias, PositiveFloat, PositiveInt, Share
+from diptych.config.sections.values import Alias, PositiveFloat, PositiveInt, Seed, Share
 
 
 class TemplateDiff(Strict):
     """One dictionary read on both models of a pair at the tokens of the chat template (METHODS 4)."""
+
+    prose: ClassVar[frozenset[str]] = frozenset({"token"})
 
     pair: Alias
     """The models; the pair lists the dictionary's site."""
@@ -40,5 +42,5 @@ class TemplateDiff(Strict):
     """Address of a feature's page, with {latent}, {role}, {model} (the pair) and {sae} (the dictionary)."""
     planted_size: PositiveFloat = 0.5
     """Size, in median norms, of the change planted in A's activations as a positive control."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of flips, bootstrap and planted change."""

@@ -13,7 +13,11 @@ def _depth_as_text(value: Any) -> Any:
 Alias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.]*$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(gt=0, le=1)]
-PositiveInt = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
+TokenCount = Annotated[int, Field(ge=1, le=10**13)]
+"""Tokens, documents or rows: more than any published corpus holds is a slip of the pen."""
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 RowSelection = str | Annotated[tuple[str, ...], Field(min_length=1)]
 Site = Annotated[str, BeforeValidator(_depth_as_text, json_schema_input_type=str | float)]
