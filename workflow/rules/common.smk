@@ -7,8 +7,9 @@ from diptych.config import loading
 from diptych.config.jobs import Jobs
 from diptych.config.layout import Layout
 from diptych.runtime.errors import DiptychError
-from diptych.storage import fingerprint
+from diptych.storage import fingerprint, syntax
 
+syntax.use_cache(Path(".snakemake") / "diptych" / "code.json")
 try:
     loading.check_keys(workflow.configfiles)
     STUDY = loading.load(config)

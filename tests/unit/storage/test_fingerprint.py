@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.storage import fingerprint
+from diptych.storage import fingerprint, syntax
 
 WORKFLOW = Path(fingerprint.__file__).parents[2]
 SCRIPTS = sorted((WORKFLOW / "scripts").glob("*.py"))
@@ -13,10 +13,8 @@ SCRIPTS = sorted((WORKFLOW / "scripts").glob("*.py"))
 
 def digest(path, text):
     path.write_text(textwrap.dedent(text))
-    fingerprint.imports.cache_clear()
     fingerprint.code_hash.cache_clear()
-    fingerprint._tree.cache_clear()
-    fingerprint._statements.cache_clear()
+    syntax.read.cache_clear()
     return fingerprint.code_hash((path,))
 
 
@@ -49,15 +47,53 @@ def test_logging_and_tidying_up_re_run_nothing(script):
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_stages_never_import_the_config(script):
     for path in fingerprint.first_party(script):
-        outside = ("diptych.config", "diptych.storage.fingerprint")
-        assert not [name for name in fingerprint.imports(path) if name.startswith(outside)], path
+        outside = ("diptych.config", "diptych.storage.fingerprint", "diptych.storage.syntax")
+        assert not [name for name in syntax.read(path).imports if name.startswith(outside)], path
 
 
 def test_relative_imports_are_refused(tmp_path):
     path = tmp_path / "script.py"
     path.write_text("from . import x\n")
     with pytest.raises(ValueError, match="absolute"):
-        fingerprint.imports(path)
+        syntax.read(path)
+
+
+@pytest.fixture
+def cache_path(tmp_path, monkeypatch):
+    monkeypatch.setattr(syntax, "_CACHE", syntax._Cache())
+    yield tmp_path / "cache_path" / "code.json"
+    syntax.read.cache_clear()
+
+
+def test_parsed_code_is_cached_by_content(cache_path, tmp_path, monkeypatch):
+    path = tmp_path / "script.py"
+    path.write_text("import json\nx = 1\n")
+    syntax.read.cache_clear()
+    syntax.use_cache(cache_path)
+    code = syntax.read(path)
+    syntax.save_cache()
+    assert code.imports == {"json"}
+    syntax.read.cache_clear()
+    syntax.use_cache(cache_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(syntax.ast, "parse", None)
+        assert syntax.read(path) == code
+    path.write_text("import json\nx = 2\n")
+    syntax.read.cache_clear()
+    assert syntax.read(path).sha256 != code.sha256
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"version": 0, "files": {}}', "[]"])
+def test_an_unreadable_cache_is_replaced(cache_path, tmp_path, content):
+    cache_path.parent.mkdir()
+    cache_path.write_text(content)
+    syntax.use_cache(cache_path)
+    path = tmp_path / "script.py"
+    path.write_text("import json\n")
+    syntax.read.cache_clear()
+    assert syntax.read(path).imports == {"json"}
+    syntax.save_cache()
+    assert "json" in cache_path.read_text()
 
 
 def test_versions_carry_no_local_part():

@@ -6,27 +6,26 @@ parameter, its spec, which holds the stage's settings and the two values made he
     fingerprint.spec("workflow/scripts/fit_linear_map.py", {"job": {"pair": "tuned"}, "settings": {...}})
     # {"job": ..., "settings": ..., "code": "9f0c...", "packages": {"numpy": "2.4.6", "scipy": "1.17.1"}}
 
-The code hash is of the syntax tree without docstrings, so that comments, layout and documentation re-run nothing,
+The code hash is of the syntax trees without docstrings, so that comments, layout and documentation re-run nothing,
 over the script and every first-party module that it imports, directly or not.
 """
 
-import ast
 import hashlib
 import importlib.metadata
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from diptych.storage import manifest
+from diptych.storage import manifest, syntax
 
 LIBRARY = Path(__file__).parents[1]
 OUTSIDE = {
-    "diptych.config", "diptych.storage.fingerprint", "diptych.storage.unfinished", "diptych.runtime.logs",
-    "diptych.crosscoder.training.tracking",
+    "diptych.config", "diptych.storage.fingerprint", "diptych.storage.syntax", "diptych.storage.unfinished",
+    "diptych.runtime.logs", "diptych.crosscoder.training.tracking",
 }  # fmt: skip
-"""Modules that decide no number; stages never import the first two (a test holds that)."""
+"""Modules that decide no number; stages never import the first three (a test holds that)."""
 DISTRIBUTIONS = {"yaml": "PyYAML", "umap": "umap-learn", "sklearn": "scikit-learn"}
 """Import names that differ from the name of the distribution (underscores aside)."""
 NOT_NUMBERS = {"tqdm"}
@@ -46,6 +45,7 @@ def spec(
     """
     code = first_party(Path(script), tuple(modules))
     known = {**stage, "code": code_hash(code), "packages": package_versions(code)}
+    syntax.save_cache()
     if files:
         known["files"] = {path.name: manifest.sha256(path) for path in files}
     return dict(_sorted(known))
@@ -61,24 +61,9 @@ def first_party(script: Path, modules: tuple[str, ...] = ()) -> tuple[Path, ...]
         if path in visited:
             continue
         visited.add(path)
-        for module in imports(path):
+        for module in syntax.read(path).imports:
             waiting.extend(_files(module))
     return tuple(sorted(visited))
-
-
-@cache
-def imports(path: Path) -> frozenset[str]:
-    """Dotted names imported anywhere in a file; `from a import b` counts as `a` and `a.b`."""
-    names: set[str] = set()
-    for node in _walk(_tree(path)):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            if node.level or not node.module:
-                raise ValueError(f"{path}:{node.lineno}: imports are absolute, so that the code hash can follow them")
-            names.add(node.module)
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return frozenset(names)
 
 
 @cache
@@ -86,14 +71,14 @@ def code_hash(modules: tuple[Path, ...]) -> str:
     """SHA-256 over names and syntax of files; equal for code that differs in comments, layout and docstrings."""
     digest = hashlib.sha256()
     for path in modules:
-        digest.update(path.name.encode() + b"\0" + _statements(path).encode() + b"\0")
+        digest.update(f"{path.name}\0{syntax.read(path).sha256}\0".encode())
     return digest.hexdigest()
 
 
 @cache
 def package_versions(modules: tuple[Path, ...]) -> dict[str, str]:
     """Versions, without local parts such as `+cpu`, of the third-party packages that the files import."""
-    roots = {name.split(".")[0] for path in modules for name in imports(path)}
+    roots = {name.split(".")[0] for path in modules for name in syntax.read(path).imports}
     outside = roots - set(sys.stdlib_module_names) - {"diptych"} - NOT_NUMBERS
     distributions = {DISTRIBUTIONS.get(root, root.replace("_", "-")) for root in outside}
     return {name: importlib.metadata.version(name).split("+")[0] for name in sorted(distributions)}
@@ -113,37 +98,6 @@ def _files(module: str) -> list[Path]:
         elif path.with_suffix(".py").is_file():
             files.append(path.with_suffix(".py"))
     return files
-
-
-@cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-
-
-@cache
-def _statements(path: Path) -> str:
-    """A file's code in one layout, without comments and docstrings."""
-    tree = _tree(path)
-    for node in _walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [s for s in node.body if not _is_string(s)] or [ast.Pass()]
-    return ast.unparse(tree)
-
-
-def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """A node and the statements inside it, without their expressions: `ast.walk` takes ten times as long."""
-    yield node
-    for block in ("body", "handlers", "cases", "orelse", "finalbody"):
-        for inner in getattr(node, block, ()):
-            yield from _walk(inner)
-
-
-def _is_string(statement: ast.stmt) -> bool:
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
 
 
 def _sorted(value: Any) -> Any:
