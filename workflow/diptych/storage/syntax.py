@@ -3,7 +3,7 @@
     syntax.read(Path("workflow/scripts/fit_linear_map.py")).imports      # {"diptych.linear_map", ...}
 
 Parsing the library takes a second, which every dry run and every cluster job would spend again: `use_cache` names a
-JSON file that keeps results from one process to the next. Keys are hashes of a file's content, so no entry is ever stale.
+JSON file that keeps results from one process to the next. Keys are hashes of a file's content: no entry is ever stale.
 """
 
 import ast
