@@ -54,7 +54,10 @@ INVALID = [
     (put("results", "\t"), "results: must not be empty"),
     (put("crosscoders/tuned/n_latents", 10**15), "crosscoders.tuned.n_latents: input should be less than or equal to"),
     (put("corpora/old/tokens", 10**14), "corpora.old.tokens: input should be less than or equal to 10000000000000"),
-    (put("dictionaries/sae/seed", -1), "dictionaries.sae.seed: input should be greater than or equal to 0 (got -1)"),
+    (
+        put("dictionaries/sae/seeds", [-1]),
+        "dictionaries.sae.seeds.0: input should be greater than or equal to 0 (got -1)",
+    ),
     (put("models/tuned/learning_rate", float("inf")), "models.tuned.learning_rate: input should be a finite number"),
     (put("modles", {}), "modles: unknown key; did you mean 'models'?"),
     (put("models/base/sha", "x"), "models.base.sha: unknown key; did you mean 'sha256'?"),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.config.layout import Layout
+from diptych.config.study import Study
 
 Description = dict[str, Any]
 """Aliases and relative paths of a cell, a crosscoder run or the page's inputs, for JSON."""
@@ -34,7 +35,7 @@ def all_cells(layout: Layout) -> list[Description]:
             "dictionary_a": study.dictionary(name, "a", site_a),
             "dictionary_b": study.dictionary(name, "b", site_b),
         }
-        for name in sorted(study.pairs)
+        for name in study.compared_pairs
         for site_a, site_b in study.cells(name)
     ]
 
@@ -77,7 +78,21 @@ def _features(layout: Layout, pair: str, site_a: str, site_b: str) -> Descriptio
     if site_a == site_b:
         files["features_a_on_b"] = _relative(layout, layout.features_of(section.corpus, section.b, dictionary_a))
         files["features_b_on_a"] = _relative(layout, layout.features_of(section.corpus, section.a, dictionary_b))
+        files["repeats"] = [_repeat(layout, repeat, site_a) for repeat in study.repeats(pair, site_a)]
     return files
+
+
+def _repeat(layout: Layout, pair: str, site: str) -> Description:
+    """The files of a pair's features through the dictionaries of a further seed."""
+    section, cell = layout.study.pairs[pair], (pair, site, site)
+    dictionary_a, dictionary_b = layout.study.dictionaries_at(*cell)
+    return {
+        "pairing": layout.relative(layout.pairing(*cell)),
+        "dictionary_a": layout.relative(layout.dictionary(dictionary_a)),
+        "dictionary_b": layout.relative(layout.dictionary(dictionary_b)),
+        "features_a": _relative(layout, layout.features_of(section.corpus, section.a, dictionary_a)),
+        "features_b": _relative(layout, layout.features_of(section.corpus, section.b, dictionary_b)),
+    }
 
 
 def _crosscoders(layout: Layout, pair: str, site: str) -> list[Description]:
@@ -113,21 +128,34 @@ def runs_of(layout: Layout, crosscoder: str) -> list[Description]:
 
 
 def _template_diffs(layout: Layout, pair: str, site: str) -> list[Description]:
-    """The files of every template diff of a pair at a site."""
+    """The files of every template diff of a pair at a site, with those of its repeats."""
     study = layout.study
-    a, b = study.pairs[pair].a, study.pairs[pair].b
+    compared = (pair, site)
     return [
         {
-            "name": alias,
-            "diff": layout.relative(layout.template_diff(alias)),
-            "dictionary": layout.relative(layout.dictionary(diff.dictionary)),
-            "tokens": layout.relative(layout.tokens_of(diff.corpus, a)),
-            "features_a": _relative(layout, layout.features_of(diff.corpus, a, diff.dictionary)),
-            "features_b": _relative(layout, layout.features_of(diff.corpus, b, diff.dictionary)),
+            **_template_diff(layout, alias),
+            "repeats": [_template_diff(layout, repeat) for repeat in study.repeats_of_diff(alias)],
         }
-        for alias, diff in sorted(study.template_diffs.items())
-        if (diff.pair, study.dictionaries[diff.dictionary].site) == (pair, site)
+        for alias in sorted(study.reported_diffs)
+        if (study.template_diffs[alias].pair, _site_of_diff(study, alias)) == compared
     ]
+
+
+def _site_of_diff(study: Study, template_diff: str) -> str:
+    return study.dictionaries[study.template_diffs[template_diff].dictionary].site
+
+
+def _template_diff(layout: Layout, alias: str) -> Description:
+    diff = layout.study.template_diffs[alias]
+    pair = layout.study.pairs[diff.pair]
+    return {
+        "name": alias,
+        "diff": layout.relative(layout.template_diff(alias)),
+        "dictionary": layout.relative(layout.dictionary(diff.dictionary)),
+        "tokens": layout.relative(layout.tokens_of(diff.corpus, pair.a)),
+        "features_a": _relative(layout, layout.features_of(diff.corpus, pair.a, diff.dictionary)),
+        "features_b": _relative(layout, layout.features_of(diff.corpus, pair.b, diff.dictionary)),
+    }
 
 
 # --- over all cells -------------------------------------------------------------------------------------------------
@@ -214,7 +242,7 @@ def _corpora(
     study = layout.study
     sections = [study.dictionaries[name] for name in dictionaries]
     reader_of = {
-        **{section.corpus: section.model for section in sections if section.kind == "trained"},
+        **{section.corpus: section.models[0] for section in sections if section.kind == "trained"},
         **{corpus: study.parent(model) for model in models for corpus in study.corpora_of(model)},
         **{corpus: model for corpus, model, _ in reversed(compared_rows)},
     }

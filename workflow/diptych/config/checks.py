@@ -209,8 +209,18 @@ def _check_dictionary(study: Study, key: str, dictionary: Dictionary) -> None:
     _check_site(study, f"{key}.site", dictionary.site)
     if isinstance(dictionary, SparsifyDictionary) and (dictionary.path is None) == (dictionary.id is None):
         raise ConfigError(f"{key}: give either path (on disk) or id (on the hub)")
-    if isinstance(dictionary, TrainedDictionary) and dictionary.architecture != "standard":
+    if not isinstance(dictionary, TrainedDictionary):
+        return
+    if dictionary.architecture != "standard":
         _check_active(f"{key}.k", dictionary.k, "n_features", dictionary.n_features)
+    if len(set(dictionary.models)) < len(dictionary.models):
+        raise ConfigError(f"{key}.model: lists a model twice; take one out")
+    for model in dictionary.models:
+        if study.tokenizer(model) != study.tokenizer(dictionary.models[0]):
+            raise ConfigError(
+                f"{key}.model: {dictionary.models[0]} and {model} have different tokenizers, and both must read one "
+                f"text; {_tokenizer_hint(study.tokenizer(dictionary.models[0]), model)}"
+            )
 
 
 def _check_active(key: str, k: int, size_key: str, size: int) -> None:

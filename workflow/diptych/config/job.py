@@ -1,8 +1,11 @@
 """The job of a rule: its input files, its part of the spec, and the settings of its stage."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from diptych.config.sections.strict import Strict
 
 Inputs = dict[str, Path | list[Path]]
 """Input files of a job, by the rule's names for them."""
@@ -35,3 +38,13 @@ def files_at(path: str | None) -> list[Path]:
     if location is None:
         return []
     return sorted(location.iterdir()) if location.is_dir() else [location] * location.is_file()
+
+
+def dump(section: Strict, exclude: Iterable[str] = ()) -> dict[str, Any]:
+    """Settings of a section but those of `exclude`, JSON-able."""
+    return section.model_dump(mode="json", exclude=set(exclude))
+
+
+def dump_only(section: Strict, include: Iterable[str]) -> dict[str, Any]:
+    """The settings `include` of a section, JSON-able."""
+    return section.model_dump(mode="json", include=set(include))

@@ -9,17 +9,16 @@ A job depends on the study and the wildcards alone, except for the listed conten
 """
 
 import glob
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diptych import methods
 from diptych.config import cells
-from diptych.config.job import Inputs, Job, Reads, files_at
+from diptych.config.job import Inputs, Job, Reads, dump, dump_only, files_at
 from diptych.config.layout import PAGE_TEMPLATES, Layout
 from diptych.config.sections.dictionaries import TrainedDictionary
-from diptych.config.sections.strict import Strict
 from diptych.config.study import Study
 from diptych.models import sites
 from diptych.text import word_lists
@@ -45,7 +44,7 @@ class Jobs:
 
     def fetch_model(self, model: str) -> Job:
         """Fetch a model."""
-        source = _dump(self.study.models[model], exclude=("dtype", "tokenizer"))
+        source = dump(self.study.models[model], exclude=("dtype", "tokenizer"))
         return Job({"files": files_at(source.get("path"))}, settings={"source": source})
 
     def derive_model(self, model: str) -> Job:
@@ -56,7 +55,7 @@ class Jobs:
         for key, name in (("corpus", "tokens"), ("evaluate_on", "evaluation_tokens")):
             if key in reads:
                 inputs[name] = self.layout.tokens_of(reads[key], reads["parent"])
-        settings = _dump(section, exclude=("kind", "dtype", "tokenizer", "checkpoint_every", *reads))
+        settings = dump(section, exclude=("kind", "dtype", "tokenizer", "checkpoint_every", *reads))
         return Job(inputs, {"kind": section.kind, **reads}, settings)
 
     def fetch_corpus(self, corpus: str) -> Job:
@@ -65,7 +64,7 @@ class Jobs:
         patterns = [pattern for source in sources.values() if source.kind == "local" for pattern in source.paths]
         files = sorted({Path(file) for pattern in patterns for file in glob.glob(pattern, recursive=True)})  # noqa: PTH207
         corpora = [self.layout.corpus(source.corpus) for source in sources.values() if source.kind == "corpus"]
-        settings = {"sources": {name: _dump(source, exclude=("share",)) for name, source in sources.items()}}
+        settings = {"sources": {name: dump(source, exclude=("share",)) for name, source in sources.items()}}
         return Job({"files": [*files, *corpora]}, settings=settings)
 
     def prepare_tokens(self, corpus: str, tokenizer: str) -> Job:
@@ -74,7 +73,7 @@ class Jobs:
         shares = {name: source.share for name, source in section.sources.items()}
         inputs: Inputs = {"corpus": self.layout.corpus(corpus), "tokenizer": self.layout.model(tokenizer)}
         reads = {"corpus": corpus, "tokenizer": tokenizer}
-        return Job(inputs, reads, {"shares": shares, **_dump(section, exclude=("sources",))})
+        return Job(inputs, reads, {"shares": shares, **dump(section, exclude=("sources",))})
 
     def align_tokens(self, corpus: str, tokenizer_a: str, tokenizer_b: str) -> Job:
         """Align two tokenizers' tokens of a corpus."""
@@ -96,7 +95,7 @@ class Jobs:
             "shard": int(shard),
             "shards": len(study.shards),
             "dtype": study.models[model].dtype,
-            **_dump(study.activations, exclude=("outlier_norm", "shards")),
+            **dump(study.activations, exclude=("outlier_norm", "shards")),
         }
         return Job(inputs, {"corpus": corpus, "model": model, "tokenizer": study.tokenizer(model)}, settings)
 
@@ -113,21 +112,23 @@ class Jobs:
         """Train a dictionary."""
         section = self.study.dictionaries[dictionary]
         assert isinstance(section, TrainedDictionary)
-        reads = {"model": section.model, "corpus": section.corpus, "site": section.site}
-        inputs = self._rows(section.corpus, section.model, section.site)
-        return Job(inputs, reads, _dump(section, exclude=("kind", "checkpoint_every", *reads)))
+        reads = {"models": list(section.models), "corpus": section.corpus, "site": section.site}
+        inputs = self._rows_of(section.models, section.corpus, section.site)
+        settings = dump(section, exclude=("kind", "model", "seeds", "checkpoint_every", *reads))
+        return Job(inputs, reads, {**settings, "seed": section.seeds[0]})
 
     def fetch_dictionary(self, dictionary: str) -> Job:
         """Fetch a dictionary."""
         section = self.study.dictionaries[dictionary]
-        hub_id = getattr(self.study.models[self.study.lineage(section.model)[-1]], "id", None)
+        model = section.models[0]
+        hub_id = getattr(self.study.models[self.study.lineage(model)[-1]], "id", None)
         settings = {
             "model_name": getattr(section, "trained_on", None) or hub_id,
-            "source": _dump(section, exclude=("model", "site", "trained_on")),
+            "source": dump(section, exclude=("model", "site", "trained_on")),
         }
         files = [file for file in files_at(getattr(section, "path", None)) if file.is_file()]
-        inputs: Inputs = {"files": files, "model": self.layout.model(section.model)}
-        return Job(inputs, {"model": section.model, "site": section.site}, settings)
+        inputs: Inputs = {"files": files, "model": self.layout.model(model)}
+        return Job(inputs, {"model": model, "site": section.site}, settings)
 
     def encode_features(self, corpus: str, model: str, dictionary: str, shard: str) -> Job:
         """Encode one shard of a model's rows with a dictionary."""
@@ -138,7 +139,7 @@ class Jobs:
             "dictionary": self.layout.dictionary(dictionary),
         }
         reads = {"corpus": corpus, "model": model, "site": section.site, "shard": shard}
-        return Job(inputs, reads, {"own": model == section.model})
+        return Job(inputs, reads, {"own": model in section.models})
 
     def _rows(self, corpus: str, model: str, site: str, suffix: str = "") -> Inputs:
         """A model's rows at a site with their gates and tokens, each name with a suffix."""
@@ -158,12 +159,12 @@ class Jobs:
             **self._rows(section.corpus, section.b, site_b, "_b"),
             "alignment": self.layout.alignment_of(section.corpus, section.a, section.b) or [],
         }
-        return Job(inputs, self._pair_reads(pair, site_a, site_b), _dump(self.study.linear_map))
+        return Job(inputs, self._pair_reads(pair, site_a, site_b), dump(self.study.linear_map))
 
     def correlate_features(self, pair: str, site_a: str, site_b: str) -> Job:
         """Correlate a pair's features."""
         inputs = self._features(pair, site_a, site_b)
-        return Job(inputs, self._cell_reads(pair, site_a, site_b), _dump(self.study.correlation, exclude=("memory",)))
+        return Job(inputs, self._cell_reads(pair, site_a, site_b), dump(self.study.correlation, exclude=("memory",)))
 
     def pair_features(self, pair: str, site_a: str, site_b: str) -> Job:
         """Pair the features of A with those of B."""
@@ -173,13 +174,13 @@ class Jobs:
             **self._dictionaries(pair, site_a, site_b),
             "tokens_b": layout.tokens_of(section.corpus, section.b),
             "correlation": layout.correlation(pair, site_a, site_b),
-            "linear_map": layout.linear_map(pair, site_a, site_b),
+            "linear_map": layout.linear_map(self.study.first_run(pair), site_a, site_b),
         }
         if site_a == site_b:
             dictionary_a, dictionary_b = self.study.dictionaries_at(pair, site_a, site_b)
             inputs["features_a_on_b"] = layout.features_of(section.corpus, section.b, dictionary_a)
             inputs["features_b_on_a"] = layout.features_of(section.corpus, section.a, dictionary_b)
-        return Job(inputs, self._cell_reads(pair, site_a, site_b), _dump(self.study.pairing))
+        return Job(inputs, self._cell_reads(pair, site_a, site_b), dump(self.study.pairing))
 
     def compare_spaces(self, pair: str, site_a: str, site_b: str) -> Job:
         """Score the similarity of a pair's feature spaces."""
@@ -200,7 +201,7 @@ class Jobs:
                 inputs[f"model_{side}"] = layout.model(model)
                 inputs[f"tokens_{side}"] = rows.pop("tokens")
                 inputs |= {f"neuron_{name}_{side}": files for name, files in rows.items()}
-        settings = _dump(self.study.similarity, exclude=("map", "map_neighbours", "map_points", "neurons"))
+        settings = dump(self.study.similarity, exclude=("map", "map_neighbours", "map_points", "neurons"))
         word_list_files = tuple(word_lists.path_of(name) for name in self.study.similarity.word_lists)
         return Job(inputs, reads, settings, files=word_list_files)
 
@@ -213,7 +214,7 @@ class Jobs:
             **self._dictionaries(pair, site_a, site_b),
             "tokens": self.layout.tokens_of(section.corpus, section.a),
         }
-        settings = _dump_only(self.study.similarity, ("repairings", "rsa_rows", "seed"))
+        settings = dump_only(self.study.similarity, ("repairings", "rsa_rows", "seed"))
         return Job(inputs, self._cell_reads(pair, site_a, site_b), settings)
 
     def steer_features(self, pair: str, site_a: str, site_b: str) -> Job:
@@ -232,7 +233,7 @@ class Jobs:
         dtypes = {"dtype_a": study.models[section.a].dtype, "dtype_b": study.models[section.b].dtype}
         reads = {**self._cell_reads(pair, site_a, site_b), **dtypes}
         modules = methods.modules("candidates", methods.steered())
-        return Job(inputs, reads, _dump(study.steering, exclude=("pairs",)), modules=modules)
+        return Job(inputs, reads, dump(study.steering, exclude=("pairs",)), modules=modules)
 
     def _features(self, pair: str, site_a: str, site_b: str) -> Inputs:
         """Each model's features in its dictionary, the alignment of the models' tokens, and A's tokens."""
@@ -251,7 +252,7 @@ class Jobs:
 
     def _pair_reads(self, pair: str, site_a: str, site_b: str) -> Reads:
         section = self.study.pairs[pair]
-        return {**_dump_only(section, ("a", "b", "corpus", "rows")), "site_a": site_a, "site_b": site_b}
+        return {**dump_only(section, ("a", "b", "corpus", "rows")), "site_a": site_a, "site_b": site_b}
 
     def _cell_reads(self, pair: str, site_a: str, site_b: str) -> Reads:
         return {
@@ -270,7 +271,7 @@ class Jobs:
             reads["stream"] = {
                 "corpus": section.stream,
                 "dtypes": [self.study.models[model].dtype for model in section.models],
-                **_dump(self.study.activations, exclude=("outlier_norm", "shards")),
+                **dump(self.study.activations, exclude=("outlier_norm", "shards")),
             }
             inputs = {
                 "gates": inputs["gates"],
@@ -281,7 +282,7 @@ class Jobs:
             }
         read_keys = ("models", "corpus", "site", "rows", "stream", "seeds", "splice_tokens")
         other_keys = ("checkpoint_every", "processes", "track", "ceiling", "sweep", "weights", "scales")
-        return Job(inputs, reads, {"seed": int(seed), **_dump(section, exclude=(*read_keys, *other_keys))})
+        return Job(inputs, reads, {"seed": int(seed), **dump(section, exclude=(*read_keys, *other_keys))})
 
     def import_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
         """Import the published weights of a crosscoder."""
@@ -303,14 +304,14 @@ class Jobs:
         """Describe the latents of a crosscoder."""
         inputs = self._crosscoder_rows(crosscoder, site)
         inputs["weights"] = self.layout.weights(crosscoder, site, seed)
-        return Job(inputs, self._crosscoder_reads(crosscoder), _dump(self.study.latents))
+        return Job(inputs, self._crosscoder_reads(crosscoder), dump(self.study.latents))
 
     def compare_seeds(self, crosscoder: str, site: str) -> Job:
         """Compare the runs of a crosscoder from different seeds."""
         seeds = list(self.study.crosscoders[crosscoder].seeds)
         inputs: Inputs = {"weights": [self.layout.weights(crosscoder, site, seed) for seed in seeds]}
-        settings = {"seeds": seeds, "exclusive": self.study.latents.exclusive}
-        return Job(inputs, self._crosscoder_reads(crosscoder), settings)
+        reads = self._crosscoder_reads(crosscoder)
+        return Job(inputs, reads, {"seeds": seeds, "exclusive": self.study.latents.exclusive})
 
     def export_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
         """Export a crosscoder."""
@@ -325,18 +326,21 @@ class Jobs:
 
     def _crosscoder_rows(self, crosscoder: str, site: str) -> Inputs:
         """Rows of all models of a crosscoder."""
-        section, layout = self.study.crosscoders[crosscoder], self.layout
-        corpus, models = section.corpus, section.models
+        section = self.study.crosscoders[crosscoder]
+        rows = self._rows_of(section.models, section.corpus, site)
+        return {**rows, "alignment": self.layout.alignment_of(section.corpus, *section.models[:2]) or []}
+
+    def _rows_of(self, models: Sequence[str], corpus: str, site: str) -> Inputs:
+        """Rows of several models at a site with their gates and tokens, model by model."""
         return {
-            "shards": [shard for model in models for shard in layout.shards_of(corpus, model, site)],
-            "gates": [layout.gates_of(corpus, model, site) for model in models],
-            "tokens": [layout.tokens_of(corpus, model) for model in models],
-            "alignment": layout.alignment_of(corpus, *models[:2]) or [],
+            "shards": [shard for model in models for shard in self.layout.shards_of(corpus, model, site)],
+            "gates": [self.layout.gates_of(corpus, model, site) for model in models],
+            "tokens": [self.layout.tokens_of(corpus, model) for model in models],
         }
 
     def _crosscoder_reads(self, crosscoder: str) -> Reads:
         section = self.study.crosscoders[crosscoder]
-        return {"corpus": section.corpus, **_dump_only(section, ("models", "site", "rows"))}
+        return {"corpus": section.corpus, **dump_only(section, ("models", "site", "rows"))}
 
     def diff_template_tokens(self, template_diff: str) -> Job:
         """Compare the features of one dictionary in both models of a pair at template tokens."""
@@ -350,12 +354,12 @@ class Jobs:
         inputs["tokens"] = inputs.pop("tokens_a")
         del inputs["tokens_b"]
         reads = {"a": pair.a, "b": pair.b, "corpus": corpus, "dictionary": dictionary, "site": site}
-        settings = _dump(section, exclude=("pair", "corpus", "dictionary"))
+        settings = dump(section, exclude=("pair", "corpus", "dictionary"))
         return Job(inputs, reads, {"model": section.pair, "sae": dictionary, **settings})
 
     def draw_template_diff(self, template_diff: str) -> Job:
         """Draw the figures of a template diff."""
-        return Job({"diff": self.layout.template_diff(template_diff)}, files=_page_templates())
+        return Job({"diff": self.layout.template_diff(template_diff)}, files=tuple(sorted(PAGE_TEMPLATES.iterdir())))
 
     # --- over all pairs -------------------------------------------------------------------------------------
 
@@ -375,26 +379,15 @@ class Jobs:
         """Test the candidates of all cells and collect the findings."""
         all_cells = cells.all_cells(self.layout)
         modules = methods.modules("candidates", methods.proposing())
-        return Job(self._inputs_of(all_cells), {"pairs": all_cells}, _dump(self.study.findings), modules=modules)
+        return Job(self._inputs_of(all_cells), {"pairs": all_cells}, dump(self.study.findings), modules=modules)
 
     def build_report(self) -> Job:
         """Build the page."""
         reads = {**cells.report_inputs(self.layout), "findings": self.layout.relative(self.layout.findings())}
-        settings = {"title": self.study.title, **_dump(self.study.report)}
+        settings = {"title": self.study.title, **dump(self.study.report)}
         modules = methods.modules("section", methods.METHODS)
-        return Job(self._inputs_of(reads), reads, settings, files=_page_templates(), modules=modules)
+        templates = tuple(sorted(PAGE_TEMPLATES.iterdir()))
+        return Job(self._inputs_of(reads), reads, settings, files=templates, modules=modules)
 
     def _inputs_of(self, description: Any) -> Inputs:
         return {"files": sorted({self.layout.results / name for name in cells.files_in(description)})}
-
-
-def _page_templates() -> tuple[Path, ...]:
-    return tuple(sorted(PAGE_TEMPLATES.iterdir()))
-
-
-def _dump(section: Strict, exclude: Iterable[str] = ()) -> dict[str, Any]:
-    return section.model_dump(mode="json", exclude=set(exclude))
-
-
-def _dump_only(section: Strict, include: Iterable[str]) -> dict[str, Any]:
-    return section.model_dump(mode="json", include=set(include))

@@ -201,7 +201,7 @@ class Layout:
     def pictures(self) -> list[Path]:
         """The figures and images of all template diffs."""
         figures = (self.template_figures, self.template_scatter, self.template_volcano)
-        files = [figure(alias) for alias in self.study.template_diffs for figure in figures]
+        files = [figure(alias) for alias in self.study.reported_diffs for figure in figures]
         return [path for paths in files for path in (paths if isinstance(paths, list) else [paths])]
 
     # --- over all pairs -------------------------------------------------------------------------------------

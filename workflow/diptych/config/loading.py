@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from diptych.config import checks
 from diptych.config.sections.strict import ConfigError, first_error
+from diptych.config.seeds import expand_dictionaries, with_repeats
 from diptych.config.study import Study
 from diptych.config.sweeps import expand
 
@@ -50,7 +51,7 @@ def _repeated_keys(node: Any, prefix: str) -> Iterator[tuple[str, int, int]]:
 
 
 def load(config: Mapping[str, Any]) -> Study:
-    """The study of a config, with types and references checked and sweeps over crosscoder settings expanded.
+    """The study of a config, with types and references checked, and sweeps and seeds expanded.
 
     Raises:
         ConfigError: naming the first key that is wrong, and what to do.
@@ -59,5 +60,6 @@ def load(config: Mapping[str, Any]) -> Study:
         study = Study.model_validate(config)
     except ValidationError as error:
         raise ConfigError(first_error(error, Study)) from None
+    study = study.model_copy(update={"dictionaries": expand_dictionaries(study.dictionaries)})
     checks.check(study)
-    return study.model_copy(update={"crosscoders": expand(study.crosscoders)})
+    return with_repeats(study.model_copy(update={"crosscoders": expand(study.crosscoders)}))

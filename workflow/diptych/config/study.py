@@ -24,12 +24,12 @@ from diptych.config.sections.latents import Latents
 from diptych.config.sections.linear_map import LinearMap
 from diptych.config.sections.models import Model, Plant
 from diptych.config.sections.pairing import Pairing
-from diptych.config.sections.pairs import Pair
+from diptych.config.sections.pairs import Pair, RepeatedPair
 from diptych.config.sections.report import Report
 from diptych.config.sections.similarity import Similarity
 from diptych.config.sections.steering import Steering
 from diptych.config.sections.strict import ConfigError, Strict
-from diptych.config.sections.template_diffs import TemplateDiff
+from diptych.config.sections.template_diffs import RepeatedTemplateDiff, TemplateDiff
 from diptych.config.sections.values import Alias, Site
 from diptych.config.sweeps import CEILING
 from diptych.models.sites import can_be_steered
@@ -120,6 +120,37 @@ class Study(Strict):
         section = self.models[model]
         return list(dict.fromkeys(getattr(section, key) for key in ("corpus", "evaluate_on") if hasattr(section, key)))
 
+    @property
+    def compared_pairs(self) -> list[str]:
+        """Aliases of the pairs in the config, sorted: without the repeats that further seeds add."""
+        return sorted(alias for alias, pair in self.pairs.items() if not isinstance(pair, RepeatedPair))
+
+    def first_run(self, pair: str) -> str:
+        """Alias of the pair that this one repeats with further seeds; its own if it is no repeat."""
+        section = self.pairs[pair]
+        return section.first if isinstance(section, RepeatedPair) else pair
+
+    def repeats(self, pair: str, site: str) -> list[str]:
+        """Aliases of the repeats of a pair at a site, in the order of the seeds."""
+        return [
+            alias
+            for alias, section in self.pairs.items()
+            if isinstance(section, RepeatedPair) and section.first == pair and site in section.sites
+        ]
+
+    @property
+    def reported_diffs(self) -> list[str]:
+        """Aliases of the template diffs in the config: without the repeats that further seeds add."""
+        return [alias for alias, diff in self.template_diffs.items() if not isinstance(diff, RepeatedTemplateDiff)]
+
+    def repeats_of_diff(self, template_diff: str) -> list[str]:
+        """Aliases of the repeats of a template diff, in the order of the seeds."""
+        return [
+            alias
+            for alias, diff in self.template_diffs.items()
+            if isinstance(diff, RepeatedTemplateDiff) and diff.first == template_diff
+        ]
+
     def group(self, site: str) -> str:
         """The site group that lists `site`."""
         return next(group for group, sites in self.sites.items() if site in sites)
@@ -164,6 +195,8 @@ class Study(Strict):
     def is_steered(self, pair: str, site_a: str, site_b: str) -> bool:
         """Whether a cell is steered: only where both models are read at one site of the residual stream."""
         if site_a != site_b:
+            return False
+        if isinstance(self.pairs[pair], RepeatedPair):
             return False
         if self.steering.pairs is not None:
             return pair in self.steering.pairs

@@ -8,20 +8,16 @@ from diptych.config.sections.strict import Strict
 from diptych.config.sections.values import Alias, PositiveFloat, PositiveInt, Seed, Site
 
 
-class DictionaryBase(Strict):
-    """Keys of every dictionary."""
-
-    model: Alias
-    """The model whose activations it is trained on."""
-    site: Site
-    """The site it reads."""
-
-
-class TrainedDictionary(DictionaryBase):
+class TrainedDictionary(Strict):
     """A sparse autoencoder trained here, in SAELens' format."""
 
     kind: Literal["trained"] = "trained"
     """Trained here; the default."""
+    model: Alias | Annotated[tuple[Alias, ...], Field(min_length=2)]
+    """The model whose activations it is trained on, or a list: on the rows of all of them together, so that none of
+    them leaves the dictionary's domain."""
+    site: Site
+    """The site it reads."""
     corpus: Alias
     """The text it is trained on."""
     architecture: Literal["standard", "topk", "batchtopk", "jumprelu"] = "topk"
@@ -42,17 +38,32 @@ class TrainedDictionary(DictionaryBase):
     """Share of the steps at the end with a falling learning rate."""
     l1_coefficient: PositiveFloat = 5.0
     """Weight of the sparsity penalty (standard), on rows scaled to norm sqrt(d)."""
-    seed: Seed = 0
-    """Seed of the initial weights and the order of rows."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    """One dictionary per seed, which determines initial weights and order of rows. The first has the alias `<alias>`,
+    the others `<alias>.1`, `<alias>.2`, ...; findings must be repeated in most of them (METHODS 9)."""
     checkpoint_every: PositiveInt = 1000
     """Steps between checkpoints, from which a killed run continues to the same weights; re-runs nothing."""
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Aliases of the models whose rows it is trained on."""
+        return (self.model,) if isinstance(self.model, str) else self.model
 
-class FetchedDictionary(DictionaryBase):
+
+class FetchedDictionary(Strict):
     """Keys of every fetched dictionary; its metadata must agree with `model` and `site`."""
 
+    model: Alias
+    """The model whose activations it is trained on."""
+    site: Site
+    """The site it reads."""
     trained_on: str | None = None
     """The model's name in the dictionary's metadata, where it differs from that of `model` (such as its base model)."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The alias of its model, as for a trained one."""
+        return (self.model,)
 
 
 class SaelensDictionary(FetchedDictionary):

@@ -30,3 +30,10 @@ class Pair(Strict):
     rows: RowSelection = "all"
     """Tokens that are compared: all that count (all), the last one of each document (last), or those of one
     or several roles: text, system, user, assistant, assistant_header, template, or a named template position."""
+
+
+class RepeatedPair(Pair):
+    """A pair through the dictionaries of a further seed; made by `seeds`, never written in a config."""
+
+    first: Alias
+    """Alias of the pair that it repeats."""

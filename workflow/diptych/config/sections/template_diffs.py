@@ -44,3 +44,10 @@ class TemplateDiff(Strict):
     """Size, in median norms, of the change planted in A's activations as a positive control."""
     seed: Seed = 0
     """Seed of flips, bootstrap and planted change."""
+
+
+class RepeatedTemplateDiff(TemplateDiff):
+    """A template diff through the dictionary of a further seed; made by `seeds`, never written in a config."""
+
+    first: Alias
+    """Alias of the template diff that it repeats."""
