@@ -5,11 +5,11 @@ from snakemake.logging import logger
 
 from diptych.config import loading
 from diptych.config.jobs import Jobs
-from diptych.config.layout import Layout
+from diptych.config.layout import CODE_CACHE, Layout
 from diptych.runtime.errors import DiptychError
 from diptych.storage import fingerprint, syntax
 
-syntax.use_cache(Path(".snakemake") / "diptych" / "code.json")
+syntax.use_cache(CODE_CACHE)
 try:
     loading.check_keys(workflow.configfiles)
     STUDY = loading.load(config)

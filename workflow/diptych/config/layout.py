@@ -16,6 +16,8 @@ from diptych.config.study import Study
 
 PAGE_TEMPLATES = Path(__file__).parents[2] / "report"
 """Directory of the page's template, style and script."""
+CODE_CACHE = Path(".snakemake") / "diptych" / "code.json"
+"""Code hashes from one run of Snakemake to the next."""
 IMAGES = ("png", "svg")
 """Formats of the images."""
 
