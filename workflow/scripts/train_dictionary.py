@@ -13,7 +13,7 @@ logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 torch.set_num_threads(snakemake.threads)
 model, site = spec["reads"]["model"], spec["reads"]["site"]
-place = rows.Model(snakemake.input.shards, snakemake.input.gates, snakemake.input.tokens, site)
+place = rows.RowFiles(snakemake.input.shards, snakemake.input.gates, snakemake.input.tokens, site)
 with artifacts.read(snakemake.input.shards[0], "activations") as file:
     hook = artifacts.read_json(file, "hooks")[site]
 with devices.take(snakemake.resources.device) as device:
