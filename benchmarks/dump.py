@@ -54,28 +54,30 @@ def truncated(directory: Path, dtype: str, device: torch.device) -> torch.nn.Mod
 def forward_rounds(
     options: argparse.Namespace, directory: Path, device: torch.device
 ) -> dict[str, Callable[[], object]]:
-    shard = activations.Work.of_shard(options.tokens_path, 0, 1)
+    shard = activations.ShardSequences.of_shard(options.tokens_path, 0, 1)
     count = max(1, int(np.searchsorted(shard.start, options.tokens, side="right")) - 1)
     start = shard.start[: count + 1]
     sample = activations.spread_sequences(start, int(start[-1]) // 10)  # the share of a run of 40,960 tokens
     order = np.concatenate([sample, np.setdiff1d(np.arange(count), sample)])
-    work = activations.Work(shard.token[: start[-1]], start, 0, order, len(sample))
+    sequences = activations.ShardSequences(shard.token[: start[-1]], start, 0, order, len(sample))
     batches = []
     n_done = 0
     while n_done < count:
-        batch = work.batch(n_done, options.batch_tokens)
-        batches.append(torch.from_numpy(work.padded(batch)).to(device))
+        batch = sequences.batch(n_done, options.batch_tokens)
+        batches.append(torch.from_numpy(sequences.padded(batch)).to(device))
         n_done += len(batch)
-    options.n_tokens = work.n_rows
+    options.n_tokens = sequences.n_rows
     loader = hooks.Loader(options.model, ["middle"], device)
     model = loader.load(options.dtype)
     bare = truncated(options.model, options.dtype, device)
 
     def dump() -> None:
-        store = activations._store(directory / "rows.h5", {}, loader, hooks.widths(model, device), work, "bfloat16")
-        store.open(options.batch_tokens)
-        activations._run(model, loader, work, store, device)
-        store.finish({"hooks": loader.hooks, "first_row": 0}, work.sample_rows())
+        writer = activations._shard_writer(
+            directory / "rows.h5", {}, loader, hooks.widths(model, device), sequences, "bfloat16"
+        )
+        writer.open(options.batch_tokens)
+        activations._run(model, loader, sequences, writer, device)
+        writer.finish({"hooks": loader.hooks, "first_row": 0}, sequences.sample_rows())
 
     @torch.inference_mode()
     def bare_forward() -> None:

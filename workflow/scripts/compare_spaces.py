@@ -29,7 +29,7 @@ subspaces = {Path(name).stem: word_lists.load(name) for name in settings.pop("wo
 most = settings.pop("neuron_rows")
 if "neurons_a" in reads:
     places = ("neuron_shards", "neuron_gates", "tokens")
-    sides = [rows.Model(*(given[f"{place}_{side}"] for place in places), reads[f"neurons_{side}"]) for side in "ab"]
+    sides = [rows.RowFiles(*(given[f"{place}_{side}"] for place in places), reads[f"neurons_{side}"]) for side in "ab"]
     written = [neurons.written(Path(given[f"model_{side}"]).parent, reads[f"neurons_{side}"]) for side in "ab"]
     pairs["neurons"] = neurons.paired(
         rows.stored(sides, alignment, reads["rows"]),

@@ -10,7 +10,7 @@ logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 torch.set_num_threads(snakemake.threads)
 given = snakemake.input
-models = rows.models_of(given.shards, given.gates, given.tokens, spec["reads"]["site"])
+files = rows.split_files(given.shards, given.gates, given.tokens, spec["reads"]["site"])
 with devices.take(snakemake.resources.device) as device:
-    pair = rows.stored(models, given.get("alignment") or None, spec["reads"]["rows"])
+    pair = rows.stored(files, given.get("alignment") or None, spec["reads"]["rows"])
     latents.describe(given.weights, pair, snakemake.output[0], spec=spec, device=device, **spec["settings"])

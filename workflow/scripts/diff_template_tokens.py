@@ -19,7 +19,7 @@ which = {name: settings.pop(name) for name in ("roles", "token")}
 codes = template_codes.read(given.features_a, given.features_b, given.tokens, **which)
 dictionary = sae.load(Path(given.dictionary).parent)
 a, b = (
-    rows.stored([rows.Model(shards, gates, given.tokens, spec["reads"]["site"])])
+    rows.stored([rows.RowFiles(shards, gates, given.tokens, spec["reads"]["site"])])
     for shards, gates in ((given.shards_a, given.gates_a), (given.shards_b, given.gates_b))
 )
 planted = template_plant.plant(codes, a, dictionary, size=settings.pop("planted_size"), seed=settings["seed"])

@@ -12,7 +12,7 @@ from diptych.runtime import devices, logs
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 torch.set_num_threads(snakemake.threads)
-place = rows.Model([snakemake.input.shards], snakemake.input.gates, snakemake.input.tokens, spec["reads"]["site"])
+place = rows.RowFiles([snakemake.input.shards], snakemake.input.gates, snakemake.input.tokens, spec["reads"]["site"])
 dictionary = sae.load(Path(snakemake.input.dictionary).parent)
 with devices.take(snakemake.resources.device) as device:
     layers = partial(layer_check.measure, snakemake.input.shards, place.gates, place.site, dictionary, device)

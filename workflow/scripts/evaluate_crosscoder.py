@@ -12,13 +12,13 @@ logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 torch.set_num_threads(snakemake.threads)
 given, site = snakemake.input, spec["reads"]["site"]
-models = rows.models_of(given.shards, given.gates, given.tokens, site)
+files = rows.split_files(given.shards, given.gates, given.tokens, site)
 splice = [
     {"directory": Path(manifest).parent, "tokens": model.tokens, "shard": model.shards[0]}
-    for manifest, model in zip(given.get("models", []), models, strict=False)
+    for manifest, model in zip(given.get("models", []), files, strict=False)
 ]
 with devices.take(snakemake.resources.device) as device:
-    pair = rows.stored(models, given.get("alignment") or None, spec["reads"]["rows"])
+    pair = rows.stored(files, given.get("alignment") or None, spec["reads"]["rows"])
     stage.evaluate(
         given.weights, pair, snakemake.output[0], spec=spec, splice=splice, site=site, device=device, **spec["settings"]
     )

@@ -9,8 +9,8 @@ spec = snakemake.params.spec
 given = snakemake.input
 pair = rows.stored(
     [
-        rows.Model(given.shards_a, given.gates_a, given.tokens_a, spec["reads"]["site_a"]),
-        rows.Model(given.shards_b, given.gates_b, given.tokens_b, spec["reads"]["site_b"]),
+        rows.RowFiles(given.shards_a, given.gates_a, given.tokens_a, spec["reads"]["site_a"]),
+        rows.RowFiles(given.shards_b, given.gates_b, given.tokens_b, spec["reads"]["site_b"]),
     ],
     given.get("alignment") or None,
     spec["reads"]["rows"],

@@ -8,7 +8,7 @@ logs.start(snakemake.log[0], __file__)
 given, how = snakemake.input, snakemake.resources
 with devices.take_several(how.device, how.processes) as taken:
     job = {
-        "rows": streaming.paths_of(given),
+        "rows": streaming.input_lists(given),
         "out": snakemake.output[0],
         "spec": snakemake.params.spec,
         "devices": taken,

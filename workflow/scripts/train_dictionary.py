@@ -10,15 +10,15 @@ from diptych.runtime import devices, logs
 from diptych.storage import artifacts
 
 logs.start(snakemake.log[0], __file__)
-spec = snakemake.params.spec
+spec, paths = snakemake.params.spec, snakemake.input
 torch.set_num_threads(snakemake.threads)
-site, files = spec["reads"]["site"], snakemake.input
-models = rows.models_of(files.shards, files.gates, files.tokens, site)
-with artifacts.read(files.shards[0], "activations") as file:
+site = spec["reads"]["site"]
+files = rows.split_files(paths.shards, paths.gates, paths.tokens, site)
+with artifacts.read(paths.shards[0], "activations") as file:
     hook = artifacts.read_json(file, "hooks")[site]
 with devices.take(snakemake.resources.device) as device:
     training.train(
-        pooled.pool(rows.stored(models)),
+        pooled.pool(rows.stored(files)),
         Path(snakemake.output[0]).parent,
         training.Settings(**spec["settings"]),
         spec=spec,

@@ -213,12 +213,12 @@ def test_a_killed_dump_goes_on_and_gives_the_same_bytes(
 
 
 def test_another_spec_begins_anew(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = shard_writer.Store(tmp_path / "0.h5", {"seed": 0}, {"middle": shard_writer.Shape(10, 4)}, "float32")
+    store = shard_writer.ShardWriter(tmp_path / "0.h5", {"seed": 0}, {"middle": shard_writer.Shape(10, 4)}, "float32")
     store.open(16)
     store.progress.sequences = 3
     store.save()
     for spec, sequences in (({"seed": 0}, 3), ({"seed": 1}, 0)):
-        again = shard_writer.Store(tmp_path / "0.h5", spec, {"middle": shard_writer.Shape(10, 4)}, "float32")
+        again = shard_writer.ShardWriter(tmp_path / "0.h5", spec, {"middle": shard_writer.Shape(10, 4)}, "float32")
         again.open(16)
         assert again.progress.sequences == sequences
 
@@ -406,7 +406,9 @@ def test_the_disk_must_hold_all_shards_to_come(
     monkeypatch.setattr(shard_writer.shutil, "disk_usage", lambda _path: usage(10, 10, free[0]))
     others = {tmp_path / "1.h5": 30_000, tmp_path / "2.h5": 20_000}
     row = 4 * 32 + 4
-    own = shard_writer.Store(tmp_path / "0.h5", {}, {"middle": shard_writer.Shape(10_000, 32)}, "float32", None, others)
+    own = shard_writer.ShardWriter(
+        tmp_path / "0.h5", {}, {"middle": shard_writer.Shape(10_000, 32)}, "float32", None, others
+    )
     free[0] = (60_000 + 10_000) * row - 1
     said = r"0\.h5: needs 0\.01 GB of disk \(3 of 3 shards to come, 0\.01 GB, and a working copy of one\) and 0\.01 GB"
     with pytest.raises(DiptychError, match=said) as caught:
@@ -425,15 +427,15 @@ def test_the_disk_must_hold_all_shards_to_come(
     own.put("middle", np.arange(10_000), values, np.ones(10_000, dtype=np.float32))
     own.save()
     free[0] -= 10_000 * row  # what it has written is not asked for again
-    again = shard_writer.Store(
+    again = shard_writer.ShardWriter(
         tmp_path / "0.h5", {}, {"middle": shard_writer.Shape(10_000, 32)}, "float32", None, others
     )
     again.open(16)
 
 
 def test_a_dump_asks_for_the_room_of_its_other_shards(place: Path, tmp_path: Path) -> None:
-    whole = activations.Work.of_shard(place / "tokens.h5", 0, 1)
-    work = activations.Work.of_shard(place / "tokens.h5", 1, 3)
+    whole = activations.ShardSequences.of_shard(place / "tokens.h5", 0, 1)
+    work = activations.ShardSequences.of_shard(place / "tokens.h5", 1, 3)
     assert list(work.others) == [0, 2]
     assert sum(work.others.values()) + work.n_rows == whole.n_rows
     assert whole.others == {}
@@ -473,7 +475,7 @@ def test_a_neighbour_that_is_not_finite_is_left_out(
 
 
 def test_float16_overflow_is_refused(tmp_path: Path) -> None:
-    store = shard_writer.Store(tmp_path / "0.h5", {}, {"middle": shard_writer.Shape(2, 4)}, "float16")
+    store = shard_writer.ShardWriter(tmp_path / "0.h5", {}, {"middle": shard_writer.Shape(2, 4)}, "float16")
     store.open(16)
     with pytest.raises(DiptychError, match="does not fit float16"):
         store.put("middle", np.arange(2), torch.full((2, 4), 7e4), np.ones(2, dtype=np.float32))

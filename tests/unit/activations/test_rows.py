@@ -36,7 +36,7 @@ def stored(tmp_path):
                 out._file.attrs["first_row"] = start
         with artifacts.create(tmp_path / f"{name}-gates.h5", "gates", {}) as out:
             out.array("sites/middle/valid", valid[name])
-        models.append(rows.Model(shards, str(tmp_path / f"{name}-gates.h5"), str(tmp_path / "tokens.h5"), "middle"))
+        models.append(rows.RowFiles(shards, str(tmp_path / f"{name}-gates.h5"), str(tmp_path / "tokens.h5"), "middle"))
     return models, values, valid
 
 
@@ -93,5 +93,5 @@ def test_no_common_row_is_an_error(stored, tmp_path):
     models, _, _ = stored
     with artifacts.create(tmp_path / "none.h5", "gates", {}) as out:
         out.array("sites/middle/valid", np.zeros(N, dtype=bool))
-    with pytest.raises(ArtifactError, match="no row counts"):
+    with pytest.raises(ArtifactError, match="no row is valid"):
         rows.stored([models[0], models[1]._replace(gates=str(tmp_path / "none.h5"))])

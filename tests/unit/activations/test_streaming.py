@@ -45,14 +45,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def stream(place: Path, held_out: str = "stored", **settings: Any) -> rows.Rows:
     sources = [
-        streaming.Source(place / m, "float32", place / "long.h5", place / f"{held_out}-{m}-gates.h5") for m in "ab"
+        streaming.StreamedModel(place / m, "float32", place / "long.h5", place / f"{held_out}-{m}-gates.h5")
+        for m in "ab"
     ]
     return streaming.stream(sources, "middle", held_out=place / f"{held_out}.h5", **settings)
 
 
 def stored(place: Path, name: str) -> rows.Rows:
     paths = [[str(place / f"{name}-{m}.h5")] for m in "ab"], [str(place / f"{name}-{m}-gates.h5") for m in "ab"]
-    return rows.stored([rows.Model(paths[0][i], paths[1][i], str(place / f"{name}.h5"), "middle") for i in range(2)])
+    return rows.stored([rows.RowFiles(paths[0][i], paths[1][i], str(place / f"{name}.h5"), "middle") for i in range(2)])
 
 
 def counters(streamed: rows.Rows) -> list[int]:
@@ -62,9 +63,9 @@ def counters(streamed: rows.Rows) -> list[int]:
 def test_streamed_rows_are_the_stored_ones(place: Path) -> None:
     streamed, on_disk = stream(place, "long"), stored(place, "long")
     index = np.random.default_rng(0).permutation(len(streamed))[:500]
-    counting = index[streamed.counting(index)]
+    counting = index[streamed.valid(index)]
     assert 0 < len(counting) < len(index), "the limit for massive rows is tight in this test"
-    assert (np.isin(streamed.token_row[0, index], on_disk.token_row[0]) == streamed.counting(index)).all()
+    assert (np.isin(streamed.token_row[0, index], on_disk.token_row[0]) == streamed.valid(index)).all()
     same = np.searchsorted(on_disk.token_row[0], streamed.token_row[0, counting])
     for mine, theirs in zip(streamed.take(counting).x, on_disk.take(same).x, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=0.01 * np.abs(theirs).max())
@@ -110,7 +111,7 @@ def test_the_buffer_refills_until_as_many_distinct_tokens_are_consumed_as_asked(
     assert len(fed.index) > 40 * 64 > 256
     assert fed.seen.sum() == 40 * 64, "distinct rows consumed are the rows asked for"
     assert (streamed.fold[fed.seen] != 0).all()
-    assert streamed.counting(np.flatnonzero(fed.seen)).all()
+    assert streamed.valid(np.flatnonzero(fed.seen)).all()
     assert largest < 300, "only a bounded part is ever held"
     asked = 40 * 64 * len(streamed.token_row[0]) / len(fed.index)
     for run in counters(streamed):
@@ -150,12 +151,12 @@ def test_out_of_memory_halves_the_batch(place: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_stream_without_other_documents_is_refused(place: Path, tmp_path: Path) -> None:
     tokens.prepare(place / "stored-corpus", place / "a", tmp_path / "all.h5", spec={}, tokens=None, sequence_length=24)
-    sources = [streaming.Source(place / "a", "float32", place / "stored.h5", place / "stored-a-gates.h5")]
+    sources = [streaming.StreamedModel(place / "a", "float32", place / "stored.h5", place / "stored-a-gates.h5")]
     copy = tmp_path / "held.h5"
     with artifacts.read(tmp_path / "all.h5", "tokens") as file, artifacts.create(copy, "tokens", {}) as out:
         out.array("documents/text_hash", file["documents/text_hash"][:])
         out.array("documents/fold", np.zeros_like(file["documents/fold"][:]))
-    with pytest.raises(DiptychError, match="every document stands in the test fold"):
+    with pytest.raises(DiptychError, match="every document is in the test fold"):
         streaming.stream(sources, "middle", held_out=copy)
 
 
@@ -164,15 +165,15 @@ def test_a_jobs_rows_are_stored_or_streamed_as_its_spec_says(place: Path) -> Non
     both = [str(place / "stored.h5")] * 2
     gate_files = [str(place / f"stored-{m}-gates.h5") for m in "ab"]
     shards = [str(place / f"stored-{m}.h5") for m in "ab"]
-    given = streaming.paths_of({"shards": shards, "gates": gate_files, "tokens": both, "alignment": []})
+    given = streaming.input_lists({"shards": shards, "gates": gate_files, "tokens": both, "alignment": []})
     assert given["models"] == given["alignment"] == []
     reads = {"site": "middle", "rows": "all"}
     assert len(streaming.training_rows(given, reads, "cpu")) == len(stored(place, "stored"))
     manifests = [str(place / m / "manifest.json") for m in "ab"]
-    given = streaming.paths_of(
+    given = streaming.input_lists(
         {"gates": gate_files, "tokens": both, "models": manifests, "stream_tokens": [str(place / "long.h5")] * 2}
     )
     how = {"dtypes": ["float32", "float32"], "store": "bfloat16", "batch_tokens": None}
     streamed = streaming.training_rows(given, {**reads, "stream": how}, "cpu")
     assert all(isinstance(side, streaming.StreamedSide) for side in streamed.sides)
-    assert streaming.paths_of({"alignment": "a/b.h5"})["alignment"] == ["a/b.h5"]
+    assert streaming.input_lists({"alignment": "a/b.h5"})["alignment"] == ["a/b.h5"]

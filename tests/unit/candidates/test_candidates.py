@@ -30,7 +30,7 @@ from example_candidates import THRESHOLD, make_candidate
     ],
 )
 def test_every_leg_is_needed(changed, stands):
-    assert ranking.rank([make_candidate(**changed)], THRESHOLD).candidates[0].stands is stands
+    assert ranking.rank([make_candidate(**changed)], THRESHOLD).candidates[0].is_finding is stands
 
 
 def test_q_is_of_the_family():
@@ -38,7 +38,7 @@ def test_q_is_of_the_family():
     ranked = {c.candidate.id: c for c in ranking.rank(offers, THRESHOLD).candidates}
     assert ranked["0"].q == pytest.approx(0.004)
     assert ranked["1"].q == pytest.approx(0.04)
-    assert [ranked[i].stands for i in "0123"] == [True, True, False, False]
+    assert [ranked[i].is_finding for i in "0123"] == [True, True, False, False]
 
 
 def test_weakest_leg_orders():
@@ -57,7 +57,7 @@ def test_the_same_direction_is_written_once_a_side():
     ]
     ranked = ranking.rank(offers, THRESHOLD)
     assert {c.candidate.id for c in ranked.findings} == {"first", "apart", "other side"}
-    assert next(c for c in ranked.candidates if c.candidate.id == "again").repeats == "first"
+    assert next(c for c in ranked.candidates if c.candidate.id == "again").duplicate_of == "first"
 
 
 def test_what_a_stronger_direction_shows_along_another_is_not_written_as_its_own():
@@ -76,8 +76,8 @@ def test_what_a_stronger_direction_shows_along_another_is_not_written_as_its_own
         (at_half("of the other side", 26.0, side="A", effect=-0.9, held_out=-0.9), ""),
     ):
         ranked = ranking.rank([other, strong], THRESHOLD)
-        assert next(c for c in ranked.candidates if c.candidate.id == other.id).repeats == repeats
-        assert next(c for c in ranked.candidates if c.candidate.id == "v").stands
+        assert next(c for c in ranked.candidates if c.candidate.id == other.id).duplicate_of == repeats
+        assert next(c for c in ranked.candidates if c.candidate.id == "v").is_finding
     # What is no finding itself explains nothing away.
     assert {c.candidate.id for c in ranking.rank([at_half("leak", 26.0), weak], THRESHOLD).findings} == {"leak"}
 
@@ -96,7 +96,7 @@ def test_one_thing_is_written_once_a_side():
 def test_a_methods_own_family_decides_its_q():
     """A million tests of which a hundred are put forward: q is that of the million."""
     ranked = ranking.rank([make_candidate(p=1e-6, q=0.3), make_candidate(p=1e-6, id="1", q=0.01)], THRESHOLD)
-    assert {c.candidate.id: c.stands for c in ranked.candidates} == {"0": False, "1": True}
+    assert {c.candidate.id: c.is_finding for c in ranked.candidates} == {"0": False, "1": True}
 
 
 def test_recovery_needs_the_side_the_direction_and_the_legs():
@@ -128,6 +128,6 @@ def test_recovery_names_what_stands_and_counts_what_points_elsewhere():
         assert (found.name, found.cosine, found.elsewhere) == ("direction itself", pytest.approx(1.0), 1)
     assert recovery(ranked, truth).rank == places["itself"]
     said = conclusions.answer(
-        "planted", methods.named("linear_map"), ranked, conclusions.Yardstick("planted", found, [])
+        "planted", methods.named("linear_map"), ranked, conclusions.PositiveControl("planted", found, [])
     )
     assert said.text.endswith("; 1 other finding with |cos| below 0.7")

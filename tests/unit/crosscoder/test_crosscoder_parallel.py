@@ -125,7 +125,7 @@ def test_a_worker_that_stops_gives_its_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(fingerprint.LIBRARY.parent))
     place = [str(tmp_path / "none.h5")]
     job = {
-        "rows": streaming.paths_of({"shards": place, "gates": place, "tokens": place}),
+        "rows": streaming.input_lists({"shards": place, "gates": place, "tokens": place}),
         "spec": {"reads": {"site": "middle", "rows": "all"}, "settings": {}, "job": {}},
         "out": str(tmp_path), "log": str(tmp_path / "log"), "devices": ["cpu"], "threads": 1, "track": [],
         "checkpoint_every": 5, "throughput": None,

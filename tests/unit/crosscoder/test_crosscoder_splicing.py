@@ -67,7 +67,7 @@ def place(tmp_path_factory):
 
 def read(place):
     models = [
-        rows.Model([str(place / f"{name}.h5")], str(place / f"{name}-gates.h5"), str(place / "tokens.h5"), "middle")
+        rows.RowFiles([str(place / f"{name}.h5")], str(place / f"{name}-gates.h5"), str(place / "tokens.h5"), "middle")
         for name in "ab"
     ]
     splice = [

@@ -52,7 +52,7 @@ def measure(place: Path, site: str, dictionary: sae.Dictionary, out: Path) -> di
     """FVU by hook through the features of both shards, as `encode_features` writes them."""
     paths = []
     for shard in (place / "0.h5", place / "1.h5"):
-        model = rows.Model([str(shard)], str(place / "gates.h5"), str(place / "tokens.h5"), site)
+        model = rows.RowFiles([str(shard)], str(place / "gates.h5"), str(place / "tokens.h5"), site)
         layers = layer_check.measure(shard, model.gates, site, dictionary)
         paths.append(out / shard.name)
         encoding.encode(rows.stored([model]), dictionary, paths[-1], spec={}, layers=lambda layers=layers: layers)

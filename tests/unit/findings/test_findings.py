@@ -74,10 +74,10 @@ def test_silence_is_an_answer_only_where_the_plant_was_found():
     def status(yardstick):
         return conclusions.answer("compared", methods.named("pairing"), silent, yardstick)
 
-    assert status(conclusions.Yardstick("planted", seen, [])).status == "none"
-    assert status(conclusions.Yardstick("planted", missed, [])).text.endswith("not enough training to tell")
-    assert status(conclusions.Yardstick("planted", seen, ["pairing.cut"])).status == "unclear"
-    assert "pairing.cut" in status(conclusions.Yardstick("planted", seen, ["pairing.cut"])).text
+    assert status(conclusions.PositiveControl("planted", seen, [])).status == "none"
+    assert status(conclusions.PositiveControl("planted", missed, [])).text.endswith("not enough training to tell")
+    assert status(conclusions.PositiveControl("planted", seen, ["pairing.cut"])).status == "unclear"
+    assert "pairing.cut" in status(conclusions.PositiveControl("planted", seen, ["pairing.cut"])).text
     assert status(None).status == "unclear"
 
 
@@ -241,7 +241,7 @@ def test_latent_scaling_bars_what_the_other_model_has(study, tmp_path):
         file["nu/err"][int(latent.id), 1, 0] = 0.4
     barred = next(offer for offer in crosscoder_candidates.candidates(files) if offer.id == latent.id)
     assert barred.barred == "latent scaling: nu_err 0.40, the other model has it too"
-    assert not ranking.rank([barred], THRESHOLD).candidates[0].stands
+    assert not ranking.rank([barred], THRESHOLD).candidates[0].is_finding
 
 
 def test_seeds_count_the_runs_that_have_a_latent_too(study, tmp_path):

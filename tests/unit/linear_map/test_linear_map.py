@@ -22,7 +22,7 @@ def random_moments(seed=0, n=300, d_A=6, d_B=6, spread=1.0):
 
 def climb(pair, **settings):
     steps = ladder.Ladder(moments.accumulate(pair.rows()), **settings)
-    rungs = {rung.name: rung for rung in steps.climb()}
+    rungs = {rung.name: rung for rung in steps.cross_validate()}
     return steps, rungs, steps.best(list(rungs.values()))
 
 
@@ -50,10 +50,10 @@ def test_ridge_equals_a_direct_solve():
     z, y = centred(pair, m, pair.fold != 0)
     penalty = 0.01 * np.trace(m.C_AA) / 6
     direct = Ridge(alpha=penalty, fit_intercept=False, solver="cholesky").fit(z, y).coef_.T
-    np.testing.assert_allclose(steps.slope("ridge_zero", ladder.Choice(0.01, 0), (0,)), direct, atol=1e-5)
+    np.testing.assert_allclose(steps.slope("ridge_zero", ladder.Hyperparameters(0.01, 0), (0,)), direct, atol=1e-5)
     # shrinking to the identity is shrinking what is left after the identity to zero
     left = Ridge(alpha=penalty, fit_intercept=False, solver="cholesky").fit(z, y - z).coef_.T
-    np.testing.assert_allclose(steps.slope("ridge", ladder.Choice(0.01, 0), (0,)), np.eye(6) + left, atol=1e-5)
+    np.testing.assert_allclose(steps.slope("ridge", ladder.Hyperparameters(0.01, 0), (0,)), np.eye(6) + left, atol=1e-5)
 
 
 @pytest.mark.parametrize(("d_A", "d_B"), [(6, 6), (7, 4), (4, 7)])
@@ -64,7 +64,8 @@ def test_penalty_path_equals_refitting_each_penalty(d_A, d_B):
     for name in ("ridge", "ridge_zero"):
         path = steps._path(name, (0, 1)).errors(ladder.ALPHAS, held)
         refitted = [
-            affine.squared_error(steps.slope(name, ladder.Choice(a, 0), (0, 1)), held).sum() for a in ladder.ALPHAS
+            affine.squared_error(steps.slope(name, ladder.Hyperparameters(a, 0), (0, 1)), held).sum()
+            for a in ladder.ALPHAS
         ]
         np.testing.assert_allclose(path, refitted, rtol=1e-8)
 
@@ -74,11 +75,11 @@ def test_rank_path_equals_refitting_each_rank():
     steps = ladder.Ladder(folds)
     training = folds.training(0, 1)
     held = folds.fold(1).about(training)
-    slope = steps.slope("ridge", ladder.Choice(1e-3, 0), (0, 1))
+    slope = steps.slope("ridge", ladder.Hyperparameters(1e-3, 0), (0, 1))
     basis = affine.rank_basis(slope, training.C_AA, 1e-3 * np.trace(training.C_AA) / 7)
     path = affine.rank_errors(slope, basis, held)
     for rank in range(1, 6):
-        reduced = steps.slope("reduced_rank", ladder.Choice(1e-3, rank), (0, 1))
+        reduced = steps.slope("reduced_rank", ladder.Hyperparameters(1e-3, rank), (0, 1))
         assert np.linalg.matrix_rank(reduced, tol=1e-9) == rank
         assert path[rank - 1] == pytest.approx(affine.squared_error(reduced, held).sum(), rel=1e-8)
 
@@ -143,7 +144,7 @@ def test_rotation_is_recovered():
     assert best.name == "procrustes"
     assert rungs["procrustes"].pooled == pytest.approx(1.0, abs=1e-6)
     truth = np.linalg.lstsq(pair.directions_A, pair.directions_B, rcond=None)[0]
-    np.testing.assert_allclose(steps.slope("procrustes", best.choice, (0,)), truth, atol=1e-6)
+    np.testing.assert_allclose(steps.slope("procrustes", best.hyperparameters, (0,)), truth, atol=1e-6)
     assert abs(steps.shuffled_r2()) < 0.01
     assert rungs["scale"].pooled < 0.1
 
@@ -164,12 +165,12 @@ def test_scale_low_rank_and_general_maps_get_their_rung():
     def best_of(slope):
         pair = rows.in_memory([base.x_A, (base.x_A @ slope + noise).astype(np.float32)], base.document)
         steps = ladder.Ladder(moments.accumulate(pair, shuffled=False))
-        return steps.best(steps.climb())
+        return steps.best(steps.cross_validate())
 
     assert best_of(np.eye(16)).name == "identity"
     assert best_of(1.5 * np.eye(16)).name == "scale"
     low = best_of(rng.normal(size=(16, 4)) @ rng.normal(size=(4, 16)))
-    assert (low.name, low.choice.rank) == ("reduced_rank", 4)
+    assert (low.name, low.hyperparameters.rank) == ("reduced_rank", 4)
     stretch = np.linalg.qr(rng.normal(size=(16, 16)))[0] * np.linspace(1, 3, 16)
     assert best_of(stretch).name == "ridge"
 
@@ -194,7 +195,7 @@ def test_in_sample_figures_are_those_of_the_training_rows():
     rung = steps.rung("scale")
     training = folds.training(0)
     z, y = centred(pair, training, pair.fold != 0)
-    slope = steps.slope("scale", rung.choice, (0,))
+    slope = steps.slope("scale", rung.hyperparameters, (0,))
     assert rung.in_sample_mse == pytest.approx(np.mean((z @ slope - y) ** 2), rel=1e-5)
     assert rung.in_sample_frobenius == pytest.approx(np.linalg.norm(z @ slope - y), rel=1e-5)
     assert rung.slope_frobenius == pytest.approx(np.linalg.norm(slope))
@@ -224,8 +225,8 @@ def fail(pair, direction="forward", count=4, **settings):
     folds = moments.accumulate(both, shuffled=False)
     if direction == "backward":
         both, folds = linear_map._exchanged(both, "backward"), folds.reversed()
-    result = linear_map.climb(folds, "simple", ladder.ALPHAS)
-    failure = linear_map._failure(both, result, count, 5, seed=0)
+    result = linear_map.cross_validate(folds, "simple", ladder.ALPHAS)
+    failure = linear_map._accumulator(both, result, count, 5, seed=0)
     for fold in folds.ids:
         for block in both.blocks(256, select=both.fold == fold):
             failure.add(fold, *block.x, block.row)
@@ -235,10 +236,10 @@ def fail(pair, direction="forward", count=4, **settings):
 
 def test_error_scatter_equals_the_rows_own(failed):
     pair, result, failure, _ = fail(failed)
-    linear = residuals.fold_maps(result.steps, result.best)[3]
+    linear = residuals.fold_maps(result.ladder, result.best)[3]
     mine = pair.fold == 3
     e = pair.sides[1].values[mine] - linear.predict(pair.sides[0].values[mine])
-    held = result.steps.folds.fold(3).about(result.steps.folds.training(0, 3))
+    held = result.ladder.folds.fold(3).about(result.ladder.folds.training(0, 3))
     np.testing.assert_allclose(residuals.error_scatter(linear.slope, held), e.T @ e, atol=1e-3)
     total = np.mean(np.sum((pair.sides[1].values - pair.sides[1].values.mean(0)) ** 2, axis=1))
     np.testing.assert_allclose(failure.energy[mine], np.sum(e**2, axis=1) / total, rtol=0.01)
@@ -249,11 +250,11 @@ def test_no_map_and_no_direction_saw_the_test_fold(failed):
     changed = rows.in_memory([side.values.copy() for side in pair.sides], pair.document)
     changed.sides[1].values[pair.fold == 0] *= -3
     steps = ladder.Ladder(moments.accumulate(changed, shuffled=False))
-    before = residuals.fold_maps(result.steps, result.best)
+    before = residuals.fold_maps(result.ladder, result.best)
     after = residuals.fold_maps(steps, result.best)
     for fold in (0, 1, 4):
         np.testing.assert_allclose(after[fold].slope, before[fold].slope, atol=1e-4)
-    first, second = (residuals.directions(folds, before, 2) for folds in (result.steps.folds, steps.folds))
+    first, second = (residuals.select_directions(folds, before, 2) for folds in (result.ladder.folds, steps.folds))
     np.testing.assert_allclose(second.unexplained_spectrum, first.unexplained_spectrum, atol=1e-4)
     np.testing.assert_allclose(second.pca_spectrum, first.pca_spectrum, atol=1e-4)
 
@@ -261,15 +262,15 @@ def test_no_map_and_no_direction_saw_the_test_fold(failed):
 @pytest.mark.parametrize(("direction", "side"), [("forward", "B"), ("backward", "A")])
 def test_a_planted_direction_is_found_and_significant(failed, direction, side):
     _, _, failure, scores = fail(failed, direction)
-    cosine = np.abs(failure.found.patterns @ failed.truths(side)[0])
+    cosine = np.abs(failure.directions.patterns @ failed.truths(side)[0])
     for kind in (0, 1):
-        mine = np.flatnonzero(failure.found.kind == kind)
+        mine = np.flatnonzero(failure.directions.kind == kind)
         assert cosine[mine].max() >= 0.9
         found = mine[np.argmax(cosine[mine])]
         assert scores.p[found] < 0.01
         assert scores.excess[found, 1] > 0.5 * scores.excess[found, 0] > 0
         assert scores.unexplained_bounds[found, 0] < scores.unexplained[found, 1] < scores.unexplained_bounds[found, 1]
-    other = planted.average_precision(list(failure.found.patterns[:4]), [side] * 4, failed, of=(side,))
+    other = planted.average_precision(list(failure.directions.patterns[:4]), [side] * 4, failed, of=(side,))
     assert other >= 0.5
 
 
@@ -289,7 +290,7 @@ def test_random_directions_have_the_residuals_covariance():
 
 def test_top_rows_are_where_the_feature_fires(failed):
     pair, _, failure, _ = fail(failed)
-    cosine = failure.found.patterns @ failed.truths("B")[0]
+    cosine = failure.directions.patterns @ failed.truths("B")[0]
     found = int(np.argmax(np.abs(cosine)))
     top, score = failure.top_rows[found], failure.top_scores[found]
     assert (pair.fold[top[0]] != 0).all()
@@ -308,10 +309,10 @@ def test_excess_changes_sign_when_labels_are_swapped(failed):
     linear = affine.LinearMap(rng.normal(size=(d, d)), np.zeros(d), np.zeros(d))
     h = rng.normal(size=(3, d))
     found = residuals.Directions(np.zeros(3, np.int8), h, h, np.zeros(d), np.zeros(d), np.zeros((0, d)))
-    reader = residuals._Reader(linear, found, 1.7 * q)
+    scorer = residuals._BlockScorer(linear, found, 1.7 * q)
     x_A, x_B = (rng.normal(size=(40, d)).astype(np.float32) for _ in range(2))
-    straight = reader.read(x_A, x_B).parts
-    swapped = reader.read((x_B @ q.T / 1.7).astype(np.float32), (1.7 * x_A @ q).astype(np.float32)).parts
+    straight = scorer.score(x_A, x_B).terms
+    swapped = scorer.score((x_B @ q.T / 1.7).astype(np.float32), (1.7 * x_A @ q).astype(np.float32)).terms
     np.testing.assert_allclose(swapped[3], -straight[3], atol=1e-4)
     np.testing.assert_allclose(swapped[2], straight[2], rtol=1e-4)
 
@@ -327,7 +328,7 @@ def test_surplus_of_a_pattern_is_what_it_shows_of_the_direction_that_b_adds():
     h = np.stack([v, 0.6 * v + 0.8 * w, w])
     found = residuals.Directions(np.zeros(3, np.int8), h, h, np.zeros(d), np.zeros(d), np.zeros((0, d)))
     maps = {k: affine.LinearMap(np.eye(d), np.zeros(d), np.zeros(d)) for k in range(5)}
-    failure = residuals.Failure(pair, maps, found, np.eye(d), contexts=2)
+    failure = residuals.ResidualAccumulator(pair, maps, found, np.eye(d), contexts=2)
     for fold in range(5):
         for block in pair.blocks(4096, select=pair.fold == fold):
             failure.add(fold, *block.x, block.row)
@@ -351,7 +352,9 @@ def test_noise_pairs_have_no_significant_direction_beyond_the_nominal_rate():
 
 def test_alignment_is_undone_by_the_way_back(failed):
     m = moments.accumulate(failed.rows(), shuffled=False).total
-    np.testing.assert_allclose(residuals.alignment(m) @ residuals.alignment(m.reversed()), np.eye(20), atol=1e-8)
+    np.testing.assert_allclose(
+        residuals.scaled_rotation(m) @ residuals.scaled_rotation(m.reversed()), np.eye(20), atol=1e-8
+    )
 
 
 # --- the stage -------------------------------------------------------------------------------------------------------
@@ -403,20 +406,20 @@ def test_stage_gives_the_same_bytes_twice(tmp_path, failed):
 
 def test_few_rows_are_flagged():
     pair = planted.make_pair(0, n_documents=10, tokens_per_document=20)
-    result = linear_map.climb(moments.accumulate(pair.rows()), "simple", ladder.ALPHAS)
-    verdict = linear_map.verdicts(result)
+    result = linear_map.cross_validate(moments.accumulate(pair.rows()), "simple", ladder.ALPHAS)
+    verdict = linear_map.summary(result)
     assert verdict["underdetermined"]
     assert "160 training rows are fewer than 10 for each of 32" in verdict["words"][0]
-    many = linear_map.climb(moments.accumulate(planted.make_pair(0).rows()), "simple", ladder.ALPHAS)
-    assert not linear_map.verdicts(many)["underdetermined"]
+    many = linear_map.cross_validate(moments.accumulate(planted.make_pair(0).rows()), "simple", ladder.ALPHAS)
+    assert not linear_map.summary(many)["underdetermined"]
 
 
 def test_fewer_rows_than_dimensions_are_flagged_and_still_answered():
     """n < d: A's covariance has no full rank, which is said; the best map is one that such few rows can bear."""
     pair = planted.make_pair(0, n_documents=10, tokens_per_document=3, same_map=True, noise=0.1)
-    result = linear_map.climb(moments.accumulate(pair.rows()), "simple", ladder.ALPHAS)
-    verdict = linear_map.verdicts(result)
-    assert verdict["n_train"] == 24 < result.steps.d_A == 32
+    result = linear_map.cross_validate(moments.accumulate(pair.rows()), "simple", ladder.ALPHAS)
+    verdict = linear_map.summary(result)
+    assert verdict["n_train"] == 24 < result.ladder.d_A == 32
     assert verdict["underdetermined"]
     assert verdict["numerical_rank"] < 24
     assert all(np.isfinite(rung.r2).all() for rung in result.rungs)
@@ -425,7 +428,7 @@ def test_fewer_rows_than_dimensions_are_flagged_and_still_answered():
 
 def test_identity_beating_the_textbook_map_is_said():
     pair = planted.make_pair(0, n_documents=12, tokens_per_document=8, same_map=True, noise=0.2)
-    verdict = linear_map.verdicts(linear_map.climb(moments.accumulate(pair.rows()), "simple", ladder.ALPHAS))
+    verdict = linear_map.summary(linear_map.cross_validate(moments.accumulate(pair.rows()), "simple", ladder.ALPHAS))
     assert verdict["identity_beats_textbook"]
     assert any("identity is better" in sentence for sentence in verdict["words"])
 
@@ -433,6 +436,6 @@ def test_identity_beating_the_textbook_map_is_said():
 def test_independent_models_have_no_map():
     a, b = (planted.make_pair(seed, n_documents=60) for seed in (0, 1))
     unrelated = rows.in_memory([a.x_A, b.x_B], a.document)
-    verdict = linear_map.verdicts(linear_map.climb(moments.accumulate(unrelated), "zero", ladder.ALPHAS))
+    verdict = linear_map.summary(linear_map.cross_validate(moments.accumulate(unrelated), "zero", ladder.ALPHAS))
     assert verdict["r2"] < 0.01
     assert any("no map" in sentence for sentence in verdict["words"])

@@ -121,7 +121,7 @@ def test_what_the_page_must_say(html):
         "In-sample: on the rows that the map was fitted to", "Residual by position", "Spectrum of what base does not",
         "against decoys", "Cosine of the matched directions, against the null", "Difference of encoder norms",
         "Norm difference against cosine",
-        "1 is no more than chance): direction unexplained 1 of tuned 3.0", "How far tuned moves", "Logit lens",
+        "same length (1: no larger): direction unexplained 1 of tuned 3.0", "Effect of steering on tuned", "Logit lens",
         "own in tuned, transfer in base", "its answer",
         "Correlation of features", "never fire together",
         "Different seeds alone leave", "This is the floor",

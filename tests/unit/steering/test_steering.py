@@ -18,7 +18,7 @@ from diptych.oracle import planted
 from diptych.runtime.errors import DiptychError
 from diptych.steering import directions, effects, readout, stage, writing
 from diptych.steering import section as report_steering
-from diptych.steering.intervention import Edit, Intervention, likeliest, measure, sample
+from diptych.steering.intervention import Edit, Intervention, decode_greedily, measure, sample
 from diptych.text.tokenizer import Tokenizer
 from tiny_models import make_model
 
@@ -91,7 +91,7 @@ def test_zero_strength_is_the_model_left_alone_to_the_bit(model):
 def test_the_cache_changes_nothing(model):
     """Greedy text, token by token with a cache, is the argmax of one pass over the whole text."""
     edit = Edit(4 * torch.randn(2, 32, generator=torch.Generator().manual_seed(0)), first=3)
-    text = likeliest(model, PROMPT, 5, HOOK, edit)
+    text = decode_greedily(model, PROMPT, 5, HOOK, edit)
     ids = torch.cat([torch.from_numpy(PROMPT).expand(2, -1), torch.from_numpy(text)], dim=1)
     with torch.inference_mode(), Intervention(model, HOOK, edit):
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits[:, len(PROMPT) - 1 :]
@@ -151,7 +151,7 @@ def test_explanation_depends_on_the_direction_only_through_the_placeholder(llama
 
 def test_only_the_residual_stream_can_be_steered(llama):
     with pytest.raises(DiptychError, match="not in the residual stream"):
-        likeliest(pretrained.load(llama), PROMPT, 1, "blocks.0.attn.hook_q", Edit(torch.zeros(1, 32), 0))
+        decode_greedily(pretrained.load(llama), PROMPT, 1, "blocks.0.attn.hook_q", Edit(torch.zeros(1, 32), 0))
     assert resolve_site("middle", 3) == HOOK
 
 
@@ -318,7 +318,7 @@ def test_a_model_with_itself_has_nothing_to_steer(place, tmp_path):
     assert not len(found.items["id"])
     assert not len(found.trials["role"])
     assert not found.causal
-    assert "Nothing was found" in str(report_steering.section(
+    assert "There is no candidate" in str(report_steering.section(
         {"id": "x", "a": "a", "b": "a", "files": {"steering": str(tmp_path / "steering.h5")}}
     ))  # fmt: skip
 
@@ -332,7 +332,7 @@ def test_widths_may_differ(tmp_path):
     small_study.write_tokens(tmp_path / "tokens.h5", made.document)
     files = {"linear_map": tmp_path / "linear_map.h5", "tokens_a": tmp_path / "tokens.h5",
              "tokens_b": tmp_path / "tokens.h5"}  # fmt: skip
-    plan = directions.make(files, top=2, matched=0, random=1, latents=0, seed=0)
+    plan = directions.select(files, top=2, matched=0, random=1, latents=0, seed=0)
     assert {run.direction.shape for run in plan.runs["A"]} == {(24,)}
     assert {run.direction.shape for run in plan.runs["B"]} == {(32,)}
     assert len(plan.runs["A"]) == len(plan.runs["B"]) == 3

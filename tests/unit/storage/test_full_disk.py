@@ -29,8 +29,8 @@ with artifacts.create(out / "array.h5", "array", {}) as file:
     file.array("x", np.ones(400_000))
 """,
     "raw": """
-from diptych.activations.shard_writer import Raw
-raw = Raw(out / "raw", 400_000, 4, "f4")
+from diptych.activations.shard_writer import RawMatrix
+raw = RawMatrix(out / "raw", 400_000, 4, "f4")
 try:
     raw.write(np.arange(400_000), np.ones((400_000, 4)))
 finally:

@@ -113,7 +113,7 @@ def test_silence_is_an_answer_only_where_the_planted_change_is_found(one, tmp_pa
         assert silent.findings == []
         seen = candidates.recovery_of(run, LIMITS)
         said = conclusions.answer(
-            "compared", methods.named("template"), silent, conclusions.Yardstick("a copy", seen, [])
+            "compared", methods.named("template"), silent, conclusions.PositiveControl("a copy", seen, [])
         )
         assert said.status == status, said.text
 

@@ -1,16 +1,17 @@
-"""Activations: every token row of a model at some sites, from forward passes that go no deeper than they must.
+"""Activations of a model at some sites, for every token row of a token file.
 
     activations.dump("results/models/base", "results/tokens/addresses/base.h5", "results/.../main/0.h5",
                      spec=spec, sites=["middle", "blocks.3.hook_mlp_out"], dtype="bfloat16")
 
-All sites are read in one forward pass, which is abandoned as soon as the last of them has been seen (`hooked`).
+All sites are read in one forward pass, which ends as soon as the last of them has been reached (`models.hooks`).
 
 Sequences are read longest first in batches of `batch_tokens`, so that padding is small and a lack of memory shows at
-once. Padding stands on the right of causal models, where no token sees it, so that no mask is needed. A job that
-is killed goes on where it was (`row_store`).
+once. Padding is on the right, where no token of a causal model attends to it, so that no mask is needed. A job that
+is killed resumes where it stopped (`shard_writer`).
 
-A few sequences, evenly spread, are read first and one layer deeper: at their rows the same place of the two
-neighbouring layers is stored too, so that a dictionary can be asked whether it belongs to this layer (`gates`).
+A few sequences, evenly spread, are read first and one layer deeper: for their rows the activations of the two
+neighbouring layers are stored too, by which `dictionaries.layer_check` tests whether a dictionary belongs to this
+layer.
 """
 
 import gc
@@ -25,7 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diptych.activations.shard_writer import Shape, Store
+from diptych.activations.shard_writer import Shape, ShardWriter
 from diptych.models.hooks import DType, HookedModel, Loader, block_outputs, widths
 from diptych.models.pretrained import OutOfMemoryError, is_out_of_memory
 from diptych.runtime import logs
@@ -37,11 +38,11 @@ Int32Array = npt.NDArray[np.int32]
 IntArray = npt.NDArray[np.int64]
 
 CHECKPOINT_SECONDS = 30.0
-"""How much work a killed job may lose."""
+"""Time between checkpoints: what a killed job may lose."""
 PRECISION_TOKENS = 512
 """Tokens read again in float32 to measure what the compute dtype loses: enough for a median, seconds of work."""
 SAMPLE_ROWS = 4096
-"""Rows of all shards together at which the neighbouring layers are stored (METHODS 1)."""
+"""Rows of all shards together for which the neighbouring layers are stored (METHODS 1)."""
 BATCH_VALUES = 2**22
 """Values of the residual stream in one forward pass where no `batch_tokens` is given: 16 MB of float32, of which a
 block holds some tens of times as much at once."""
@@ -77,67 +78,72 @@ def dump(
         dtype: of the forward pass.
         store: dtype on disk.
         batch_tokens: tokens of one forward pass, padding included; at least one sequence is read. None: from the
-            model's width (`batch_of`).
-        measure_precision: read a few sequences again in float32 (shard 0 only) and store the relative error, or that
-            the memory does not hold the model in float32.
+            model's width (`batch_tokens_for`).
+        measure_precision: read a few sequences again in float32 (shard 0 only) and store the relative error, or why
+            it could not be measured.
         device: "auto", "cpu" or "cuda".
 
     Raises:
         DiptychError: another tokenizer, an unknown site, sequences longer than the model's context, too little disk,
             values that are not finite or do not fit float16, or too little memory for the model or a single sequence.
     """
-    work = Work.of_shard(tokens_path, shard, shards)
+    sequences = ShardSequences.of_shard(tokens_path, shard, shards)
     check_tokenizer(model_dir, tokens_path)
-    on = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    loader = Loader(model_dir, sites, on, neighbours=True)
-    loader.check(int(work.token.max()), int(work.lengths().max()))
+    torch_device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    loader = Loader(model_dir, sites, torch_device, neighbours=True)
+    loader.check(int(sequences.token.max()), int(sequences.lengths().max()))
     model = loader.load(dtype)
-    bytes_stored = _store(Path(out), spec, loader, widths(model, on), work, store)
-    bytes_stored.open(batch_tokens or batch_of(loader.width))
-    _run(model, loader, work, bytes_stored, on)
-    there = set(model.hooks) - set(bytes_stored.progress.dropped)
-    near = {site: [hook for hook in hooks if hook in there] for site, hooks in loader.neighbours.items()}
+    writer = _shard_writer(Path(out), spec, loader, widths(model, torch_device), sequences, store)
+    writer.open(batch_tokens or batch_tokens_for(loader.width))
+    _run(model, loader, sequences, writer, torch_device)
+    stored_hooks = set(model.hooks) - set(writer.progress.dropped)
+    neighbours = {site: [hook for hook in hooks if hook in stored_hooks] for site, hooks in loader.neighbours.items()}
     del model
     gc.collect()  # hooks and model hold each other
     if measure_precision and shard == 0 and dtype != "float32":
-        _measure_precision(loader, work, bytes_stored, on)
-    bytes_stored.finish(
-        {"hooks": loader.hooks, "first_row": work.first_row, "compute_dtype": dtype, "neighbours": near},
-        work.first_row + work.sample_rows(),
+        _measure_precision(loader, sequences, writer, torch_device)
+    writer.finish(
+        {"hooks": loader.hooks, "first_row": sequences.first_row, "compute_dtype": dtype, "neighbours": neighbours},
+        sequences.first_row + sequences.sample_rows(),
     )
 
 
-def batch_of(width: int) -> int:
-    """Tokens of one forward pass of a model of this width: from its shape, never from the memory that is free."""
+def batch_tokens_for(width: int) -> int:
+    """Default tokens per forward pass for a residual stream of this width; it does not depend on the free memory."""
     return min(LARGEST_BATCH, max(1, BATCH_VALUES // width))
 
 
-def _store(
-    out: Path, spec: Mapping[str, Any], loader: Loader, width: Mapping[str, int], work: "Work", dtype: DType
-) -> Store:
-    """All rows at the sites, some rows at their neighbours."""
-    k = len(work.sample_rows())
-    sites = {site: Shape(work.n_rows, width[site]) for site in loader.hooks}
+def _shard_writer(
+    out: Path,
+    spec: Mapping[str, Any],
+    loader: Loader,
+    width: Mapping[str, int],
+    sequences: "ShardSequences",
+    dtype: DType,
+) -> ShardWriter:
+    """The writer of all rows at the sites and of the sampled rows at their neighbours."""
+    k = len(sequences.sample_rows())
+    sites = {site: Shape(sequences.n_rows, width[site]) for site in loader.hooks}
     sample = {hook: Shape(k, width[hook]) for hook in width if hook not in sites}
-    others = {out.with_name(f"{shard}{out.suffix}"): rows for shard, rows in work.others.items()}
-    return Store(out, spec, sites, dtype, sample, others)
+    others = {out.with_name(f"{shard}{out.suffix}"): rows for shard, rows in sequences.others.items()}
+    return ShardWriter(out, spec, sites, dtype, sample, others)
 
 
-# --- which rows -----------------------------------------------------------------------------------------------
+# --- sequences ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Work:
-    """The sequences of one shard.
+class ShardSequences:
+    """The token sequences of one shard and the order in which they are read.
 
     Attributes:
         token: int32 [n], the shard's token rows.
-        start: int64 [S + 1], where each of its sequences begins among them.
-        first_row: the token file's row of its first one.
-        order: int64 [S], in which they are read: first the sampled ones, each part by falling length.
-        sampled: how many of the order are sampled.
+        start: int64 [S + 1], first row of each of the S sequences within the shard, then n.
+        first_row: row of the token file at which the shard begins.
+        order: int64 [S], sequence numbers in reading order: first the sampled ones, each part by falling length.
+        sampled: number of sampled sequences, for which the neighbouring layers are stored.
         path: the token file, for messages.
-        others: rows of the other shards, by shard.
+        others: number of rows of each other shard, by shard.
     """
 
     token: Int32Array
@@ -149,8 +155,8 @@ class Work:
     others: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
-    def of_shard(cls, tokens_path: str | Path, shard: int, shards: int) -> "Work":
-        """A contiguous span of the token file's sequences.
+    def of_shard(cls, tokens_path: str | Path, shard: int, shards: int) -> "ShardSequences":
+        """The sequences of one of `shards` contiguous spans of the token file.
 
         Raises:
             DiptychError: there are fewer sequences than shards.
@@ -162,13 +168,13 @@ class Work:
             edges = shard_edges(start, shards)
             first, last = edges[shard], edges[shard + 1]
             token = file["token"][start[first] : start[last]]
-        own = start[first : last + 1] - start[first]
-        sample = spread_sequences(own, SAMPLE_ROWS // shards)
-        longest_first = np.argsort(-np.diff(own), kind="stable")
+        local_start = start[first : last + 1] - start[first]
+        sample = spread_sequences(local_start, SAMPLE_ROWS // shards)
+        longest_first = np.argsort(-np.diff(local_start), kind="stable")
         in_sample = np.isin(longest_first, sample)
         order = np.concatenate([longest_first[in_sample], longest_first[~in_sample]])
         others = {other: int(rows) for other, rows in enumerate(np.diff(start[edges])) if other != shard}
-        return cls(token, own, int(start[first]), order, len(sample), str(tokens_path), others)
+        return cls(token, local_start, int(start[first]), order, len(sample), str(tokens_path), others)
 
     @property
     def n_rows(self) -> int:
@@ -181,13 +187,13 @@ class Work:
         return lengths
 
     def batch(self, done: int, batch_tokens: int) -> IntArray:
-        """The next sequences after the first `done` of the order: as many as fit when padded to the longest."""
+        """Sequence numbers of the next batch after the first `done`: as many as fit when padded to the longest."""
         longest = int(self.lengths()[self.order[done]])
         end = done + max(1, batch_tokens // longest)
         return self.order[done : min(end, self.sampled) if done < self.sampled else end]
 
     def rows_of(self, batch: IntArray) -> IntArray:
-        """The token rows of some sequences, one sequence after another."""
+        """The token rows of a batch of sequences, one sequence after another."""
         return np.concatenate([np.arange(self.start[s], self.start[s + 1]) for s in batch] or [np.zeros(0, np.int64)])
 
     def sample_rows(self) -> IntArray:
@@ -204,7 +210,7 @@ class Work:
 
 
 def spread_sequences(start: IntArray, rows: int) -> IntArray:
-    """Numbers of evenly spread sequences that hold about `rows` rows together, at least one."""
+    """Numbers of evenly spread sequences with about `rows` rows in total, at least one sequence."""
     count = len(start) - 1
     n_spread = min(count, max(1, round(rows * count / int(start[-1]))))
     spread: IntArray = np.unique(np.linspace(0, count - 1, n_spread).round().astype(np.int64))
@@ -212,7 +218,7 @@ def spread_sequences(start: IntArray, rows: int) -> IntArray:
 
 
 def shard_edges(start: IntArray, shards: int) -> IntArray:
-    """Sequence numbers [shards + 1] that cut a file of sequences into spans of about equal tokens, none empty."""
+    """First sequence of each shard, and the end [shards + 1]: contiguous shards of about equal tokens, none empty."""
     targets = start[-1] * np.arange(shards + 1) / shards
     least = np.arange(shards + 1)
     edges = np.searchsorted(start, targets, side="left")
@@ -221,7 +227,7 @@ def shard_edges(start: IntArray, shards: int) -> IntArray:
 
 
 def check_tokenizer(model_dir: str | Path, tokens_path: str | Path) -> None:
-    """Raise `DiptychError` if the model reads text with another tokenizer than made the tokens."""
+    """Raise `DiptychError` if the model's tokenizer is not the one that made the tokens."""
     with artifacts.read(tokens_path, "tokens") as file:
         expected = artifacts.read_json(file, "tokenizer")
     if tokenizer_hash(model_dir) != expected:
@@ -234,33 +240,35 @@ def check_tokenizer(model_dir: str | Path, tokens_path: str | Path) -> None:
 # --- forward passes -------------------------------------------------------------------------------------------
 
 
-def _run(model: HookedModel, loader: Loader, work: Work, store: Store, device: torch.device) -> None:
-    """Read all sequences that the store does not hold yet."""
+def _run(
+    model: HookedModel, loader: Loader, sequences: ShardSequences, writer: ShardWriter, device: torch.device
+) -> None:
+    """Run the model on all sequences that are not stored yet, and store their activations."""
     saved = time.monotonic()
-    sample_row = work.sample_rows()
+    sample_row = sequences.sample_rows()
     for batch in logs.progress(
-        _batches(work, store), "activations", total=_count_batches(work, store), unit=" batches"
+        _batches(sequences, writer), "activations", total=_count_batches(sequences, writer), unit=" batches"
     ):
-        sites = None if store.progress.sequences < work.sampled else loader.hooks
-        values = forward(model, torch.from_numpy(work.padded(batch)).to(device), sites)
+        sites = None if writer.progress.sequences < sequences.sampled else loader.hooks
+        values = forward(model, torch.from_numpy(sequences.padded(batch)).to(device), sites)
         if values is None:
-            _halve(work, store)
+            _halve(sequences, writer)
             continue
-        row, real = work.rows_of(batch), real_tokens(work, batch, device)
+        row, real = sequences.rows_of(batch), real_tokens(sequences, batch, device)
         for name, value in values.items():
             if name in loader.hooks:
-                _keep(store, work, name, row, value[real], model)
+                _store_rows(writer, sequences, name, row, value[real], model)
             else:
-                store.put_sample(name, np.searchsorted(sample_row, row), value[real])
-        store.progress.sequences += len(batch)
+                writer.put_sample(name, np.searchsorted(sample_row, row), value[real])
+        writer.progress.sequences += len(batch)
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
-            store.save()
+            writer.save()
             saved = time.monotonic()
-    store.save()
+    writer.save()
 
 
 def forward(model: HookedModel, ids: Tensor, sites: Collection[str] | None = None) -> dict[str, Tensor] | None:
-    """Activations of a batch; None if memory ran out."""
+    """Activations [b, t, d] of a padded batch by site; None if memory ran out."""
     try:
         return model(ids, sites)
     except RuntimeError as error:
@@ -269,56 +277,60 @@ def forward(model: HookedModel, ids: Tensor, sites: Collection[str] | None = Non
         return None
 
 
-def real_tokens(work: Work, batch: IntArray, device: torch.device) -> Tensor:
-    """bool [b, longest], True at the tokens of a padded batch that are no padding."""
-    lengths = work.lengths()[batch]
+def real_tokens(sequences: ShardSequences, batch: IntArray, device: torch.device) -> Tensor:
+    """Mask of a padded batch, bool [b, longest]: True at tokens, False at padding."""
+    lengths = sequences.lengths()[batch]
     return torch.from_numpy(np.arange(int(lengths.max())) < lengths[:, None]).to(device)
 
 
-def _batches(work: Work, store: Store) -> Iterator[IntArray]:
-    """Batches after those that are done; one that failed for lack of memory comes again, halved."""
-    while store.progress.sequences < len(work.order):
-        yield work.batch(store.progress.sequences, store.progress.batch_tokens)
+def _batches(sequences: ShardSequences, writer: ShardWriter) -> Iterator[IntArray]:
+    """Batches that are not stored yet; one for which memory ran out comes again, halved."""
+    while writer.progress.sequences < len(sequences.order):
+        yield sequences.batch(writer.progress.sequences, writer.progress.batch_tokens)
 
 
-def _count_batches(work: Work, store: Store) -> int:
-    done, count = store.progress.sequences, 0
-    while done < len(work.order):
-        done += len(work.batch(done, store.progress.batch_tokens))
+def _count_batches(sequences: ShardSequences, writer: ShardWriter) -> int:
+    done, count = writer.progress.sequences, 0
+    while done < len(sequences.order):
+        done += len(sequences.batch(done, writer.progress.batch_tokens))
         count += 1
     return count
 
 
-def _halve(work: Work, store: Store) -> None:
+def _halve(sequences: ShardSequences, writer: ShardWriter) -> None:
     """Halve the batch for the rest of the shard.
 
     Raises:
-        DiptychError: it is a single sequence already.
+        DiptychError: the batch is a single sequence already.
     """
-    batch = work.batch(store.progress.sequences, store.progress.batch_tokens)
-    longest = int(work.lengths()[batch].max())
+    batch = sequences.batch(writer.progress.sequences, writer.progress.batch_tokens)
+    longest = int(sequences.lengths()[batch].max())
     if len(batch) == 1:
         raise too_little_memory(longest)
     torch.cuda.empty_cache()
-    store.progress.batch_tokens = longest * (len(batch) // 2)
-    store.progress.halved += 1
-    logs.logger.warning("out of memory: going on with batches of %d tokens", store.progress.batch_tokens)
+    writer.progress.batch_tokens = longest * (len(batch) // 2)
+    writer.progress.halved += 1
+    logs.logger.warning("out of memory: continuing with batches of %d tokens", writer.progress.batch_tokens)
 
 
-def _keep(store: Store, work: Work, site: str, row: IntArray, rows: Tensor, model: HookedModel) -> None:
-    """Check and store rows [k, d]."""
-    store.put(site, row, rows, finite_norms(model, work, site, row, rows))
+def _store_rows(
+    writer: ShardWriter, sequences: ShardSequences, site: str, row: IntArray, rows: Tensor, model: HookedModel
+) -> None:
+    """ShardWriter activations [k, d] of the token rows `row`, after checking that they are finite."""
+    writer.put(site, row, rows, finite_norms(model, sequences, site, row, rows))
 
 
-def finite_norms(model: HookedModel, work: Work, site: str, row: IntArray, rows: Tensor) -> npt.NDArray[np.float32]:
-    """Norms [k] of rows [k, d] at the token rows `row`.
+def finite_norms(
+    model: HookedModel, sequences: ShardSequences, site: str, row: IntArray, rows: Tensor
+) -> npt.NDArray[np.float32]:
+    """Norms [k] of the activations [k, d] of the token rows `row`.
 
     Raises:
-        DiptychError: a row is not finite; the block and the token where it began are named.
+        DiptychError: a row is not finite; the message names the first block and token with such a value.
     """
     norm: npt.NDArray[np.float32] = rows.float().norm(dim=-1).cpu().numpy()
     if not np.isfinite(norm).all():
-        raise _not_finite(model, work, site, int(row[int(np.argmin(np.isfinite(norm)))]), rows.device)
+        raise _not_finite(model, sequences, site, int(row[int(np.argmin(np.isfinite(norm)))]), rows.device)
     return norm
 
 
@@ -329,43 +341,45 @@ def too_little_memory(longest: int) -> DiptychError:
     )
 
 
-def _not_finite(model: HookedModel, work: Work, site: str, bad: int, device: torch.device) -> DiptychError:
-    """The error for a row that is not finite: after which block, and at which token of its sequence, it began."""
-    sequence = int(np.searchsorted(work.start, bad, side="right")) - 1
+def _not_finite(
+    model: HookedModel, sequences: ShardSequences, site: str, bad: int, device: torch.device
+) -> DiptychError:
+    """The error for a non-finite row, naming the first block and the first token of its sequence with such a value."""
+    sequence = int(np.searchsorted(sequences.start, bad, side="right")) - 1
     outputs = block_outputs(model.hooks[site])
     model.watch(outputs)
     where = site
-    values = model(torch.from_numpy(work.padded(np.array([sequence]))).to(device), outputs)
+    values = model(torch.from_numpy(sequences.padded(np.array([sequence]))).to(device), outputs)
     for name, value in values.items():
         finite = torch.isfinite(value[0]).all(dim=-1).cpu().numpy()
         if not finite.all():
-            where, bad = name, int(work.start[sequence] + np.argmin(finite))
+            where, bad = name, int(sequences.start[sequence] + np.argmin(finite))
             break
-    with artifacts.read(work.path, "tokens") as file:
-        known = int(np.searchsorted(file["vocabulary/id"][:], work.token[bad]))
+    with artifacts.read(sequences.path, "tokens") as file:
+        known = int(np.searchsorted(file["vocabulary/id"][:], sequences.token[bad]))
         text = artifacts.read_strings(file, "vocabulary/text")[known]
     return DiptychError(
         f"site {site!r} ({model.hooks[site]}): activations are not finite, first after {where} at token row "
-        f"{work.first_row + bad} (token id {int(work.token[bad])}, {text!r}); check the weights or use dtype bfloat16 "
-        "or float32"
+        f"{sequences.first_row + bad} (token id {int(sequences.token[bad])}, {text!r}); check the weights or use dtype "
+        "bfloat16 or float32"
     )
 
 
-def _measure_precision(loader: Loader, work: Work, store: Store, device: torch.device) -> None:
+def _measure_precision(loader: Loader, sequences: ShardSequences, writer: ShardWriter, device: torch.device) -> None:
     """Median and maximum relative error of the stored rows against a float32 forward pass, on a few sequences."""
-    batch = work.batch(0, PRECISION_TOKENS)
+    batch = sequences.batch(0, PRECISION_TOKENS)
     try:
-        exact = forward(loader.load("float32"), torch.from_numpy(work.padded(batch)).to(device), loader.hooks)
+        exact = forward(loader.load("float32"), torch.from_numpy(sequences.padded(batch)).to(device), loader.hooks)
     except OutOfMemoryError:
         exact = None
     if exact is None:
-        store.progress.unmeasured = "out of memory in float32"
-        logs.logger.warning("the precision of the forward pass is not measured: %s", store.progress.unmeasured)
+        writer.progress.unmeasured = "out of memory in float32"
+        logs.logger.warning("the precision of the forward pass is not measured: %s", writer.progress.unmeasured)
         return
-    row, real = work.rows_of(batch), real_tokens(work, batch, device)
+    row, real = sequences.rows_of(batch), real_tokens(sequences, batch, device)
     for site, value in exact.items():
-        error = relative_error(value[real].float().cpu().numpy(), store.get(site, row))
-        store.progress.compute_error[site] = error
+        error = relative_error(value[real].float().cpu().numpy(), writer.get(site, row))
+        writer.progress.compute_error[site] = error
         logs.logger.info("site %s: median relative error %.2g against float32", site, error["median"])
 
 

@@ -1,13 +1,14 @@
-"""Gates: which activation rows count, and whether the rows of a site are fit to be compared (METHODS 0.1 and 1).
+"""Gates: which activation rows are valid, and whether the rows of a site can be compared at all (METHODS 0.1 and 1).
 
-Some tokens' rows say nothing about a difference between models: inserted tokens, a prefix that all documents share,
-the first positions, and massive activations, whose norm alone would own every sum of squares (SmolLM2: 24,052 at
-position 0, and in a few sequences at position 1, against about 210 elsewhere). They stay in the files; `valid` leaves
-them out and `cause` says why:
+Rows of some tokens say nothing about a difference between models: inserted tokens, a prefix that all documents share,
+the first positions, and massive activations, which would dominate every sum of squares (norms in SmolLM2: 24,052 at
+position 0, and in a few sequences at position 1, against about 210 elsewhere). They stay in the files; `valid`
+excludes them and `cause` says why:
 
     cause     0 valid, 1 inserted, 2 common_prefix, 3 skip_first, 4 outlier_norm
 
-The outlier rule spares named template positions: there the norm is part of what is studied. Such rows are counted.
+The outlier rule does not apply at named template positions, where the norm is part of what is studied; outliers there
+are only counted.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,9 +29,9 @@ CAUSES = ("valid", "inserted", "common_prefix", "skip_first", "outlier_norm")
 SHOWN_POSITIONS = 32
 """Positions whose norm is listed: massive activations stand at the very first ones."""
 RANK_ROWS = 50_000
-"""Evenly spaced rows of which the rank is taken: many times any width, and seconds of work."""
+"""Evenly spaced rows from which the rank is computed: many times any width, and seconds of work."""
 DUPLICATE_ROWS = 1_000_000
-"""Evenly spaced rows searched for duplicates; larger files are not read whole for this."""
+"""Evenly spaced rows searched for duplicates, so that large files are not read completely for this."""
 DUPLICATE_SHARE = 0.01
 """Above this share of duplicates a warning is shown (METHODS 0.6)."""
 BLOCK = 8_192
@@ -40,14 +41,14 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class TokenRows(NamedTuple):
-    """What gates need of a token file, per row."""
+    """What the gates need of each row of a token file."""
 
     token: npt.NDArray[np.int32]
     position: npt.NDArray[np.int32]
     cause: npt.NDArray[np.uint8]
-    """Causes that the tokens alone decide; 0 where none does."""
-    named: BoolArray
-    """Named template positions, which the outlier rule spares."""
+    """Cause code that follows from the token alone; 0 if none does."""
+    at_template_position: BoolArray
+    """Whether the row is at a named template position, where the outlier rule does not apply."""
     fold: npt.NDArray[np.int32]
     """Fold of the row's document."""
 
@@ -60,55 +61,58 @@ def gate(
     spec: Mapping[str, Any],
     outlier_norm: float = 4.0,
 ) -> None:
-    """Write which rows count at every site of a group, and the gates (stage `gate_activations`).
+    """Write which rows are valid at every site of a group, and the statistics they are judged by (`gate_activations`).
 
     Args:
         shards: all shards of one model and site group.
         tokens_path: the token file that they were dumped from.
         out: the artifact, kind "gates".
         spec: what the result depends on.
-        outlier_norm: rows whose norm is more than this many medians do not count.
+        outlier_norm: rows whose norm is more than this many medians are not valid.
 
     Raises:
-        DiptychError: the shards do not hold every token row once, or the rows can say nothing: none counts, none is
-            left to be fitted on or to be tested on, or all are equal.
+        DiptychError: the shards do not hold every token row once, no row is valid, none of the valid ones is in the
+            test fold or none outside it, or all are equal.
     """
     tokens = read_tokens(tokens_path)
     with artifacts.read(shards[0], "activations") as file:
         sites = sorted(file["sites"])
-    numbers: dict[str, dict[str, Any]] = {}
+    statistics: dict[str, dict[str, Any]] = {}
     with artifacts.create(out, "gates", spec) as writer:
         for site in sites:
             norm = _read_norms(shards, site, len(tokens.token))
             cause = causes(norm, tokens, outlier_norm)
             provenance = shard_provenance(shards, site)
             _require_folds(cause, tokens, f"{tokens_path}: site {site!r}")
-            numbers[site] = provenance | _numbers(rows.StoredSide(shards, site), norm, cause, tokens, outlier_norm)
-            _require_rank(numbers[site], f"{shards[0]}: site {site!r}")
-            numbers[site]["warnings"] = _warnings(numbers[site])
+            side = rows.StoredSide(shards, site)
+            statistics[site] = provenance | _statistics(side, norm, cause, tokens, outlier_norm)
+            _require_rank(statistics[site], f"{shards[0]}: site {site!r}")
+            statistics[site]["warnings"] = _warnings(statistics[site])
             writer.array(f"sites/{site}/valid", cause == 0)
             writer.array(f"sites/{site}/cause", cause)
-            for warning in numbers[site]["warnings"]:
+            for warning in statistics[site]["warnings"]:
                 logs.logger.warning("site %s: %s", site, warning)
-        writer.json("gates", numbers)
+        writer.json("gates", statistics)
         writer.json("causes", list(CAUSES))
 
 
 def read_tokens(path: str | Path) -> TokenRows:
-    """The token file's part of the gates."""
+    """Token, position, fold and token-level cause of every row of a token file."""
     with artifacts.read(path, "tokens") as file:
         position = file["position"][:]
         cause = np.zeros(len(position), dtype=np.uint8)
         cause[~file["counts"][:]] = CAUSES.index("skip_first")
         cause[position < int(artifacts.read_json(file, "common_prefix"))] = CAUSES.index("common_prefix")
         cause[file["char_span"][:, 0] < 0] = CAUSES.index("inserted")
-        named = file["role"][:] >= len(templates.ROLES)
+        at_template_position = file["role"][:] >= len(templates.ROLES)
         fold = file["documents/fold"][:][file["sequences/document"][:][file["sequence"][:]]]
-        return TokenRows(file["token"][:], position, cause, named, fold)
+        return TokenRows(file["token"][:], position, cause, at_template_position, fold)
 
 
 def causes(norm: FloatArray, tokens: TokenRows, outlier_norm: float) -> npt.NDArray[np.uint8]:
-    """The cause code of every row: the tokens' own, else `outlier_norm` against the median of the rows they leave.
+    """Cause code of every row: that of its token, else `outlier_norm` if its norm exceeds the limit.
+
+    The limit is `outlier_norm` times the median norm of the rows whose tokens have no cause.
 
     Args:
         norm: float32 [n].
@@ -116,14 +120,14 @@ def causes(norm: FloatArray, tokens: TokenRows, outlier_norm: float) -> npt.NDAr
         outlier_norm: in medians.
 
     Raises:
-        DiptychError: the tokens leave no row.
+        DiptychError: every token has a cause.
     """
     counted = tokens.cause == 0
     if not counted.any():
         raise DiptychError("no token counts: all are inserted, in a common prefix or among the first positions")
     cause = tokens.cause.copy()
     outlier = _outliers(norm, counted, outlier_norm)
-    cause[counted & outlier & ~tokens.named] = CAUSES.index("outlier_norm")
+    cause[counted & outlier & ~tokens.at_template_position] = CAUSES.index("outlier_norm")
     return cause
 
 
@@ -157,7 +161,7 @@ def numerical_rank(side: rows.Side, index: npt.NDArray[np.int64]) -> tuple[int, 
 
 
 def duplicate_share(side: rows.Side, index: npt.NDArray[np.int64]) -> float:
-    """Share of the rows `index` that repeat an earlier one value for value (found by a 64-bit hash)."""
+    """Share of the rows `index` that equal an earlier one exactly (compared by a 64-bit hash)."""
     weights = np.random.default_rng(0).integers(1, 2**63, size=side.width, dtype=np.uint64) | np.uint64(1)
     hashes = np.empty(len(index), dtype=np.uint64)
     for start in range(0, len(index), BLOCK):
@@ -166,15 +170,15 @@ def duplicate_share(side: rows.Side, index: npt.NDArray[np.int64]) -> float:
     return 1.0 - len(np.unique(hashes)) / len(index)
 
 
-def _numbers(
+def _statistics(
     side: rows.Side, norm: FloatArray, cause: npt.NDArray[np.uint8], tokens: TokenRows, outlier_norm: float
 ) -> dict[str, Any]:
-    """The gates of METHODS 1 for one site, JSON-able, with warnings in words."""
+    """Statistics of one site's rows (METHODS 1), as JSON values."""
     valid = np.flatnonzero(cause == 0)
     rank, effective, constant = numerical_rank(side, _spread(valid, RANK_ROWS))
     duplicates = duplicate_share(side, _spread(valid, DUPLICATE_ROWS))
-    spared = tokens.named & _outliers(norm, tokens.cause == 0, outlier_norm)
-    numbers: dict[str, Any] = {
+    template_outliers = tokens.at_template_position & _outliers(norm, tokens.cause == 0, outlier_norm)
+    return {
         "rows": len(norm),
         "valid_rows": len(valid),
         "width": side.width,
@@ -184,18 +188,17 @@ def _numbers(
         "norm_limit": outlier_norm * float(np.median(norm[tokens.cause == 0])),
         "norm_by_position": norm_by_position(norm, tokens.position, np.median),
         "max_norm_by_position": norm_by_position(norm, tokens.position, np.max),
-        "template_outliers": int(spared.sum()),
+        "template_outliers": int(template_outliers.sum()),
         "numerical_rank": rank,
         "effective_rank": effective,
         "constant_columns": constant,
         "duplicate_share": duplicates,
         "distinct_tokens": len(np.unique(tokens.token[valid])),
     }
-    return numbers
 
 
 def shard_provenance(shards: Sequence[str | Path], site: str) -> dict[str, Any]:
-    """What the shards say of a site's rows: its hook, the precisions and what they lost, and lacks of memory."""
+    """How a site's rows were computed: hook, dtypes and their relative errors, and how often memory ran out."""
     errors: list[dict[str, float]] = []
     sizes, halved = [], 0
     provenance: dict[str, Any] = {}
@@ -220,7 +223,7 @@ def shard_provenance(shards: Sequence[str | Path], site: str) -> dict[str, Any]:
 
 
 def _require_folds(cause: npt.NDArray[np.uint8], tokens: TokenRows, site: str) -> None:
-    """Something must be left to fit on, and something else to test on."""
+    """Raise `DiptychError` unless there are valid rows in the test fold and outside it."""
     fold = tokens.fold[cause == 0]
     if not (fold == 0).any() or not (fold != 0).any():
         raise DiptychError(
@@ -229,42 +232,42 @@ def _require_folds(cause: npt.NDArray[np.uint8], tokens: TokenRows, site: str) -
         )
 
 
-def _require_rank(numbers: Mapping[str, Any], site: str) -> None:
-    if numbers["numerical_rank"] == 0:
+def _require_rank(statistics: Mapping[str, Any], site: str) -> None:
+    if statistics["numerical_rank"] == 0:
         raise DiptychError(
-            f"{site}: all {numbers['valid_rows']} rows are equal; check the model's weights and the site"
+            f"{site}: all {statistics['valid_rows']} rows are equal; check the model's weights and the site"
         )
 
 
 def norm_by_position(
     norm: FloatArray, position: npt.NDArray[np.int32], summary: Callable[[FloatArray], Any]
 ) -> list[float]:
-    """A summary of the norms of all rows, counted or not, at each of the first positions."""
+    """A summary of the norms of all rows, valid or not, at each of the first positions."""
     shown = min(SHOWN_POSITIONS, int(position.max()) + 1)
     return [float(summary(norm[position == at])) for at in range(shown)]
 
 
-def _warnings(numbers: Mapping[str, Any]) -> list[str]:
-    n, d, rank = numbers["valid_rows"], numbers["width"], numbers["numerical_rank"]
+def _warnings(statistics: Mapping[str, Any]) -> list[str]:
+    n, d, rank = statistics["valid_rows"], statistics["width"], statistics["numerical_rank"]
     warnings = []
     if n < d:
         warnings.append(f"only {n} rows count for {d} dimensions")
     if rank < min(n - 1, d):
         warnings.append(f"numerical rank {rank} of {d}")
-    if numbers["constant_columns"]:
-        warnings.append(f"{numbers['constant_columns']} constant columns")
-    if numbers["batch_halved"]:
-        warnings.append(f"memory ran out {numbers['batch_halved']} times and the batch was halved")
-    if numbers["duplicate_share"] > DUPLICATE_SHARE:
-        warnings.append(f"{numbers['duplicate_share']:.1%} of the rows are duplicates")
+    if statistics["constant_columns"]:
+        warnings.append(f"{statistics['constant_columns']} constant columns")
+    if statistics["batch_halved"]:
+        warnings.append(f"memory ran out {statistics['batch_halved']} times and the batch was halved")
+    if statistics["duplicate_share"] > DUPLICATE_SHARE:
+        warnings.append(f"{statistics['duplicate_share']:.1%} of the rows are duplicates")
     return warnings
 
 
-def _spread(index: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
-    """At most `most` of the rows, evenly spaced."""
-    if len(index) <= most:
+def _spread(index: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
+    """At most `limit` of the rows, evenly spaced."""
+    if len(index) <= limit:
         return index
-    return index[np.linspace(0, len(index) - 1, most).astype(np.int64)]
+    return index[np.linspace(0, len(index) - 1, limit).astype(np.int64)]
 
 
 def _read_norms(shards: Sequence[str | Path], site: str, n: int) -> FloatArray:

@@ -1,11 +1,12 @@
-"""The one reader of activation rows: which rows count, and blocks of them for every consumer.
+"""Activations of one or several models on the same tokens, aligned by row and read in blocks.
 
-A `Rows` is M models' activations on the same tokens (M = 1 for a dictionary, 2 for a pair), reduced to the rows
-that are valid in all of them. Row i is the same token in every model. Consumers see only this:
+A `Rows` holds M models' activations (M = 1 for a dictionary, 2 for a pair) on the tokens that are valid in all of
+them (`gates`). Row i is the same token in every model:
 
+    rows = stored([RowFiles(shards, gates, tokens, "middle") for each model])
     for block in rows.blocks(4096, select=rows.fold != 0):
         block.x        # M arrays [b, d_m], float32
-        block.row      # which of the Rows' own rows they are, 0 <= row < len(rows)
+        block.row      # their row numbers, 0 <= row < len(rows)
 """
 
 import itertools
@@ -24,9 +25,9 @@ from diptych.storage import artifacts
 from diptych.text import selection
 
 NEAR = 64
-"""Rows up to this far apart are read in one go: a read costs more than the rows between them."""
+"""Rows up to this far apart are read at once: another read costs more than the rows between them."""
 SCATTERED = 8
-"""Below this mean length of consecutive rows they are picked one by one."""
+"""Where runs of consecutive rows are shorter than this on average, rows are gathered by index."""
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -34,14 +35,14 @@ FloatArray = npt.NDArray[np.float32]
 
 
 class Block(NamedTuple):
-    """Some rows: `x[m]` float32 [b, d_m] for each model, `row` int64 [b], which of the Rows' rows they are."""
+    """Some rows of a `Rows`: activations `x[m]` float32 [b, d_m] of each model, and row numbers `row` int64 [b]."""
 
     x: tuple[FloatArray, ...]
     row: IntArray
 
 
 class Side(Protocol):
-    """One model's stored rows at one site, addressed by token row."""
+    """One model's activations at one site, addressed by token row."""
 
     @property
     def width(self) -> int:
@@ -53,21 +54,21 @@ class Side(Protocol):
 
 @runtime_checkable
 class Streamed(Protocol):
-    """A side whose rows are made when they are read (`streaming`), and may then turn out not to count."""
+    """A side whose activations are computed when they are read (`streaming`), and may then turn out not to be valid."""
 
-    def counts(self, rows: IntArray) -> BoolArray:
-        """Which token rows count, bool [len(rows)]."""
+    def valid(self, rows: IntArray) -> BoolArray:
+        """Which token rows are valid, bool [len(rows)]."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of M models at one site each, valid in all.
+    """Activations of M models at one site each, on the tokens that are valid in all.
 
     Attributes:
-        sides: the models' stored rows.
+        sides: the activations of each model.
         token_row: int64 [M, n], each model's token row of row i (equal for equal tokenizers), increasing.
-        document: int64 [n], the document (unit of independence) of row i.
-        fold: int64 [n], the fold of that document; fold 0 is the test fold: nothing is fitted or chosen on it.
+        document: int64 [n], the document of row i, the unit of independence.
+        fold: int64 [n], the fold of that document; fold 0 is the test fold, on which nothing is fitted or selected.
         source: int64 [n], index of the corpus source of that document.
         position: int64 [n], position in the sequence.
     """
@@ -84,20 +85,20 @@ class Rows:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """d_m of each model."""
+        """Width d_m of each model."""
         return tuple(side.width for side in self.sides)
 
     @property
     def streamed(self) -> bool:
-        """Whether models run when rows are read."""
+        """Whether reading rows runs a model."""
         return any(isinstance(side, Streamed) for side in self.sides)
 
     def blocks(
         self, size: int, *, select: BoolArray | None = None, shuffle: np.random.Generator | None = None
     ) -> Iterator[Block]:
-        """Blocks of at most `size` selected rows; with `shuffle`, blocks come in random order.
+        """Blocks of at most `size` selected rows; with `shuffle`, in random order of blocks.
 
-        Rows inside a block are contiguous on disk either way: consumers that need mixed rows gather several blocks.
+        Rows inside a block are contiguous on disk either way: for shuffled rows, gather several blocks.
         """
         index = np.arange(len(self)) if select is None else np.flatnonzero(select)
         pieces = [index[start : start + size] for start in range(0, len(index), size)]
@@ -105,14 +106,14 @@ class Rows:
         for piece in order:
             yield self.take(pieces[piece])
 
-    def counting(self, index: IntArray) -> BoolArray:
-        """Which of the rows `index` count, bool [len(index)]: all that are stored; streamed ones once they are run."""
-        counts = np.ones(len(index), dtype=np.bool_)
+    def valid(self, index: IntArray) -> BoolArray:
+        """Which of the rows `index` are valid, bool [len(index)]: stored rows are; for streamed ones the model runs."""
+        valid = np.ones(len(index), dtype=np.bool_)
         for m, side in enumerate(self.sides):
             if isinstance(side, Streamed):
                 order = np.argsort(index, kind="stable")
-                counts[order] &= side.counts(self.token_row[m, index[order]])
-        return counts
+                valid[order] &= side.valid(self.token_row[m, index[order]])
+        return valid
 
     def take(self, index: IntArray) -> Block:
         """The rows `index` (in any order), read in disk order."""
@@ -120,15 +121,15 @@ class Rows:
             x = tuple(side.take(self.token_row[m, index]) for m, side in enumerate(self.sides))
             return Block(x, np.asarray(index, dtype=np.int64))
         order = np.argsort(index, kind="stable")
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
-        x = tuple(side.take(self.token_row[m, index[order]])[back] for m, side in enumerate(self.sides))
+        inverse = np.empty_like(order)
+        inverse[order] = np.arange(len(order))
+        x = tuple(side.take(self.token_row[m, index[order]])[inverse] for m, side in enumerate(self.sides))
         return Block(x, np.asarray(index, dtype=np.int64))
 
 
 @dataclass(frozen=True)
 class MemorySide:
-    """Rows held in memory, float32 [n, d]."""
+    """Activations in memory, float32 [n, d]."""
 
     values: FloatArray
 
@@ -138,7 +139,7 @@ class MemorySide:
         return int(self.values.shape[1])
 
     def take(self, rows: IntArray) -> FloatArray:
-        """Rows as a float32 copy."""
+        """A float32 copy of some rows."""
         return self.values[rows]
 
 
@@ -148,7 +149,7 @@ def in_memory(
     fold: IntArray | None = None,
     source: IntArray | None = None,
 ) -> Rows:
-    """Rows of arrays [n, d_m] that are already aligned, for synthetic pairs; 5 folds by document by default."""
+    """Rows of aligned arrays [n, d_m], for synthetic data; without `fold`, 5 folds by document."""
     n = len(document)
     zeros = np.zeros(n, dtype=np.int64)
     return Rows(
@@ -163,7 +164,7 @@ def in_memory(
 
 @dataclass
 class StoredSide:
-    """One model's rows at one site in the shards that `dump_activations` wrote."""
+    """One model's activations at one site, read from the shards that `dump_activations` wrote."""
 
     shards: Sequence[str | Path]
     site: str
@@ -200,7 +201,7 @@ class StoredSide:
         return out
 
     def _read(self, index: int, local: IntArray, out: FloatArray) -> None:
-        """Fill `out` with rows of one shard: few large reads, and one pass from storage dtype to float32."""
+        """Fill `out` with rows of one shard: few large reads, each converted to float32 in one pass."""
         for start, end in _runs(local, NEAR):
             first = int(local[start])
             stored = self._span(index, first, int(local[end - 1]) + 1)
@@ -213,7 +214,7 @@ class StoredSide:
                     target[:] = part
 
     def _span(self, index: int, start: int, end: int) -> npt.NDArray[Any]:
-        """Stored rows [start, end) of a shard, valid until the next call: the memory is used again."""
+        """Stored rows [start, end) of a shard, valid until the next call, which reuses the buffer."""
         dataset = self._datasets[index]
         if self._buffer is None or len(self._buffer) < end - start:
             self._buffer = np.empty((end - start, self.width), dtype=dataset.dtype)
@@ -221,7 +222,7 @@ class StoredSide:
         return self._buffer[: end - start]
 
     def covers(self, n: int) -> BoolArray:
-        """Which of `n` token rows the shards hold."""
+        """Which of `n` token rows are in the shards, bool [n]."""
         covered = np.zeros(n, dtype=np.bool_)
         for file, start in zip(self._files, self._starts, strict=True):
             covered[start : start + len(file[f"sites/{self.site}/norm"])] = True
@@ -235,7 +236,7 @@ def _runs(rows: IntArray, gap: int) -> list[tuple[int, int]]:
 
 
 def _spans(positions: IntArray) -> Iterator[tuple[slice | IntArray, tuple[int, int]]]:
-    """Increasing places as slices where they are mostly consecutive, else as they are; each with where it goes."""
+    """Increasing indices as slices if mostly consecutive, else as one array; each with the span of output it fills."""
     runs = _runs(positions, 1)
     if len(runs) * SCATTERED > len(positions):
         yield positions, (0, len(positions))
@@ -244,8 +245,8 @@ def _spans(positions: IntArray) -> Iterator[tuple[slice | IntArray, tuple[int, i
         yield slice(int(positions[start]), int(positions[end - 1]) + 1), (start, end)
 
 
-class Model(NamedTuple):
-    """Where one model's rows are: its activation shards, its gates, its tokens and the site that is read."""
+class RowFiles(NamedTuple):
+    """The files of one model's activations (shards, gates and tokens), and the site to read."""
 
     shards: Sequence[str]
     gates: str
@@ -253,24 +254,24 @@ class Model(NamedTuple):
     site: str
 
 
-def models_of(shards: Sequence[str], gates: Sequence[str], tokens: Sequence[str], site: str) -> list[Model]:
-    """Places of several models read at one site, from flat lists of files: as many shards of one as of another."""
-    each = len(shards) // len(gates)
+def split_files(shards: Sequence[str], gates: Sequence[str], tokens: Sequence[str], site: str) -> list[RowFiles]:
+    """The files of each model, from flat lists over all models; every model has the same number of shards."""
+    n_shards = len(shards) // len(gates)
     return [
-        Model(shards[each * index : each * (index + 1)], gates[index], tokens[index], site)
+        RowFiles(shards[n_shards * index : n_shards * (index + 1)], gates[index], tokens[index], site)
         for index in range(len(gates))
     ]
 
 
-class Places(NamedTuple):
-    """Which token rows are read together, and what the first model's tokens say of them, int64 [n] each.
+class AlignedRows(NamedTuple):
+    """Token rows of M models that belong together, with the attributes of the first model's tokens; all int64.
 
     Attributes:
-        token_row: [M, n].
-        document: the document of each.
-        fold: its fold.
-        source: its source.
-        position: place in the sequence.
+        token_row: [M, n], each model's token row.
+        document: [n], as in `Rows`, like the following.
+        fold: [n].
+        source: [n].
+        position: [n].
     """
 
     token_row: IntArray
@@ -279,46 +280,47 @@ class Places(NamedTuple):
     source: IntArray
     position: IntArray
 
-    def rows(self, sides: tuple[Side, ...], fold: IntArray | None = None) -> Rows:
-        """The rows at these places, in other folds if given."""
+    def read_from(self, sides: tuple[Side, ...], fold: IntArray | None = None) -> Rows:
+        """The `Rows` of these token rows, read from `sides`; `fold` [n] replaces the tokens' folds."""
         folds = self.fold if fold is None else fold
         return Rows(sides, self.token_row, self.document, folds, self.source, self.position)
 
 
-def stored(models: Sequence[Model], alignment: str | None = None, wanted: selection.Wanted = "all") -> Rows:
-    """The rows that count in all of `models`, of the shards that are given.
+def stored(files: Sequence[RowFiles], alignment: str | None = None, row_selection: selection.Wanted = "all") -> Rows:
+    """The stored rows that are valid in all models.
 
     Args:
-        models: where each model's rows are. The first one's tokens give documents, folds and positions.
-        alignment: which row of the second model is which row of the first, where their tokenizers differ.
-        wanted: all rows, the last one of each document, or those of some roles.
+        files: of each model. The first one's tokens give documents, folds and positions. Shards may be left out;
+            their rows are then left out too.
+        alignment: artifact that aligns the second model's token rows with the first's, if their tokenizers differ.
+        row_selection: "all" rows, the "last" one of each document, or those of some roles.
 
     Raises:
-        ArtifactError: a file is not whole, or no row is valid in all models.
+        ArtifactError: a file is damaged, or no row is valid in all models.
     """
-    sides = tuple(StoredSide(model.shards, model.site) for model in models)
-    usable = [_usable(model, side) for model, side in zip(models, sides, strict=True)]
-    return places(usable, alignment, models[0].tokens, wanted).rows(sides)
+    sides = tuple(StoredSide(of_model.shards, of_model.site) for of_model in files)
+    usable = [_usable(of_model, side) for of_model, side in zip(files, sides, strict=True)]
+    return align_rows(usable, alignment, files[0].tokens, row_selection).read_from(sides)
 
 
-def places(
-    usable: Sequence[BoolArray], alignment: str | Path | None, tokens: str | Path, wanted: selection.Wanted
-) -> Places:
-    """The rows usable in every model that are wanted.
+def align_rows(
+    usable: Sequence[BoolArray], alignment: str | Path | None, tokens: str | Path, row_selection: selection.Wanted
+) -> AlignedRows:
+    """Align the selected token rows that are usable in every model.
 
     Args:
-        usable: token rows of each model that may be read, bool.
+        usable: which token rows of each model may be read, bool.
         alignment: see `stored`.
-        tokens: the first model's tokens.
-        wanted: see `stored`.
+        tokens: token file of the first model.
+        row_selection: see `stored`.
 
     Raises:
-        ArtifactError: there is none.
+        ArtifactError: no row is usable in every model.
     """
     token_row = _aligned(usable, alignment)
     if token_row.shape[1] == 0:
-        raise ArtifactError(f"{tokens}: no row counts in all models; see `cause` in their gates")
-    selected = selection.read(tokens, wanted)
+        raise ArtifactError(f"{tokens}: no row is valid in all models; see `cause` in their gates")
+    selected = selection.read(tokens, row_selection)
     if selected is not None:
         token_row = token_row[:, selected(token_row[0])]
     with artifacts.read(tokens, "tokens") as file:
@@ -327,21 +329,21 @@ def places(
         fold = file["documents/fold"][:][document].astype(np.int64)
         source = file["documents/source"][:][document].astype(np.int64)
         position = file["position"][:][token_row[0]].astype(np.int64)
-    return Places(token_row, document, fold, source, position)
+    return AlignedRows(token_row, document, fold, source, position)
 
 
-def _usable(model: Model, side: StoredSide) -> BoolArray:
-    """Token rows of one model that count and are held by the shards given."""
-    with artifacts.read(model.gates, "gates") as file:
-        valid: BoolArray = file[f"sites/{model.site}/valid"][:].astype(np.bool_)
+def _usable(files: RowFiles, side: StoredSide) -> BoolArray:
+    """Token rows of one model that are valid and in its shards, bool [n]."""
+    with artifacts.read(files.gates, "gates") as file:
+        valid: BoolArray = file[f"sites/{files.site}/valid"][:].astype(np.bool_)
     return valid & side.covers(len(valid))
 
 
 def _aligned(usable: Sequence[BoolArray], alignment: str | Path | None) -> IntArray:
     """Token rows [M, n] usable in every model."""
     if alignment is None:
-        both = np.flatnonzero(np.logical_and.reduce(usable)).astype(np.int64)
-        return np.broadcast_to(both, (len(usable), len(both)))
+        row = np.flatnonzero(np.logical_and.reduce(usable)).astype(np.int64)
+        return np.broadcast_to(row, (len(usable), len(row)))
     with artifacts.read(alignment, "alignment") as file:
         if artifacts.read_json(file, "identity"):
             return _aligned(usable, None)

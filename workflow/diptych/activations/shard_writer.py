@@ -1,10 +1,11 @@
-"""Rows of one shard on their way to disk: raw files while they come in, one artifact at the end.
+"""Writing the activations of one shard: to raw files as they are computed, and to one artifact at the end.
 
-HDF5 has no way to go on with a file whose writer was killed. So rows are written to raw files in a hidden directory
-beside the output, and a note says how many sequences of the work are in them. A job that is started again under the
-same spec goes on from the note; an artifact appears when all rows are in, and the raw files go.
+An HDF5 file whose writer was killed cannot be continued. So rows are written to raw files in a hidden directory
+beside the output, with a checkpoint of how many sequences are in them. A job that is started again under the same
+spec resumes from the checkpoint; once all rows are written, they are copied into the artifact and the raw files are
+removed.
 
-Nothing is mapped into memory and nothing is held: the memory of a dump does not grow with its tokens.
+Rows are neither memory-mapped nor kept in memory: the memory of a dump does not grow with its tokens.
 """
 
 import hashlib
@@ -33,13 +34,13 @@ IntArray = npt.NDArray[np.int64]
 STORED: Mapping[str, type[np.generic]] = {"bfloat16": np.uint16, "float16": np.float16, "float32": np.float32}
 FLOAT16_MAX = 65_504.0
 SAMPLED: DType = "bfloat16"
-"""How sampled neighbours are stored, whatever the sites are: nobody asked for them, and it holds any value."""
+"""Dtype of sampled neighbours, whatever that of the sites: bfloat16 has the range for any value."""
 COPY_BYTES = 2**22
-"""Bytes copied at once from the raw files into the artifact, in whole chunks of it."""
+"""Bytes copied at once from the raw files into the artifact."""
 
 
-class Raw:
-    """A matrix [rows, width] in a file of its own, written and read by rows."""
+class RawMatrix:
+    """A matrix [rows, width] in a raw binary file, written and read by rows."""
 
     def __init__(self, path: Path, rows: int, width: int, dtype: npt.DTypeLike) -> None:
         self.rows, self.width, self.dtype = rows, width, np.dtype(dtype)
@@ -48,14 +49,14 @@ class Raw:
         os.ftruncate(self._descriptor, rows * self._row_bytes)
 
     def write(self, row: IntArray, values: npt.NDArray[Any]) -> None:
-        """Put values [k, width] at the rows `row`, one write for every run of neighbouring rows."""
+        """Write values [k, width] to the rows `row`, with one write per run of consecutive rows."""
         data = np.ascontiguousarray(values, dtype=self.dtype).reshape(len(row), -1)
         edges = [0, *(np.flatnonzero(np.diff(row) != 1) + 1).tolist(), len(row)]
         for start, end in itertools.pairwise(edges):
-            left, offset = data[start:end].data.cast("B"), int(row[start]) * self._row_bytes
-            while left:  # a write may stop short, and the next one tells why
-                written = os.pwrite(self._descriptor, left, offset)
-                left, offset = left[written:], offset + written
+            remaining, offset = data[start:end].data.cast("B"), int(row[start]) * self._row_bytes
+            while remaining:  # a write may be partial; the next one then raises the error
+                written = os.pwrite(self._descriptor, remaining, offset)
+                remaining, offset = remaining[written:], offset + written
 
     def read(self, start: int, end: int) -> npt.NDArray[Any]:
         """The rows [start, end)."""
@@ -63,16 +64,16 @@ class Raw:
         return np.frombuffer(data, dtype=self.dtype).reshape(end - start, self.width)
 
     def sync(self) -> None:
-        """Make what is written outlive the machine."""
+        """Flush the file to disk."""
         os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         os.close(self._descriptor)
 
 
 class Shape(NamedTuple):
-    """Rows and width of what is stored under a name."""
+    """Shape of a stored matrix."""
 
     rows: int
     width: int
@@ -80,34 +81,34 @@ class Shape(NamedTuple):
 
 @dataclass
 class Progress:
-    """How far a shard is, kept beside its raw files."""
+    """Checkpoint of a shard, stored beside its raw files."""
 
     fingerprint: str
-    """Hash of the spec and the shapes: another job's files are never continued."""
+    """Hash of the spec and the shapes: only files of the same job are resumed."""
     batch_tokens: int
     sequences: int = 0
-    """Sequences of the order that are stored."""
+    """Number of sequences stored so far, in reading order."""
     halved: int = 0
     """How often memory ran out."""
     storage_error: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Relative error of a row by storing it, by site: `sum` over the rows and `max`."""
+    """Relative error of a row by rounding to the stored dtype, by site: `sum` over the rows and `max`."""
     compute_error: dict[str, dict[str, float]] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
-    """Sampled hooks that are left out, since they have values that are not finite."""
+    """Sampled hooks that are left out because of non-finite values."""
     unmeasured: str | None = None
-    """Why there is no `compute_error` where one was asked for."""
+    """Why `compute_error` could not be measured, if it was to be."""
 
 
-class Store:
-    """Rows of one shard: raw files while they come in, one artifact at the end.
+class ShardWriter:
+    """Writer of one shard's activations, resumable until `finish` writes the artifact.
 
     Args:
-        out: the artifact.
+        out: path of the artifact.
         spec: what it depends on.
-        sites: what is stored for every row of the shard, with its norms.
+        sites: shape of each site's matrix, which holds every row of the shard and is stored with its norms.
         dtype: on disk.
-        sample: what is stored for some rows only, by hook (see `activations`).
-        others: rows of the other shards of the same dump, by artifact: those to come need room too.
+        sample: shape of the matrices that hold the sampled rows only, by hook (see `dump`).
+        others: number of rows of the other shards of the same dump, by path: those still to be written need disk too.
     """
 
     def __init__(
@@ -126,11 +127,11 @@ class Store:
         self._dtype = dtype
         self._others = dict(others or {})
         self._directory = _resume_directory(out)
-        self._raw: dict[str, Raw] = {}
+        self._raw: dict[str, RawMatrix] = {}
         self.progress = Progress("", 0)
 
     def open(self, batch_tokens: int) -> None:
-        """Continue what a stopped job of the same spec left, or begin; print the size and check the disk.
+        """Resume what a stopped job of the same spec wrote, or begin; log the size and check the disk space.
 
         Raises:
             DiptychError: the disk has no room for all shards that are not written yet and the raw files of one.
@@ -138,15 +139,15 @@ class Store:
         shape = {"sites": self._sites, "sample": self._sample, "dtype": self._dtype, "batch_tokens": batch_tokens}
         text = canonical_json([self._spec, shape])
         fingerprint = hashlib.sha256(text.encode()).hexdigest()
-        left = self._left_over(fingerprint)
-        if left is None:
+        checkpoint = self._read_checkpoint(fingerprint)
+        if checkpoint is None:
             shutil.rmtree(self._directory, ignore_errors=True)
         self._require_disk()
-        if left is None:
+        if checkpoint is None:
             self._directory.mkdir(parents=True)
         else:
-            logs.logger.info("resuming after %d sequences", left.sequences)
-        self.progress = left or Progress(fingerprint, batch_tokens)
+            logs.logger.info("resuming after %d sequences", checkpoint.sequences)
+        self.progress = checkpoint or Progress(fingerprint, batch_tokens)
         for site, (rows, width) in self._sites.items():
             self._raw[f"{site}.values"] = self._open(f"{site}.values", rows, width, STORED[self._dtype])
             self._raw[f"{site}.norm"] = self._open(f"{site}.norm", rows, 1, np.float32)
@@ -154,7 +155,7 @@ class Store:
             self._raw[f"sample.{hook}"] = self._open(f"sample.{hook}", rows, width, STORED[SAMPLED])
 
     def put(self, site: str, row: IntArray, rows: Tensor, norm: npt.NDArray[np.float32]) -> None:
-        """Store rows [k, d] with their norms [k] at the places `row`.
+        """Write activations [k, d] and their norms [k] to the shard's rows `row`.
 
         Raises:
             DiptychError: float16 cannot hold a value.
@@ -173,7 +174,7 @@ class Store:
         self._raw[f"{site}.norm"].write(row, norm)
 
     def put_sample(self, hook: str, row: IntArray, rows: Tensor) -> None:
-        """Store rows [k, d] of a sampled hook at the places `row` of the sample; drop one that is not finite."""
+        """Write activations [k, d] to the rows `row` of a sampled hook; the hook is dropped if they are not finite."""
         stored = rows.to(TORCH[SAMPLED])
         if not bool(stored.isfinite().all()) and hook not in self.progress.dropped:
             self.progress.dropped.append(hook)
@@ -181,13 +182,13 @@ class Store:
         self._raw[f"sample.{hook}"].write(row, _bits(stored))
 
     def get(self, site: str, row: IntArray) -> npt.NDArray[np.float32]:
-        """Stored rows as float32."""
+        """Read stored rows as float32."""
         raw = self._raw[f"{site}.values"]
         values = np.concatenate([raw.read(int(position), int(position) + 1) for position in row])
         return artifacts.from_bfloat16(values) if self._dtype == "bfloat16" else values.astype(np.float32)
 
     def save(self) -> None:
-        """Make what is stored so far outlive the job: first the rows, then the note of how far they are."""
+        """Write a checkpoint: flush the rows to disk first, then store the progress."""
         for raw in self._raw.values():
             raw.sync()
         artifacts.write_text(self._directory / "progress.json", json.dumps(asdict(self.progress)))
@@ -197,7 +198,7 @@ class Store:
 
         Args:
             attributes: stored as JSON.
-            sample_row: int64 [k], which rows the sampled ones are.
+            sample_row: int64 [k], token rows of the sample.
         """
         with artifacts.create(self._out, "activations", self._spec) as writer:
             for site, (rows, _) in self._sites.items():
@@ -223,15 +224,15 @@ class Store:
         error = self.progress.storage_error.get(site, {"sum": 0.0, "max": 0.0})
         return {"mean": error["sum"] / max(1, self._sites[site].rows), "max": error["max"]}
 
-    def _left_over(self, fingerprint: str) -> Progress | None:
-        note = self._directory / "progress.json"
-        if not note.is_file():
+    def _read_checkpoint(self, fingerprint: str) -> Progress | None:
+        path = self._directory / "progress.json"
+        if not path.is_file():
             return None
-        left = Progress(**json.loads(note.read_text(encoding="utf-8")))
-        return left if left.fingerprint == fingerprint else None
+        checkpoint = Progress(**json.loads(path.read_text(encoding="utf-8")))
+        return checkpoint if checkpoint.fingerprint == fingerprint else None
 
-    def _open(self, name: str, rows: int, width: int, dtype: npt.DTypeLike) -> Raw:
-        return Raw(self._directory / name, rows, width, dtype)
+    def _open(self, name: str, rows: int, width: int, dtype: npt.DTypeLike) -> RawMatrix:
+        return RawMatrix(self._directory / name, rows, width, dtype)
 
     def _copy(self, writer: artifacts.Writer, name: str, dataset: str, dtype: DType) -> None:
         raw = self._raw[name]
@@ -243,13 +244,13 @@ class Store:
             stored[start:end] = raw.read(start, end)
 
     def _bytes(self, shard_rows: int | None = None) -> int:
-        """Size of this shard's artifact, or of one with so many rows."""
+        """Size in bytes of the artifact of a shard with `shard_rows` rows; of this shard by default."""
         size = np.dtype(STORED[self._dtype]).itemsize
         sites = sum((shard_rows or rows) * (width * size + 4) for rows, width in self._sites.values())
         return sites + sum(rows * width * np.dtype(STORED[SAMPLED]).itemsize for rows, width in self._sample.values())
 
     def _require_disk(self) -> None:
-        """Print what the dump will take and check that the disk has it: all shards to come, and one while written."""
+        """Log the size of the dump and check that the disk has room for all shards to come and the raw files of one."""
         self._out.parent.mkdir(parents=True, exist_ok=True)
         rows = max(shape.rows for shape in self._sites.values())
         to_come = {self._out: rows, **{path: rows for path, rows in self._others.items() if not path.exists()}}
@@ -273,15 +274,16 @@ class Store:
 
 
 def _resume_directory(out: Path) -> Path:
-    """Where the raw files of an artifact are while they come in."""
+    """Directory of the raw files of an unfinished artifact."""
     return out.with_name(f".{out.name}.resume")
 
 
 def _allocated(directory: Path) -> int:
-    """Bytes that the files of a directory take on disk already (they are as long as they will be from the start)."""
+    """Bytes allocated on disk to the files of a directory, which have their final length from the start."""
     return sum(file.stat().st_blocks * 512 for file in directory.glob("*"))
 
 
 def _bits(stored: Tensor) -> npt.NDArray[Any]:
+    """The values as a NumPy array; bfloat16 as its uint16 bit pattern."""
     bits: npt.NDArray[Any] = (stored.view(torch.uint16) if stored.dtype == torch.bfloat16 else stored).cpu().numpy()
     return bits

@@ -1,7 +1,7 @@
-"""The order in which training reads rows, as a function of (seed, step).
+"""The order in which training reads rows, a function of seed and step only.
 
 An epoch is a random order of blocks of neighbouring rows; consecutive blocks fill a buffer, whose rows are shuffled
-and used once. What a step reads does not depend on where a run began, so a checkpoint needs no place in a stream:
+and used once. What a step reads does not depend on where the run began, so a run can be resumed at any step:
 
     parts = shuffling.blocks(rows.position, index, 1024)
     for fill in shuffling.fills(parts, buffer_rows=65_536, batch=1024, seed=0, first=400):  # from step 400
@@ -23,12 +23,12 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Fill:
-    """One filling of the buffer.
+    """The contents of the shuffle buffer at one time.
 
     Attributes:
-        rows: the rows in it, int64 [n].
-        order: of them, a permutation of 0..n-1.
-        starts: where in `order` each batch that is still to be taken starts.
+        rows: row numbers, int64 [n].
+        order: random permutation of 0..n-1 in which they are used.
+        starts: the index in `order` at which each remaining batch starts.
     """
 
     rows: IntArray
@@ -37,12 +37,12 @@ class Fill:
 
 
 def blocks(position: npt.NDArray[np.integer], index: IntArray, size: int) -> list[IntArray]:
-    """Rows in blocks of about `size` that begin where a sequence does: to run a sequence twice is dear.
+    """Split rows into blocks of about `size`, at sequence boundaries: a streamed sequence that is split is run twice.
 
     Args:
         position: of every row in its sequence, [rows].
-        index: the rows to cut, ascending.
-        size: rows in a block.
+        index: the rows to split, ascending.
+        size: rows per block.
     """
     positions = position[index]
     starts = np.append(np.flatnonzero(positions[1:] <= positions[:-1]) + 1, len(index))
@@ -52,15 +52,15 @@ def blocks(position: npt.NDArray[np.integer], index: IntArray, size: int) -> lis
 
 
 def fills(parts: Sequence[IntArray], *, buffer_rows: int, batch: int, seed: int, first: int = 0) -> Iterator[Fill]:
-    """Fillings of the buffer from the one that step `first` reads, without end.
+    """Contents of the shuffle buffer, endlessly, beginning with those that step `first` reads.
 
-    Rows of an epoch that make no whole batch of their filling are left out of that epoch. If one buffer holds all
-    rows, every filling has the same `rows`, which the caller may keep.
+    An incomplete last batch of a buffer is left out of that epoch. If one buffer holds all rows, `rows` is the same
+    every time, so the caller may keep them in memory.
 
     Args:
         parts: blocks of rows.
-        buffer_rows: rows in a filling, about; at least two batches.
-        batch: rows of a step.
+        buffer_rows: approximate number of rows in the buffer; at least two batches.
+        batch: rows per step.
         seed: of the order.
         first: the step to begin with.
     """
@@ -69,8 +69,8 @@ def fills(parts: Sequence[IntArray], *, buffer_rows: int, batch: int, seed: int,
     step = 0
     for epoch in count():
         order = np.random.default_rng([seed, 0, epoch]).permutation(in_order) if n_fills > 1 else in_order
-        for number, chosen in enumerate(np.array_split(order, n_fills)):
-            rows = np.concatenate([parts[i] for i in chosen])
+        for number, part_ids in enumerate(np.array_split(order, n_fills)):
+            rows = np.concatenate([parts[i] for i in part_ids])
             n_steps = len(rows) // batch
             if first < step + n_steps:
                 mixed = np.random.default_rng([seed, 1, epoch, number]).permutation(len(rows))

@@ -1,10 +1,10 @@
-"""Affine maps between two spaces, each from second moments alone (METHODS 2).
+"""Affine maps between two activation spaces, fitted from second moments alone (METHODS 2).
 
-    slope = procrustes(m)                                 # rotation and size, as one slope [d_A, d_B]
-    path = RidgePath(m, np.linalg.eigh(m.C_AA), start)    # every penalty from one eigendecomposition
-    path.errors(alphas, held)                             # their held-out squared errors: traces, no row is read
+    slope = procrustes(m)                                 # rotation times scale, as one slope [d_A, d_B]
+    path = RidgePath(m, np.linalg.eigh(m.C_AA), target)   # every penalty from one eigendecomposition
+    path.errors(alphas, held_out)                         # their held-out squared errors: traces, no row is read
 
-`ladder` cross-validates them and chooses among them; `load(file, "forward")` reads the chosen one back.
+`linear_map.ladder` cross-validates them and selects one; `load(file, "forward")` reads the selected one.
 """
 
 from collections.abc import Sequence
@@ -25,14 +25,15 @@ DoubleArray = npt.NDArray[np.float64]
 Eigen = tuple[DoubleArray, DoubleArray]
 
 RESOLUTION = 1e-6
-"""R^2 is not known better than this from float32 products: smaller differences are ties."""
-STEPS = (40, 2000)
-"""Least and greatest bound on Procrustes iterations."""
-WORK = 1e10
-"""Multiplications of d_A d_B^2 that decide between them. Well-conditioned spaces need tens of steps; where one
-direction has most of the variance (Gemma-3 to SmolLM2: 44 %) they are small: after 47, R^2 is .02 below the best."""
+"""Precision of R^2 from float32 products: smaller differences are ties."""
+ITERATION_LIMITS = (40, 2000)
+"""Smallest and largest limit on the number of Procrustes iterations."""
+ITERATION_WORK = 1e10
+"""Multiplications, d_A d_B^2 per iteration, that set the limit. Well-conditioned spaces need tens of iterations; where
+one direction has most of the variance (Gemma-3 to SmolLM2: 44 %) each improves little: after 47, R^2 is .02 below the
+optimum."""
 SPAN_PENALTY = 1e-6
-"""Ridge penalty, in mean eigenvalues of C_AA, of the regression whose directions are one start of the iteration."""
+"""Ridge penalty, in mean eigenvalues of C_AA, of the regression whose column space gives one initial value."""
 
 
 @dataclass(frozen=True)
@@ -55,25 +56,27 @@ class LinearMap:
         return predicted
 
 
-def load(file: h5py.File, direction: DirectionName, which: Literal["best", "ridge"] = "best") -> LinearMap:
-    """A map of an open `linear_map` artifact, trained on all folds but the test fold."""
+def load(file: h5py.File, direction: DirectionName, name: Literal["best", "ridge"] = "best") -> LinearMap:
+    """Read a map of an open `linear_map` artifact, trained on all folds but the test fold."""
     group = file[direction]
-    return LinearMap(group[f"{which}/slope"][:].astype(np.float64), group["mean_in"][:], group["mean_out"][:])
+    return LinearMap(group[f"{name}/slope"][:].astype(np.float64), group["mean_in"][:], group["mean_out"][:])
 
 
 def squared_error(slope: DoubleArray, scatter: moments.Scatter) -> DoubleArray:
     """Sum of squared errors of each coordinate of B, float64 [d_B], from the scatter about the training means.
 
-    Summed: tr(BB) - 2 tr(R^T AB) + tr(R^T AA R), METHODS 2's held-out error.
+    Their sum is tr(BB) - 2 tr(R^T AB) + tr(R^T AA R), METHODS 2's held-out error.
     """
     error: DoubleArray = (
-        np.diag(scatter.BB) - 2 * np.sum(slope * scatter.AB, axis=0) + np.sum(slope * _times(scatter.AA, slope), axis=0)
+        np.diag(scatter.BB)
+        - 2 * np.sum(slope * scatter.AB, axis=0)
+        + np.sum(slope * _product(scatter.AA, slope), axis=0)
     )
     return error
 
 
-def _times(matrix: DoubleArray, slope: DoubleArray) -> DoubleArray:
-    """matrix @ slope, without the product where the slope is a multiple of the identity (0 included)."""
+def _product(matrix: DoubleArray, slope: DoubleArray) -> DoubleArray:
+    """matrix @ slope, without a matrix product where the slope is a multiple of the identity (0 included)."""
     factor = float(slope[0, 0])
     if np.count_nonzero(slope) == (len(slope) if factor else 0) and (np.diagonal(slope) == factor).all():
         return factor * matrix if factor else np.zeros((len(matrix), slope.shape[1]))
@@ -82,57 +85,66 @@ def _times(matrix: DoubleArray, slope: DoubleArray) -> DoubleArray:
 
 
 def procrustes(m: moments.Moments, tolerance: float = RESOLUTION, polar: DoubleArray | None = None) -> DoubleArray:
-    """Least-squares s Q, Q semi-orthogonal, as one slope [d_A, d_B] (METHODS 2); `polar` of C_AB where it is known.
+    """Least-squares slope s Q [d_A, d_B] with Q semi-orthogonal (METHODS 2).
 
-    For d_A <= d_B the polar factor of C_AB is the answer. For d_A > d_B the error also depends on which d_B
-    directions of A are kept. From the better of two starts, polar(C_AB) and the best Q into the directions that
-    regression uses, Q then follows Q <- polar(C_AB / s - C_AA Q + l_max(C_AA) Q), which never raises the error, with
-    Nesterov's extrapolation and its restart, until a step improves R^2 by less than `tolerance`, or the bound of
-    `STEPS` and `WORK` is reached.
+    For d_A <= d_B, Q is the polar factor of C_AB. For d_A > d_B the error also depends on which d_B directions of A
+    are mapped. From the better of two initial values, polar(C_AB) and the best Q in the column space of the regression
+    slope, iterates Q <- polar(C_AB / s - C_AA Q + l_max(C_AA) Q), which never raises the error, with Nesterov
+    extrapolation and restart, until R^2 improves by less than `tolerance` or the limit set by `ITERATION_LIMITS` and
+    `ITERATION_WORK` is reached.
+
+    Args:
+        m: moments of the training rows.
+        tolerance: on R^2.
+        polar: polar factor of C_AB, if already computed.
     """
     q = polar_factor(m.C_AB) if polar is None else polar
     s = _procrustes_scale(q, m)
     if m.C_AB.shape[0] <= m.C_AB.shape[1] or s == 0.0:
         return s * q
-    q = max((q, _within_regression(m)), key=lambda start: _procrustes_scale(start, m) * float(np.sum(start * m.C_AB)))
+    q = max(
+        (q, _procrustes_in_column_space(m)),
+        key=lambda initial: _procrustes_scale(initial, m) * float(np.sum(initial * m.C_AB)),
+    )
     s = _procrustes_scale(q, m)
     largest = float(linalg.eigvalsh(m.C_AA, subset_by_index=[len(m.C_AA) - 1, len(m.C_AA) - 1])[0])
     total = float(np.trace(m.C_BB))
-    gain = s * float(np.sum(q * m.C_AB))
-    ahead, previous, momentum = q, q, 1.0
-    steps = int(np.clip(WORK / q.size / q.shape[1], *STEPS))
-    for _ in range(steps):
-        new = _polar_of_full_rank(m.C_AB / s - m.C_AA @ ahead + largest * ahead)
+    explained = s * float(np.sum(q * m.C_AB))
+    extrapolated, previous, momentum = q, q, 1.0
+    max_iterations = int(np.clip(ITERATION_WORK / q.size / q.shape[1], *ITERATION_LIMITS))
+    for _ in range(max_iterations):
+        new = _polar_of_full_rank(m.C_AB / s - m.C_AA @ extrapolated + largest * extrapolated)
         new_s = _procrustes_scale(new, m)
-        new_gain = new_s * float(np.sum(new * m.C_AB))
-        if new_gain < gain and momentum > 1.0:
-            ahead, momentum = q, 1.0
+        new_explained = new_s * float(np.sum(new * m.C_AB))
+        if new_explained < explained and momentum > 1.0:
+            extrapolated, momentum = q, 1.0
             continue
         previous, q, s = q, new, new_s
-        if new_gain - gain < tolerance * total:
+        if new_explained - explained < tolerance * total:
             break
         next_momentum = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
-        ahead = q + ((momentum - 1) / next_momentum) * (q - previous)
-        gain, momentum = new_gain, next_momentum
+        extrapolated = q + ((momentum - 1) / next_momentum) * (q - previous)
+        explained, momentum = new_explained, next_momentum
     return s * polar_factor(q)
 
 
-def _within_regression(m: moments.Moments) -> DoubleArray:
-    """The best semi-orthogonal Q among those into the d_B directions of A that least squares uses to predict B.
+def _procrustes_in_column_space(m: moments.Moments) -> DoubleArray:
+    """Best semi-orthogonal Q [d_A, d_B] in the column space of the regression slope from A to B.
 
-    Inside them Q is square, and the polar factor is exact: it is the answer where B is some of A's directions turned.
+    There the problem is square and the polar factor exact, so Q is optimal where B is a rotation of d_B directions
+    of A.
     """
     penalty = SPAN_PENALTY * float(np.trace(m.C_AA)) / len(m.C_AA)
     slope = linalg.solve(m.C_AA + penalty * np.eye(len(m.C_AA)), m.C_AB, assume_a="pos")
     basis = np.linalg.qr(slope)[0]
-    within: DoubleArray = basis @ polar_factor(basis.T @ m.C_AB)
-    return within
+    q: DoubleArray = basis @ polar_factor(basis.T @ m.C_AB)
+    return q
 
 
 def _polar_of_full_rank(matrix: DoubleArray) -> DoubleArray:
-    """Polar factor M (M^T M)^-1/2 of a tall matrix far from rank-deficient, at a fraction of the SVD's price.
+    """Polar factor M (M^T M)^-1/2 of a well-conditioned tall matrix, at a fraction of the cost of an SVD.
 
-    A Procrustes step is near l_max Q, so squaring its singular values costs no digits that the iteration would notice.
+    The matrix of a Procrustes iteration is near l_max Q, so squaring its singular values loses no relevant precision.
     """
     values, vectors = np.linalg.eigh(matrix.T @ matrix)
     polar: DoubleArray = matrix @ ((vectors / np.sqrt(np.maximum(values, np.finfo(np.float64).tiny))) @ vectors.T)
@@ -140,42 +152,44 @@ def _polar_of_full_rank(matrix: DoubleArray) -> DoubleArray:
 
 
 def polar_factor(matrix: DoubleArray) -> DoubleArray:
-    """U V^T of the matrix's SVD; that of the transpose is its transpose."""
+    """Polar factor U V^T of the matrix's SVD; that of the transpose is its transpose."""
     left, _, right = np.linalg.svd(matrix, full_matrices=False)
     polar: DoubleArray = left @ right
     return polar
 
 
 def _procrustes_scale(q: DoubleArray, m: moments.Moments) -> float:
+    """The least-squares s of s Q."""
     energy = float(np.sum(q * (m.C_AA @ q)))
     return float(np.sum(q * m.C_AB)) / energy if energy > 0 else 0.0
 
 
-class Rotated(NamedTuple):
-    """A held-out scatter in the eigenbasis V of the training moments: V^T AA, V^T AA V, V^T AB."""
+class RotatedScatter(NamedTuple):
+    """A held-out scatter in the eigenbasis V of the training moments: `half` V^T AA, `AA` V^T AA V, `AB` V^T AB."""
 
     half: DoubleArray
     AA: DoubleArray
     AB: DoubleArray
 
 
-def rotate(vectors: DoubleArray, scatter: moments.Scatter) -> Rotated:
-    """What every path with the same eigenvectors needs of a held-out scatter."""
+def rotate(vectors: DoubleArray, scatter: moments.Scatter) -> RotatedScatter:
+    """Rotate a held-out scatter into an eigenbasis, for every ridge path that shares it."""
     half = vectors.T @ scatter.AA
-    return Rotated(half, half @ vectors, vectors.T @ scatter.AB)
+    return RotatedScatter(half, half @ vectors, vectors.T @ scatter.AB)
 
 
 class RidgePath:
-    """Ridge maps of every penalty from one eigendecomposition C_AA = V L V^T.
+    """Ridge maps at every penalty from one eigendecomposition C_AA = V L V^T.
 
-    R(lambda) = R0 + V (L + lambda)^-1 G with G = V^T C_AB - L V^T R0, lambda = alpha tr(C_AA) / d_A.
+    R(lambda) = R0 + V (L + lambda)^-1 G with G = V^T C_AB - L V^T R0, lambda = alpha tr(C_AA) / d_A; R0 is the slope
+    that the penalty shrinks towards (`target`).
     """
 
-    def __init__(self, m: moments.Moments, eigen: Eigen, start: DoubleArray) -> None:
-        self.start = start
+    def __init__(self, m: moments.Moments, eigen: Eigen, target: DoubleArray) -> None:
+        self.target = target
         self.values, self.vectors = eigen
-        self.unit = float(np.trace(m.C_AA)) / len(m.C_AA)
-        self.gradient = self.vectors.T @ m.C_AB - self.values[:, None] * _times(self.vectors.T, start)
+        self.penalty_unit = float(np.trace(m.C_AA)) / len(m.C_AA)
+        self.gradient = self.vectors.T @ m.C_AB - self.values[:, None] * _product(self.vectors.T, target)
 
     @cached_property
     def _gram(self) -> DoubleArray:
@@ -184,29 +198,33 @@ class RidgePath:
         return gram
 
     def slope(self, alpha: float) -> DoubleArray:
-        """R [d_A, d_B] of one penalty."""
-        weight = 1 / (self.values + alpha * self.unit)
-        slope: DoubleArray = self.start + self.vectors @ (weight[:, None] * self.gradient)
+        """Slope R [d_A, d_B] at one penalty."""
+        weight = 1 / (self.values + alpha * self.penalty_unit)
+        slope: DoubleArray = self.target + self.vectors @ (weight[:, None] * self.gradient)
         return slope
 
-    def errors(self, alphas: Sequence[float], scatter: moments.Scatter, rotated: Rotated | None = None) -> DoubleArray:
-        """Held-out squared error of every penalty, float64 [len(alphas)]; `rotated` is of `scatter`, where it is known.
+    def errors(
+        self, alphas: Sequence[float], scatter: moments.Scatter, rotated: RotatedScatter | None = None
+    ) -> DoubleArray:
+        """Held-out squared error at every penalty, float64 [len(alphas)].
 
-        With w = 1 / (L + lambda) it is quadratic in w, so that each penalty costs d_A^2 and no matrix product.
+        It is quadratic in w = 1 / (L + lambda), so that each penalty costs d_A^2 and no matrix product. `rotated` is
+        `rotate` of `scatter`, if already computed.
         """
-        weight = 1 / (self.values + np.array(alphas)[:, None] * self.unit)
-        turned = rotate(self.vectors, scatter) if rotated is None else rotated
-        linear = np.sum(self.gradient * (_times(turned.half, self.start) - turned.AB), axis=1)
-        quadratic = turned.AA * self._gram
-        base = squared_error(self.start, scatter).sum()
+        weight = 1 / (self.values + np.array(alphas)[:, None] * self.penalty_unit)
+        if rotated is None:
+            rotated = rotate(self.vectors, scatter)
+        linear = np.sum(self.gradient * (_product(rotated.half, self.target) - rotated.AB), axis=1)
+        quadratic = rotated.AA * self._gram
+        base = squared_error(self.target, scatter).sum()
         errors: DoubleArray = base + 2 * weight @ linear + np.sum((weight @ quadratic) * weight, axis=1)
         return errors
 
 
 def rank_basis(slope: DoubleArray, C_AA: DoubleArray, penalty: float) -> DoubleArray:
-    """Eigenvectors of R^T (C_AA + penalty I) R by falling eigenvalue, float64 [d_B, min(d_A, d_B)].
+    """Eigenvectors of R^T (C_AA + penalty I) R by descending eigenvalue, float64 [d_B, min(d_A, d_B)].
 
-    R P_r, P_r on the first r of them, is the reduced-rank ridge map.
+    R P_r, with P_r the projection on the first r of them, is the reduced-rank ridge map.
     """
     weighted = C_AA @ slope + penalty * slope
     vectors = np.linalg.eigh(slope.T @ weighted)[1][:, ::-1]

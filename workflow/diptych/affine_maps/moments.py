@@ -1,15 +1,15 @@
-"""Second moments of two models' activations in one pass: all that a linear map, its penalty and its error need.
+"""Second moments of two models' activations, from which linear maps, their penalties and errors are computed.
 
-With means and centred co-moments per fold, every training set is a difference ("all but fold 2") and every held-out
-error a trace; the rows are not read again:
+With means and centred co-moments per fold, the moments of a training set are a difference ("all but fold 2") and every
+held-out error is a trace; the rows are read only once:
 
-    moments = accumulate(rows)                  # one pass, memory O((d_A + d_B)^2) a fold
-    training = moments.training(2)              # everything but fold 2
+    moments = accumulate(rows)                  # one pass, memory O((d_A + d_B)^2) per fold
+    training = moments.training(2)              # all folds but fold 2
     held_out = moments.fold(2).about(training)  # fold 2's scatter about the training means
 
-Blocks are multiplied in float32 about a pilot mean, so that large means cost no digits; sums are float64.
-Each fold also keeps the cross-moment of A's rows with another document's rows of B at the same position: the level
-that a map reaches without knowing which token it looks at.
+Blocks are multiplied in float32 about a pilot mean, so that large means cost no precision; sums are float64.
+Each fold also has the cross-moment of A's rows with another document's rows of B at the same position, for the R^2
+that a map reaches without information on the token.
 """
 
 from collections.abc import Iterable
@@ -32,13 +32,13 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
 BLOCK_ROWS = 4096
-"""Rows of one product: enough that adding the product up in float64 costs little beside making it."""
+"""Rows per matrix product: enough that its float64 accumulation costs little beside the product."""
 PILOT_SPANS = 16
-"""The pilot mean comes from so many spans of 128 rows, spread evenly: near the true mean is all it has to be."""
+"""Evenly spaced spans of 128 rows whose mean is the pilot mean: it only has to be near the true mean."""
 
 
 class Scatter(NamedTuple):
-    """Sums of products about given means: AA [d_A, d_A], AB [d_A, d_B], BB [d_B, d_B], float64."""
+    """Sums of products of centred rows: AA [d_A, d_A], AB [d_A, d_B], BB [d_B, d_B], float64."""
 
     AA: DoubleArray
     AB: DoubleArray
@@ -66,7 +66,7 @@ class Moments:
     C_BB: DoubleArray
 
     def __add__(self, other: "Moments") -> "Moments":
-        """Moments of both sets of rows together (Chan's formula)."""
+        """Moments of the union of two disjoint sets of rows (Chan's formula)."""
         return self._combine(other, 1)
 
     def __sub__(self, other: "Moments") -> "Moments":
@@ -103,7 +103,7 @@ class Moments:
 
 
 def _shifted(C: DoubleArray, weight: float, x: DoubleArray, y: DoubleArray) -> DoubleArray:
-    """C + weight x^T y, with one new matrix."""
+    """C + weight x^T y, allocating one matrix."""
     shifted: DoubleArray = np.outer(weight * x, y)
     shifted += C
     return shifted
@@ -112,7 +112,7 @@ def _shifted(C: DoubleArray, weight: float, x: DoubleArray, y: DoubleArray) -> D
 def _combined(
     C: DoubleArray, other: DoubleArray, sign: int, weight: float, x: DoubleArray, y: DoubleArray
 ) -> DoubleArray:
-    """C + sign other + weight x^T y, with one new matrix."""
+    """C + sign other + weight x^T y, allocating one matrix."""
     combined = _shifted(C, weight, x, y)
     (np.add if sign > 0 else np.subtract)(combined, other, out=combined)
     return combined
@@ -120,13 +120,13 @@ def _combined(
 
 @dataclass(frozen=True)
 class FoldMoments:
-    """Moments of each fold, and each fold's shuffled cross-moment.
+    """Moments and shuffled cross-moment of each fold.
 
     Attributes:
         ids: fold numbers, increasing; those without rows are absent.
         folds: their moments.
         shuffled: per fold C_AB [d_A, d_B] of A's rows with another document's rows of B. The partner rows are a
-            permutation of the fold's own, so means, C_AA and C_BB stay the same. Empty if some fold has no derangement.
+            permutation of the fold's rows, so means, C_AA and C_BB are the same. Empty if some fold has no derangement.
     """
 
     ids: tuple[int, ...]
@@ -150,17 +150,17 @@ class FoldMoments:
         return moments
 
     def reversed(self) -> "FoldMoments":
-        """The same rows with A and B exchanged; the shuffled partners serve the other way round."""
+        """The same rows with A and B exchanged; the shuffled cross-moments are transposed."""
         return FoldMoments(self.ids, tuple(m.reversed() for m in self.folds), tuple(C_AB.T for C_AB in self.shuffled))
 
     def as_shuffled(self) -> "FoldMoments":
         """Moments of A's rows with another document's rows of B (needs `shuffled`)."""
-        pairs = zip(self.folds, self.shuffled, strict=True)
-        return FoldMoments(self.ids, tuple(replace(fold, C_AB=C_AB) for fold, C_AB in pairs), self.shuffled)
+        folds = zip(self.folds, self.shuffled, strict=True)
+        return FoldMoments(self.ids, tuple(replace(fold, C_AB=C_AB) for fold, C_AB in folds), self.shuffled)
 
 
 def sum_moments(parts: Iterable[Moments]) -> Moments:
-    """Merge moments of disjoint sets of rows."""
+    """Moments of the union of disjoint sets of rows."""
     first, *rest = parts
     for part in rest:
         first = first + part
@@ -168,12 +168,12 @@ def sum_moments(parts: Iterable[Moments]) -> Moments:
 
 
 def accumulate(pair: rows.Rows, *, block_rows: int = BLOCK_ROWS, shuffled: bool = True) -> FoldMoments:
-    """One pass over the rows of two models (and, with `shuffled`, a second look at B's for the shuffled level).
+    """Moments by fold in one pass over the rows of two models (with `shuffled`, B's rows are read twice).
 
     Args:
         pair: rows of two models.
-        block_rows: rows of one product.
-        shuffled: also make the shuffled cross-moments.
+        block_rows: rows per matrix product.
+        shuffled: also compute the shuffled cross-moments.
 
     Raises:
         DiptychError: not two models, no rows, or a non-finite activation.
@@ -183,17 +183,17 @@ def accumulate(pair: rows.Rows, *, block_rows: int = BLOCK_ROWS, shuffled: bool 
     partner = derangement(pair.document, pair.fold, pair.position) if shuffled else None
     pilot = _pilot_mean(pair)
     ids = tuple(int(fold) for fold in np.unique(pair.fold))
-    sums = {fold: _Sums(pair.widths, partner is not None) for fold in ids}
+    sums = {fold: _FoldSums(pair.widths, partner is not None) for fold in ids}
     buffer = np.empty((min(block_rows, len(pair)), sum(pair.widths)), dtype=np.float32)
     blocks = ((fold, block) for fold in ids for block in pair.blocks(block_rows, select=pair.fold == fold))
     n_blocks = sum(-(-int((pair.fold == fold).sum()) // block_rows) for fold in ids)
     only_B = replace(pair, sides=pair.sides[1:], token_row=pair.token_row[1:])
     for fold, block in logs.progress(blocks, "moments", total=n_blocks, unit="block"):
         z = _centre(block, pilot, buffer)
-        other_B = None if partner is None else only_B.take(partner[block.row]).x[0] - pilot[pair.widths[0] :]
-        if not np.isfinite(sums[fold].add(z, other_B)):
+        shuffled_B = None if partner is None else only_B.take(partner[block.row]).x[0] - pilot[pair.widths[0] :]
+        if not np.isfinite(sums[fold].add(z, shuffled_B)):
             raise DiptychError(
-                f"moments: non-finite activation in document {_bad_document(pair, block)}; dump it again"
+                f"moments: non-finite activation in document {_nonfinite_document(pair, block)}; dump it again"
             )
     return FoldMoments(
         ids,
@@ -203,30 +203,30 @@ def accumulate(pair: rows.Rows, *, block_rows: int = BLOCK_ROWS, shuffled: bool 
 
 
 def derangement(document: IntArray, fold: IntArray, position: IntArray) -> IntArray | None:
-    """For each row another document's row of the same fold, at the same position where there is one.
+    """For each row a row of another document in the same fold, at the same position where possible.
 
-    Rows are grouped by position (a position that too few documents reach joins the next lower one) and shifted
-    around within the group, so that the partners of a fold are a permutation of its rows.
+    Rows are grouped by position (a position that too few documents reach joins the next lower one) and rotated
+    within the group, so that the partners of a fold are a permutation of its rows.
 
     Returns:
         int64 [n], or None if some fold has rows of one document for more than half of its rows.
     """
     partner = np.empty(len(document), dtype=np.int64)
-    for this in np.unique(fold):
-        mine = np.flatnonzero(fold == this)
-        order = mine[np.lexsort((document[mine], -position[mine]))]
-        for group, shift in _mixed_groups(order, position[order], document):
+    for fold_id in np.unique(fold):
+        fold_rows = np.flatnonzero(fold == fold_id)
+        order = fold_rows[np.lexsort((document[fold_rows], -position[fold_rows]))]
+        for group, shift in _position_groups(order, position[order], document):
             if 2 * shift > len(group):
                 return None
             partner[group] = np.roll(group, -shift)
     return partner
 
 
-def _mixed_groups(order: IntArray, position: IntArray, document: IntArray) -> list[tuple[IntArray, int]]:
-    """Split rows sorted by falling position where it changes, joining groups until no document owns over half.
+def _position_groups(order: IntArray, position: IntArray, document: IntArray) -> list[tuple[IntArray, int]]:
+    """Split rows sorted by descending position where it changes, joining groups until no document has over half.
 
     Returns:
-        Groups of rows, sorted by document, with the rows of the document that has most.
+        Groups of rows, sorted by document, each with the number of rows of its largest document.
     """
     groups: list[tuple[IntArray, int]] = []
     pending = order[:0]
@@ -242,14 +242,14 @@ def _mixed_groups(order: IntArray, position: IntArray, document: IntArray) -> li
 
 
 def _by_document(group: IntArray, document: IntArray) -> tuple[IntArray, int]:
-    """The rows sorted by document, and the largest count of one document."""
+    """The rows sorted by document, and the largest number of rows of one document."""
     by_document = group[np.argsort(document[group], kind="stable")]
     ends = np.flatnonzero(np.diff(document[by_document], append=-1))
     return by_document, int(np.diff(ends, prepend=-1).max())
 
 
 def save(out: artifacts.Writer, moments: FoldMoments) -> None:
-    """Store fold moments in an artifact being written, under `moments/`."""
+    """Write fold moments to an artifact, under `moments/`."""
     out.array("moments/fold", np.array(moments.ids))
     for i, fold in zip(moments.ids, moments.folds, strict=True):
         out.array(f"moments/{i}/n", fold.n)
@@ -260,7 +260,7 @@ def save(out: artifacts.Writer, moments: FoldMoments) -> None:
 
 
 def load(file: h5py.File) -> FoldMoments:
-    """Fold moments that `save` stored in an open artifact."""
+    """Read the fold moments that `save` wrote, from an open artifact."""
     ids = tuple(int(i) for i in file["moments/fold"])
     names = ("mean_A", "mean_B", "C_AA", "C_AB", "C_BB")
     folds = tuple(
@@ -270,7 +270,7 @@ def load(file: h5py.File) -> FoldMoments:
     return FoldMoments(ids, folds, shuffled)
 
 
-class _Sums:
+class _FoldSums:
     """Running float64 sums of one fold, about the pilot mean. `products` holds the upper triangle only."""
 
     def __init__(self, widths: tuple[int, ...], shuffled: bool) -> None:
@@ -280,14 +280,14 @@ class _Sums:
         self.products = np.zeros((sum(widths), sum(widths)), order="F")
         self.cross = np.zeros((widths[0], widths[1])) if shuffled else None
 
-    def add(self, z: FloatArray, other_B: FloatArray | None) -> float:
-        """Add rows z [b, d_A + d_B] and the shuffled partners of B; returns a number that is finite iff z is."""
+    def add(self, z: FloatArray, shuffled_B: FloatArray | None) -> float:
+        """Add rows z [b, d_A + d_B] and the shuffled rows of B; returns a number that is finite iff z is."""
         block_sum = z.sum(axis=0, dtype=np.float64)
         self.n += len(z)
         self.sum += block_sum
-        self.products += blas.ssyrk(1.0, z.T)  # z.T is Fortran-ordered as it stands: no copy, half a product's work
-        if self.cross is not None and other_B is not None:
-            self.cross += z[:, : self.widths[0]].T @ other_B
+        self.products += blas.ssyrk(1.0, z.T)  # z.T is Fortran-ordered: no copy, half the work of a full product
+        if self.cross is not None and shuffled_B is not None:
+            self.cross += z[:, : self.widths[0]].T @ shuffled_B
         return float(block_sum.sum())
 
     def moments(self, pilot: FloatArray) -> Moments:
@@ -303,14 +303,14 @@ class _Sums:
         return Moments(self.n, mean[:d_A], mean[d_A:], C_AA, np.ascontiguousarray(C_AB), C_BB)
 
     def shuffled(self) -> DoubleArray:
-        """C_AB with the partners: they are a permutation of the fold's rows, so B's sum is the same."""
+        """Centred C_AB with the shuffled rows of B: a permutation of the fold's rows, so B's sum is the same."""
         d_A = self.widths[0]
         cross: DoubleArray = np.asarray(self.cross) - np.outer(self.sum[:d_A], self.sum[d_A:]) / self.n
         return cross
 
 
 def _symmetric(upper: DoubleArray) -> DoubleArray:
-    """The symmetric matrix of which only the upper triangle is filled."""
+    """The symmetric matrix with this upper triangle."""
     symmetric: DoubleArray = upper.T.copy()
     above = np.triu_indices(len(symmetric), 1)
     symmetric[above] = upper[above]
@@ -336,6 +336,6 @@ def _centre(block: rows.Block, pilot: FloatArray, buffer: FloatArray) -> FloatAr
     return z
 
 
-def _bad_document(pair: rows.Rows, block: rows.Block) -> int:
-    bad = ~np.isfinite(np.concatenate(block.x, axis=1)).all(axis=1)
-    return int(pair.document[block.row[bad][0]])
+def _nonfinite_document(pair: rows.Rows, block: rows.Block) -> int:
+    nonfinite = ~np.isfinite(np.concatenate(block.x, axis=1)).all(axis=1)
+    return int(pair.document[block.row[nonfinite][0]])

@@ -1,4 +1,4 @@
-"""Candidates: what a method puts forward as differences, in terms that all methods share (METHODS 9)."""
+"""Candidate differences between two models, in a form that all methods share (METHODS 9)."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -14,31 +14,32 @@ SideName = Literal["A", "B"]
 SIDES: tuple[SideName, SideName] = ("A", "B")
 NAN = float("nan")
 SAME_DIRECTION = 0.7
-"""|cos| from which two directions count as one (METHODS 8)."""
+"""|cos| from which two directions count as the same (METHODS 8)."""
 
 
 class Candidate(NamedTuple):
-    """What a method's file says of one candidate.
+    """One difference that a method proposes, with its statistics.
 
     Attributes:
         id: its name within the method ("unexplained 1", a feature's or latent's number).
         side: the model that has it, or has more of it.
-        effect: in the method's own unit (see its proposer), B minus A: above the null for a candidate of B's side.
-        held_out: the same on documents that had no part in finding it.
+        effect: in the method's unit (see its proposer), B minus A: above the null for a candidate of side B.
+        held_out: the same on documents that were not used to find it.
         lo, hi: 95 % interval of the held-out effect.
         p: of the held-out effect; NaN where it cannot be tested.
         null: the effect that is expected where nothing differs.
         direction: float64 [d_side], in the space of its side.
-        rows: token rows of its own side where it shows most, the strongest first.
-        seeds: in how many runs it is recovered, "k/S"; empty for methods without seeds.
+        rows: token rows of its side where it is strongest, in descending order.
+        seeds: number of runs in which it is recovered, "k/S"; empty for methods without seeds.
         nu_err, nu_rec: latent scaling (crosscoders).
-        barred: why it cannot be a finding whatever its numbers, or "".
-        q: Benjamini-Hochberg in the method's own family, where that is larger than what it puts forward; else NaN.
-        subject: the feature that it is about; of several candidates of one side about one subject the best is written.
-        place: the template token at which it is seen, or "".
-        tokens: token file of `rows` where that is not the pair's, or "".
-        caveat: what speaks against reading it at face value, or "".
-        surplus: of a direction, the variance along it that its side has and the other has not; else NaN.
+        barred: why it cannot be a finding whatever its statistics, or "".
+        q: Benjamini-Hochberg in the method's own family, if that has more tests than there are candidates; else NaN.
+        subject: the feature it is about, or ""; only the best of the candidates of a side with the same subject can be
+            a finding.
+        template_position: the template token at which it is measured, or "".
+        tokens: token file of `rows` if that is not the pair's, or "".
+        caveat: a reason to interpret it with caution, or "".
+        surplus: for a direction, the variance along it that its side has and the other has not; else NaN.
     """
 
     kind: Kind
@@ -58,14 +59,14 @@ class Candidate(NamedTuple):
     barred: str = ""
     q: float = NAN
     subject: str = ""
-    place: str = ""
+    template_position: str = ""
     tokens: str = ""
     caveat: str = ""
     surplus: float = NAN
 
 
 def abs_cosine(x: DoubleArray, y: DoubleArray) -> float:
-    """|cos| of two vectors; 0 where they differ in width or one is zero."""
+    """|cos| of two vectors; 0 if their widths differ or one of them is zero."""
     length = float(np.linalg.norm(x) * np.linalg.norm(y)) if len(x) == len(y) else 0.0
     return abs(float(x @ y)) / length if length > 0 else 0.0
 

@@ -1,4 +1,4 @@
-"""What every method that puts candidates forward can be asked: the base of its `candidates.PROPOSER`.
+"""Interface of the methods that propose candidates: base class of each method's `candidates.PROPOSER`.
 
 class Proposer(proposer.Proposer):
     def candidates(self, files): ...
@@ -18,12 +18,12 @@ from diptych.candidates.recovery import Recovery
 from diptych.methods import Method
 
 Files = Mapping[str, Any]
-"""The files of a cell, by what they hold (`config.cells.files_of`), as paths."""
+"""Paths of a cell's files by name (`config.cells.files_of`)."""
 
 
 @dataclass(frozen=True)
 class Clause:
-    """One clause of the control: whether it holds (None: that method was not run) and the numbers behind it."""
+    """One condition of the identical control: whether it holds (None: the method was not run), and the values."""
 
     name: str
     holds: bool | None
@@ -31,26 +31,26 @@ class Clause:
 
 
 class Proposer(ABC):
-    """What one method says of a cell; only `candidates` must be given."""
+    """Candidates and control conditions of one method; a subclass must define `candidates`."""
 
     @abstractmethod
     def candidates(self, files: Files) -> list[Candidate]:
         """All candidates of a cell on which the method was run."""
 
     def untestable(self, files: Files) -> str:
-        """Why no candidate of the cell could be tested, or ""."""
+        """Why no candidate of the cell can be tested, or ""."""
         return ""
 
     def control(self, files: Files) -> Sequence[Clause]:
-        """The clauses that must hold on a model with itself (METHODS 0.4), beside that nothing is found."""
+        """Conditions that must hold for a model compared with itself (METHODS 0.4), besides having no findings."""
         return ()
 
     def planted(self, files: Files, threshold: Threshold) -> Recovery | None:
-        """What the method made of the change that it planted itself in the cell, if it plants one."""
+        """Recovery of the change that the method itself planted in the cell; None if it plants none."""
         return None
 
     def steered(self, files: Files, best: Sequence[Candidate]) -> list[Candidate]:
-        """The candidates as they are steered: along `direction` they show most on `rows`. None if not steered."""
+        """The candidates `best`, each with the `direction` to steer along and the `rows` where it is strongest."""
         return []
 
 

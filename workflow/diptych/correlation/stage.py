@@ -16,7 +16,7 @@ and never stored:
 Dense sites go the same way from Python: neurons (which the workflow does by itself, `similarity.neurons`) and the
 coordinates of the residual stream (which it does not), each a latent:
 
-    a, b = (features.dense(rows.stored([side])) for side in (model_A, model_B))          # rows.Model each
+    a, b = (features.dense(rows.stored([side])) for side in (model_A, model_B))          # rows.RowFiles each
     table = correlate_features(*features.common_rows(a, b), k=10)
 """
 

@@ -1,10 +1,10 @@
-"""What may be concluded: whether the control holds, and what follows from what a method found or did not find.
+"""Conclusions from a study's findings: the identical control, and one answer per pair and method.
 
-    control(files, rankings)                     did a model compared with itself come out as no different?
-    answer(role, method, ranking, yardstick)     what does it mean that this method found something here, or nothing?
+    control_clauses(files, rankings)                    the conditions that a model compared with itself must meet
+    answer(role, method, ranking, positive_control)     what follows from a method's findings, or from their absence
 
-A method that finds nothing has shown something only if it could have found it: "no difference found" needs a planted
-change, run with the same settings, that the method recovered (`candidates.recovery`).
+That a method finds nothing is informative only if it could have found a difference: "no difference found" needs a
+positive control, a planted change that the method recovered with the same settings (`candidates.recovery`).
 """
 
 from collections import Counter
@@ -24,14 +24,14 @@ Status = Literal["found", "none", "unclear", "untested", "as_it_must", "broken",
 
 @dataclass(frozen=True)
 class Answer:
-    """What follows for one pair and method."""
+    """The conclusion for one pair and method, as a status and a sentence."""
 
     status: Status
     text: str
 
 
-def control(files: Mapping[str, Any], rankings: Mapping[Method, Ranking]) -> list[Clause]:
-    """Every clause of the identical control (METHODS 0.4) on the pair of a model with itself."""
+def control_clauses(files: Mapping[str, Any], rankings: Mapping[Method, Ranking]) -> list[Clause]:
+    """All conditions of the identical control (METHODS 0.4) for the pair of a model with itself."""
     clauses = [clause for method in proposing() for clause in proposer.of(method).control(files)]
     n_findings = {method.title: len(ranking.findings) for method, ranking in rankings.items()}
     total = sum(n_findings.values())
@@ -40,52 +40,56 @@ def control(files: Mapping[str, Any], rankings: Mapping[Method, Ranking]) -> lis
     return clauses
 
 
-def holds(clauses: Sequence[Clause]) -> bool:
-    """Whether some clause was tested and none is broken."""
+def control_holds(clauses: Sequence[Clause]) -> bool:
+    """Whether at least one condition was tested and all tested ones hold."""
     tested = [clause.holds for clause in clauses if clause.holds is not None]
     return bool(tested) and all(tested)
 
 
 @dataclass(frozen=True)
-class Yardstick:
-    """The planted pair by which a method's silence is judged: its name, the recovery, and settings that differ."""
+class PositiveControl:
+    """A planted change of known truth: its pair, how well the method recovers it, and the settings that differ."""
 
     pair: str
     recovery: Recovery
-    differs: Sequence[str]
+    differing_settings: Sequence[str]
 
 
 def answer(
-    role: str, method: Method, ranking: Ranking, yardstick: Yardstick | None, names: tuple[str, str] = ("A", "B")
+    role: str,
+    method: Method,
+    ranking: Ranking,
+    positive_control: PositiveControl | None,
+    names: tuple[str, str] = ("A", "B"),
 ) -> Answer:
-    """What one method's result on one pair means.
+    """The conclusion from one method's ranking on one pair.
 
     Args:
         role: compared | control | planted | floor.
-        method: which.
-        ranking: its result on the pair.
-        yardstick: of the same method; None where the study plants nothing.
+        method: the method.
+        ranking: its candidates on the pair.
+        positive_control: of the same method; None if the study plants nothing.
         names: of the two models.
     """
     findings = ranking.findings
     if role in ("control", "floor"):
         return _same_model(findings, ranking)
-    # For a method that plants its own change, a planted model is different like any other.
-    if role == "planted" and yardstick is not None and not method.plants:
-        return _planted(findings, yardstick.recovery)
+    # For a method that plants its own change, a planted model is a different model like any other.
+    if role == "planted" and positive_control is not None and not method.plants:
+        return _planted(findings, positive_control.recovery)
     if findings:
-        sides = [sum(each.candidate.side == side for each in findings) for side in ("B", "A")]
+        sides = [sum(ranked.candidate.side == side for ranked in findings) for side in ("B", "A")]
         split = f"{sides[0]} that {names[1]} has or has more of, {sides[1]} of {names[0]}"
         text = "; ".join([f"{counted(len(findings), 'finding')}: {split}", *filter(None, [caveats(findings)])])
         return Answer("found", text)
     if ranking.untestable:
         return Answer("untested", f"nothing can be said: {ranking.untestable}")
-    return _silence(method, yardstick)
+    return _no_finding(method, positive_control)
 
 
 def caveats(findings: Sequence[Ranked]) -> str:
-    """`3 of them marked domain shift`, `all of them ...`, or nothing."""
-    counts = Counter(each.candidate.caveat for each in findings if each.candidate.caveat)
+    """How many findings have each caveat: `3 of them marked domain shift`, `all of them ...`, or ""."""
+    counts = Counter(ranked.candidate.caveat for ranked in findings if ranked.candidate.caveat)
     shares = {caveat: "all" if n == len(findings) else str(n) for caveat, n in sorted(counts.items())}
     return ", ".join(f"{share} of them marked {caveat}" for caveat, share in shares.items())
 
@@ -98,7 +102,7 @@ def _same_model(findings: Sequence[Any], ranking: Ranking) -> Answer:
 
 def _planted(findings: Sequence[Any], recovery: Recovery) -> Answer:
     if recovery.written:
-        more = (
+        others = (
             f"; {counted(recovery.elsewhere, 'other finding')} with |cos| below {SAME_DIRECTION}"
             if recovery.elsewhere
             else ""
@@ -106,7 +110,7 @@ def _planted(findings: Sequence[Any], recovery: Recovery) -> Answer:
         return Answer(
             "recovered",
             f"the planted direction is found: {recovery.name}, |cos| {recovery.cosine:.2f}, rank {recovery.rank} of "
-            f"{recovery.candidates}{more}",
+            f"{recovery.candidates}{others}",
         )
     if recovery.rank:
         reason = (
@@ -121,26 +125,28 @@ def _planted(findings: Sequence[Any], recovery: Recovery) -> Answer:
     return Answer("missed", f"the planted direction is missed: {reason}; {counted(len(findings), 'finding')} in all")
 
 
-def _silence(method: Method, yardstick: Yardstick | None) -> Answer:
+def _no_finding(method: Method, positive_control: PositiveControl | None) -> Answer:
     name = method.title
-    if yardstick is None:
+    if positive_control is None:
         return Answer(
             "unclear",
             "nothing found, and no planted pair shows whether it would have been: not enough training to tell",
         )
-    if yardstick.differs:
-        settings = ", ".join(yardstick.differs)
+    if positive_control.differing_settings:
+        settings = ", ".join(positive_control.differing_settings)
         return Answer(
             "unclear",
-            f"nothing found; {yardstick.pair} was run with other settings ({settings}): not enough training to tell",
+            f"nothing found; {positive_control.pair} was run with other settings ({settings}): not enough training "
+            "to tell",
         )
-    if not yardstick.recovery.written:
+    if not positive_control.recovery.written:
         return Answer(
             "unclear",
-            f"nothing found, but the {name} missed the direction planted in {yardstick.pair} too: not enough "
+            f"nothing found, but the {name} missed the direction planted in {positive_control.pair} too: not enough "
             "training to tell",
         )
     return Answer(
         "none",
-        f"no difference found; with the same settings the {name} found the direction planted in {yardstick.pair}",
+        f"no difference found; with the same settings the {name} found the direction planted in "
+        f"{positive_control.pair}",
     )

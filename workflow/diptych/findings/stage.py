@@ -1,10 +1,10 @@
-"""Findings: the differences between two models that stand up to everything that is asked of them (METHODS 9).
+"""The findings stage: the candidates of all methods that meet the criteria of a finding, and conclusions (METHODS 9).
 
-Two different models differ everywhere, so significance alone would flag everything: `candidates.ranking` says what a
-candidate must reach, `findings.conclusions` what follows where nothing is found.
+Two different models differ everywhere, so significance alone would flag everything: `candidates.ranking` has the
+criteria of a finding, `findings.conclusions` what follows from findings or their absence.
 
     collect(pairs, "results/findings.h5", "results/findings.tsv", spec=spec, q=0.05)
-    read("results/findings.h5").table["pair"]       # one entry a finding
+    read("results/findings.h5").table["pair"]       # one entry per finding
 """
 
 import json
@@ -34,22 +34,22 @@ COLUMNS = (
 )  # fmt: skip
 """Columns of the table (METHODS 9)."""
 TEXTS = 3
-"""Contexts written beside a finding in the table."""
+"""Contexts per finding in the table."""
 ROWS = 20
-"""Token rows stored for each finding, from which a reader shows contexts."""
-OWN_SETTINGS = {"seed", "a", "b", "model", "models", "dictionary_a", "dictionary_b"}
-"""Keys of a spec that name the job and are no budget."""
+"""Token rows stored per finding, from which a reader takes contexts."""
+IGNORED_SETTINGS = {"seed", "a", "b", "model", "models", "dictionary_a", "dictionary_b"}
+"""Keys of a spec that identify the job; positive controls need not share them."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What `collect` wrote.
+    """The contents of an artifact of kind "findings".
 
     Attributes:
-        table: `COLUMNS` and `weakest`, one entry a finding, the strongest weakest leg first.
-        rows: int64 [findings, ROWS], token rows of its side where each shows most; -1 is padding.
-        answers: for each pair, site and method what follows, with `recovery` for planted pairs.
-        controls: for each control pair its clauses and whether it holds.
+        table: `COLUMNS` and `weakest` (the smallest margin), one entry per finding, in descending order of `weakest`.
+        rows: int64 [findings, ROWS], token rows of its side where each is strongest; -1 is padding.
+        answers: the conclusion for each pair, site and method, with `recovery` for planted pairs.
+        controls: the clauses of each control pair, and whether all hold.
     """
 
     table: dict[str, npt.NDArray[Any]]
@@ -57,11 +57,11 @@ class Findings:
     answers: list[dict[str, Any]]
     controls: list[dict[str, Any]]
 
-    def standing(self, pair: str, site: str, method: str) -> frozenset[str]:
-        """`side id` of the findings of one pair, site and method."""
+    def ids(self, pair: str, site: str, method: str) -> frozenset[str]:
+        """The ids, as "side id", of the findings of one pair, site and method."""
         table = self.table
-        mine = [i for i in range(len(table["pair"])) if (table["pair"][i], table["site"][i]) == (pair, site)]
-        return frozenset(f"{table['side'][i]} {table['id'][i]}" for i in mine if table["method"][i] == method)
+        of_pair = [i for i in range(len(table["pair"])) if (table["pair"][i], table["site"][i]) == (pair, site)]
+        return frozenset(f"{table['side'][i]} {table['id'][i]}" for i in of_pair if table["method"][i] == method)
 
     @property
     def control_holds(self) -> bool | None:
@@ -78,7 +78,7 @@ def collect(
     q: float = ranking.Q,
     min_effect: Mapping[str, float] | None = None,
 ) -> None:
-    """Stage `collect_findings`: what stands, in `table` (TSV), and with all verdicts in `out` (kind "findings").
+    """Write the findings of all pairs to `table` (TSV), and with conclusions to `out` (stage `collect_findings`).
 
     Args:
         pairs: each {name, a, b, role: compared | control | planted | floor, site_a, site_b, files}. `files` maps
@@ -86,36 +86,39 @@ def collect(
             manifest.json) and, for a planted pair, truth to paths; features_a, features_b to lists of shards;
             crosscoders to a list of {name, seed, weights, evaluation, latents}; and template_diffs to a list of
             {name, diff, dictionary (manifest.json), tokens}. A method without its file was not run.
-        out: the artifact.
-        table: the same findings as text.
+        out: path of the artifact, kind "findings".
+        table: path of the findings as TSV.
         spec: stored with the artifact.
         q: largest Benjamini-Hochberg q in a family (one pair and method).
-        min_effect: least |effect| by name of the method, in its own unit; the usual ones if none is given.
+        min_effect: smallest |effect| by name of the method, in its unit; None: the defaults.
     """
-    least = min_effect or {method.name: method.min_effect for method in proposing()}
-    rankings = [_rankings(pair, q, least) for pair in pairs]
-    yardsticks = list(_yardsticks(pairs, rankings))
+    min_effects = min_effect or {method.name: method.min_effect for method in proposing()}
+    rankings = [_rankings(pair, q, min_effects) for pair in pairs]
+    recoveries = list(_recoveries(pairs, rankings))
     answers, controls = [], []
     for pair, by_method in zip(pairs, rankings, strict=True):
         for method in by_method:
-            limits = Threshold(q, least[method.name])
-            yardstick = _own(pair, method, limits) if method.plants else _nearest(pair, method, yardsticks)
-            answers.append(_answer(pair, method, by_method[method], yardstick))
+            limits = Threshold(q, min_effects[method.name])
+            if method.plants:
+                positive_control = _own_positive_control(pair, method, limits)
+            else:
+                positive_control = _nearest_positive_control(pair, method, recoveries)
+            answers.append(_answer(pair, method, by_method[method], positive_control))
         if pair["role"] == "control":
             controls.append(_control(pair, by_method))
-    standing = sorted(_standing(pairs, rankings), key=lambda entry: -entry[2].weakest)
-    columns, rows = _table(standing)
+    findings = sorted(_findings(pairs, rankings), key=lambda finding: -finding[2].smallest_margin)
+    columns, rows = _table(findings)
     artifacts.write_text(table, to_tsv(columns))
     with artifacts.create(out, "findings", spec) as writer:
         writer.table("findings", columns, nan="not measured by this method")
         writer.array("rows", rows)
         writer.strings("answers", [canonical_json(answer) for answer in answers])
         writer.strings("controls", [canonical_json(control) for control in controls])
-        writer.json("thresholds", {"q": q, "min_effect": dict(least)})
+        writer.json("thresholds", {"q": q, "min_effect": dict(min_effects)})
 
 
 def read(path: str | Path) -> Findings:
-    """The findings and verdicts of an artifact of kind "findings"."""
+    """Read an artifact of kind "findings"."""
     with artifacts.read(path, "findings") as file:
         return Findings(
             artifacts.read_table(file, "findings"),
@@ -135,19 +138,21 @@ def _rankings(pair: Mapping[str, Any], q: float, min_effect: Mapping[str, float]
     rankings: dict[Method, Ranking] = {}
     for method in proposing():
         if pair["files"].get(method.file):
-            own = proposer.of(method)
+            proposes = proposer.of(method)
             limits = Threshold(q, min_effect[method.name])
-            ranked = ranking.rank(own.candidates(pair["files"]), limits, own.untestable(pair["files"]))
+            ranked = ranking.rank(proposes.candidates(pair["files"]), limits, proposes.untestable(pair["files"]))
             count = len(ranked.findings)
-            logs.logger.info("%s, %s: %d of %d stand", pair["name"], method.name, count, len(ranked.candidates))
+            logs.logger.info(
+                "%s, %s: %d of %d candidates are findings", pair["name"], method.name, count, len(ranked.candidates)
+            )
             rankings[method] = ranked
     return rankings
 
 
-def _yardsticks(
+def _recoveries(
     pairs: Sequence[Mapping[str, Any]], rankings: Sequence[Mapping[Method, Ranking]]
 ) -> Iterable[tuple[Method, Mapping[str, Any], Recovery]]:
-    """What each method made of each planted pair."""
+    """The recovery of the planted direction by each method on each planted pair."""
     for pair, by_method in zip(pairs, rankings, strict=True):
         if pair["role"] == "planted":
             truth = recovery.read_truth(pair["files"]["truth"])
@@ -156,54 +161,58 @@ def _yardsticks(
                     yield method, pair, recovery.recovery(ranked, truth)
 
 
-def _own(pair: Mapping[str, Any], method: Method, threshold: Threshold) -> conclusions.Yardstick | None:
-    """What a method made of the change that it planted in the pair itself."""
+def _own_positive_control(
+    pair: Mapping[str, Any], method: Method, threshold: Threshold
+) -> conclusions.PositiveControl | None:
+    """The positive control of a method that itself plants a change in the pair."""
     recovered = proposer.of(method).planted(pair["files"], threshold)
-    return None if recovered is None else conclusions.Yardstick(f"a copy of {pair['a']}'s activations", recovered, [])
+    if recovered is None:
+        return None
+    return conclusions.PositiveControl(f"a copy of {pair['a']}'s activations", recovered, [])
 
 
-def _nearest(
+def _nearest_positive_control(
     pair: Mapping[str, Any],
     method: Method,
-    yardsticks: Sequence[tuple[Method, Mapping[str, Any], Recovery]],
-) -> conclusions.Yardstick | None:
-    """The planted pair that speaks for this one: itself, else the one with the fewest settings that differ."""
+    recoveries: Sequence[tuple[Method, Mapping[str, Any], Recovery]],
+) -> conclusions.PositiveControl | None:
+    """The planted pair with the fewest settings that differ from this pair's; a planted pair is its own control."""
     usable = [
-        conclusions.Yardstick(planted["name"], recovered, _differing(pair, planted, method))
-        for which, planted, recovered in yardsticks
-        if which == method and (pair["role"] != "planted" or planted is pair)
+        conclusions.PositiveControl(planted["name"], recovered, _differing(pair, planted, method))
+        for planted_method, planted, recovered in recoveries
+        if planted_method == method and (pair["role"] != "planted" or planted is pair)
     ]
-    return min(usable, key=lambda yardstick: len(yardstick.differs), default=None)
+    return min(usable, key=lambda control: len(control.differing_settings), default=None)
 
 
 def _differing(pair: Mapping[str, Any], planted: Mapping[str, Any], method: Method) -> list[str]:
-    """Names of the settings of a method that two pairs do not share."""
-    mine, theirs = (_budget(cell["files"], method) for cell in (pair, planted))
-    return sorted({name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)})
+    """Names of the settings of a method that differ between two pairs."""
+    x, y = (_settings(cell["files"], method) for cell in (pair, planted))
+    return sorted({name for name in x.keys() | y.keys() if x.get(name) != y.get(name)})
 
 
-def _budget(files: Mapping[str, Any], method: Method) -> dict[str, Any]:
-    """Settings and sources (corpus, sites) of everything that a method's result on a pair was made with."""
-    budget: dict[str, Any] = {}
+def _settings(files: Mapping[str, Any], method: Method) -> dict[str, Any]:
+    """Settings and sources (corpus, sites) of all artifacts that a method's result on a pair depends on."""
+    used: dict[str, Any] = {}
     for key in method.settings_files:
         for path in _paths(files.get(key)):
             spec = artifacts.spec_of(path)
             settings = {**spec.get("settings", {}), **spec.get("reads", {})}
-            budget |= {f"{key}.{name}": value for name, value in settings.items() if name not in OWN_SETTINGS}
-    return budget
+            used |= {f"{key}.{name}": value for name, value in settings.items() if name not in IGNORED_SETTINGS}
+    return used
 
 
 def _paths(value: Any) -> list[str]:
-    """Paths of a pair's file: itself, or the weights of each crosscoder."""
+    """The paths of an entry of a pair's files: a single path, or the weights of each crosscoder."""
     if not value:
         return []
     return [str(value)] if isinstance(value, str | Path) else [str(run["weights"]) for run in value]
 
 
 def _answer(
-    pair: Mapping[str, Any], method: Method, ranked: Ranking, yardstick: conclusions.Yardstick | None
+    pair: Mapping[str, Any], method: Method, ranked: Ranking, positive_control: conclusions.PositiveControl | None
 ) -> dict[str, Any]:
-    answer = conclusions.answer(pair["role"], method, ranked, yardstick, (pair["a"], pair["b"]))
+    answer = conclusions.answer(pair["role"], method, ranked, positive_control, (pair["a"], pair["b"]))
     return {
         "pair": pair["name"],
         "site": _site(pair),
@@ -214,16 +223,16 @@ def _answer(
         "candidates": len(ranked.candidates),
         "findings": len(ranked.findings),
         "caveats": conclusions.caveats(ranked.findings),
-        "recovery": asdict(yardstick.recovery) if yardstick and pair["role"] == "planted" else None,
+        "recovery": asdict(positive_control.recovery) if positive_control and pair["role"] == "planted" else None,
     }
 
 
 def _control(pair: Mapping[str, Any], rankings: Mapping[Method, Ranking]) -> dict[str, Any]:
-    clauses = conclusions.control(pair["files"], rankings)
-    holds = conclusions.holds(clauses)
+    clauses = conclusions.control_clauses(pair["files"], rankings)
+    holds = conclusions.control_holds(clauses)
     for clause in clauses:
         if clause.holds is False:
-            logs.logger.error("control %s is broken: %s: %s", pair["name"], clause.name, clause.text)
+            logs.logger.error("control %s does not hold: %s: %s", pair["name"], clause.name, clause.text)
     return {
         "pair": pair["name"],
         "site": _site(pair),
@@ -232,37 +241,37 @@ def _control(pair: Mapping[str, Any], rankings: Mapping[Method, Ranking]) -> dic
     }
 
 
-def _standing(
+def _findings(
     pairs: Sequence[Mapping[str, Any]], rankings: Sequence[Mapping[Method, Ranking]]
 ) -> Iterable[tuple[Mapping[str, Any], Method, Ranked]]:
     for pair, by_method in zip(pairs, rankings, strict=True):
         for method, ranked in by_method.items():
-            yield from ((pair, method, each) for each in ranked.findings)
+            yield from ((pair, method, finding) for finding in ranked.findings)
 
 
 def _table(
-    standing: Sequence[tuple[Mapping[str, Any], Method, Ranked]],
+    findings: Sequence[tuple[Mapping[str, Any], Method, Ranked]],
 ) -> tuple[dict[str, list[Any]], npt.NDArray[np.int64]]:
     columns: dict[str, list[Any]] = {name: [] for name in (*COLUMNS, "weakest")}
-    rows = np.full((len(standing), ROWS), -1, dtype=np.int64)
+    rows = np.full((len(findings), ROWS), -1, dtype=np.int64)
     texts: dict[str, evidence.Text] = {}
-    steered = {
-        path: effects.read(path).causal for path in {pair["files"].get("steering") for pair, _, _ in standing} if path
+    causal = {
+        path: effects.read(path).causal for path in {pair["files"].get("steering") for pair, _, _ in findings} if path
     }
-    for i, (pair, method, ranked) in enumerate(standing):
+    for i, (pair, method, ranked) in enumerate(findings):
         tokens = ranked.candidate.tokens or str(pair["files"][f"tokens_{ranked.candidate.side.lower()}"])
         texts[tokens] = texts.get(tokens) or evidence.Text(tokens)
-        shown = ranked.candidate.rows[:ROWS]
-        rows[i, : len(shown)] = shown
-        contexts = texts[tokens].contexts(shown, np.zeros(len(shown)), count=TEXTS)
+        strongest = ranked.candidate.rows[:ROWS]
+        rows[i, : len(strongest)] = strongest
+        contexts = texts[tokens].contexts(strongest, np.zeros(len(strongest)), count=TEXTS)
         entry = ranked.candidate._asdict() | {
             "pair": pair["name"],
             "site": _site(pair),
             "method": method.name,
             "q": ranked.q,
-            "causal": steered.get(pair["files"].get("steering"), {}).get(_key(ranked, method), math.nan),
+            "causal": causal.get(pair["files"].get("steering"), {}).get(_key(ranked, method), math.nan),
             "contexts": " | ".join(context.plain() for context in contexts),
-            "weakest": ranked.weakest,
+            "weakest": ranked.smallest_margin,
         }
         for name, column in columns.items():
             column.append(entry[name])

@@ -1,4 +1,4 @@
-"""What the linear map puts forward: directions that the best map misses."""
+"""Candidates of the linear map: directions of one model that the best map does not predict."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,10 +18,10 @@ R2_TOLERANCE = 1e-6
 
 
 def candidates(files: Files) -> list[Candidate]:
-    """Directions that the best map misses: B's from A -> B, A's from B -> A.
+    """Directions that the best maps do not predict: B's under A -> B, A's under B -> A.
 
     The effect is the excess (METHODS 9): the variance along the direction that is not predicted from the other model,
-    less the same with the models' labels swapped, over the variance of both. .1 means a fifth more variance.
+    minus the same with the models' labels swapped, over the sum of their variances. .1 means a fifth more variance.
     """
     with artifacts.read(files["linear_map"], "linear_map") as file:
         token_row = file["rows/token_row"][:].astype(np.int64)
@@ -54,16 +54,16 @@ def _directions(group: h5py.Group, side: SideName, sign: float, token_row: IntAr
 
 
 def _sum_bounds(difference: DoubleArray) -> DoubleArray:
-    """95 % Poisson bootstrap over documents of the sums of [K, D], as shares in [-1, 1]; float64 [K, 2]."""
+    """95 % Poisson bootstrap over documents of the sums of [K, D], clipped to [-1, 1]; float64 [K, 2]."""
     if not len(difference):
         return np.zeros((0, 2))
     bounds = resampling.poisson_bootstrap(difference.T, seed=0)
-    both: DoubleArray = np.stack([bounds.lo, bounds.hi], axis=1) * difference.shape[1]
-    return np.clip(both, -1.0, 1.0)
+    interval: DoubleArray = np.stack([bounds.lo, bounds.hi], axis=1) * difference.shape[1]
+    return np.clip(interval, -1.0, 1.0)
 
 
 def _strongest(token_row: IntArray, rows: npt.NDArray[Any], scores: npt.NDArray[Any]) -> IntArray:
-    """Token rows of both ends of a direction [2, contexts] together, by falling |score|; -1 is padding."""
+    """Token rows of both ends of a direction [2, contexts] together, by descending |score|; padding (-1) is removed."""
     order = np.argsort(-np.abs(scores.ravel()), kind="stable")
     at = rows.ravel()[order]
     strongest: IntArray = token_row[at[at >= 0]]
@@ -99,10 +99,10 @@ def _identity_clause(files: Files) -> Clause:
 
 
 class Proposer(proposer.Proposer):
-    """The linear map's word on a cell."""
+    """The linear map's candidates and control of a cell."""
 
     def candidates(self, files: Files) -> list[Candidate]:
-        """The directions of either side."""
+        """The unpredicted directions of both sides."""
         return candidates(files)
 
     def control(self, files: Files) -> Sequence[Clause]:
@@ -110,7 +110,7 @@ class Proposer(proposer.Proposer):
         return [_identity_clause(files)]
 
     def steered(self, files: Files, best: Sequence[Candidate]) -> list[Candidate]:
-        """The directions turned towards their stronger end, with the rows of that end."""
+        """The directions with the sign of their stronger end, and the rows of that end."""
         with artifacts.read(files["linear_map"], "linear_map") as file:
             ends = {side: _ends(file, side) for side in SIDES}
         turned = []

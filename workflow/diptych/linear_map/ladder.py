@@ -1,17 +1,17 @@
 """The ladder of affine maps from A's activations to B's, cross-validated over folds of documents (METHODS 2).
 
-From the simplest claim about two models to the richest: they are the same (`identity`), the same up to size
-(`scale`), up to size and rotation (`procrustes`), up to a linear map of low rank (`reduced_rank`) or any linear map
-(`ridge`). All of it comes from second moments, so no rung reads the rows again:
+Each rung is a class of maps, from the most to the least constrained: B equals A (`identity`), up to scale (`scale`),
+up to scale and rotation (`procrustes`), up to a linear map of low rank (`reduced_rank`) or any linear map (`ridge`).
+All are fitted and scored from second moments, so no rung reads the rows again:
 
     ladder = Ladder(moments.accumulate(rows))
-    table = ladder.climb()              # a Rung for each: held-out R^2 by fold, the penalty or rank chosen
-    best = ladder.best(table)           # the simplest that is as good as the top one
-    forward = ladder.map(best.name, best.choice, held_out=(0,))
+    rungs = ladder.cross_validate()     # a Rung per class: held-out R^2 by fold, selected penalty and rank
+    best = ladder.best(rungs)           # the simplest within one standard error of the highest R^2
+    forward = ladder.map(best.name, best.hyperparameters, held_out=(0,))
     forward.predict(x_A)
 
-B -> A is the same on `moments.reversed()`. The maps themselves are in `affine`; where the best one fails is
-`residuals`' question.
+B -> A is the same on `moments.reversed()`. The maps are fitted in `affine_maps.affine`; `residuals` analyses what the
+best one does not predict.
 """
 
 import itertools
@@ -44,12 +44,12 @@ RungName = Literal["identity", "scale", "procrustes", "reduced_rank", "ridge", "
 ShrinkTo = Literal["simple", "zero"]
 
 ALPHAS = tuple(float(10.0 ** (exponent / 2)) for exponent in range(-12, 5))
-"""Ridge penalties 1e-6 .. 1e2, two a decade, in units of C_AA's mean diagonal."""
+"""Ridge penalties 1e-6 .. 1e2, two per decade, in units of C_AA's mean diagonal."""
 TEST_FOLD = 0
 
 
-class Choice(NamedTuple):
-    """What inner folds chose for a rung: `alpha` (NaN without one) and `rank` (0 without one)."""
+class Hyperparameters(NamedTuple):
+    """Penalty and rank that inner folds select for a rung: `alpha` (NaN without one) and `rank` (0 without one)."""
 
     alpha: float
     rank: int
@@ -57,18 +57,19 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Rung:
-    """One rung of the ladder.
+    """Cross-validation of one class of maps.
 
     Attributes:
-        name: which.
-        r2: float64 [folds], held-out R^2 of each fold under the map of all others.
+        name: of the class.
+        r2: float64 [folds], held-out R^2 of each fold under the map trained on all others.
         pooled: R^2 with errors and totals summed over folds.
-        median_coordinate: median of B's coordinates' own R^2, summed over folds; constant coordinates left out.
-        inner_r2: float64 [folds - 1], R^2 of each fold but the test fold under the map of all but these two.
-        choice: penalty and rank of the map for the test fold.
-        alpha_at_edge: that penalty is the least or greatest offered, and its neighbour is worse by over `RESOLUTION`.
-        in_sample_mse: error of the map for the test fold on its own training rows, per row and coordinate.
-        in_sample_frobenius: ||X R - Y||_F there (centred).
+        median_coordinate: median over B's coordinates of R^2 pooled over folds; constant coordinates excluded.
+        inner_r2: float64 [folds - 1], R^2 of each fold but the test fold under the map trained on all but these two.
+        hyperparameters: penalty and rank of the map for the test fold.
+        alpha_at_edge: that penalty is the smallest or largest of the grid, and better than its neighbour by more than
+            `RESOLUTION`.
+        in_sample_mse: error of the map for the test fold on its training rows, per row and coordinate.
+        in_sample_frobenius: ||X R - Y||_F on them (centred).
         slope_frobenius: ||R||_F.
     """
 
@@ -77,7 +78,7 @@ class Rung:
     pooled: float
     median_coordinate: float
     inner_r2: DoubleArray
-    choice: Choice
+    hyperparameters: Hyperparameters
     alpha_at_edge: bool
     in_sample_mse: float
     in_sample_frobenius: float
@@ -85,9 +86,9 @@ class Rung:
 
 
 def simplest(r2: DoubleArray) -> int:
-    """The first of some options, simplest first, whose mean difference to the top one is within one standard error.
+    """Index of the first option, simplest first, within one standard error of the highest mean R^2.
 
-    The error is that of the paired difference over folds: folds differ more among themselves than maps do.
+    The standard error is that of the paired difference over folds: R^2 varies more between folds than between maps.
 
     Args:
         r2: [options, folds].
@@ -98,15 +99,15 @@ def simplest(r2: DoubleArray) -> int:
 
 
 class Ladder:
-    """Every rung on one direction A -> B.
+    """Maps of every rung in one direction A -> B, and their cross-validation.
 
     Args:
         folds: moments of at least 3 folds, the test fold among them.
-        shrink_to: where ridge goes as its penalty grows: "simple" (identity for equal widths, else Procrustes) or
-            "zero", the textbook form. `ridge_zero` is always reported beside, and never chosen.
+        shrink_to: slope that ridge shrinks towards: "simple" (identity for equal widths, else Procrustes) or "zero",
+            the textbook form. `ridge_zero` is always reported too, and never selected.
         alphas: penalties, increasing.
-        eigens: eigendecompositions of other moments with the same C_AA, to be shared.
-        polars: polar factors of C_AB, known from the other direction.
+        eigens: eigendecompositions shared with other moments of the same C_AA.
+        polars: polar factors of C_AB, if computed for the other direction.
 
     Raises:
         DiptychError: too few folds, or activations that do not vary.
@@ -132,43 +133,43 @@ class Ladder:
         self._eigens: dict[HeldOut, Eigen] = {} if eigens is None else eigens
         self._procrustes: dict[HeldOut, DoubleArray] = {}
         self.polars: dict[HeldOut, DoubleArray] = dict(polars or {})
-        """Polar factors of C_AB by the folds left out; their transposes serve the other direction."""
+        """Polar factors of C_AB by held-out folds; their transposes are those of the other direction."""
         self._errors: dict[tuple[bool, int], DoubleArray] = {}
         self._rank_r2s: dict[int, DoubleArray] = {}
         self._totals: dict[int, DoubleArray] = {}
-        self._choices: dict[tuple[RungName, int], Choice] = {}
+        self._hyperparameters: dict[tuple[RungName, int], Hyperparameters] = {}
         self._latest: tuple[HeldOut, moments.Moments] | None = None
         self.d_A, self.d_B = folds.total.C_AB.shape
 
     @property
     def names(self) -> tuple[RungName, ...]:
         """The rungs, simplest first; `identity` and `scale` need equal widths."""
-        same: tuple[RungName, ...] = ("identity", "scale") if self.d_A == self.d_B else ()
-        return (*same, "procrustes", "reduced_rank", "ridge", "ridge_zero")
+        equal_width_names: tuple[RungName, ...] = ("identity", "scale") if self.d_A == self.d_B else ()
+        return (*equal_width_names, "procrustes", "reduced_rank", "ridge", "ridge_zero")
 
-    def climb(self) -> list[Rung]:
-        """Cross-validate every rung, penalty and rank chosen by inner folds."""
+    def cross_validate(self) -> list[Rung]:
+        """Cross-validate every rung, with penalty and rank selected on inner folds."""
         return [self.rung(name) for name in logs.progress(self.names, "ladder", unit="rung")]
 
     def best(self, rungs: Sequence[Rung]) -> Rung:
-        """The simplest rung within one standard error of the top one, seen on the folds that are not the test fold.
+        """The simplest rung within one standard error of the highest R^2 on the folds other than the test fold.
 
-        A reduced rank that turned out full is no simpler than ridge and does not stand.
+        A reduced-rank map of full rank is no simpler than ridge and is not eligible.
         """
-        full = min(self.d_A, self.d_B)
-        eligible = [rung for rung in rungs if rung.name != "ridge_zero" and rung.choice.rank != full]
+        full_rank = min(self.d_A, self.d_B)
+        eligible = [rung for rung in rungs if rung.name != "ridge_zero" and rung.hyperparameters.rank != full_rank]
         return eligible[simplest(np.stack([rung.inner_r2 for rung in eligible]))]
 
     def rung(self, name: RungName) -> Rung:
         """Cross-validate one rung."""
-        choice = self.choose(name, TEST_FOLD)
+        hyperparameters = self.tune(name, TEST_FOLD)
         training = self._training(TEST_FOLD)
-        tested = self.slope(name, choice, (TEST_FOLD,))
-        in_sample = max(float(squared_error(tested, training.about(training)).sum()), 0.0)
+        test_slope = self.slope(name, hyperparameters, (TEST_FOLD,))
+        in_sample = max(float(squared_error(test_slope, training.about(training)).sum()), 0.0)
         r2, error, total = [], np.zeros(self.d_B), np.zeros(self.d_B)
         for outer in self.folds.ids:
             scatter = self._scatter(outer, (outer,))
-            slope = tested if outer == TEST_FOLD else self.slope(name, self.choose(name, outer), (outer,))
+            slope = test_slope if outer == TEST_FOLD else self.slope(name, self.tune(name, outer), (outer,))
             fold_error, fold_total = squared_error(slope, scatter), np.diag(scatter.BB)
             r2.append(1 - fold_error.sum() / fold_total.sum())
             error, total = error + fold_error, total + fold_total
@@ -178,25 +179,25 @@ class Ladder:
             r2=np.array(r2),
             pooled=float(1 - error.sum() / total.sum()),
             median_coordinate=float(np.median(1 - error[varies] / total[varies])),
-            inner_r2=self._inner_r2(name, choice),
-            choice=choice,
-            alpha_at_edge=self._at_edge(name, choice),
+            inner_r2=self._inner_r2(name, hyperparameters),
+            hyperparameters=hyperparameters,
+            alpha_at_edge=self._at_edge(name, hyperparameters),
             in_sample_mse=in_sample / (training.n * self.d_B),
             in_sample_frobenius=float(np.sqrt(in_sample)),
-            slope_frobenius=float(np.linalg.norm(tested)),
+            slope_frobenius=float(np.linalg.norm(test_slope)),
         )
 
-    def choose(self, name: RungName, outer: int) -> Choice:
-        """Penalty (least pooled error) and rank (simplest within one standard error) by the folds inside `outer`."""
+    def tune(self, name: RungName, outer: int) -> Hyperparameters:
+        """Select penalty (least pooled error) and rank (simplest within one standard error) without fold `outer`."""
         if name in ("identity", "scale", "procrustes"):
-            return Choice(float("nan"), 0)
-        if (name, outer) not in self._choices:
+            return Hyperparameters(float("nan"), 0)
+        if (name, outer) not in self._hyperparameters:
             alpha = self.alphas[int(np.argmin(self._alpha_errors(name, outer).sum(axis=0)))]
             rank = 1 + simplest(self._rank_r2(outer)) if name == "reduced_rank" else 0
-            self._choices[name, outer] = Choice(alpha, rank)
-        return self._choices[name, outer]
+            self._hyperparameters[name, outer] = Hyperparameters(alpha, rank)
+        return self._hyperparameters[name, outer]
 
-    def slope(self, name: RungName, choice: Choice, held_out: HeldOut) -> DoubleArray:
+    def slope(self, name: RungName, hyperparameters: Hyperparameters, held_out: HeldOut) -> DoubleArray:
         """Slope [d_A, d_B] of one rung trained on all folds but `held_out`."""
         training = self._training(*held_out)
         if name == "identity":
@@ -205,33 +206,33 @@ class Ladder:
             return np.eye(self.d_A) * float(np.trace(training.C_AB) / np.trace(training.C_AA))
         if name == "procrustes":
             return self._procrustes_slope(held_out, training)
-        slope = self._path(name, held_out, training).slope(choice.alpha)
+        slope = self._path(name, held_out, training).slope(hyperparameters.alpha)
         if name != "reduced_rank":
             return slope
-        penalty = choice.alpha * float(np.trace(training.C_AA)) / self.d_A
-        basis = rank_basis(slope, training.C_AA, penalty)[:, : choice.rank]
+        penalty = hyperparameters.alpha * float(np.trace(training.C_AA)) / self.d_A
+        basis = rank_basis(slope, training.C_AA, penalty)[:, : hyperparameters.rank]
         reduced: DoubleArray = slope @ basis @ basis.T
         return reduced
 
-    def map(self, name: RungName, choice: Choice, held_out: HeldOut) -> LinearMap:
+    def map(self, name: RungName, hyperparameters: Hyperparameters, held_out: HeldOut) -> LinearMap:
         """The affine map of one rung trained on all folds but `held_out`."""
         training = self._training(*held_out)
-        return LinearMap(self.slope(name, choice, held_out), training.mean_A, training.mean_B)
+        return LinearMap(self.slope(name, hyperparameters, held_out), training.mean_A, training.mean_B)
 
     def shuffled_r2(self) -> float:
-        """Pooled R^2 of zero-shrunk ridge when each row of A meets another document's row of B; NaN if none can."""
+        """Pooled R^2 of zero-shrunk ridge from A's rows to another document's rows of B; NaN without a derangement."""
         if not self.folds.shuffled:
             return float("nan")
         shuffled = Ladder(self.folds.as_shuffled(), shrink_to="zero", alphas=self.alphas, eigens=self._eigens)
         return shuffled.rung("ridge_zero").pooled
 
     def numerical_rank(self) -> int:
-        """Numerical rank of A's training covariance: eigenvalues over float32's resolution of the largest."""
+        """Numerical rank of A's training covariance: eigenvalues above float32's resolution of the largest."""
         values = self._eigen((TEST_FOLD,), self._training(TEST_FOLD))[0]
         return int(np.sum(values > np.finfo(np.float32).eps * values[-1]))
 
     def _training(self, *held_out: int) -> moments.Moments:
-        """Training moments; only the latest are kept: all of them would be three times the folds' memory."""
+        """Training moments; only the latest are cached: all of them would take three times the folds' memory."""
         if self._latest is None or self._latest[0] != held_out:
             self._latest = held_out, self.folds.training(*held_out)
         return self._latest[1]
@@ -240,22 +241,22 @@ class Ladder:
         return self.folds.fold(fold).about(self._training(*held_out))
 
     def _inner(self, outer: int) -> list[tuple[int, HeldOut]]:
-        """Each fold inside `outer` with the (sorted) pair of folds that its training leaves out."""
+        """Each fold but `outer`, with the (sorted) pair of folds that its training leaves out."""
         return [(j, (min(j, outer), max(j, outer))) for j in self.folds.ids if j != outer]
 
     def _alpha_errors(self, name: RungName, outer: int) -> DoubleArray:
-        """Squared error of each fold inside `outer` at each penalty, [folds - 1, penalties]."""
+        """Squared error of each fold but `outer` at each penalty, [folds - 1, penalties]."""
         if not self._errors:
             self._try_penalties()
         return self._errors[name == "ridge_zero" or self.shrink_to == "zero", outer]
 
     def _try_penalties(self) -> None:
-        """Errors of every penalty for every pair of folds left out: each is once the outer and once the inner fold.
+        """Compute the errors of every penalty for every pair of held-out folds, each once the outer and once the inner.
 
-        Going through the pairs once means that each one's training moments, paths and rotations are made once.
+        Both orders of a pair share their training moments, ridge paths and rotations.
         """
         kinds: tuple[RungName, ...] = ("ridge_zero",) if self.shrink_to == "zero" else ("ridge_zero", "ridge")
-        found: dict[tuple[bool, int], list[DoubleArray]] = {}
+        errors: dict[tuple[bool, int], list[DoubleArray]] = {}
         totals: dict[int, list[float]] = {}
         for held_out in itertools.combinations(self.folds.ids, 2):
             training = self._training(*held_out)
@@ -265,20 +266,20 @@ class Ladder:
                 rotated = rotate(self._eigen(held_out, training)[1], scatter)
                 totals.setdefault(outer, []).append(float(np.trace(scatter.BB)))
                 for kind, path in paths.items():
-                    found.setdefault((kind, outer), []).append(path.errors(self.alphas, scatter, rotated))
-        self._errors = {key: np.stack(errors) for key, errors in found.items()}
+                    errors.setdefault((kind, outer), []).append(path.errors(self.alphas, scatter, rotated))
+        self._errors = {key: np.stack(by_fold) for key, by_fold in errors.items()}
         self._totals = {outer: np.array(total) for outer, total in totals.items()}
 
     def _rank_r2(self, outer: int) -> DoubleArray:
-        """R^2 of each rank on each fold inside `outer`, [ranks, folds - 1], at the penalty chosen there."""
+        """R^2 of each rank on each fold but `outer`, [ranks, folds - 1], at the penalty selected on these folds."""
         if not self._rank_r2s:
             self._try_ranks()
         return self._rank_r2s[outer]
 
     def _try_ranks(self) -> None:
-        """R^2 of every rank for every pair of folds left out, as for the penalties."""
-        alphas = {outer: self.choose("ridge", outer).alpha for outer in self.folds.ids}
-        errors: dict[int, list[DoubleArray]] = {outer: [] for outer in self.folds.ids}
+        """Compute the R^2 of every rank for every pair of held-out folds, as `_try_penalties` does."""
+        alphas = {outer: self.tune("ridge", outer).alpha for outer in self.folds.ids}
+        r2s: dict[int, list[DoubleArray]] = {outer: [] for outer in self.folds.ids}
         for held_out in itertools.combinations(self.folds.ids, 2):
             training = self._training(*held_out)
             path = self._path("ridge", held_out, training)
@@ -287,30 +288,32 @@ class Ladder:
                 alpha = alphas[outer]
                 if alpha not in reduced:
                     slope = path.slope(alpha)
-                    reduced[alpha] = slope, rank_basis(slope, training.C_AA, alpha * path.unit)
+                    reduced[alpha] = slope, rank_basis(slope, training.C_AA, alpha * path.penalty_unit)
                 scatter = self._scatter(fold, held_out)
-                errors[outer].append(1 - rank_errors(*reduced[alpha], scatter) / np.trace(scatter.BB))
-        self._rank_r2s = {outer: np.stack(r2, axis=1) for outer, r2 in errors.items()}
+                r2s[outer].append(1 - rank_errors(*reduced[alpha], scatter) / np.trace(scatter.BB))
+        self._rank_r2s = {outer: np.stack(r2, axis=1) for outer, r2 in r2s.items()}
 
-    def _inner_r2(self, name: RungName, choice: Choice) -> DoubleArray:
+    def _inner_r2(self, name: RungName, hyperparameters: Hyperparameters) -> DoubleArray:
         if name == "reduced_rank":
-            of_rank: DoubleArray = self._rank_r2(TEST_FOLD)[choice.rank - 1]
+            of_rank: DoubleArray = self._rank_r2(TEST_FOLD)[hyperparameters.rank - 1]
             return of_rank
         if name in ("ridge", "ridge_zero"):
-            errors = self._alpha_errors(name, TEST_FOLD)[:, self.alphas.index(choice.alpha)]
+            errors = self._alpha_errors(name, TEST_FOLD)[:, self.alphas.index(hyperparameters.alpha)]
             inner: DoubleArray = 1 - errors / self._totals[TEST_FOLD]
             return inner
         r2 = []
         for j, held_out in self._inner(TEST_FOLD):
             scatter = self._scatter(j, held_out)
-            r2.append(1 - squared_error(self.slope(name, choice, held_out), scatter).sum() / np.trace(scatter.BB))
+            r2.append(
+                1 - squared_error(self.slope(name, hyperparameters, held_out), scatter).sum() / np.trace(scatter.BB)
+            )
         return np.array(r2)
 
-    def _at_edge(self, name: RungName, choice: Choice) -> bool:
-        if name not in ("ridge", "ridge_zero") or choice.alpha not in (self.alphas[0], self.alphas[-1]):
+    def _at_edge(self, name: RungName, hyperparameters: Hyperparameters) -> bool:
+        if name not in ("ridge", "ridge_zero") or hyperparameters.alpha not in (self.alphas[0], self.alphas[-1]):
             return False
         errors = self._alpha_errors(name, TEST_FOLD).sum(axis=0)
-        at = self.alphas.index(choice.alpha)
+        at = self.alphas.index(hyperparameters.alpha)
         neighbour = 1 if at == 0 else at - 1
         return len(self.alphas) > 1 and bool(
             errors[neighbour] - errors[at] > RESOLUTION * self._totals[TEST_FOLD].sum()
@@ -319,12 +322,12 @@ class Ladder:
     def _path(self, name: RungName, held_out: HeldOut, training: moments.Moments | None = None) -> RidgePath:
         m = self._training(*held_out) if training is None else training
         if name == "ridge_zero" or self.shrink_to == "zero":
-            start = np.zeros((self.d_A, self.d_B))
+            target = np.zeros((self.d_A, self.d_B))
         elif self.d_A == self.d_B:
-            start = np.eye(self.d_A)
+            target = np.eye(self.d_A)
         else:
-            start = self._procrustes_slope(held_out, m)
-        return RidgePath(m, self._eigen(held_out, m), start)
+            target = self._procrustes_slope(held_out, m)
+        return RidgePath(m, self._eigen(held_out, m), target)
 
     def _eigen(self, held_out: HeldOut, m: moments.Moments) -> Eigen:
         if held_out not in self._eigens:

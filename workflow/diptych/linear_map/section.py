@@ -1,4 +1,4 @@
-"""The section on the linear map of one pair: how well each map predicts B from A, and where the best one fails."""
+"""The section on the linear map of one pair: how well each map predicts B from A, and the residuals of the best."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
@@ -38,13 +38,13 @@ RUNGS = {
     "ridge_zero": ("textbook ridge", "Any linear map, shrunk to zero, as the literature prints it; never chosen."),
 }
 SHOWN_DIRECTIONS = 4
-"""Directions of each kind shown with contexts."""
-SPREAD = 12.0
-"""Tokens are shaded fully from this many times the mean squared residual."""
+"""Directions of each kind that are shown with contexts."""
+FULL_SHADE = 12.0
+"""Multiple of the mean squared residual from which a token is shaded fully."""
 
 
-def section(pair: Mapping[str, Any], text: Text, contexts: int, standing: Collection[str]) -> Section:
-    """Map ladder, and where the map fails in both directions, of one pair; `standing` holds "side id" of findings."""
+def section(pair: Mapping[str, Any], text: Text, contexts: int, finding_ids: Collection[str]) -> Section:
+    """Section on one pair: R^2 of each map, and residuals in both directions; `finding_ids` are "side id"."""
     with artifacts.read(pair["files"]["linear_map"], "linear_map") as file:
         identical = all(not len(file[f"{name}/directions/filter"]) for name in ("forward", "backward"))
         parts = [_ladder(file, pair)]
@@ -57,7 +57,7 @@ def section(pair: Mapping[str, Any], text: Text, contexts: int, standing: Collec
                 )
             )
         else:
-            parts.append(_fails(file, pair, text, contexts, standing))
+            parts.append(_residual_section(file, pair, text, contexts, finding_ids))
     return Section(f"{pair['id']}-map", "Linear map between the activations", [], parts)
 
 
@@ -82,11 +82,11 @@ def _ladder(file: h5py.File, pair: Mapping[str, Any]) -> Section:
             f"How much of {pair['b']}'s activations follows from {pair['a']}'s on documents that the map has not seen, "
             "from the simplest claim (they are equal) to the richest (any linear map)."
         ),
-        *_words(verdicts, arrows),
+        *_summary_notes(verdicts, arrows),
         Figure(
             f"{pair['id']}-ladder",
             "Held-out R² of each map",
-            "One row a map, simplest on top; 1 is perfect prediction, 0 is no better than the mean; bars are the "
+            "One row per map, the simplest on top; 1 is perfect prediction, 0 is no better than the mean; bars are the "
             "spread "
             "over folds of documents. The dashed line is what a map reaches between the activations of different "
             "documents: prediction without knowing the token.",
@@ -99,7 +99,7 @@ def _ladder(file: h5py.File, pair: Mapping[str, Any]) -> Section:
     return Section(f"{pair['id']}-ladder-section", "Map ladder", blocks)
 
 
-def _words(verdicts: Mapping[str, Any], arrows: Mapping[str, str]) -> list[Block]:
+def _summary_notes(verdicts: Mapping[str, Any], arrows: Mapping[str, str]) -> list[Block]:
     blocks: list[Block] = []
     for name, arrow in arrows.items():
         verdict = verdicts[name]
@@ -110,7 +110,7 @@ def _words(verdicts: Mapping[str, Any], arrows: Mapping[str, str]) -> list[Block
                 f"held-out R² {number(verdict['r2'], 4)} (shuffled documents {number(verdict['shuffled_r2'])}).",
             )
         )
-        blocks += [Note("warn", f"{arrow}: {words}.") for words in verdict["words"]]
+        blocks += [Note("warn", f"{arrow}: {warning}.") for warning in verdict["words"]]
     return blocks
 
 
@@ -122,7 +122,7 @@ def _ladder_table(
 ) -> Table:
     rows = [_rung(name, i, tables) for i, name in enumerate(names)]
     shuffled: list[str | Cell] = [
-        Cell("shuffled", hint="Rows of different documents: the level of knowing nothing of the token.")
+        Cell("shuffled", hint="A and B on different documents: the level that is reached without knowing the token.")
     ]
     for direction in ("forward", "backward"):
         shuffled += [number_cell(_nan(verdicts[direction]["shuffled_r2"]), 4), "–"]
@@ -142,7 +142,7 @@ def _ladder_table(
         hints=(
             "",
             "",
-            "Median over coordinates of their own R²: a few large coordinates own the pooled one.",
+            "Median over coordinates of their own R²: the pooled R² is dominated by a few large coordinates.",
             "",
             "",
             "Chosen by inner folds, in units of A's mean variance.",
@@ -152,7 +152,7 @@ def _ladder_table(
 
 
 def _rung(name: str, i: int, tables: Mapping[str, Mapping[str, Any]]) -> list[str | Cell]:
-    """The ladder's row of one kind of map, both ways."""
+    """The table's row of one class of maps, both directions."""
     label, meaning = RUNGS[name]
     cells: list[str | Cell] = [Cell(label, hint=meaning)]
     for direction in ("forward", "backward"):
@@ -168,7 +168,7 @@ def _rung(name: str, i: int, tables: Mapping[str, Mapping[str, Any]]) -> list[st
 
 
 def _in_sample(names: Sequence[str], tables: Mapping[str, Mapping[str, Any]], arrows: Mapping[str, str]) -> Table:
-    """The figures that the literature prints, labelled for what they are."""
+    """Table of in-sample errors and norms, as published comparisons report them."""
     rows: list[list[str | Cell]] = [
         [
             Cell(RUNGS[name][0], hint=RUNGS[name][1]),
@@ -180,34 +180,36 @@ def _in_sample(names: Sequence[str], tables: Mapping[str, Mapping[str, Any]], ar
         ]
         for i, name in enumerate(names)
     ]
-    what = ("MSE, in-sample", "‖XR − Y‖, in-sample", "‖R‖")
-    columns = ["map", *(f"{label} {arrows[name]}" for name in ("forward", "backward") for label in what)]
+    labels = ("MSE, in-sample", "‖XR − Y‖, in-sample", "‖R‖")
+    columns = ["map", *(f"{label} {arrows[name]}" for name in ("forward", "backward") for label in labels)]
     return Table(
         columns,
         rows,
-        caption="In-sample: on the rows that the map was fitted to, as published comparisons print it. These flatter "
-        "the richer maps and decide nothing here; they are here to be compared with the literature. "
+        caption="In-sample: on the rows that the map was fitted to, as published comparisons report it. These favour "
+        "the richer maps and are not used to select one; they are for comparison with the literature. "
         "MSE is per row and coordinate; norms are Frobenius.",
     )
 
 
-def _fails(file: h5py.File, pair: Mapping[str, Any], text: Text, contexts: int, standing: Collection[str]) -> Section:
+def _residual_section(
+    file: h5py.File, pair: Mapping[str, Any], text: Text, contexts: int, finding_ids: Collection[str]
+) -> Section:
     blocks: list[Block] = [
         Prose(
             f"What the best map cannot predict is the difference. Below: the tokens of {pair['b']} that it misses "
             "most, "
             "and the directions along which it misses them."
         ),
-        *_where(file, pair, text),
+        *_residual_by_group(file, pair, text),
         _spectrum(file, pair),
         _tokens(file, "forward", pair, text, contexts),
-        _directions(file, "forward", pair["a"], pair["b"], "B", text, contexts, standing),
-        _directions(file, "backward", pair["b"], pair["a"], "A", text, contexts, standing),
+        _directions(file, "forward", pair["a"], pair["b"], "B", text, contexts, finding_ids),
+        _directions(file, "backward", pair["b"], pair["a"], "A", text, contexts, finding_ids),
     ]
     return Section(f"{pair['id']}-map-fails", "Where the map fails", blocks)
 
 
-def _where(file: h5py.File, pair: Mapping[str, Any], text: Text) -> list[Block]:
+def _residual_by_group(file: h5py.File, pair: Mapping[str, Any], text: Text) -> list[Block]:
     """Mean residual by source, role and position, both directions."""
     arrows = (f"{pair['a']} → {pair['b']}", f"{pair['b']} → {pair['a']}")
     tables = [artifacts.read_table(file, f"{name}/energy_by_source") for name in ("forward", "backward")]
@@ -249,7 +251,7 @@ def _by_position(file: h5py.File, pair: Mapping[str, Any], arrows: tuple[str, st
 
 
 def _spectrum(file: h5py.File, pair: Mapping[str, Any]) -> Figure:
-    """How many directions the residual has, and how much of each is unexplained."""
+    """Spectra of the residual: unexplained share and share of the residual by rank of the direction."""
     share = file["forward/spectrum/unexplained"][:]
     variance = file["forward/spectrum/pca"][:]
     rank = np.arange(1, len(share) + 1)
@@ -271,14 +273,14 @@ def _spectrum(file: h5py.File, pair: Mapping[str, Any]) -> Figure:
 
 
 def _positive(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Values for a logarithmic axis: what is nothing beside the largest becomes a gap."""
+    """Values for a logarithmic axis: those below 1e-6 of the largest become NaN, a gap in the line."""
     return np.where(values > 1e-6 * float(values.max(initial=0.0)), values, np.nan)
 
 
 def _tokens(file: h5py.File, direction: Direction, pair: Mapping[str, Any], text: Text, contexts: int) -> Items:
     energy = file[f"{direction}/energy"][:].astype(np.float64)
     token_row = file["rows/token_row"][0]
-    shade = Shade(token_row, energy, scale=SPREAD * float(energy.mean()))
+    shade = Shade(token_row, energy, scale=FULL_SHADE * float(energy.mean()))
     order = np.argsort(-energy, kind="stable")
     contexts_of_rows = text.contexts(
         token_row[order[: 50 * contexts]], energy[order[: 50 * contexts]], shade, count=contexts
@@ -294,7 +296,7 @@ def _tokens(file: h5py.File, direction: Direction, pair: Mapping[str, Any], text
 
 def _directions(
     file: h5py.File, direction: Direction, known: str, missed: str, side: Literal["A", "B"], text: Text, contexts: int,
-    standing: Collection[str],
+    finding_ids: Collection[str],
 ) -> Items:  # fmt: skip
     group = file[f"{direction}/directions"]
     kinds = [str(kind) for kind in group["kind"].attrs["kinds"]]
@@ -305,7 +307,7 @@ def _directions(
         count[kind] += 1
         if count[kind] <= SHOWN_DIRECTIONS:
             name = f"{kind} {count[kind]}"
-            tag = "finding" if f"{side} {name}" in standing else ""
+            tag = "finding" if f"{side} {name}" in finding_ids else ""
             items.append(_direction(group, k, name, tag, token_row, side, text, contexts))
     return Items(
         f"Directions of {missed} that {known} does not predict. “unexplained” ranks by the share of variance that is "
@@ -350,7 +352,7 @@ def _nan(value: float | None) -> float:
 
 
 def _opening(pair: Mapping[str, Any]) -> str:
-    """How much of B's variance the best map predicts, in words."""
+    """A sentence on how much of B's variance the best map predicts."""
     with artifacts.read(pair["files"]["linear_map"], "linear_map") as file:
         verdict = artifacts.read_json(file, "verdicts")["forward"]
         ladder = artifacts.read_table(file, "forward/ladder")
@@ -366,14 +368,14 @@ def _opening(pair: Mapping[str, Any]) -> str:
 
 
 class Sections(method_sections.Sections):
-    """The linear map's part of the page."""
+    """The linear map's sections of the page."""
 
     def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
-        """The ladder, and where the best map fails."""
+        """R^2 of each map, and the residuals of the best one."""
         return section(cell, page.texts["a"], page.n_contexts, page.finding_ids)
 
     def opening(self, cell: Mapping[str, Any]) -> str:
-        """How much of B's activations the best map predicts."""
+        """A sentence on how much of B's variance the best map predicts."""
         return _opening(cell)
 
 

@@ -1,9 +1,9 @@
-"""The linear-map stage: which map carries A's activations to B's, and where it fails, in both directions.
+"""The linear-map stage: affine maps between A's and B's activations in both directions, and their residuals.
 
     fit(rows, "linear_map.h5", spec=spec)
 
-The maps are trained on folds 1..; fold 0 tests them and everything made with them. `moments` reads the rows once for
-all maps, `ladder` holds the mathematics of the maps, `residuals` reads the rows a second time for where they fail.
+Maps are trained on folds 1..; fold 0 tests them and all that is derived from them. `affine_maps.moments` reads the rows
+once for all maps, `ladder` cross-validates the maps, and `residuals` reads the rows again for the residuals.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,24 +17,25 @@ import numpy.typing as npt
 from diptych.activations import rows
 from diptych.affine_maps import affine, moments
 from diptych.affine_maps.affine import DIRECTIONS, DirectionName
-from diptych.linear_map import ladder, residuals
+from diptych.linear_map import residuals
+from diptych.linear_map.ladder import ALPHAS, TEST_FOLD, HeldOut, Ladder, Rung, ShrinkTo
 from diptych.runtime import logs
 from diptych.storage import artifacts, tables
 
 ROWS_PER_DIMENSION = 10
-"""Fewer training rows than this for each dimension of A and a map is `underdetermined`."""
+"""With fewer training rows per dimension of A, a map is `underdetermined`."""
 
 
 @dataclass(frozen=True)
-class Climb:
-    """The ladder of one direction, climbed."""
+class DirectionResult:
+    """Cross-validated maps of one direction: every rung, the best one, and the R^2 of shuffled documents."""
 
-    steps: ladder.Ladder
-    rungs: list[ladder.Rung]
-    best: ladder.Rung
-    shuffled: float
+    ladder: Ladder
+    rungs: list[Rung]
+    best: Rung
+    shuffled_r2: float
 
-    def rung(self, name: str) -> ladder.Rung:
+    def rung(self, name: str) -> Rung:
         """The rung called `name`."""
         return next(rung for rung in self.rungs if rung.name == name)
 
@@ -45,25 +46,25 @@ def fit(
     *,
     spec: dict[str, Any],
     table: str | Path | None = None,
-    shrink_to: ladder.ShrinkTo = "simple",
-    alphas: Sequence[float] = ladder.ALPHAS,
+    shrink_to: ShrinkTo = "simple",
+    alphas: Sequence[float] = ALPHAS,
     directions: int = 10,
     contexts: int = 20,
     bootstrap: int = 1000,
     seed: int = 0,
     block_rows: int = moments.BLOCK_ROWS,
 ) -> None:
-    """Fit the ladder in both directions and find where the best maps fail; write one `linear_map` artifact.
+    """Cross-validate the maps in both directions, analyse the residuals of the best; write a `linear_map` artifact.
 
     Args:
         pair: rows of A and B, at least 3 folds, fold 0 among them.
         out: path of the artifact.
         spec: stored with it.
-        table: path of the ladder as TSV.
-        shrink_to: where ridge goes as its penalty grows, "simple" or "zero" (METHODS 2).
+        table: path of the cross-validation results as TSV.
+        shrink_to: slope that ridge shrinks towards, "simple" or "zero" (METHODS 2).
         alphas: ridge penalties, increasing.
-        directions: directions kept of each kind (principal, unexplained).
-        contexts: rows kept at either end of each direction.
+        directions: number of directions of each kind (principal, unexplained).
+        contexts: rows stored at either end of each direction.
         bootstrap: Poisson replicates over documents for the bounds.
         seed: of the bootstrap and the random directions.
         block_rows: rows read at a time; changes rounding only.
@@ -72,88 +73,92 @@ def fit(
         DiptychError: too few folds, rows that do not vary, non-finite rows.
     """
     folds = moments.accumulate(pair, block_rows=block_rows)
-    forward = climb(folds, shrink_to, alphas)
-    polars = {held_out: polar.T for held_out, polar in forward.steps.polars.items()}
-    climbs: dict[DirectionName, Climb] = {
+    forward = cross_validate(folds, shrink_to, alphas)
+    polars = {held_out: polar.T for held_out, polar in forward.ladder.polars.items()}
+    results: dict[DirectionName, DirectionResult] = {
         "forward": forward,
-        "backward": climb(folds.reversed(), shrink_to, alphas, polars),
+        "backward": cross_validate(folds.reversed(), shrink_to, alphas, polars),
     }
-    failures = {name: _failure(_exchanged(pair, name), climbs[name], directions, contexts, seed) for name in DIRECTIONS}
+    accumulators = {
+        name: _accumulator(_exchanged(pair, name), results[name], directions, contexts, seed) for name in DIRECTIONS
+    }
     for fold, block in _blocks(pair, folds.ids, block_rows):
         x_A, x_B = block.x
-        failures["forward"].add(fold, x_A, x_B, block.row)
-        failures["backward"].add(fold, x_B, x_A, block.row)
+        accumulators["forward"].add(fold, x_A, x_B, block.row)
+        accumulators["backward"].add(fold, x_B, x_A, block.row)
     with artifacts.create(out, "linear_map", spec) as writer:
-        writer.json("verdicts", {name: verdicts(climbs[name]) for name in DIRECTIONS})
-        writer.json("input", _input(pair, folds, climbs))
+        writer.json("verdicts", {name: summary(results[name]) for name in DIRECTIONS})
+        writer.json("input", _input(pair, folds, results))
         _write_rows(writer, pair)
         for name in DIRECTIONS:
-            failures[name].finish()
-            _write_maps(writer, name, climbs[name])
-            _write_failure(writer, name, pair, failures[name], bootstrap=bootstrap, seed=seed)
+            accumulators[name].finish()
+            _write_maps(writer, name, results[name])
+            _write_residuals(writer, name, pair, accumulators[name], bootstrap=bootstrap, seed=seed)
     if table is not None:
-        artifacts.write_text(table, ladder_tsv(climbs))
+        artifacts.write_text(table, ladder_tsv(results))
 
 
-def climb(
+def cross_validate(
     folds: moments.FoldMoments,
-    shrink_to: ladder.ShrinkTo,
+    shrink_to: ShrinkTo,
     alphas: Sequence[float],
-    polars: Mapping[ladder.HeldOut, npt.NDArray[np.float64]] | None = None,
-) -> Climb:
-    """Cross-validate the ladder of one direction and choose its best rung; `polars` as for `ladder.Ladder`."""
-    steps = ladder.Ladder(folds, shrink_to=shrink_to, alphas=alphas, polars=polars)
-    rungs = steps.climb()
-    return Climb(steps, rungs, steps.best(rungs), steps.shuffled_r2())
+    polars: Mapping[HeldOut, npt.NDArray[np.float64]] | None = None,
+) -> DirectionResult:
+    """Cross-validate the maps of one direction and select the best rung; arguments as for `Ladder`."""
+    ladder = Ladder(folds, shrink_to=shrink_to, alphas=alphas, polars=polars)
+    rungs = ladder.cross_validate()
+    return DirectionResult(ladder, rungs, ladder.best(rungs), ladder.shuffled_r2())
 
 
-def verdicts(result: Climb) -> dict[str, Any]:
-    """What must be said of one direction's maps beside their numbers; `words` holds it as sentences."""
-    n_train = result.steps.folds.training(ladder.TEST_FOLD).n
-    d_A = result.steps.d_A
+def summary(result: DirectionResult) -> dict[str, Any]:
+    """Best map and R^2 of one direction, with warnings as flags and, under `words`, as sentences."""
+    n_train = result.ladder.folds.training(TEST_FOLD).n
+    d_A = result.ladder.d_A
     underdetermined = n_train < ROWS_PER_DIMENSION * d_A
-    equal = d_A == result.steps.d_B
+    equal = d_A == result.ladder.d_B
     textbook = result.rung("ridge_zero").pooled
     identity_wins = equal and result.rung("identity").pooled > textbook + affine.RESOLUTION
     at_edge = [rung.name for rung in result.rungs if rung.alpha_at_edge]
-    words = []
+    warnings = []
     if underdetermined:
-        words.append(f"underdetermined: {n_train} training rows are fewer than 10 for each of {d_A} dimensions")
+        warnings.append(f"underdetermined: {n_train} training rows are fewer than 10 for each of {d_A} dimensions")
     if identity_wins:
-        words.append(
+        warnings.append(
             f"identity is better: the unchanged activations predict (R^2 {result.rung('identity').pooled:.4f}) better "
             f"than a ridge map shrunk to zero ({textbook:.4f})"
         )
     if at_edge:
-        words.append(f"the penalty of {', '.join(at_edge)} lies at the edge of its grid: widen linear_map.alphas")
-    if result.best.pooled <= max(result.shuffled, 0.0):
-        words.append("no map: the best rung predicts no better than shuffled documents do")
+        warnings.append(f"the penalty of {', '.join(at_edge)} lies at the edge of its grid: widen linear_map.alphas")
+    if result.best.pooled <= max(result.shuffled_r2, 0.0):
+        warnings.append("no map: the best rung predicts no better than shuffled documents do")
     return {
         "best": result.best.name,
         "r2": result.best.pooled,
-        "shuffled_r2": result.shuffled,
+        "shuffled_r2": result.shuffled_r2,
         "n_train": n_train,
-        "numerical_rank": result.steps.numerical_rank(),
+        "numerical_rank": result.ladder.numerical_rank(),
         "underdetermined": underdetermined,
         "identity_beats_textbook": identity_wins,
         "alpha_at_edge": at_edge,
-        "words": words,
+        "words": warnings,
     }
 
 
-def _failure(pair: rows.Rows, result: Climb, count: int, contexts: int, seed: int) -> residuals.Failure:
-    maps = residuals.fold_maps(result.steps, result.best)
-    directions = residuals.directions(result.steps.folds, maps, count, seed=seed)
-    return residuals.Failure(pair, maps, directions, _alignment(result), contexts)
+def _accumulator(
+    pair: rows.Rows, result: DirectionResult, count: int, contexts: int, seed: int
+) -> residuals.ResidualAccumulator:
+    maps = residuals.fold_maps(result.ladder, result.best)
+    directions = residuals.select_directions(result.ladder.folds, maps, count, seed=seed)
+    return residuals.ResidualAccumulator(pair, maps, directions, _rotation(result), contexts)
 
 
-def _alignment(result: Climb) -> npt.NDArray[np.float64] | None:
-    """What carries A's rows into B's coordinates for the label swap; nothing does for unequal widths."""
-    if result.steps.d_A != result.steps.d_B:
+def _rotation(result: DirectionResult) -> npt.NDArray[np.float64] | None:
+    """Scaled rotation from A's to B's coordinates for the label swap; None for unequal widths."""
+    if result.ladder.d_A != result.ladder.d_B:
         return None
     if result.best.name == "identity":
-        return np.eye(result.steps.d_A)
-    return residuals.alignment(result.steps.folds.training(ladder.TEST_FOLD))
+        return np.eye(result.ladder.d_A)
+    return residuals.scaled_rotation(result.ladder.folds.training(TEST_FOLD))
 
 
 def _exchanged(pair: rows.Rows, name: DirectionName) -> rows.Rows:
@@ -166,7 +171,9 @@ def _blocks(pair: rows.Rows, ids: Sequence[int], block_rows: int) -> Iterator[tu
     yield from logs.progress(blocks, "residuals", total=total, unit="block")
 
 
-def _input(pair: rows.Rows, folds: moments.FoldMoments, climbs: dict[DirectionName, Climb]) -> dict[str, Any]:
+def _input(
+    pair: rows.Rows, folds: moments.FoldMoments, results: dict[DirectionName, DirectionResult]
+) -> dict[str, Any]:
     total = folds.total
     return {
         "rows": len(pair),
@@ -174,7 +181,7 @@ def _input(pair: rows.Rows, folds: moments.FoldMoments, climbs: dict[DirectionNa
         "rows_by_fold": {fold: folds.fold(fold).n for fold in folds.ids},
         "widths": pair.widths,
         "constant_coordinates": [int(np.sum(np.diag(C) <= 0)) for C in (total.C_AA, total.C_BB)],
-        "numerical_rank": [climbs[name].steps.numerical_rank() for name in DIRECTIONS],
+        "numerical_rank": [results[name].ladder.numerical_rank() for name in DIRECTIONS],
         "shuffled": "permuted documents" if folds.shuffled else "no derangement: a document owns over half of a fold",
     }
 
@@ -185,41 +192,41 @@ def _write_rows(out: artifacts.Writer, pair: rows.Rows) -> None:
         out.array(f"rows/{name}", getattr(pair, name).astype(np.int32))
 
 
-def _write_maps(out: artifacts.Writer, name: DirectionName, result: Climb) -> None:
-    training = result.steps.folds.training(ladder.TEST_FOLD)
+def _write_maps(out: artifacts.Writer, name: DirectionName, result: DirectionResult) -> None:
+    training = result.ladder.folds.training(TEST_FOLD)
     out.array(f"{name}/mean_in", training.mean_A)
     out.array(f"{name}/mean_out", training.mean_B)
-    for which, rung in (("best", result.best), ("ridge", result.rung("ridge"))):
-        linear = result.steps.map(rung.name, rung.choice, (ladder.TEST_FOLD,))
-        out.array(f"{name}/{which}/slope", linear.slope.astype(np.float32), rung=rung.name)
-        out.array(f"{name}/{which}/intercept", linear.intercept)
+    for map_name, rung in (("best", result.best), ("ridge", result.rung("ridge"))):
+        linear = result.ladder.map(rung.name, rung.hyperparameters, (TEST_FOLD,))
+        out.array(f"{name}/{map_name}/slope", linear.slope.astype(np.float32), rung=rung.name)
+        out.array(f"{name}/{map_name}/intercept", linear.intercept)
     out.table(f"{name}/ladder", _ladder_columns(result), nan="alpha: this rung has no penalty")
     out.array(f"{name}/ladder_r2_by_fold", np.stack([rung.r2 for rung in result.rungs]))
 
 
-def ladder_tsv(climbs: Mapping[DirectionName, Climb]) -> str:
-    """The ladders of both directions as tab-separated text."""
-    columns = {name: _ladder_columns(result) for name, result in climbs.items()}
-    both: dict[str, Any] = {"direction": [name for name, made in columns.items() for _ in made["rung"]]}
+def ladder_tsv(results: Mapping[DirectionName, DirectionResult]) -> str:
+    """Cross-validation results of both directions as tab-separated text."""
+    columns = {name: _ladder_columns(result) for name, result in results.items()}
+    table: dict[str, Any] = {"direction": [name for name, of_name in columns.items() for _ in of_name["rung"]]}
     for column in columns["forward"]:
-        both[column] = [value for made in columns.values() for value in made[column]]
-    return tables.tsv(both)
+        table[column] = [value for of_name in columns.values() for value in of_name[column]]
+    return tables.tsv(table)
 
 
-def _ladder_columns(result: Climb) -> dict[str, list[Any]]:
+def _ladder_columns(result: DirectionResult) -> dict[str, list[Any]]:
     eligible = [rung for rung in result.rungs if rung.name != "ridge_zero"]
     top = max(eligible, key=lambda rung: float(rung.inner_r2.mean()))
     gaps = [top.inner_r2 - rung.inner_r2 for rung in result.rungs]
     return {
         "rung": [rung.name for rung in result.rungs],
         "r2": [rung.pooled for rung in result.rungs],
-        "r2_test_fold": [rung.r2[result.steps.folds.ids.index(ladder.TEST_FOLD)] for rung in result.rungs],
+        "r2_test_fold": [rung.r2[result.ladder.folds.ids.index(TEST_FOLD)] for rung in result.rungs],
         "r2_median_coordinate": [rung.median_coordinate for rung in result.rungs],
         "below_top": [gap.mean() for gap in gaps],
         "below_top_error": [gap.std(ddof=1) / np.sqrt(len(gap)) for gap in gaps],
         "is_best": [rung.name == result.best.name for rung in result.rungs],
-        "alpha": [rung.choice.alpha for rung in result.rungs],
-        "rank": [rung.choice.rank for rung in result.rungs],
+        "alpha": [rung.hyperparameters.alpha for rung in result.rungs],
+        "rank": [rung.hyperparameters.rank for rung in result.rungs],
         "alpha_at_edge": [rung.alpha_at_edge for rung in result.rungs],
         "in_sample_mse": [rung.in_sample_mse for rung in result.rungs],
         "in_sample_frobenius": [rung.in_sample_frobenius for rung in result.rungs],
@@ -227,23 +234,23 @@ def _ladder_columns(result: Climb) -> dict[str, list[Any]]:
     }
 
 
-def _write_failure(
+def _write_residuals(
     out: artifacts.Writer,
     name: DirectionName,
     pair: rows.Rows,
-    failure: residuals.Failure,
+    accumulator: residuals.ResidualAccumulator,
     *,
     bootstrap: int,
     seed: int,
 ) -> None:
-    out.array(f"{name}/energy", failure.energy)
+    out.array(f"{name}/energy", accumulator.energy)
     n_sources = int(pair.source.max()) + 1
-    late = np.minimum(pair.position, residuals.POSITIONS)
-    for label, key, count in (("source", pair.source, n_sources), ("position", late, residuals.POSITIONS + 1)):
-        mean, rows_in = residuals.means_by(key, failure.energy, count)
-        out.table(f"{name}/energy_by_{label}", {"mean": mean, "rows": rows_in}, nan="mean: no rows")
-    directions, scores = failure.found, failure.scores(bootstrap=bootstrap, seed=seed)
-    reported = residuals.keep(scores)
+    late = np.minimum(pair.position, residuals.N_POSITIONS)
+    for label, key, count in (("source", pair.source, n_sources), ("position", late, residuals.N_POSITIONS + 1)):
+        mean, count_by_group = residuals.means_by(key, accumulator.energy, count)
+        out.table(f"{name}/energy_by_{label}", {"mean": mean, "rows": count_by_group}, nan="mean: no rows")
+    directions, scores = accumulator.directions, accumulator.scores(bootstrap=bootstrap, seed=seed)
+    reported = residuals.is_resolved(scores)
     out.array(f"{name}/spectrum/pca", directions.pca_spectrum)
     out.array(f"{name}/random", directions.random)
     out.array(f"{name}/spectrum/unexplained", directions.unexplained_spectrum)
@@ -251,10 +258,10 @@ def _write_failure(
     out.array(f"{group}/kind", directions.kind[reported], kinds=list(residuals.KINDS))
     out.array(f"{group}/filter", directions.filters[reported])
     out.array(f"{group}/pattern", directions.patterns[reported])
-    out.array(f"{group}/top_row", failure.top_rows[reported])
-    out.array(f"{group}/top_score", failure.top_scores[reported])
+    out.array(f"{group}/top_row", accumulator.top_rows[reported])
+    out.array(f"{group}/top_score", accumulator.top_scores[reported])
     out.array(f"{group}/test_document", scores.document)
     unequal = "unequal widths: there is no swap of labels"
-    for name_of, values in asdict(scores).items():
-        if name_of != "document":
-            out.array(f"{group}/{name_of}", values[reported], nan=unequal)
+    for score_name, values in asdict(scores).items():
+        if score_name != "document":
+            out.array(f"{group}/{score_name}", values[reported], nan=unequal)

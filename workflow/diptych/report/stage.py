@@ -89,7 +89,7 @@ def _cell_section(cell: Mapping[str, Any], findings: Findings, page: PageData) -
     inner = []
     for method in methods.METHODS:
         if cell["files"].get(method.file):
-            finding_ids = findings.standing(cell["name"], cell["site"], method.name)
+            finding_ids = findings.ids(cell["name"], cell["site"], method.name)
             page_of_cell = replace(page, cell=cell, finding_ids=finding_ids)
             inner.append(method_sections.of(method).of_cell(cell, page_of_cell))
     return Section(cell["id"], f"{cell['name']}: {cell['a']} and {cell['b']} at {cell['site']}", [], inner)

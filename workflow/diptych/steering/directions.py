@@ -1,13 +1,13 @@
-"""What is steered: a pair's found directions, its matched features, and what to hold them against.
+"""Selection of the directions to steer along: the best candidates of a pair, matched features, and controls.
 
-    plan = Plan.of(files, medians, top=2, matched=1, random=4, latents=4)
-    plan.items        # what was found: its name, the words on which it is strongest, its density
-    plan.runs["A"]    # directions to push model A along: own, transferred, matched, random, other latents
+    plan = select(files, top=2, matched=1, random=4, latents=4, seed=0)
+    plan.items        # each with its name, the words on which it is strongest, its density
+    plan.runs["A"]    # directions to steer model A along: own, transferred, matched, random, other latents
 
-Items come from the pair's own artifacts, in the order in which findings are written. `own` is an item's direction in
-its own model; `transfer` is that direction carried into the other model by the best map; `match` is what a matched
-feature of A is in B. Random directions are drawn from the covariance of the map's residual, so they point where the
-models differ anyway; random latents are live features of like density.
+Items come from the pair's artifacts, in the order of the findings. `own` is an item's direction in its own model;
+`transfer` is that direction mapped into the other model by the best linear map; `match` is the feature of B that a
+feature of A is matched with. Random directions are drawn from the covariance of the map's residual, so they point where
+the models differ anyway; random latents are live features of similar density.
 """
 
 import math
@@ -34,25 +34,25 @@ IntArray = npt.NDArray[np.int64]
 Role = Literal["unsteered", "own", "transfer", "match", "random", "latent"]
 
 WORDS = 10
-"""Words by which an item is recognised in a text."""
+"""Number of words by which an item is recognised in a text."""
 WORD_ROWS = 20
 """Strongest token rows that the words are taken from."""
 MAP_OF: Mapping[SideName, affine.DirectionName] = {"A": "forward", "B": "backward"}
-"""The map that carries a side's directions into the other model."""
+"""The linear map from a side into the other model."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """Something found that is steered.
+    """A candidate, or a matched pair of features, that is steered along.
 
     Attributes:
-        method: what found it; "matched" for a matched pair of features.
+        method: that proposed it; "matched" for a matched pair of features.
         id: as in the findings; for a matched pair A's and B's latent.
         side: the model it is of.
-        direction: float64 [d_side], unit length, towards the end where it shows most.
+        direction: float64 [d_side], unit length, with the sign of its stronger end.
         words: lower-cased tokens on which it is strongest, stop tokens left out.
         density: share of tokens on which it fires; NaN for a direction.
-        match: float64 [d_B], unit length, B's feature that a feature of A is matched with; None for what was found.
+        match: float64 [d_B], unit length, B's feature that a feature of A is matched with; None for candidates.
     """
 
     method: str
@@ -65,7 +65,7 @@ class Item:
 
 
 class Run(NamedTuple):
-    """A direction to push one model along: its role, the item it belongs to (-1 for none), its name."""
+    """A direction to steer one model along, with its role, the item it belongs to (-1 for none) and its name."""
 
     role: Role
     item: int
@@ -83,17 +83,17 @@ class Plan:
     """For each item ||d R|| / ||d|| under the map into the other model."""
 
 
-def make(files: Mapping[str, Any], *, top: int, matched: int, random: int, latents: int, seed: int) -> Plan:
-    """Choose items, directions and controls of a pair.
+def select(files: Mapping[str, Any], *, top: int, matched: int, random: int, latents: int, seed: int) -> Plan:
+    """Select the items of a pair, and the directions and controls to steer along.
 
     Args:
         files: as for `findings.collect`: linear_map, tokens_a, tokens_b and, for pairs with features, pairing,
             dictionary_a, dictionary_b, features_a, features_b.
-        top: items of each method.
-        matched: matched pairs of features.
-        random: random directions of each model.
-        latents: random live latents of each model with a dictionary.
-        seed: which latents.
+        top: number of candidates of each method.
+        matched: number of matched pairs of features.
+        random: number of random directions for each model.
+        latents: number of random live latents for each model with a dictionary.
+        seed: of the random latents.
     """
     with artifacts.read(files["linear_map"], "linear_map") as file:
         slopes = {side: affine.load(file, MAP_OF[side]).slope for side in SIDES}
@@ -123,7 +123,7 @@ def make(files: Mapping[str, Any], *, top: int, matched: int, random: int, laten
 
 
 def _add(plan: Plan, side: SideName, role: Role, item: int, name: str, direction: DoubleArray) -> None:
-    """Add a run; a direction that is nothing (not carried by the map, a residual of zero) is left out."""
+    """Add a run, unless the direction is zero (in the kernel of the map, or from a residual of zero)."""
     length = float(np.linalg.norm(direction))
     if length > 0:
         plan.runs[side].append(Run(role, item, name, (direction / length).astype(np.float32)))
@@ -149,7 +149,7 @@ def _candidate_items(files: Mapping[str, Any], top: int) -> list[Item]:
 
 
 def _matched_features(files: Mapping[str, Any], count: int) -> list[Item]:
-    """The matched pairs of features that fire together best."""
+    """The matched pairs of features with the highest held-out correlation."""
     with artifacts.read(files["pairing"], "pairing") as file:
         pairs = artifacts.read_table(file, "pairs")
         matched = artifacts.read_json(file, "statuses").index("matched")
@@ -170,23 +170,24 @@ def _matched_features(files: Mapping[str, Any], count: int) -> list[Item]:
 def _random_latents(
     files: Mapping[str, Any], side: SideName, items: Sequence[Item], count: int, seed: int
 ) -> list[tuple[int, DoubleArray]]:
-    """Live latents of a model's dictionary whose density is nearest to the items' own, in random order of ties.
+    """Random live latents of a model's dictionary with a density similar to that of the items.
 
-    The density aimed at is the median of the side's features among the items, else that of all live latents.
+    They are drawn from the 4 `count` latents nearest in log density to the median of the side's features among the
+    items, or of all live latents if there are none.
     """
     density = contexts.Codes(files[f"features_{side.lower()}"]).density
     excluded = {int(part) for item in items if math.isfinite(item.density) for part in item.id.split("--")}
     live = np.array([latent for latent in np.flatnonzero(density > 0) if latent not in excluded], dtype=np.int64)
-    own = [item.density for item in items if item.side == side and np.isfinite(item.density)]
-    aimed = float(np.median(own)) if own else float(np.median(density[live])) if len(live) else 0.0
-    near = live[np.argsort(np.abs(np.log(density[live] / aimed)), kind="stable")][: 4 * count]
+    densities = [item.density for item in items if item.side == side and np.isfinite(item.density)]
+    target = float(np.median(densities)) if densities else float(np.median(density[live])) if len(live) else 0.0
+    near = live[np.argsort(np.abs(np.log(density[live] / target)), kind="stable")][: 4 * count]
     sampled = np.sort(np.random.default_rng(seed).permutation(near)[:count])
     W_dec = sae.load(Path(files[f"dictionary_{side.lower()}"]).parent).W_dec
     return [(int(latent), W_dec[latent].astype(np.float64)) for latent in sampled]
 
 
 def _words(text: contexts.Text, rows: IntArray) -> tuple[str, ...]:
-    """The first different words, stripped and lower-cased, of token rows; stop tokens left out."""
+    """The first distinct words of token rows, stripped and lower-cased, without stop tokens."""
     bare = [word.strip().lower() for word in text.words(rows[:WORD_ROWS]) if not is_stop_token(word)]
     return tuple(dict.fromkeys(bare))[:WORDS]
 

@@ -1,6 +1,6 @@
-"""What steering did: reading its artifact, without a model.
+"""Effects of steering, read from its artifact.
 
-read("steering.h5").causal["B", "linear_map", "unexplained 1"]      # 3.2: three times a random direction's effect
+read("steering.h5").causal["B", "linear_map", "unexplained 1"]      # 3.2: 3.2 times the effect of a random direction
 """
 
 import math
@@ -21,23 +21,23 @@ TRIAL_COLUMNS = (
     "model", "role", "item", "method", "name", "strength", "kl", "kl_error", "perplexity", "share", "share_unsteered",
     "tokens",
 )  # fmt: skip
-"""One row a trial: KL(steered || unsteered) in nats a token with its standard error over texts, perplexity of the
-texts under the unsteered model, share of the item's own words among the tokens, and the same without steering."""
+"""One row per trial: KL(steered || unsteered) in nats per token with its standard error over texts, perplexity of the
+texts under the unsteered model, share of the item's words among the tokens, and the same share without steering."""
 
 
 @dataclass(frozen=True)
 class Steering:
-    """What `steer` wrote.
+    """The contents of an artifact of kind "steering".
 
     Attributes:
-        items: what was steered: method, id, side, words, density, carried, causal.
-        trials: `TRIAL_COLUMNS`; A's trials first, each model's first one unsteered.
+        items: directions that were steered along: method, id, side, words, density, carried, causal.
+        trials: `TRIAL_COLUMNS`; A's trials first; the first trial of each model is unsteered.
         texts: trial, prompt, sample, text.
         agreement: item, between, strength, cosine, null.
         lens: model, item, role, promoted, suppressed.
         explanations: model, item, scale, text.
         prompts: the prompts.
-        settings: how texts were written.
+        settings: settings of generation.
     """
 
     items: Columns
@@ -51,13 +51,13 @@ class Steering:
 
     @property
     def causal(self) -> dict[tuple[str, str, str], float]:
-        """`causal` by (side, method, id)."""
+        """Causal effect of each item by (side, method, id); see the function `causal`."""
         keys = zip(self.items["side"], self.items["method"], self.items["id"], strict=True)
         return {key: float(value) for key, value in zip(keys, self.items["causal"], strict=True)}
 
 
 def read(path: str | Path) -> Steering:
-    """An artifact of kind "steering"."""
+    """Read an artifact of kind "steering"."""
     with artifacts.read(path, "steering") as file:
         tables = {
             name: artifacts.read_table(file, name)
@@ -68,16 +68,16 @@ def read(path: str | Path) -> Steering:
 
 
 def causal(trials: Columns, item: int, side: str) -> float:
-    """KL of steering a model along its own direction over that of random directions of the same length.
+    """Causal effect: KL of steering along an item's direction over that of random directions of the same length.
 
     The geometric mean over strengths of the ratio to the random directions' mean; NaN without random directions.
     """
     ratios = []
-    mine = trials["model"] == side
-    own = mine & (trials["role"] == "own") & (trials["item"] == item)
+    of_model = trials["model"] == side
+    own = of_model & (trials["role"] == "own") & (trials["item"] == item)
     for strength in np.unique(trials["strength"][own]):
         at = trials["strength"] == strength
-        chance = trials["kl"][mine & at & (trials["role"] == "random")]
+        chance = trials["kl"][of_model & at & (trials["role"] == "random")]
         if not len(chance) or not chance.mean() > 0:
             return math.nan
         ratios.append(float(trials["kl"][own & at].mean() / chance.mean()))

@@ -1,12 +1,12 @@
-"""A model that is pushed: vectors added to its residual stream at one site while it writes.
+"""Steering: vectors added to a model's residual stream at one site while it generates text.
 
-    edit = Edit(vectors, first=prompt_length - 1)          # one vector a row, from the last prompt token on
+    edit = Edit(vectors, first=prompt_length - 1)          # one vector per row, from the last prompt token on
     sampled = sample(model, prompt, uniform, length, hook, edit)    # tokens [b, length], with a cache
-    seen = measure(model, prompt, sampled)      # KL to the model left alone and its surprise, token by token
+    measured = measure(model, prompt, sampled)  # KL from the unsteered model and its surprisal, per token
 
-Every row of a batch has its own vector, so directions, strengths and samples run side by side. Randomness comes in as
-uniform numbers: rows with the same numbers write the same text until their vectors make a difference, and a vector of
-zeros changes nothing, to the bit.
+Every row of a batch has its own vector, so directions, strengths and samples run side by side. Randomness is
+passed as uniform numbers: rows with the same numbers generate the same text until their vectors make a difference, and
+a vector of zeros changes nothing, to the bit.
 """
 
 from collections.abc import Callable
@@ -30,14 +30,14 @@ LOGIT_BYTES = 2**29
 
 
 class Edit(NamedTuple):
-    """What happens to the residual stream at a site.
+    """A change of the residual stream at a site.
 
     Attributes:
         vectors: [b, d], one for each row of the batch.
         first: first position that is changed.
-        last: last one; None changes all that follow.
-        replaces: the vector takes the place of the residual instead of being added to it.
-        only: positions that are changed where they are no range; None for all of first .. last.
+        last: last position that is changed; None: all after `first`.
+        replaces: the vector replaces the residual instead of being added to it.
+        only: positions that are changed, if not all of first .. last.
     """
 
     vectors: Tensor
@@ -50,7 +50,7 @@ class Edit(NamedTuple):
 class Intervention:
     """Applies an edit to every forward pass inside a `with` block.
 
-    It counts the positions that pass by, so a forward pass with a cache goes on where the last one stopped.
+    It counts positions, so a forward pass with a cache continues where the last one stopped.
     """
 
     def __init__(self, model: nn.Module, hook: str, edit: Edit | None) -> None:
@@ -121,15 +121,15 @@ class Sampled(NamedTuple):
 
 @torch.inference_mode()
 def sample(model: Any, prompt: IntArray, uniform: DoubleArray, length: int, hook: str, edit: Edit | None) -> Sampled:
-    """Let a model go on from a prompt.
+    """Sample continuations of a prompt from a model.
 
     Args:
         model: a transformers causal language model.
         prompt: int64 [p].
         uniform: float64 [b, length] in [0, 1), from which tokens are drawn by inverting the cumulative distribution.
-        length: tokens written.
-        hook: where the edit happens, a residual-stream hook name.
-        edit: what happens; None leaves the model alone.
+        length: number of tokens.
+        hook: name of the residual-stream hook at which the edit is applied.
+        edit: the change; None: unsteered.
     """
     draws = torch.from_numpy(uniform).to(next(model.parameters()).device)
     steps = _steps(model, prompt, len(uniform), length, hook, edit, lambda log_p, step: _sampled(log_p, draws[:, step]))
@@ -138,8 +138,8 @@ def sample(model: Any, prompt: IntArray, uniform: DoubleArray, length: int, hook
 
 
 @torch.inference_mode()
-def likeliest(model: Any, prompt: IntArray, length: int, hook: str, edit: Edit) -> IntArray:
-    """The likeliest token each time, int64 [b, length], b rows of the edit's vectors; arguments as for `sample`."""
+def decode_greedily(model: Any, prompt: IntArray, length: int, hook: str, edit: Edit) -> IntArray:
+    """Greedy continuations of a prompt, int64 [b, length], one per vector of the edit; arguments as for `sample`."""
     rows = len(edit.vectors)
     steps = _steps(model, prompt, rows, length, hook, edit, lambda log_p, step: log_p.argmax(dim=-1))
     tokens: IntArray = torch.stack([token for token, _ in steps], dim=1).cpu().numpy()
@@ -170,18 +170,18 @@ def _steps(
 
 
 def _sampled(log_p: Tensor, uniform: Tensor) -> Tensor:
-    """One token a row from log-probabilities [b, V] and uniform numbers [b]."""
+    """One token per row from log-probabilities [b, V] and uniform numbers [b]."""
     cumulative = log_p.exp().cumsum(dim=-1, dtype=torch.float64)
     at = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)
     return at[:, 0].clamp_(max=log_p.shape[-1] - 1)
 
 
 class Measured(NamedTuple):
-    """What two models make of the same tokens; float64 [b, length].
+    """Comparison of the steered and the unsteered model on the same tokens; float64 [b, length].
 
     Attributes:
-        kl: KL(steered || unsteered) of the distribution that each token was drawn from, in nats. Over texts that the
-            steered model wrote, its sum estimates the KL of whole texts (chain rule).
+        kl: KL(steered || unsteered) of the distribution that each token was drawn from, in nats. For texts sampled
+            from the steered model, its sum estimates the KL of whole texts (chain rule).
         surprise: -log p of each token under the unsteered model, in nats.
     """
 
@@ -191,15 +191,15 @@ class Measured(NamedTuple):
 
 @torch.inference_mode()
 def measure(model: Any, prompt: IntArray, sampled: Sampled) -> Measured:
-    """Read texts with the model left alone, and compare.
+    """Run sampled texts through the unsteered model and compare its predictions.
 
-    Writing goes token by token with a cache, reading in one pass: they differ by the rounding of the model's
-    precision, and the KL of a vector of zeros shows how much that is.
+    Texts are sampled token by token with a cache and compared in one pass: the two differ by the rounding of the
+    model's precision; the KL of a vector of zeros shows by how much.
 
     Args:
         model: as for `sample`.
         prompt: int64 [p].
-        sampled: what was written behind it, with its distributions.
+        sampled: continuations of the prompt, with the distributions they were drawn from.
     """
     device = next(model.parameters()).device
     length = sampled.tokens.shape[1]
@@ -209,9 +209,9 @@ def measure(model: Any, prompt: IntArray, sampled: Sampled) -> Measured:
         part = torch.from_numpy(sampled.tokens[start : start + size]).to(device)
         ids = torch.cat([torch.from_numpy(prompt).to(device).expand(len(part), -1), part], dim=1)[:, :-1]
         steered = sampled.log_p[start : start + size]
-        alone = _log_softmax(model(input_ids=ids, use_cache=False, logits_to_keep=length).logits)
-        surprise.append(-alone.gather(2, part[:, :, None])[:, :, 0].double().cpu().numpy())
-        kl.append((steered.exp() * (steered - alone)).sum(dim=-1).double().cpu().numpy())
+        unsteered = _log_softmax(model(input_ids=ids, use_cache=False, logits_to_keep=length).logits)
+        surprise.append(-unsteered.gather(2, part[:, :, None])[:, :, 0].double().cpu().numpy())
+        kl.append((steered.exp() * (steered - unsteered)).sum(dim=-1).double().cpu().numpy())
     return Measured(np.concatenate(kl), np.concatenate(surprise))
 
 

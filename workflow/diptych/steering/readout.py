@@ -1,4 +1,4 @@
-"""What a direction says in words: the logit lens, and the model's own explanation of it.
+"""Interpretation of a direction in words: the logit lens, and the model's own explanation of it.
 
 lens(model, directions, scale)                   # [n, V]: which next tokens a direction promotes or suppresses
 explain(model, tokenizer, directions, scales)    # the model's answer to "what does <direction> mean?"
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from diptych.models.hooks import find_blocks
 from diptych.models.sites import resolve_site
-from diptych.steering.intervention import Edit, IntArray, likeliest
+from diptych.steering.intervention import Edit, IntArray, decode_greedily
 from diptych.text.tokenizer import Tokenizer
 
 FloatArray = npt.NDArray[np.float32]
@@ -21,9 +21,9 @@ FloatArray = npt.NDArray[np.float32]
 PLACEHOLDER = "X"
 QUESTION = f'What is the meaning of the word "{PLACEHOLDER}"?'
 ANSWER = f'The meaning of the word "{PLACEHOLDER}" is "'
-"""The question put to the model, and how its answer begins; the direction takes the placeholder's place in both."""
+"""The question and the beginning of the answer; the direction replaces the placeholder's activation in both."""
 EXPLAINED_AT = "first"
-"""Where the placeholder is replaced: behind the first block, before other tokens have read the placeholder itself."""
+"""Where the placeholder is replaced: after the first block, before other tokens can attend to the placeholder."""
 
 
 @torch.inference_mode()
@@ -33,7 +33,7 @@ def lens(model: Any, directions: FloatArray, scale: float) -> FloatArray:
     Args:
         model: a transformers causal language model.
         directions: unit rows [n, d] of the residual stream.
-        scale: length that they are given, a typical residual's; it matters to the norm's epsilon only.
+        scale: length they are scaled to, that of a typical residual; it only matters for the norm's epsilon.
     """
     head = model.get_output_embeddings()
     norm = final_norm(model)
@@ -53,13 +53,13 @@ def final_norm(model: Any) -> nn.Module:
 def explain(
     model: Any, tokenizer: Tokenizer, directions: FloatArray, scales: list[float], length: int
 ) -> list[list[str]]:
-    """The model's own words for each direction at each scale, texts [directions][scales]; greedy.
+    """The model's explanation of each direction at each scale, texts [directions][scales], decoded greedily.
 
     Args:
         model: a transformers causal language model with a chat template.
-        tokenizer: its own.
+        tokenizer: of the model.
         directions: unit rows [n, d].
-        scales: in units of the median residual norm at the place of the replacement, over the prompt.
+        scales: in units of the median residual norm at the site of the replacement, over the prompt.
         length: tokens of the answer.
     """
     text = tokenizer.render(tokenizer.template, [{"role": "user", "content": QUESTION}], True) + ANSWER
@@ -73,22 +73,22 @@ def explain(
     positions = tuple(position + len(tokenizer.prefix) for position in at)
     edit = Edit(vectors, first=0, replaces=True, only=positions)
     hook = resolve_site(EXPLAINED_AT, n_layers)
-    written = likeliest(model, prompt, length, hook, edit)
+    written = decode_greedily(model, prompt, length, hook, edit)
     texts = [tokenizer.decode(row.tolist()) for row in written]
     return [texts[start : start + len(scales)] for start in range(0, len(texts), len(scales))]
 
 
 @torch.inference_mode()
 def _median_norm(model: Any, prompt: IntArray, n_layers: int) -> float:
-    """Median residual norm of a prompt's tokens behind the first block, its first token left out."""
-    caught: list[Tensor] = []
+    """Median residual norm of a prompt's tokens after the first block, without the first token."""
+    outputs: list[Tensor] = []
 
-    def keep(module: nn.Module, args: Any, output: Any) -> None:
-        caught.append(output[0] if isinstance(output, tuple) else output)
+    def store_output(module: nn.Module, args: Any, output: Any) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
 
-    handle = find_blocks(model, n_layers)[0].register_forward_hook(keep)
+    handle = find_blocks(model, n_layers)[0].register_forward_hook(store_output)
     try:
         model(input_ids=torch.from_numpy(prompt).to(next(model.parameters()).device)[None], use_cache=False)
     finally:
         handle.remove()
-    return float(caught[0][0, 1:].float().norm(dim=-1).median())
+    return float(outputs[0][0, 1:].float().norm(dim=-1).median())

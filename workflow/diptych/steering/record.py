@@ -1,4 +1,4 @@
-"""What steering wrote, as tables: trials, items, texts, and how alike two ways of steering are."""
+"""Tables of the results of steering: trials, items, texts, and agreement between directions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,13 +16,13 @@ DoubleArray = npt.NDArray[np.float64]
 
 
 def columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """Rows as columns; text columns keep their type when there is no row."""
+    """Rows as columns; the type of a column does not depend on whether there are rows."""
     numeric = {"item": np.int64, "scale": np.float64, "strength": np.float64, "cosine": np.float64, "null": np.float64}
     return {name: np.array([row[name] for row in rows], dtype=numeric.get(name, object)) for name in names}
 
 
 def trial_columns(plan: Plan, written: Mapping[SideName, Written]) -> dict[str, Any]:
-    """One row a trial, columns as in `effects.TRIAL_COLUMNS`."""
+    """One row per trial, columns as in `effects.TRIAL_COLUMNS`."""
     rows = []
     for side in SIDES:
         results = written[side]
@@ -61,9 +61,9 @@ def _side_shares(items: Sequence[Item], written: Written) -> DoubleArray:
     bare = {token: text.strip().lower() for token, text in written.words.items()}
     shares = np.full((len(items), len(written.trials)), np.nan)
     for number, item in enumerate(items):
-        own = [token for token, text in bare.items() if text in item.words]
+        item_tokens = [token for token, text in bare.items() if text in item.words]
         if item.words:
-            hits = np.isin(written.tokens, own) & written.counted
+            hits = np.isin(written.tokens, item_tokens) & written.counted
             shares[number] = hits.sum(axis=(1, 2, 3)) / written.counted.sum(axis=(1, 2, 3))
     return shares
 
@@ -74,7 +74,7 @@ def shares(items: Sequence[Item], written: Mapping[SideName, Written]) -> Double
 
 
 def item_columns(plan: Plan, trials: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
-    """One row an item; `words` as a JSON list, `carried` is ||d R|| / ||d|| under the map into the other model."""
+    """One row per item; `words` as a JSON list, `carried` is ||d R|| / ||d|| under the map into the other model."""
     items = plan.items
     ratios = [causal(trials, number, item.side) for number, item in enumerate(items)]
     return {
@@ -108,10 +108,10 @@ def text_columns(written: Mapping[SideName, Written], settings: Settings) -> dic
 
 
 def agreement(plan: Plan, written: Mapping[SideName, Written], same_tokens: bool) -> dict[str, Any]:
-    """How alike two ways of steering for one item change the next token.
+    """How similarly two directions of an item change the next token.
 
-    The cosine between the changes of log-probabilities; `null` is the mean cosine of the first with random
-    directions of the second's model. Across models only where both have the same tokens.
+    `cosine` is between the two changes of log-probabilities; `null` is the mean cosine of the first change with those
+    of random directions in the second's model. Models are compared with each other only if their tokens are the same.
     """
     rows = []
     for number, item in enumerate(plan.items):

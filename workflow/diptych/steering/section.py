@@ -1,4 +1,4 @@
-"""The section on steering of one pair: what the models write when they are pushed along what was found."""
+"""The section on steering of one pair: what the models generate when steered along the candidates."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,101 +28,100 @@ from diptych.steering import effects
 from diptych.steering.effects import Steering
 
 ROLES = {
-    "unsteered": "left alone",
+    "unsteered": "unsteered",
     "own": "own",
-    "transfer": "carried over",
+    "transfer": "mapped",
     "match": "own match",
     "random": "random direction",
     "latent": "random feature",
 }
-"""Own: the direction in the model it is of. Carried over: mapped into the other model. Own match: the feature of the
-other model that it is matched with."""
+"""Labels. Own: the direction in its own model. Mapped: by the linear map into the other model. Own match: the feature
+of the other model that it is matched with."""
 SHOWN_TEXTS = 2
 """Texts shown of each trial, from different prompts."""
 CONTROLS = ("random", "latent")
 
 
 def section(pair: Mapping[str, Any]) -> Section:
-    """What steering did in both models of one pair."""
-    done = effects.read(pair["files"]["steering"])
+    """The section on steering in both models of one pair."""
+    steering = effects.read(pair["files"]["steering"])
     names = {"A": pair["a"], "B": pair["b"]}
-    if not len(done.items["id"]):
-        nothing = Note("info", "Nothing was found that could be steered along.")
-        return Section(f"{pair['id']}-steering", "Steering", [nothing])
+    if not len(steering.items["id"]):
+        empty = Note("info", "There is no candidate that can be steered along.")
+        return Section(f"{pair['id']}-steering", "Steering", [empty])
     inner = [
-        Section(f"{pair['id']}-steering-effects", "How far each push moves the models", _effects(done, pair, names)),
-        Section(f"{pair['id']}-steering-texts", "What they write", [_texts(done, names)]),
-        Section(f"{pair['id']}-steering-words", "What the directions say", _words(done, names)),
+        Section(f"{pair['id']}-steering-effects", "Effect of each direction", _effects(steering, pair, names)),
+        Section(f"{pair['id']}-steering-texts", "Generated texts", [_texts(steering, names)]),
+        Section(f"{pair['id']}-steering-words", "The directions in words", _words(steering, names)),
     ]
-    return Section(f"{pair['id']}-steering", "Steering", [Prose(_intro(done, names))], inner)
+    return Section(f"{pair['id']}-steering", "Steering", [Prose(_intro(steering, names))], inner)
 
 
-def _intro(done: Steering, names: Mapping[str, str]) -> str:
-    settings = done.settings
+def _intro(steering: Steering, names: Mapping[str, str]) -> str:
+    settings = steering.settings
     where = (
         "every token they write" if settings["positions"] == "generated" else f"the position {settings['positions']}"
     )
     return (
-        f"What was found is added to the activations of {names['A']} and {names['B']} at {where}, "
+        f"Each direction is added to the activations of {names['A']} and {names['B']} at {where}, "
         f"{' or '.join(prose_number(c) for c in settings['strengths'])} times as long as a typical activation, and the "
-        f"models go on from {len(done.prompts)} prompts, {settings['samples']} times each, with the same random "
+        f"models continue {len(steering.prompts)} prompts, {settings['samples']} times each, with the same random "
         "numbers. "
-        "A direction that means something to a model moves it further than random directions of the same length, which "
+        "A direction that a model uses changes its predictions more than random directions of the same length, which "
         "are drawn from what the map leaves unexplained."
     )
 
 
-def _item_name(done: Steering, item: int, names: Mapping[str, str]) -> str:
-    method, name = done.items["method"][item], str(done.items["id"][item])
+def _item_name(steering: Steering, item: int, names: Mapping[str, str]) -> str:
+    method, name = steering.items["method"][item], str(steering.items["id"][item])
     if method == "matched":
         return f"matched features {name.replace('--', ' ↔ ')}"
-    return f"{methods.named(method).kind} {name} of {names[done.items['side'][item]]}"
+    return f"{methods.named(method).kind} {name} of {names[steering.items['side'][item]]}"
 
 
-def _effects(done: Steering, pair: Mapping[str, Any], names: Mapping[str, str]) -> list[Block]:
-    blocks: list[Block] = [_causal(done, names)]
+def _effects(steering: Steering, pair: Mapping[str, Any], names: Mapping[str, str]) -> list[Block]:
+    blocks: list[Block] = [_causal(steering, names)]
     for side in ("A", "B"):
-        if (done.trials["model"] == side).any():
-            blocks.append(_curve(done, f"{pair['id']}-steering-{side}", side, names))
-    blocks.append(_table(done, names))
-    if len(done.agreement["item"]):
-        blocks.append(_agreement(done, names))
+        if (steering.trials["model"] == side).any():
+            blocks.append(_curve(steering, f"{pair['id']}-steering-{side}", side, names))
+    blocks.append(_table(steering, names))
+    if len(steering.agreement["item"]):
+        blocks.append(_agreement(steering, names))
     return blocks
 
 
-def _causal(done: Steering, names: Mapping[str, str]) -> Note:
-    """One sentence on what moves a model more than chance does."""
+def _causal(steering: Steering, names: Mapping[str, str]) -> Note:
+    """The effect of each item relative to random directions, in one sentence."""
     text = []
-    for item, ratio in enumerate(done.items["causal"]):
+    for item, ratio in enumerate(steering.items["causal"]):
         if np.isfinite(ratio):
-            text.append(f"{_item_name(done, item, names)} {number(float(ratio), 2)}")
+            text.append(f"{_item_name(steering, item, names)} {number(float(ratio), 2)}")
     if not text:
-        return Note("info", "No random direction was tried: what a push of this length does anyway is not known.")
+        return Note("info", "There are no random directions to compare the effects with.")
     return Note(
         "info",
-        f"Effect on its own model, over that of random directions of the same length (1 is no more than chance): "
-        f"{', '.join(text)}.",
+        f"Effect on its own model relative to random directions of the same length (1: no larger): {', '.join(text)}.",
     )
 
 
-def _curve(done: Steering, name: str, side: str, names: Mapping[str, str]) -> Figure:
-    trials = done.trials
+def _curve(steering: Steering, name: str, side: str, names: Mapping[str, str]) -> Figure:
+    trials = steering.trials
     mine = trials["model"] == side
     series: dict[str, tuple[npt.ArrayLike, npt.ArrayLike]] = {}
-    for item in range(len(done.items["id"])):
+    for item in range(len(steering.items["id"])):
         for role in ("own", "transfer", "match"):
             at = mine & (trials["item"] == item) & (trials["role"] == role)
             if at.any():
-                series[f"{_item_name(done, item, names)}, {ROLES[role]}"] = _mean_by_strength(trials, at)
+                series[f"{_item_name(steering, item, names)}, {ROLES[role]}"] = _mean_by_strength(trials, at)
     for role in CONTROLS:
         at = mine & (trials["role"] == role)
         if at.any():
             series[f"{ROLES[role]}s, mean"] = _mean_by_strength(trials, at)
     return Figure(
         name,
-        f"How far {names[side]} moves",
-        "Kullback-Leibler divergence of the next token, pushed against left alone, by the length of the push.",
-        figures.line_plot(series, x="length of the push (median norms)", y="KL (nats a token)"),
+        f"Effect of steering on {names[side]}",
+        "Kullback-Leibler divergence of the next token, steered from unsteered, by the length of the added vector.",
+        figures.line_plot(series, x="length of the added vector (median norms)", y="KL (nats per token)"),
         height=260 + 18 * len(series),
     )
 
@@ -133,8 +132,8 @@ def _mean_by_strength(trials: effects.Columns, at: npt.NDArray[np.bool_]) -> tup
     return [0.0, *strengths], [0.0, *means]
 
 
-def _table(done: Steering, names: Mapping[str, str]) -> Table:
-    trials = done.trials
+def _table(steering: Steering, names: Mapping[str, str]) -> Table:
+    trials = steering.trials
     rows: list[list[str | Cell]] = []
     for t in range(len(trials["role"])):
         role, item, strength = str(trials["role"][t]), int(trials["item"][t]), float(trials["strength"][t])
@@ -142,7 +141,7 @@ def _table(done: Steering, names: Mapping[str, str]) -> Table:
             [
                 names[trials["model"][t]],
                 ROLES[role],
-                _item_name(done, item, names) if item >= 0 else str(trials["name"][t]) if role in CONTROLS else "–",
+                _item_name(steering, item, names) if item >= 0 else str(trials["name"][t]) if role in CONTROLS else "–",
                 number_cell(strength),
                 Cell(
                     f"{number(float(trials['kl'][t]))} ± {number(float(trials['kl_error'][t]))}" if strength else "0",
@@ -154,17 +153,17 @@ def _table(done: Steering, names: Mapping[str, str]) -> Table:
             ]
         )
     return Table(
-        ["model", "pushed", "what", "length", "KL ± error", "perplexity", "own words", "unsteered"],
+        ["model", "direction", "of", "length", "KL ± error", "perplexity", "own words", "unsteered"],
         rows,
-        caption="Every trial: a found direction in its own model, carried over by the map into the other, the other "
-        "model's own match, and what the pushes are held against. Click a heading to sort.",
+        caption="Every trial: a direction in its own model, mapped into the other model, the feature matched with it "
+        "there, and the controls. Click a heading to sort.",
         interactive=True,
         hints=(
             "", "", "", "In median norms of the model's activations.",
-            "Nats a token, with the standard error over texts.",
-            "Of the texts, under the model left alone: how strange they are to it.",
+            "Nats per token, with the standard error over texts.",
+            "Of the texts under the unsteered model: how unlikely they are for it.",
             "Share of the tokens that are among those on which the direction is strongest.",
-            "The same share in the texts of the model left alone.",
+            "The same share in the texts of the unsteered model.",
         ),
     )  # fmt: skip
 
@@ -173,32 +172,32 @@ def _order(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _agreement(done: Steering, names: Mapping[str, str]) -> Table:
-    """Whether a direction means the same when the map carries it over."""
+def _agreement(steering: Steering, names: Mapping[str, str]) -> Table:
+    """Table of how similarly a direction and its image under the map act."""
     rows: list[list[str | Cell]] = []
-    for k, item in enumerate(done.agreement["item"]):
-        between = str(done.agreement["between"][k])
+    for k, item in enumerate(steering.agreement["item"]):
+        between = str(steering.agreement["between"][k])
         for side in ("A", "B"):
             between = between.replace(f" in {side}", f" in {names[side]}")
         rows.append(
             [
-                _item_name(done, int(item), names),
+                _item_name(steering, int(item), names),
                 between,
-                number_cell(float(done.agreement["strength"][k])),
-                number_cell(float(done.agreement["cosine"][k])),
-                number_cell(float(done.agreement["null"][k])),
+                number_cell(float(steering.agreement["strength"][k])),
+                number_cell(float(steering.agreement["cosine"][k])),
+                number_cell(float(steering.agreement["null"][k])),
             ]
         )
     return Table(
-        ["what", "between", "length", "cosine", "random"],
+        ["direction", "between", "length", "cosine", "random"],
         rows,
-        caption="Does a direction mean the same in both models? The cosine between the two changes of the next token's "
-        "log-probabilities; beside it the same with random directions.",
+        caption="Does a direction have the same effect in both models? The cosine between the two changes of the "
+        "next token's log-probabilities; beside it the same with random directions.",
     )
 
 
-def _texts(done: Steering, names: Mapping[str, str]) -> Table:
-    trials, texts = done.trials, done.texts
+def _texts(steering: Steering, names: Mapping[str, str]) -> Table:
+    trials, texts = steering.trials, steering.texts
     rows: list[list[str | Cell]] = []
     shown = texts["sample"] == 0
     shown &= texts["prompt"] < SHOWN_TEXTS
@@ -208,64 +207,64 @@ def _texts(done: Steering, names: Mapping[str, str]) -> Table:
         role, item = str(trials["role"][t]), int(trials["item"][t])
         if role in CONTROLS and trials["name"][t] != first[role]:
             continue
-        prompt = done.prompts[int(texts["prompt"][k])]
+        prompt = steering.prompts[int(texts["prompt"][k])]
         rows.append(
             [
                 names[trials["model"][t]],
                 ROLES[role],
-                _item_name(done, item, names) if item >= 0 else "–",
+                _item_name(steering, item, names) if item >= 0 else "–",
                 number_cell(float(trials["strength"][t])),
                 Cell(f"{prompt} ▸ {visible(str(texts['text'][k]))}", tone="quoted"),
             ]
         )
     return Table(
-        ["model", "pushed", "what", "length", "prompt ▸ text"],
+        ["model", "direction", "of", "length", "prompt ▸ text"],
         rows,
         caption="The first text of the first prompts of every trial (one control of each kind); all are in the file.",
         interactive=True,
     )
 
 
-def _words(done: Steering, names: Mapping[str, str]) -> list[Block]:
+def _words(steering: Steering, names: Mapping[str, str]) -> list[Block]:
     rows: list[list[str | Cell]] = [
         [
-            _item_name(done, int(item), names),
-            names[done.lens["model"][k]],
-            ROLES[str(done.lens["role"][k])],
-            Cell(_tokens(done.lens["promoted"][k]), tone="quoted"),
-            Cell(_tokens(done.lens["suppressed"][k]), tone="quoted"),
+            _item_name(steering, int(item), names),
+            names[steering.lens["model"][k]],
+            ROLES[str(steering.lens["role"][k])],
+            Cell(_tokens(steering.lens["promoted"][k]), tone="quoted"),
+            Cell(_tokens(steering.lens["suppressed"][k]), tone="quoted"),
         ]
-        for k, item in enumerate(done.lens["item"])
+        for k, item in enumerate(steering.lens["item"])
     ]
     strongest: list[list[str | Cell]] = [
-        [_item_name(done, item, names), Cell(_tokens(words), tone="quoted")]
-        for item, words in enumerate(done.items["words"])
+        [_item_name(steering, item, names), Cell(_tokens(words), tone="quoted")]
+        for item, words in enumerate(steering.items["words"])
     ]
     blocks: list[Block] = [
-        Table(["what", "strongest on"], strongest, caption="Words of the text on which each is strongest."),
+        Table(["direction", "strongest on"], strongest, caption="Words of the text on which each is strongest."),
         Table(
-            ["what", "model", "direction", "promotes", "suppresses"],
+            ["direction", "model", "role", "promotes", "suppresses"],
             rows,
-            caption="Logit lens: next tokens that the direction alone makes likelier and less likely.",
+            caption="Logit lens: next tokens that the direction alone makes more and less likely.",
         ),
     ]
-    return [*blocks, _explanations(done, names)]
+    return [*blocks, _explanations(steering, names)]
 
 
-def _explanations(done: Steering, names: Mapping[str, str]) -> Block:
-    if not len(done.explanations["text"]):
+def _explanations(steering: Steering, names: Mapping[str, str]) -> Block:
+    if not len(steering.explanations["text"]):
         return Note("info", "The models have no chat template, so they were not asked what the directions mean.")
     rows: list[list[str | Cell]] = [
         [
-            _item_name(done, int(item), names),
-            names[done.explanations["model"][k]],
-            number_cell(float(done.explanations["scale"][k])),
-            Cell(visible(str(done.explanations["text"][k])), tone="quoted"),
+            _item_name(steering, int(item), names),
+            names[steering.explanations["model"][k]],
+            number_cell(float(steering.explanations["scale"][k])),
+            Cell(visible(str(steering.explanations["text"][k])), tone="quoted"),
         ]
-        for k, item in enumerate(done.explanations["item"])
+        for k, item in enumerate(steering.explanations["item"])
     ]
     return Table(
-        ["what", "model", "length", "its answer"],
+        ["direction", "model", "length", "its answer"],
         rows,
         caption="The model's own words: asked for the meaning of a word, with the direction in the word's place. Small "
         "models seldom know.",
@@ -278,10 +277,10 @@ def _tokens(stored: Any) -> str:
 
 
 class Sections(method_sections.Sections):
-    """Steering's part of the page."""
+    """The steering section of the page."""
 
     def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
-        """What each push did."""
+        """The effects of steering along each direction."""
         return section(cell)
 
 

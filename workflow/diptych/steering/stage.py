@@ -1,9 +1,9 @@
-"""The steering stage: push both models of a pair along what was found, and read what they write.
+"""The steering stage: steer both models of a pair along the best candidates and record what they generate.
 
     steer(files, sides, "steering.h5", "steering.tsv", spec=spec, device="cpu", strengths=(0.5, 1.0))
 
-`directions` chooses what to push along, `writing` lets the models write, `record` makes tables of it, `readout` asks
-for words; `effects` reads what is written here.
+`directions` selects the directions, `writing` generates texts, `record` makes tables of them, and `readout` interprets
+the directions in words; `effects` reads the artifact.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,31 +36,32 @@ def steer(
     lens: int = 10,
     explain_scales: Sequence[float] = (1.0, 2.0, 4.0),
     explain_length: int = 16,
-    **how: Any,
+    **generation: Any,
 ) -> None:
-    """Stage `steer_features`: write an artifact of kind "steering" and its trials as text.
+    """Write an artifact of kind "steering", and its trials as TSV (stage `steer_features`).
 
     Args:
-        files: the pair's artifacts, as for `directions.make`.
+        files: the pair's artifacts, as for `directions.select`.
         sides: its models.
         out: path of the artifact.
         table: path of the TSV.
         spec: stored with it.
         device: a torch device.
-        top: found items of each method.
-        matched: matched pairs of features.
-        random: random directions of each model.
-        latents: random live latents of each model.
+        top: number of candidates of each method.
+        matched: number of matched pairs of features.
+        random: number of random directions for each model.
+        latents: number of random live latents for each model.
         lens: tokens shown at either end of the logit lens.
-        explain_scales: sizes of the direction in the self-explanation prompt, in median norms there; none: no prompt.
+        explain_scales: lengths of the direction in the self-explanation prompt, in median norms there; if empty, the
+            models are not asked.
         explain_length: tokens of an explanation.
-        how: fields of `Settings`.
+        generation: fields of `Settings`.
 
     Raises:
-        DiptychError: a site off the residual stream, an unknown position, or prompts longer than the context.
+        DiptychError: a site outside the residual stream, an unknown position, or prompts longer than the context.
     """
-    settings = Settings(**how)
-    plan = directions.make(files, top=top, matched=matched, random=random, latents=latents, seed=settings.seed)
+    settings = Settings(**generation)
+    plan = directions.select(files, top=top, matched=matched, random=random, latents=latents, seed=settings.seed)
     written: dict[SideName, Written] = {}
     lenses: list[dict[str, Any]] = []
     explained: list[dict[str, Any]] = []
@@ -85,7 +86,7 @@ def _save(
     settings: Settings,
     same_tokens: bool,
 ) -> Mapping[str, Any]:
-    """Store what was steered and what was written; returns the table of trials."""
+    """Store the steered items and the generated texts; returns the table of trials."""
     trials = record.trial_columns(plan, written)
     writer.table("items", record.item_columns(plan, trials), nan="density: no feature; causal: no random direction")
     writer.table("trials", trials, nan="share: the trial is of no item, or the item has no words")
@@ -119,7 +120,7 @@ def _lens(model: Loaded, plan: Plan, name: SideName, count: int) -> list[dict[st
 
 
 def _explain(model: Loaded, plan: Plan, name: SideName, scales: Sequence[float], length: int) -> list[dict[str, Any]]:
-    """The model's own words for each item's directions; none without a chat template."""
+    """The model's explanation of each item's directions; [] without a chat template."""
     runs = [run for run in plan.runs[name] if run.item >= 0 and run.role in ("own", "transfer")]
     if not runs or not scales or not model.tokenizer.has_template:
         return []

@@ -1,11 +1,11 @@
-"""Texts that a model writes while it is pushed, trial by trial.
+"""Generation of texts by a steered model, trial by trial.
 
     model = Loaded(Side("results/models/base", "gates.h5", "middle", "float32"), "cpu")
     written = write(model, plan.runs["A"], settings)
-    written.texts[0]          # the first trial is the model left alone
+    written.texts[0]          # the first trial is unsteered
 
 A trial is one direction at one strength c: c times the model's median residual norm is added along the direction.
-Every trial writes the same number of texts from the same prompts and the same random numbers.
+Every trial generates the same number of texts from the same prompts with the same random numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """How texts are written (see `schema.Steering`)."""
+    """Settings of generation; every field is a config key of `steering`."""
 
     strengths: Sequence[float]
     prompts: Sequence[str]
@@ -67,15 +67,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Written:
-    """What one model wrote; T trials, the first unsteered, P prompts, S samples, L tokens.
+    """The texts that one model generated; T trials, the first unsteered, P prompts, S samples, L tokens.
 
     Attributes:
-        trials: the T.
+        trials: the T trials.
         tokens: int64 [T, P, S, L].
-        counted: bool, same shape: up to and with the first end-of-text token.
-        measured: KL and surprise, same shape.
+        counted: bool, same shape: True up to the first end-of-text token, included.
+        measured: KL and surprisal, same shape.
         shifts: float64 [T, V], change of the first token's log-probabilities, mean over prompts.
-        words: text of each token id that was written.
+        words: text of each generated token id.
         texts: T x P x S decoded texts, in that order.
     """
 
@@ -101,16 +101,16 @@ class Loaded:
             self.median = float(artifacts.read_json(file, "gates")[side.site]["median_norm"])
 
     def ends(self) -> frozenset[int]:
-        """Ids that end a text."""
+        """Token ids that end a text."""
         eos = self.model.generation_config.eos_token_id
         return frozenset() if eos is None else frozenset([eos] if isinstance(eos, int) else eos)
 
 
 def write(model: Loaded, runs: Sequence[Run], settings: Settings) -> Written:
-    """Let one model write with every trial: it left alone, then every run at every strength; none without runs."""
+    """Generate texts with one model: unsteered, then with every run at every strength; no trials without runs."""
     width = len(runs[0].direction) if runs else 1
-    nothing = Run("unsteered", -1, UNSTEERED, np.zeros(width, dtype=np.float32))
-    trials = [Trial(nothing, 0.0), *(Trial(run, c) for run in runs for c in settings.strengths)]
+    unsteered = Run("unsteered", -1, UNSTEERED, np.zeros(width, dtype=np.float32))
+    trials = [Trial(unsteered, 0.0), *(Trial(run, c) for run in runs for c in settings.strengths)]
     if not runs:
         trials = []
     vectors = np.array([model.median * c * run.direction for run, c in trials], dtype=np.float32)
@@ -125,14 +125,14 @@ def write(model: Loaded, runs: Sequence[Run], settings: Settings) -> Written:
         trial, draw = np.divmod(rows, settings.samples)
         first, last = _range(model, prompts[p], settings)
         edit = Edit(torch.from_numpy(vectors[trial]), first, last)
-        found = sample(model.model, prompts[p], uniform[draw], settings.length, model.hook, edit)
-        measured = measure(model.model, prompts[p], found)
+        sampled = sample(model.model, prompts[p], uniform[draw], settings.length, model.hook, edit)
+        measured = measure(model.model, prompts[p], sampled)
         tokens[trial, p, draw], kl[trial, p, draw], surprise[trial, p, draw] = (
-            found.tokens,
+            sampled.tokens,
             measured.kl,
             measured.surprise,
         )
-        starts[trial[draw == 0]] += found.log_p[draw == 0, 0].double().cpu().numpy() / len(prompts)
+        starts[trial[draw == 0]] += sampled.log_p[draw == 0, 0].double().cpu().numpy() / len(prompts)
     ids = np.unique(tokens)
     counted = _counted(tokens, model.ends())
     return Written(
@@ -154,7 +154,7 @@ def _batches(n: int, settings: Settings) -> list[IntArray]:
 
 
 def _prompt(model: Loaded, text: str, settings: Settings) -> IntArray:
-    """Token ids of a prompt, as a text or as the user's turn of a conversation."""
+    """Token ids of a prompt, as plain text or (`chat`) as the user's turn of a conversation."""
     tokenizer = model.tokenizer
     if settings.chat and not tokenizer.has_template:
         raise DiptychError(f"steering.chat: the tokenizer of {model.directory} has no chat template; set it to false")
@@ -172,7 +172,7 @@ def _prompt(model: Loaded, text: str, settings: Settings) -> IntArray:
 
 
 def _range(model: Loaded, prompt: IntArray, settings: Settings) -> tuple[int, int | None]:
-    """First and last position that is changed; a position writes the token behind it."""
+    """First and last position that is steered (None: no last one); a position predicts the token after it."""
     end = len(prompt) - 1
     if settings.positions == "generated":
         return end, None
@@ -189,7 +189,7 @@ def _range(model: Loaded, prompt: IntArray, settings: Settings) -> tuple[int, in
 
 
 def _counted(tokens: IntArray, ends: frozenset[int]) -> BoolArray:
-    """Tokens [..., L] up to and with the first that ends a text."""
+    """Mask of tokens [..., L] up to the first that ends the text, included."""
     is_end = np.isin(tokens, list(ends))
     counted: BoolArray = np.cumsum(is_end, axis=-1) - is_end == 0
     return counted

@@ -62,7 +62,7 @@ def candidates_of(run: Mapping[str, Any], name: str, prefix: str = "") -> list[C
                 rows=rows[k][rows[k] >= 0],
                 barred="the features' change does not describe that of the activations" if silent else "",
                 subject=f"{prefix}{latent}",
-                place=str(role),
+                template_position=str(role),
                 tokens=str(run["tokens"]),
                 caveat=caveat,
             )
@@ -114,7 +114,7 @@ def recovery_of(run: Mapping[str, Any], threshold: Threshold) -> Recovery | None
     rows = candidates_of(run, "planted")
     recoveries = []
     for role, latent in planted["latents"].items():
-        mine = [row for row in rows if row.place == role]
+        mine = [row for row in rows if row.template_position == role]
         recoveries.append(recovery(rank(mine, threshold), W_dec[latent].astype(np.float64)))
     return Recovery(
         written=all(recovered.written for recovered in recoveries),

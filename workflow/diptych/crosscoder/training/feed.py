@@ -53,7 +53,7 @@ class Feed:
             blocks = shuffling.blocks(self.rows.position, index, READ_ROWS)
             n_blocks = min(len(blocks), -(-CALIBRATION_ROWS * len(blocks) // len(index)))
             index = np.concatenate([blocks[i] for i in np.linspace(0, len(blocks) - 1, n_blocks).astype(int)])
-        return index[self.rows.counting(index)]
+        return index[self.rows.valid(index)]
 
     def batches(self, first: int) -> Iterator[Tensor]:
         """Batches of steps first, first + 1, ..., without end: of each this process's rows [batch / processes, D]."""
@@ -92,9 +92,9 @@ class Feed:
     def _read(self, chunk: IntArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
         """Normalised rows and which of them count; streamed ones, which are dear, each process runs its share of."""
         if not self.rows.streamed or self.group.size == 1:
-            return self.normalised(chunk), self.rows.counting(chunk)
+            return self.normalised(chunk), self.rows.valid(chunk)
         own = np.array_split(chunk, self.group.size)[self.group.rank]
-        values, counts = torch.from_numpy(self.normalised(own)), torch.from_numpy(self.rows.counting(own))
+        values, counts = torch.from_numpy(self.normalised(own)), torch.from_numpy(self.rows.valid(own))
         return self.group.gather(values).numpy(), self.group.gather(counts.byte()).bool().numpy()
 
     def normalised(self, index: IntArray) -> FloatArray:
