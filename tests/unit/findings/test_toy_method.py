@@ -66,8 +66,8 @@ def test_the_toy_method_is_small():
 
 TABLES = {"methods.py", "config/cells.py", "config/jobs.py"}
 """The table of methods and the tables of their files."""
-ROLES = {"text/templates.py", "text/tokens.py", "config/checks.py"}
-"""Where `template` is the role of a token."""
+ROLES = {"text/templates.py", "text/tokens.py", "config/checks.py", "config/sections/corpora.py"}
+"""Where `template` is a chat template or the role of its tokens."""
 
 
 def test_no_module_branches_on_the_name_of_a_method():

@@ -30,7 +30,7 @@ class Candidate(NamedTuple):
         null: the effect that is expected where nothing differs.
         direction: float64 [d_side], in the space of its side.
         rows: token rows of its side where it is strongest, in descending order.
-        seeds: number of runs in which it is recovered, "k/S"; empty for methods without seeds.
+        n_runs: runs with other seeds of the dictionary or crosscoder behind it, S; 0 if nothing was trained.
         nu_err, nu_rec: latent scaling (crosscoders).
         barred: why it cannot be a finding whatever its statistics, or "".
         q: Benjamini-Hochberg in the method's own family, if that has more tests than there are candidates; else NaN.
@@ -38,7 +38,8 @@ class Candidate(NamedTuple):
             a finding.
         template_position: the template token at which it is measured, or "".
         tokens: token file of `rows` if that is not the pair's, or "".
-        caveat: a reason to interpret it with caution, or "".
+        caveat: what its statistics may show in place of a difference of the models ("domain shift"), or "".
+        remedy: what would tell, for a candidate with a caveat.
         surplus: for a direction, the variance along it that its side has and the other has not; else NaN.
     """
 
@@ -53,7 +54,7 @@ class Candidate(NamedTuple):
     direction: DoubleArray
     rows: IntArray
     null: float = 0.0
-    seeds: str = ""
+    n_runs: int = 0
     nu_err: float = NAN
     nu_rec: float = NAN
     barred: str = ""
@@ -62,6 +63,7 @@ class Candidate(NamedTuple):
     template_position: str = ""
     tokens: str = ""
     caveat: str = ""
+    remedy: str = ""
     surplus: float = NAN
 
 

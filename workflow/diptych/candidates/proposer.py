@@ -37,6 +37,10 @@ class Proposer(ABC):
     def candidates(self, files: Files) -> list[Candidate]:
         """All candidates of a cell on which the method was run."""
 
+    def runs(self, files: Files) -> Mapping[str, Sequence[Files]]:
+        """By name of each trained thing, the cell's files as each of its seeds gave them; {} if nothing is trained."""
+        return {}
+
     def untestable(self, files: Files) -> str:
         """Why no candidate of the cell can be tested, or ""."""
         return ""

@@ -1,6 +1,6 @@
 """Ranking of a method's candidates, and which of them are findings (METHODS 9).
 
-The candidates of one pair and method are a family for the correction of p values. A finding meets three criteria:
+The candidates of one pair, method and run are a family for the correction of p values. A finding meets three criteria:
 
     q         its Benjamini-Hochberg q in the family is at most `threshold.q`
     held out  on documents that were not used to find it, the effect has the same sign and at least half the size
@@ -8,13 +8,16 @@ The candidates of one pair and method are a family for the correction of p value
 
     ranking = rank(proposer.candidates(files), Threshold(q=0.05, min_effect=0.1))
     ranking.findings                 # the candidates that meet all, the one with the largest smallest margin first
+
+What depends on training must also be found again with most of the other seeds (`repetition`), and a candidate whose
+statistics may show something else than a difference of the models is no finding (`Ranked.status`).
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from diptych.candidates.candidate import SAME_DIRECTION, Candidate, abs_cosine
 from diptych.statistics import resampling
@@ -23,6 +26,9 @@ Q = 0.05
 """Default threshold on q."""
 HELD_OUT_SHARE = 0.5
 """Smallest ratio of the held-out to the fitted effect of a finding (METHODS 9)."""
+Status = Literal["finding", "not repeated", "cannot be told", ""]
+"""What is reported of a candidate: a finding; what one training gave and no other seed was asked; what may show
+something else than a difference of the models; nothing."""
 
 
 class Threshold(NamedTuple):
@@ -44,12 +50,14 @@ class Ranked:
             by two criteria, or a feature by several metrics, and a difference must not be reported twice. Directions at
             |cos| >= .7 are duplicates. Otherwise, a direction duplicates a stronger one whose surplus accounts for
             half of its own or more: variance along v contributes cos^2 of it along every direction.
+        n_recovered: runs, of `candidate.n_runs`, in which it is found, k; 0 if it does not meet the criteria.
     """
 
     candidate: Candidate
     q: float
     margins: tuple[float, float, float]
     duplicate_of: str = ""
+    n_recovered: int = 1
 
     @property
     def smallest_margin(self) -> float:
@@ -58,13 +66,32 @@ class Ranked:
 
     @property
     def meets_criteria(self) -> bool:
-        """Whether it is a finding, or would be if it were no duplicate."""
+        """Whether it meets all criteria within its run."""
         return self.smallest_margin >= 1.0 and not self.candidate.barred
 
     @property
+    def is_repeated(self) -> bool:
+        """Whether it is found in most runs, k > S/2; true of what is not trained, and of a single run."""
+        return self.candidate.n_runs < 2 or 2 * self.n_recovered > self.candidate.n_runs
+
+    @property
+    def status(self) -> Status:
+        """What is reported of it (METHODS 9)."""
+        if not self.meets_criteria or self.duplicate_of or not self.is_repeated:
+            return ""
+        if self.candidate.caveat:
+            return "cannot be told"
+        return "not repeated" if self.candidate.n_runs == 1 else "finding"
+
+    @property
     def is_finding(self) -> bool:
-        """Whether it meets all criteria and is no duplicate."""
-        return self.meets_criteria and not self.duplicate_of
+        """Whether it is reported as a finding."""
+        return self.status == "finding"
+
+    @property
+    def seeds(self) -> str:
+        """`k/S`; "" for what is not trained."""
+        return f"{self.n_recovered}/{self.candidate.n_runs}" if self.candidate.n_runs else ""
 
 
 @dataclass(frozen=True)
@@ -77,11 +104,27 @@ class Ranking:
     @property
     def findings(self) -> list[Ranked]:
         """The candidates that are findings."""
-        return [ranked for ranked in self.candidates if ranked.is_finding]
+        return self.with_status("finding")
+
+    @property
+    def reported(self) -> list[Ranked]:
+        """The candidates that are reported, whatever their status."""
+        return [ranked for ranked in self.candidates if ranked.status]
+
+    def with_status(self, status: Status) -> list[Ranked]:
+        """The candidates with one status."""
+        return [ranked for ranked in self.candidates if ranked.status == status]
+
+    @property
+    def n_single(self) -> int:
+        """Number of candidates that meet the criteria in one run and are not found again in most of the others."""
+        return sum(each.meets_criteria and not each.duplicate_of and not each.is_repeated for each in self.candidates)
 
 
 def rank(candidates: Sequence[Candidate], threshold: Threshold, untestable: str = "") -> Ranking:
     """Compute q (unless the candidate has one) and margins; sort by smallest margin, p, then larger effect.
+
+    Candidates with a caveat come after all others.
 
     Args:
         candidates: of one method on one pair.
@@ -96,6 +139,7 @@ def rank(candidates: Sequence[Candidate], threshold: Threshold, untestable: str 
     order = sorted(
         range(len(family)),
         key=lambda i: (
+            bool(candidates[i].caveat),
             -family[i].smallest_margin,
             _without_nan(candidates[i].p),
             -_without_nan(abs(candidates[i].effect), -1.0),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diptych.candidates.candidate import SAME_DIRECTION, DoubleArray, SideName, abs_cosine
-from diptych.candidates.ranking import Ranking
+from diptych.candidates.ranking import Ranked, Ranking
 from diptych.storage import artifacts
 
 
@@ -16,7 +16,7 @@ class Recovery:
     A hit is a candidate of the right side with |cos| >= .7 to the planted direction.
 
     Attributes:
-        written: whether a hit meets the criteria of a finding.
+        written: whether a hit meets the criteria of a finding, in most runs or in the only one.
         rank: rank of the best hit: the first that is a finding, else the first that meets the criteria, else the
             first; 0 without hits.
         cosine: |cos| of that hit, or without hits the largest of the right side; NaN without candidates.
@@ -54,7 +54,7 @@ def recovery(ranking: Ranking, truth: DoubleArray, side: SideName = "B") -> Reco
     right = np.array([ranked.candidate.side == side for ranked in ranking.candidates], dtype=bool)
     hits = np.flatnonzero(right & (cosines >= SAME_DIRECTION)).tolist()
     best = max(
-        hits, key=lambda i: (ranking.candidates[i].is_finding, ranking.candidates[i].meets_criteria, -i), default=None
+        hits, key=lambda i: (bool(ranking.candidates[i].status), _is_found(ranking.candidates[i]), -i), default=None
     )
     if best is None:
         rank, cosine, name = 0, float(cosines[right].max()) if right.any() else float("nan"), ""
@@ -62,11 +62,16 @@ def recovery(ranking: Ranking, truth: DoubleArray, side: SideName = "B") -> Reco
         hit = ranking.candidates[best].candidate
         rank, cosine, name = best + 1, float(cosines[best]), f"{hit.kind} {hit.id}"
     return Recovery(
-        written=any(ranking.candidates[i].meets_criteria for i in hits),
+        written=any(_is_found(ranking.candidates[i]) for i in hits),
         rank=rank,
         cosine=cosine,
         average_precision=1 / (hits[0] + 1) if hits else 0.0,
         candidates=len(ranking.candidates),
         name=name,
-        elsewhere=sum(ranked.is_finding for i, ranked in enumerate(ranking.candidates) if i not in hits),
+        elsewhere=sum(bool(ranked.status) for i, ranked in enumerate(ranking.candidates) if i not in hits),
     )
+
+
+def _is_found(ranked: Ranked) -> bool:
+    """Whether a candidate is a finding or a duplicate of one, the number of runs left aside where there is only one."""
+    return ranked.meets_criteria and ranked.is_repeated and not ranked.candidate.caveat

@@ -22,22 +22,15 @@ LEAST_ALIGNMENT = 0.999
 
 
 def candidates(files: Files) -> list[Candidate]:
-    """A-only and B-only latents, of the first run of each crosscoder.
+    """A-only and B-only latents of the crosscoders.
 
     The effect is that of the label swap: the latent's activations summed as the models are and with the two models'
     rows exchanged, their difference over their sum; negative for latents of A. Where widths differ and rows cannot be
     exchanged, it is 1 less the share of it that is in the other model's error (nu_err), p from its bootstrap. Only the
     weights, which never saw the held-out documents, decide who is a candidate; latent scaling can only take one away.
     """
-    runs = [run for run in files["crosscoders"] if has_sides(run)]
-    names = list(dict.fromkeys(run["name"] for run in runs))
-    proposed: list[Candidate] = []
-    for name in names:
-        seed_runs = [run for run in runs if run["name"] == name]
-        first_run = _read_run(seed_runs[0], len(seed_runs))
-        for side in SIDES:
-            proposed += _exclusive_latents(first_run, side, f"{name} " if len(names) > 1 else "")
-    return proposed
+    runs = [_read_run(run) for run in files["crosscoders"] if has_sides(run)]
+    return [candidate for run in runs for side in SIDES for candidate in _exclusive_latents(run, side)]
 
 
 def has_sides(run: Mapping[str, Any]) -> bool:
@@ -48,21 +41,16 @@ def has_sides(run: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class _Run:
-    """Latents of one run, as stored; columns [F], arrays with the models' axis first.
-
-    `recovered` counts for each latent the runs, of `n_runs`, in which it is recovered.
-    """
+    """Latents of one run, as stored; columns [F], arrays with the models' axis first."""
 
     columns: Mapping[str, npt.NDArray[Any]]
     exclusive: Mapping[SideName, IntArray]
     W_dec: Mapping[SideName, npt.NDArray[np.float32]]
     top_token_row: npt.NDArray[np.int64]
     nu: Mapping[str, npt.NDArray[np.float64]]
-    recovered: IntArray
-    n_runs: int
 
 
-def _read_run(run: Mapping[str, Any], n_runs: int) -> _Run:
+def _read_run(run: Mapping[str, Any]) -> _Run:
     with artifacts.read(run["latents"], "latents") as file:
         columns = artifacts.read_table(file, "latents")
         classes = artifacts.read_json(file, "classes")
@@ -71,14 +59,10 @@ def _read_run(run: Mapping[str, Any], n_runs: int) -> _Run:
         nu = {name: file[f"nu/{name}"][:] for name in ("err", "rec")}
     with artifacts.read(run["weights"], "crosscoder") as file:
         W_dec = {side: file[f"W_dec/{model}"][:] for model, side in enumerate(SIDES)}
-    recovered = np.ones(len(columns["class"]), dtype=np.int64)
-    if run.get("seeds"):
-        with artifacts.read(run["seeds"], "seeds") as file:
-            recovered = file[f"recovered/{run['seed']}"][:]
-    return _Run(columns, exclusive, W_dec, np.concatenate(top_rows, axis=2), nu, recovered, n_runs)
+    return _Run(columns, exclusive, W_dec, np.concatenate(top_rows, axis=2), nu)
 
 
-def _exclusive_latents(run: _Run, side: SideName, prefix: str) -> list[Candidate]:
+def _exclusive_latents(run: _Run, side: SideName) -> list[Candidate]:
     """A run's latents that are in one model only."""
     model, columns = SIDES.index(side), run.columns
     proposed = []
@@ -88,7 +72,7 @@ def _exclusive_latents(run: _Run, side: SideName, prefix: str) -> list[Candidate
         proposed.append(
             Candidate(
                 kind="latent",
-                id=f"{prefix}{latent}",
+                id=str(latent),
                 side=side,
                 effect=float(columns["effect_selection"][latent]),
                 held_out=float(columns["effect_held_out"][latent]),
@@ -97,7 +81,6 @@ def _exclusive_latents(run: _Run, side: SideName, prefix: str) -> list[Candidate
                 p=float(columns["p"][latent]) if columns["density_held_out"][latent] > 0 else NAN,
                 direction=run.W_dec[side][latent].astype(np.float64),
                 rows=rows[rows >= 0],
-                seeds=f"{run.recovered[latent]}/{run.n_runs}",
                 nu_err=nu_err,
                 nu_rec=nu_rec,
                 barred=_rejection_by_scaling(nu_err, nu_rec),
@@ -146,6 +129,14 @@ class Proposer(proposer.Proposer):
     def candidates(self, files: Files) -> list[Candidate]:
         """The A-only and B-only latents."""
         return candidates(files)
+
+    def runs(self, files: Files) -> Mapping[str, Sequence[Files]]:
+        """The cell with one crosscoder, from each of its seeds."""
+        runs: dict[str, list[Files]] = {}
+        for run in files["crosscoders"]:
+            if has_sides(run):
+                runs.setdefault(run["name"], []).append({**files, "crosscoders": [run]})
+        return runs
 
     def control(self, files: Files) -> Sequence[Clause]:
         """Whether all latents of a model with itself are shared and aligned."""

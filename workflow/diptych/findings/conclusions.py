@@ -15,11 +15,22 @@ from typing import Any, Literal
 from diptych.candidates import proposer
 from diptych.candidates.candidate import SAME_DIRECTION, counted
 from diptych.candidates.proposer import Clause
-from diptych.candidates.ranking import Ranked, Ranking
+from diptych.candidates.ranking import Ranking
 from diptych.candidates.recovery import Recovery
 from diptych.methods import Method, proposing
 
-Status = Literal["found", "none", "unclear", "untested", "as_it_must", "broken", "recovered", "missed"]
+Status = Literal[
+    "found",
+    "not_repeated",
+    "cannot_be_told",
+    "none",
+    "unclear",
+    "untested",
+    "as_it_must",
+    "broken",
+    "recovered",
+    "missed",
+]
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,7 @@ class Answer:
 def control_clauses(files: Mapping[str, Any], rankings: Mapping[Method, Ranking]) -> list[Clause]:
     """All conditions of the identical control (METHODS 0.4) for the pair of a model with itself."""
     clauses = [clause for method in proposing() for clause in proposer.of(method).control(files)]
-    n_findings = {method.title: len(ranking.findings) for method, ranking in rankings.items()}
+    n_findings = {method.title: len(ranking.reported) for method, ranking in rankings.items()}
     total = sum(n_findings.values())
     counts = ", ".join(f"{name} {count}" for name, count in n_findings.items())
     clauses.append(Clause("no finding", total == 0 if rankings else None, f"findings: {counts or 'no method was run'}"))
@@ -71,36 +82,54 @@ def answer(
         positive_control: of the same method; None if the study plants nothing.
         names: of the two models.
     """
-    findings = ranking.findings
     if role in ("control", "floor"):
-        return _same_model(findings, ranking)
+        return _same_model(ranking)
     # For a method that plants its own change, a planted model is a different model like any other.
     if role == "planted" and positive_control is not None and not method.plants:
-        return _planted(findings, positive_control.recovery)
-    if findings:
-        sides = [sum(ranked.candidate.side == side for ranked in findings) for side in ("B", "A")]
-        split = f"{sides[0]} that {names[1]} has or has more of, {sides[1]} of {names[0]}"
-        text = "; ".join([f"{counted(len(findings), 'finding')}: {split}", *filter(None, [caveats(findings)])])
-        return Answer("found", text)
+        return _planted(ranking, positive_control.recovery)
+    if ranking.reported:
+        return _reported(ranking, names)
     if ranking.untestable:
         return Answer("untested", f"nothing can be said: {ranking.untestable}")
-    return _no_finding(method, positive_control)
+    answer = _no_finding(method, positive_control)
+    return Answer(answer.status, "; ".join(filter(None, [answer.text, besides(ranking)])))
 
 
-def caveats(findings: Sequence[Ranked]) -> str:
-    """How many findings have each caveat: `3 of them marked domain shift`, `all of them ...`, or ""."""
-    counts = Counter(ranked.candidate.caveat for ranked in findings if ranked.candidate.caveat)
-    shares = {caveat: "all" if n == len(findings) else str(n) for caveat, n in sorted(counts.items())}
-    return ", ".join(f"{share} of them marked {caveat}" for caveat, share in shares.items())
-
-
-def _same_model(findings: Sequence[Any], ranking: Ranking) -> Answer:
+def _reported(ranking: Ranking, names: tuple[str, str]) -> Answer:
+    """The answer where something is reported."""
+    findings, not_repeated = ranking.findings, ranking.with_status("not repeated")
+    if not findings and not not_repeated:
+        remedies = sorted({ranked.candidate.remedy for ranked in ranking.with_status("cannot be told")})
+        return Answer("cannot_be_told", "; ".join(["no finding", besides(ranking), *remedies]))
+    sides = [sum(ranked.candidate.side == side for ranked in findings or not_repeated) for side in ("B", "A")]
+    split = f"{sides[0]} that {names[1]} has or has more of, {sides[1]} of {names[0]}"
     if findings:
-        return Answer("broken", f"{counted(len(findings), 'finding')} where nothing differs")
+        parts = [f"{counted(len(findings), 'finding')}: {split}", besides(ranking)]
+        return Answer("found", "; ".join(filter(None, parts)))
+    count = counted(len(not_repeated), "candidate")
+    parts = [f"{count} from one training, not repeated: {split}", besides(ranking), "a second seed would tell"]
+    return Answer("not_repeated", "; ".join(filter(None, parts)))
+
+
+def besides(ranking: Ranking) -> str:
+    """What is reported besides findings, with numbers: not repeated, cannot be told and why, found in one run only."""
+    parts = []
+    if ranking.findings and (not_repeated := ranking.with_status("not repeated")):
+        parts.append(f"{len(not_repeated)} not repeated")
+    caveats = Counter(ranked.candidate.caveat for ranked in ranking.with_status("cannot be told"))
+    parts += [f"{n} that cannot be told from a {caveat}" for caveat, n in sorted(caveats.items())]
+    if ranking.n_single:
+        parts.append(f"{ranking.n_single} found with one seed and not with most")
+    return ", ".join(parts)
+
+
+def _same_model(ranking: Ranking) -> Answer:
+    if ranking.reported:
+        return Answer("broken", f"{counted(len(ranking.reported), 'finding')} where nothing differs")
     return Answer("as_it_must", f"nothing found, as it must be ({counted(len(ranking.candidates), 'candidate')})")
 
 
-def _planted(findings: Sequence[Any], recovery: Recovery) -> Answer:
+def _planted(ranking: Ranking, recovery: Recovery) -> Answer:
     if recovery.written:
         others = (
             f"; {counted(recovery.elsewhere, 'other finding')} with |cos| below {SAME_DIRECTION}"
@@ -122,7 +151,9 @@ def _planted(findings: Sequence[Any], recovery: Recovery) -> Answer:
     else:
         n = counted(recovery.candidates, "candidate")
         reason = f"nothing points along it (largest |cos| {recovery.cosine:.2f} of {n})"
-    return Answer("missed", f"the planted direction is missed: {reason}; {counted(len(findings), 'finding')} in all")
+    return Answer(
+        "missed", f"the planted direction is missed: {reason}; {counted(len(ranking.reported), 'finding')} in all"
+    )
 
 
 def _no_finding(method: Method, positive_control: PositiveControl | None) -> Answer:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diptych.candidates import proposer, ranking, recovery
+from diptych.candidates import proposer, ranking, recovery, repetition
 from diptych.candidates.ranking import Ranked, Ranking, Threshold
 from diptych.candidates.recovery import Recovery
 from diptych.findings import conclusions
@@ -29,10 +29,13 @@ from diptych.storage.canonical import canonical_json
 from diptych.text import contexts as evidence
 
 COLUMNS = (
-    "pair", "site", "method", "kind", "id", "side", "effect", "lo", "hi", "p", "q", "null", "held_out", "seeds",
-    "nu_err", "nu_rec", "causal", "contexts",
+    "pair", "site", "method", "status", "kind", "id", "side", "effect", "lo", "hi", "p", "q", "null", "held_out",
+    "seeds", "nu_err", "nu_rec", "causal", "contexts", "note",
 )  # fmt: skip
-"""Columns of the table (METHODS 9)."""
+"""Columns of the table (METHODS 9); `status` is finding, not repeated or cannot be told, `note` says why not."""
+STATUSES: tuple[ranking.Status, ...] = ("finding", "not repeated", "cannot be told")
+"""In the order of the table."""
+NOT_REPEATED = "one training gave it; a second seed (`seeds: [0, 1]`) would tell whether it depends on that"
 TEXTS = 3
 """Contexts per finding in the table."""
 ROWS = 20
@@ -46,8 +49,9 @@ class Findings:
     """The contents of an artifact of kind "findings".
 
     Attributes:
-        table: `COLUMNS` and `weakest` (the smallest margin), one entry per finding, in descending order of `weakest`.
-        rows: int64 [findings, ROWS], token rows of its side where each is strongest; -1 is padding.
+        table: `COLUMNS` and `weakest` (the smallest margin), one entry per reported candidate, findings first and
+            within a status in descending order of `weakest`.
+        rows: int64 [entries, ROWS], token rows of its side where each is strongest; -1 is padding.
         answers: the conclusion for each pair, site and method, with `recovery` for planted pairs.
         controls: the clauses of each control pair, and whether all hold.
     """
@@ -59,9 +63,9 @@ class Findings:
 
     def ids(self, pair: str, site: str, method: str) -> frozenset[str]:
         """The ids, as "side id", of the findings of one pair, site and method."""
-        table = self.table
-        of_pair = [i for i in range(len(table["pair"])) if (table["pair"][i], table["site"][i]) == (pair, site)]
-        return frozenset(f"{table['side'][i]} {table['id'][i]}" for i in of_pair if table["method"][i] == method)
+        table, wanted = self.table, (pair, site, method, "finding")
+        keys = zip(table["pair"], table["site"], table["method"], table["status"], strict=True)
+        return frozenset(f"{table['side'][i]} {table['id'][i]}" for i, key in enumerate(keys) if key == wanted)
 
     @property
     def control_holds(self) -> bool | None:
@@ -84,8 +88,9 @@ def collect(
         pairs: each {name, a, b, role: compared | control | planted | floor, site_a, site_b, files}. `files` maps
             linear_map, correlation, pairing, steering, tokens_a, tokens_b, dictionary_a, dictionary_b (their
             manifest.json) and, for a planted pair, truth to paths; features_a, features_b to lists of shards;
-            crosscoders to a list of {name, seed, weights, evaluation, latents}; and template_diffs to a list of
-            {name, diff, dictionary (manifest.json), tokens}. A method without its file was not run.
+            repeats to a list of these of further seeds; crosscoders to a list of {name, seed, weights, evaluation,
+            latents}; and template_diffs to a list of {name, diff, dictionary (manifest.json), tokens, repeats}. A
+            method without its file was not run.
         out: path of the artifact, kind "findings".
         table: path of the findings as TSV.
         spec: stored with the artifact.
@@ -106,8 +111,10 @@ def collect(
             answers.append(_answer(pair, method, by_method[method], positive_control))
         if pair["role"] == "control":
             controls.append(_control(pair, by_method))
-    findings = sorted(_findings(pairs, rankings), key=lambda finding: -finding[2].smallest_margin)
-    columns, rows = _table(findings)
+    reported = sorted(
+        _reported(pairs, rankings), key=lambda entry: (STATUSES.index(entry[2].status), -entry[2].smallest_margin)
+    )
+    columns, rows = _table(reported)
     artifacts.write_text(table, to_tsv(columns))
     with artifacts.create(out, "findings", spec) as writer:
         writer.table("findings", columns, nan="not measured by this method")
@@ -134,19 +141,27 @@ def to_tsv(columns: Mapping[str, Sequence[Any]]) -> str:
 
 
 def _rankings(pair: Mapping[str, Any], q: float, min_effect: Mapping[str, float]) -> dict[Method, Ranking]:
-    """The ranking of every method that was run on a pair."""
+    """The ranking of every method that was run on a pair; of unlike sites, which differ in any model, nothing."""
     rankings: dict[Method, Ranking] = {}
     for method in proposing():
-        if pair["files"].get(method.file):
-            proposes = proposer.of(method)
-            limits = Threshold(q, min_effect[method.name])
-            ranked = ranking.rank(proposes.candidates(pair["files"]), limits, proposes.untestable(pair["files"]))
-            count = len(ranked.findings)
-            logs.logger.info(
-                "%s, %s: %d of %d candidates are findings", pair["name"], method.name, count, len(ranked.candidates)
-            )
-            rankings[method] = ranked
+        if not pair["files"].get(method.file):
+            continue
+        if pair["site_a"] != pair["site_b"]:
+            reason = f"{pair['site_a']} and {pair['site_b']} are two places in a network, which differ in any model"
+            rankings[method] = Ranking((), reason)
+            continue
+        ranked = rankings[method] = _ranking(pair["files"], method, Threshold(q, min_effect[method.name]))
+        counts = ", ".join(f"{len(ranked.with_status(status))} {status}" for status in STATUSES)
+        logs.logger.info("%s, %s: of %d candidates %s", pair["name"], method.name, len(ranked.candidates), counts)
     return rankings
+
+
+def _ranking(files: Mapping[str, Any], method: Method, threshold: Threshold) -> Ranking:
+    """The ranking of one method on one cell, over all runs of what it depends on."""
+    proposes = proposer.of(method)
+    by_run = repetition.candidates_by_run(proposes, files)
+    first = ranking.rank(by_run[0], threshold, proposes.untestable(files))
+    return repetition.over_runs([first, *(ranking.rank(candidates, threshold) for candidates in by_run[1:])])
 
 
 def _recoveries(
@@ -222,7 +237,9 @@ def _answer(
         "text": answer.text,
         "candidates": len(ranked.candidates),
         "findings": len(ranked.findings),
-        "caveats": conclusions.caveats(ranked.findings),
+        "not_repeated": len(ranked.with_status("not repeated")),
+        "cannot_be_told": len(ranked.with_status("cannot be told")),
+        "besides": conclusions.besides(ranked),
         "recovery": asdict(positive_control.recovery) if positive_control and pair["role"] == "planted" else None,
     }
 
@@ -241,24 +258,24 @@ def _control(pair: Mapping[str, Any], rankings: Mapping[Method, Ranking]) -> dic
     }
 
 
-def _findings(
+def _reported(
     pairs: Sequence[Mapping[str, Any]], rankings: Sequence[Mapping[Method, Ranking]]
 ) -> Iterable[tuple[Mapping[str, Any], Method, Ranked]]:
     for pair, by_method in zip(pairs, rankings, strict=True):
         for method, ranked in by_method.items():
-            yield from ((pair, method, finding) for finding in ranked.findings)
+            yield from ((pair, method, candidate) for candidate in ranked.reported)
 
 
 def _table(
-    findings: Sequence[tuple[Mapping[str, Any], Method, Ranked]],
+    reported: Sequence[tuple[Mapping[str, Any], Method, Ranked]],
 ) -> tuple[dict[str, list[Any]], npt.NDArray[np.int64]]:
     columns: dict[str, list[Any]] = {name: [] for name in (*COLUMNS, "weakest")}
-    rows = np.full((len(findings), ROWS), -1, dtype=np.int64)
+    rows = np.full((len(reported), ROWS), -1, dtype=np.int64)
     texts: dict[str, evidence.Text] = {}
     causal = {
-        path: effects.read(path).causal for path in {pair["files"].get("steering") for pair, _, _ in findings} if path
+        path: effects.read(path).causal for path in {pair["files"].get("steering") for pair, _, _ in reported} if path
     }
-    for i, (pair, method, ranked) in enumerate(findings):
+    for i, (pair, method, ranked) in enumerate(reported):
         tokens = ranked.candidate.tokens or str(pair["files"][f"tokens_{ranked.candidate.side.lower()}"])
         texts[tokens] = texts.get(tokens) or evidence.Text(tokens)
         strongest = ranked.candidate.rows[:ROWS]
@@ -268,7 +285,10 @@ def _table(
             "pair": pair["name"],
             "site": _site(pair),
             "method": method.name,
+            "status": ranked.status,
             "q": ranked.q,
+            "seeds": ranked.seeds,
+            "note": _note(ranked),
             "causal": causal.get(pair["files"].get("steering"), {}).get(_key(ranked, method), math.nan),
             "contexts": " | ".join(context.plain() for context in contexts),
             "weakest": ranked.smallest_margin,
@@ -276,6 +296,13 @@ def _table(
         for name, column in columns.items():
             column.append(entry[name])
     return columns, rows
+
+
+def _note(ranked: Ranked) -> str:
+    """Why a candidate is reported and is no finding, and what would tell."""
+    if ranked.status == "cannot be told":
+        return f"{ranked.candidate.caveat}: {ranked.candidate.remedy}"
+    return NOT_REPEATED if ranked.status == "not repeated" else ""
 
 
 def _key(ranked: Ranked, method: Method) -> tuple[str, str, str]:

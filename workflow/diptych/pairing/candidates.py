@@ -1,6 +1,6 @@
 """What the pairing puts forward: features without a counterpart in the other model's dictionary."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import h5py
@@ -75,6 +75,10 @@ class Proposer(proposer.Proposer):
     def candidates(self, files: Files) -> list[Candidate]:
         """The unmatched features of either side."""
         return candidates(files)
+
+    def runs(self, files: Files) -> Mapping[str, Sequence[Files]]:
+        """The cell through the dictionaries of each seed."""
+        return {"dictionaries": [files, *({**files, **repeat} for repeat in files.get("repeats", ()))]}
 
     def untestable(self, files: Files) -> str:
         """Why no unmatched feature could be tested, or ""."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy.typing as npt
 
 from diptych import methods
-from diptych.findings.stage import Findings
+from diptych.findings.stage import STATUSES, Findings
 from diptych.page import method_sections
 from diptych.page.blocks import (
     Banner,
@@ -24,12 +24,14 @@ from diptych.page.blocks import (
 )
 
 STATUS_LABELS = {
-    "found": ("{n} found", "found"),
+    "found": ("{findings} found", "found"),
+    "not_repeated": ("{not_repeated} from one training", "muted"),
+    "cannot_be_told": ("{cannot_be_told} cannot be told", "muted"),
     "none": ("none found", ""),
     "unclear": ("not enough training to tell", "muted"),
     "untested": ("not tested", "muted"),
     "as_it_must": ("nothing, as it must be", "pass"),
-    "broken": ("{n} where nothing differs", "fail"),
+    "broken": ("something where nothing differs", "fail"),
     "recovered": ("planted direction found", "pass"),
     "missed": ("planted direction missed", "warn"),
 }
@@ -86,15 +88,29 @@ def _comparison(pair: Mapping[str, Any], findings: Findings) -> str:
     with_findings = {methods.named(a["method"]).title: a for a in answers if a["status"] == "found"}
     none = [methods.named(a["method"]).title for a in answers if a["status"] == "none"]
     unclear = [methods.named(a["method"]).title for a in answers if a["status"] == "unclear"]
+    by_status = {
+        status: [methods.named(a["method"]).title for a in answers if a["status"] == status]
+        for status in ("not_repeated", "cannot_be_told")
+    }
     untested = [methods.named(a["method"]).title for a in answers if a["status"] == "untested"]
     sentences = []
     same_site = pair["site_a"] == pair["site_b"]
     a, b = pair["a"] if same_site else f"{pair['a']} at {pair['site_a']}", f"{pair['b']} at {pair['site_b']}"
     if with_findings:
-        counts = listed([f"{a['findings']} by the {name}{_caveats(a)}" for name, a in with_findings.items()])
+        counts = listed([f"{a['findings']} by the {name}{_besides(a)}" for name, a in with_findings.items()])
         claim = f"{pair['b']} differs from {a} at {pair['site_b']}" if same_site else f"{b} differs from {a}"
         n_findings = sum(a["findings"] for a in with_findings.values())
         sentences.append(f"{claim}: {counted(n_findings, 'finding')} ({counts}).")
+    if by_status["not_repeated"]:
+        sentences.append(
+            f"What the {listed(by_status['not_repeated'])} shows between {a} and {b} comes from one training and is "
+            "not repeated."
+        )
+    if by_status["cannot_be_told"]:
+        sentences.append(
+            f"What the {listed(by_status['cannot_be_told'])} shows between {a} and {b} may be something else than a "
+            "difference of the models."
+        )
     if none:
         sentences.append(
             f"The {listed(none)} found no difference between {a} and {b}, though with the same settings a planted one "
@@ -116,8 +132,8 @@ def _method_openings(pair: Mapping[str, Any]) -> list[str]:
     return [sentence for method in methods_run if (sentence := method_sections.of(method).opening(pair))]
 
 
-def _caveats(answer: Mapping[str, Any]) -> str:
-    return f", {answer['caveats']}" if answer["caveats"] else ""
+def _besides(answer: Mapping[str, Any]) -> str:
+    return f", besides {answer['besides']}" if answer["besides"] else ""
 
 
 def _planted_sentence(pair: Mapping[str, Any], findings: Findings) -> str:
@@ -169,7 +185,7 @@ def _status_cell(answer: Mapping[str, Any] | None) -> Cell:
     if answer is None:
         return Cell("not run", tone="muted")
     text, tone = STATUS_LABELS[answer["status"]]
-    return Cell(text.format(n=answer["findings"]) + _caveats(answer), tone=tone, hint=answer["text"])
+    return Cell(text.format(**answer), tone=tone, hint=answer["text"])
 
 
 def _control_clauses(findings: Findings) -> list[Block]:
@@ -198,23 +214,32 @@ def findings_section(findings: Findings) -> Section:
     intro: list[Block] = [
         Prose(
             "Each finding is significant in its family of tests, has the same sign and at least half the size on "
-            "documents that had no part in finding it, and is large enough to matter. Findings are ranked by the "
-            "weakest of these requirements."
+            "documents that had no part in finding it, and is large enough to matter. What depends on training is also "
+            "found with most of the seeds (k of S); with a single seed it is no finding but listed as not repeated. "
+            "What may show something else than a difference of the models is listed as cannot be told. Findings are "
+            "ranked by the weakest of these requirements."
         )
     ]
     if not rows:
         no_findings = Note("info", "No findings. The summary above says what that means for each method.")
         return Section("findings", "Findings", [*intro, no_findings])
     hints = (
-        "", "", "", "The model that has it, or has more of it.", "B minus A, in the method's own unit.",
+        "", "", "One training gave it (not repeated); it may be something else (cannot be told): point at it for why.",
+        "", "The model that has it, or has more of it.", "B minus A, in the method's own unit.",
         "On documents that had no part in finding it, with its 95 % interval.",
         "Benjamini-Hochberg, by pair and method.",
         "How far the weakest requirement is exceeded; 1 is just met.",
+        "In how many runs with other seeds it is found; empty where nothing was trained.",
         "How far steering along it moves its model, over random directions of the same length (1: as far).",
         "",
     )  # fmt: skip
-    columns = ["pair", "method", "what", "side", "effect", "held out", "q", "weakest", "steered", "contexts"]
-    caption = f"{counted(len(rows), 'finding')}, the strongest first. Click a heading to sort."
+    columns = [
+        "pair", "method", "status", "what", "side", "effect", "held out", "q", "weakest", "seeds", "steered",
+        "contexts",
+    ]  # fmt: skip
+    others = [f"{n} {status}" for status in STATUSES[1:] if (n := int((table["status"] == status).sum()))]
+    counts = ", ".join([counted(int((table["status"] == "finding").sum()), "finding"), *others])
+    caption = f"{counts}; the strongest first. Click a heading to sort."
     return Section(
         "findings", "Findings", [*intro, Table(columns, rows, interactive=True, hints=hints, caption=caption)]
     )
@@ -227,15 +252,22 @@ def _finding_row(table: Mapping[str, npt.NDArray[Any]], i: int) -> list[str | Ce
     return [
         str(table["pair"][i]),
         methods.named(table["method"][i]).title,
+        _row_status(table, i),
         str(table["id"][i]) if table["kind"][i] == "direction" else f"{table['kind'][i]} {table['id'][i]}",
         str(table["side"][i]),
         number_cell(float(table["effect"][i])),
         Cell(f"{number(held_out)} ({interval})", order=held_out),
         Cell(p_value(float(table["q"][i])), order=float(table["q"][i])),
         number_cell(float(table["weakest"][i]), 2),
+        str(table["seeds"][i]),
         number_cell(float(table["causal"][i]), 2),
         Cell(_shortened(str(table["contexts"][i])), tone="quoted"),
     ]
+
+
+def _row_status(table: Mapping[str, npt.NDArray[Any]], i: int) -> Cell:
+    status = str(table["status"][i])
+    return Cell(status, tone="found" if status == "finding" else "muted", hint=str(table["note"][i]))
 
 
 def _shortened(text: str) -> str:

@@ -14,6 +14,7 @@ from diptych.candidates.recovery import Recovery, recovery
 from diptych.dictionaries import sae
 from diptych.storage import artifacts
 
+REMEDY = "a dictionary that is trained on the rows of both models (`model: [a, b]`) leaves neither its domain"
 UNINFORMATIVE = 1.0
 """Unexplained share of a change from which features have nothing to say of it: no feature at all leaves as much."""
 
@@ -26,14 +27,10 @@ def candidates(files: Files) -> list[Candidate]:
     several tokens is one finding. Where the features' change leaves all of the activations' change unexplained, nothing
     can be told by features.
     """
-    return [
-        candidate
-        for run in files["template_diffs"]
-        for candidate in candidates_of(run, "ranked", f"{run['name']} " if len(files["template_diffs"]) > 1 else "")
-    ]
+    return [candidate for run in files["template_diffs"] for candidate in candidates_of(run, "ranked")]
 
 
-def candidates_of(run: Mapping[str, Any], name: str, prefix: str = "") -> list[Candidate]:
+def candidates_of(run: Mapping[str, Any], name: str) -> list[Candidate]:
     """Candidates of one table (ranked, planted) of a template diff."""
     with artifacts.read(run["diff"], "template_diff") as file:
         table = artifacts.read_table(file, name)
@@ -50,7 +47,7 @@ def candidates_of(run: Mapping[str, Any], name: str, prefix: str = "") -> list[C
         proposed.append(
             Candidate(
                 kind="feature",
-                id=label(prefix, int(latent), str(role), str(metric), caveat),
+                id=label(int(latent), str(role), str(metric)),
                 side="B" if table["direction"][k] == "up" else "A",
                 effect=effect,
                 held_out=held_out,
@@ -61,10 +58,11 @@ def candidates_of(run: Mapping[str, Any], name: str, prefix: str = "") -> list[C
                 direction=W_dec[latent].astype(np.float64),
                 rows=rows[k][rows[k] >= 0],
                 barred="the features' change does not describe that of the activations" if silent else "",
-                subject=f"{prefix}{latent}",
+                subject=str(latent),
                 template_position=str(role),
                 tokens=str(run["tokens"]),
                 caveat=caveat,
+                remedy=REMEDY if caveat else "",
             )
         )
     return proposed
@@ -76,10 +74,9 @@ def _mute_roles(summary: Mapping[str, Any]) -> set[str]:
     return {role for role, share in unexplained.items() if share is not None and share >= UNINFORMATIVE}
 
 
-def label(prefix: str, latent: int, role: str, metric: str, caveat: str = "") -> str:
-    """What a finding at a template token is called: `12 at newline, density`, and its caveat."""
-    mark = f", {caveat}" if caveat else ""
-    return f"{prefix}{latent} at {' '.join(role.split()) or repr(role)}, {metric.replace('_', ' ')}{mark}"
+def label(latent: int, role: str, metric: str) -> str:
+    """Id of a feature's change at a template token: `12 at newline, density`."""
+    return f"{latent} at {' '.join(role.split()) or repr(role)}, {metric.replace('_', ' ')}"
 
 
 def _null_clause(files: Files) -> Clause:
@@ -133,6 +130,13 @@ class Proposer(proposer.Proposer):
     def candidates(self, files: Files) -> list[Candidate]:
         """The ranked gains and losses."""
         return candidates(files)
+
+    def runs(self, files: Files) -> Mapping[str, Sequence[Files]]:
+        """The cell with one template diff, through the dictionary of each seed."""
+        return {
+            diff["name"]: [{**files, "template_diffs": [run]} for run in (diff, *diff.get("repeats", ()))]
+            for diff in files["template_diffs"]
+        }
 
     def control(self, files: Files) -> Sequence[Clause]:
         """No feature of a model changes against itself."""

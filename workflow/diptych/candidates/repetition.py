@@ -1,0 +1,73 @@
+"""Repetition of candidates over the seeds of the dictionaries and crosscoders behind them (METHODS 9).
+
+    rankings = [rank(of_run, threshold) for of_run in candidates_by_run(proposer, files)]
+    over_runs(rankings).findings        # those that more than half of the runs have
+
+A candidate is recovered in another run if that has one that meets the criteria, of the same side, at |cos| >= .7.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from diptych.candidates.candidate import SAME_DIRECTION, Candidate, abs_cosine
+from diptych.candidates.proposer import Files, Proposer
+from diptych.candidates.ranking import Ranked, Ranking
+
+
+def candidates_by_run(proposer: Proposer, files: Files) -> list[list[Candidate]]:
+    """The candidates of a cell, one list per run; a single list if nothing was trained.
+
+    Where several things were trained (two crosscoders of one pair), run r has those of the r-th seed of each, and ids
+    begin with their names.
+    """
+    runs = proposer.runs(files)
+    if not runs:
+        return [proposer.candidates(files)]
+    return [
+        [
+            _of_run(candidate, name if len(runs) > 1 else "", len(of_name))
+            for name, of_name in runs.items()
+            if run < len(of_name)
+            for candidate in proposer.candidates(of_name[run])
+        ]
+        for run in range(max(map(len, runs.values())))
+    ]
+
+
+def over_runs(rankings: Sequence[Ranking]) -> Ranking:
+    """The first run's ranking with the number of runs that recover each candidate.
+
+    Findings that other runs have and the first has not follow at its end.
+    """
+    first, *later = [
+        [replace(ranked, n_recovered=_n_recovered(ranked, run, rankings)) for ranked in ranking.candidates]
+        for run, ranking in enumerate(rankings)
+    ]
+    for run, of_run in enumerate(later, start=2):
+        for ranked in of_run:
+            if ranked.status and not any(other.status and _is_same(ranked, other) for other in first):
+                first.append(
+                    replace(ranked, candidate=ranked.candidate._replace(id=f"{ranked.candidate.id} (run {run})"))
+                )
+    return Ranking(first, rankings[0].untestable)
+
+
+def _of_run(candidate: Candidate, name: str, n_runs: int) -> Candidate:
+    subject = f"{name} {candidate.subject}" if name and candidate.subject else candidate.subject
+    return candidate._replace(id=f"{name} {candidate.id}".strip(), subject=subject, n_runs=n_runs)
+
+
+def _n_recovered(ranked: Ranked, run: int, rankings: Sequence[Ranking]) -> int:
+    """Runs in which a candidate of run number `run` is found, that one included; 0 if it does not meet the criteria."""
+    if not ranked.meets_criteria:
+        return 0
+    others = [ranking for number, ranking in enumerate(rankings) if number != run]
+    n_found = 1 + sum(any(_is_same(ranked, other) for other in ranking.candidates) for ranking in others)
+    return min(n_found, max(1, ranked.candidate.n_runs))
+
+
+def _is_same(x: Ranked, y: Ranked) -> bool:
+    """Whether y meets the criteria, on the same side and along the same direction as x."""
+    if not y.meets_criteria or x.candidate.side != y.candidate.side:
+        return False
+    return abs_cosine(x.candidate.direction, y.candidate.direction) >= SAME_DIRECTION
