@@ -241,7 +241,7 @@ def _batch_fvu(run: Run, z_BD: Tensor, x_hat_BD: Tensor) -> list[float]:
 
 @torch.no_grad()
 def calibrate(crosscoder: Crosscoder, feed: Feed) -> None:
-    """Set the threshold so that the mean L0 over the rows kept aside is k, with the weights as they are now."""
+    """Set the threshold so that the mean L0 over the calibration rows is k."""
     if crosscoder.architecture.activation != "threshold":
         return
     index, k = feed.calibration(aside=True), crosscoder.architecture.k
