@@ -182,7 +182,7 @@ def test_alignment_of_equal_and_independent_rows():
     assert np.isnan(latents.alignment(first[:30], second[:30])["value"])
 
 
-def test_twins():
+def test_duplicates():
     decoder_A, decoder_B = np.eye(3), np.eye(3)[[0, 1, 1]]
     fires = sp.csr_array(np.array([[1, 0, 1], [1, 0, 0], [0, 1, 0], [0, 1, 0]], dtype=bool))
     duplicates = latents.find_duplicates(decoder_A, decoder_B, np.array([0, 1]), np.array([1, 2]), fires)

@@ -27,7 +27,7 @@ from diptych.text import templates
 
 CAUSES = ("valid", "inserted", "common_prefix", "skip_first", "outlier_norm")
 SHOWN_POSITIONS = 32
-"""Positions whose norm is listed: massive activations stand at the very first ones."""
+"""First positions whose norm is listed: massive activations are at the very first ones."""
 RANK_ROWS = 50_000
 """Evenly spaced rows from which the rank is computed: many times any width, and seconds of work."""
 DUPLICATE_ROWS = 1_000_000

@@ -25,9 +25,9 @@ def candidates(files: Files) -> list[Candidate]:
     """A-only and B-only latents of the crosscoders.
 
     The effect is that of the label swap: the latent's activations summed as the models are and with the two models'
-    rows exchanged, their difference over their sum; negative for latents of A. Where widths differ and rows cannot be
-    exchanged, it is 1 less the share of it that is in the other model's error (nu_err), p from its bootstrap. Only the
-    weights, which never saw the held-out documents, decide who is a candidate; latent scaling can only take one away.
+    rows exchanged, their difference over their sum; negative for latents of A. If widths differ and rows cannot be
+    exchanged, it is 1 - nu_err, with p from its bootstrap. Candidates are selected by the weights alone, which were not
+    trained on the held-out documents; latent scaling can only reject one.
     """
     runs = [_read_run(run) for run in files["crosscoders"] if has_sides(run)]
     return [candidate for run in runs for side in SIDES for candidate in _exclusive_latents(run, side)]

@@ -1,4 +1,4 @@
-"""The part of a crosscoder's section on its latents: whose they are, how sure that is, and what they read."""
+"""The subsections on a crosscoder's latents: their class, latent scaling, and the contexts where they fire."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -32,19 +32,19 @@ from diptych.text.contexts import Shade, Text
 Columns = Mapping[str, npt.NDArray[Any]]
 R_EDGES = np.linspace(0.0, 1.0, 51)
 COLOURS = {"A-only": "var(--a)", "B-only": "var(--b)", "shared": "var(--both)", "other": "var(--warn)"}
-ITEMS = 4
-"""Latents of each side shown with contexts."""
-SCALED = 20
+SHOWN_LATENTS = 4
+"""Latents of each side that are shown with contexts."""
+SCALED_LATENTS = 20
 """One-sided latents of each side in the table of latent scaling."""
 LISTED_DUPLICATES = 20
-"""Pairs of twins listed."""
+"""Pairs of duplicates that are listed."""
 
 
 def sections(
-    pair: Mapping[str, Any], run: Mapping[str, Any], text: Text, contexts: int, standing: Collection[str]
+    pair: Mapping[str, Any], run: Mapping[str, Any], text: Text, contexts: int, finding_ids: Collection[str]
 ) -> list[Section]:
-    """What the latents of one run are; `standing` holds "side id" of findings, an id with the run's name or without."""
-    standing = {entry.replace(f" {run['name']} ", " ", 1) for entry in standing}
+    """Subsections on the latents of one run; `finding_ids` are "side id" or "side run id"."""
+    finding_ids = {entry.replace(f" {run['name']} ", " ", 1) for entry in finding_ids}
     with artifacts.read(run["latents"], "latents") as file:
         columns = artifacts.read_table(file, "latents")
         classes = artifacts.read_json(file, "classes")
@@ -55,39 +55,40 @@ def sections(
         if "nu/err" in file:
             scaling = _scaling(pair, file, columns, recovered)
             parts.append(Section(f"{pair['id']}-scaling", "Is it really absent from the other model?", scaling))
-        blocks = [_exclusive(pair, file, columns, side, text, contexts, standing, recovered) for side in ("B", "A")]
+        blocks = [_exclusive(pair, file, columns, side, text, contexts, finding_ids, recovered) for side in ("B", "A")]
         parts.append(Section(f"{pair['id']}-latents", "The most one-sided latents", blocks))
     return parts
 
 
 def of_many(described: Mapping[str, Any], run: Mapping[str, Any], text: Text, contexts: int) -> list[Section]:
-    """Whose the latents of a crosscoder of several models are, and each model's own."""
+    """Subsections on a crosscoder of several models: classes of its latents, and those exclusive to each model."""
     models = described["models"]
     with artifacts.read(run["latents"], "latents") as file:
         columns = artifacts.read_table(file, "latents")
         counts = artifacts.read_json(file, "counts")
         shared = artifacts.read_json(file, "sharedness")
         aligned = artifacts.read_json(file, "alignment")
-        words = {f"{chr(ord('A') + index)}-only": f"only {model}" for index, model in enumerate(models)}
+        class_labels = {f"{chr(ord('A') + index)}-only": f"only {model}" for index, model in enumerate(models)}
         classes: list[list[str | Cell]] = [
-            [words.get(name, name).replace("other", "in between"), number_cell(count)] for name, count in counts.items()
+            [class_labels.get(name, name).replace("other", "in between"), number_cell(count)]
+            for name, count in counts.items()
         ]
         pairs: list[list[str | Cell]] = []
         widths = artifacts.read_json(file, "widths")
         for key, values in aligned.items():
             first, second = (models[int(part)] for part in key.split("-"))
             pairs.append([f"{first}, {second}", number_cell(values["value"]), number_cell(values["null"])])
-        whose: list[Block] = [
+        class_blocks: list[Block] = [
             Table(["class", "latents"], classes),
             Prose(f"Sharedness {number(shared['activation'])} (1: every latent is equally in all models)."),
             Table(["models", "alignment of their decoders", "of unrelated rows"], pairs),
         ]
         if len(set(widths)) > 1:
             note = "Models of unequal width cannot start from the same values, which alone lowers their alignment: "
-            whose.append(Note("warn", f"{note}no verdict. A crosscoder of two of them can have a `ceiling`."))
+            class_blocks.append(Note("warn", f"{note}no verdict. A crosscoder of two of them can have a `ceiling`."))
         own = [_own(file, columns, index, model, text, contexts) for index, model in enumerate(models)]
     return [
-        Section(f"{described['id']}-norms", "Whose latents", whose),
+        Section(f"{described['id']}-norms", "Whose latents", class_blocks),
         Section(f"{described['id']}-latents", "Each model's own latents", own),
     ]
 
@@ -97,7 +98,7 @@ def _own(file: h5py.File, columns: Columns, model_index: int, model: str, text: 
     share = columns[f"share_{model_index}"]
     live = np.flatnonzero((columns["density_selection"] > 0) & np.isfinite(share))
     items = []
-    for latent in live[np.argsort(-share[live], kind="stable")][:ITEMS]:
+    for latent in live[np.argsort(-share[live], kind="stable")][:SHOWN_LATENTS]:
         exclusive = "yes" if bool(file["nu/exclusive"][latent, model_index]) else "no"
         facts = [
             ("share", number(float(share[latent]))),
@@ -109,8 +110,8 @@ def _own(file: h5py.File, columns: Columns, model_index: int, model: str, text: 
 
 
 def _of_differences(pair: Mapping[str, Any], file: h5py.File, columns: Columns, text: Text, contexts: int) -> Section:
-    """The latents of a dictionary on differences that are active most."""
-    order = np.argsort(-columns["mean_held_out"], kind="stable")[: 2 * ITEMS]
+    """Subsection on the most active latents of a dictionary on differences."""
+    order = np.argsort(-columns["mean_held_out"], kind="stable")[: 2 * SHOWN_LATENTS]
     items = []
     for latent in order:
         facts = [
@@ -127,7 +128,7 @@ def _of_differences(pair: Mapping[str, Any], file: h5py.File, columns: Columns, 
 
 
 Recovered = tuple[npt.NDArray[np.int64], int] | None
-"""In how many of so many runs each latent is found; None for a single run."""
+"""Number of runs in which each latent is recovered, and number of runs; None for a single run."""
 
 
 def _recovered(run: Mapping[str, Any]) -> Recovered:
@@ -169,7 +170,7 @@ def _norms(
 
 
 def _classes(pair: Mapping[str, Any], code: npt.NDArray[Any], classes: Sequence[str], recovered: Recovered) -> Table:
-    """Latents by class, and how many of them come back in how many runs."""
+    """Table of latents by class, and of how many runs they are recovered in."""
     columns, rows = ["class", "latents"], []
     if recovered is not None:
         count, runs = recovered
@@ -192,7 +193,7 @@ def _class_words(name: str, pair: Mapping[str, Any]) -> str:
 
 
 def _alignment(pair: Mapping[str, Any], run: Mapping[str, Any], file: h5py.File) -> Block:
-    """Alignment beside what unrelated rows give and, for unequal widths, beside what is possible."""
+    """Alignment of the decoders, compared with unrelated rows and, for unequal widths, with its ceiling."""
     aligned = artifacts.read_json(file, "alignment")["0-1"]
     if aligned["value"] is None:
         return Prose(
@@ -219,18 +220,18 @@ def _alignment(pair: Mapping[str, Any], run: Mapping[str, Any], file: h5py.File)
     return Prose(text)
 
 
-# --- latent scaling and twins -------------------------------------------------------------------------------------
+# --- latent scaling and duplicates --------------------------------------------------------------------------------
 
 
 def _scaling(pair: Mapping[str, Any], file: h5py.File, columns: Columns, recovered: Recovered) -> list[Block]:
-    """nu of the one-sided latents with intervals, and twins."""
+    """Table of nu of the one-sided latents with intervals, and duplicates."""
     rows: list[list[str | Cell]] = []
     points: dict[str, tuple[Any, Any, list[str], str]] = {}
     kinds = artifacts.read_json(file, "classes")
     for side, own in (("B", 1), ("A", 0)):
         mine = np.flatnonzero(columns["class"] == kinds.index(f"{side}-only"))
         mine = mine[np.argsort(-columns["mean_held_out"][mine], kind="stable")]
-        rows += [_scaled(pair, file, columns, int(latent), own, recovered) for latent in mine[:SCALED]]
+        rows += [_scaled(pair, file, columns, int(latent), own, recovered) for latent in mine[:SCALED_LATENTS]]
         nu = [file[f"nu/{name}"][:][mine, own, 1 - own] for name in ("err", "rec")]
         if np.isfinite(nu[0]).any():
             names = [f"latent {latent}" for latent in mine]
@@ -283,7 +284,7 @@ def _scaling_figure(pair: Mapping[str, Any], points: Mapping[str, tuple[Any, Any
 
 
 def _duplicates(pair: Mapping[str, Any], file: h5py.File) -> list[Block]:
-    """One concept split in two latents, one for each model."""
+    """Table of pairs of latents that split one concept, one for each model."""
     if "twins/0-1/a" not in file or not len(file["twins/0-1/a"]):
         return []
     duplicates = artifacts.read_table(file, "twins/0-1")
@@ -298,8 +299,8 @@ def _duplicates(pair: Mapping[str, Any], file: h5py.File) -> list[Block]:
         Table(
             [f"only {pair['a']}", f"only {pair['b']}", "cosine", "fire together"],
             rows,
-            caption=f"{counted(n, 'pair')} of one-sided latents {'is' if n == 1 else 'are'} twins: one concept split "
-            "in two, one latent for each model. Neither is a difference between the models.",
+            caption=f"{counted(n, 'pair')} of duplicates among the one-sided latents: one concept split in two, one "
+            "latent for each model. Neither is a difference between the models.",
         )
     ]
 
@@ -309,18 +310,21 @@ def _duplicates(pair: Mapping[str, Any], file: h5py.File) -> list[Block]:
 
 def _exclusive(
     pair: Mapping[str, Any], file: h5py.File, columns: Columns, side: SideName, text: Text, contexts: int,
-    standing: Collection[str], recovered: Recovered,
+    finding_ids: Collection[str], recovered: Recovered,
 ) -> Block:  # fmt: skip
     r = columns["r"]
     live = np.flatnonzero((columns["density_selection"] > 0) & np.isfinite(r))
     model = pair["b"] if side == "B" else pair["a"]
     towards = r[live] if side == "B" else 1 - r[live]
-    order = live[np.argsort(-towards, kind="stable")][:ITEMS]
+    order = live[np.argsort(-towards, kind="stable")][:SHOWN_LATENTS]
     if not len(order) or float(towards.max()) <= 0.5:
-        return Prose(f"No latent leans towards {model}.")
-    items = [_latent(pair, file, columns, int(latent), side, text, contexts, standing, recovered) for latent in order]
+        return Prose(f"No latent has more than half of its decoder norm in {model}.")
+    items = [
+        _latent(pair, file, columns, int(latent), side, text, contexts, finding_ids, recovered) for latent in order
+    ]
     return Items(
-        f"Latents that lean most towards {model}. Effect compares how much a latent fires with the models as they are "
+        f"The latents with the largest share of their decoder norm in {model}. Effect compares how much a latent "
+        "fires with the models as they are "
         "and with their rows exchanged; ν is how much of the latent the other model has after all, in the "
         "crosscoder's "
         "error and in its reconstruction (0: none, 1: as much). The code is read from both models at once, so its "
@@ -331,7 +335,7 @@ def _exclusive(
 
 def _latent(
     pair: Mapping[str, Any], file: h5py.File, columns: Columns, latent: int, side: SideName, text: Text, contexts: int,
-    standing: Collection[str], recovered: Recovered,
+    finding_ids: Collection[str], recovered: Recovered,
 ) -> Item:  # fmt: skip
     own = 1 if side == "B" else 0
     facts = [
@@ -348,14 +352,14 @@ def _latent(
         facts.insert(2, ("p", p_value(float(columns["p"][latent]))))
     if recovered is not None:
         facts.append(("found in", f"{recovered[0][latent]} of {recovered[1]} runs"))
-    tag = "finding" if f"{side} {latent}" in standing else ""
+    tag = "finding" if f"{side} {latent}" in finding_ids else ""
     return Item(f"latent {latent}", facts, _readings(file, columns, latent, text, contexts, side), side, tag)
 
 
 def _readings(
     file: h5py.File, columns: Columns, latent: int, text: Text, contexts: int, side: SideName
 ) -> list[ContextList]:
-    """Where a latent is largest, on held-out documents and on those it was trained on."""
+    """Contexts in which a latent is largest, in held-out documents and in those it was trained on."""
     readings = []
     for name, title in (("held_out", "held-out documents"), ("selection", "documents it was trained on")):
         rows, values = file[f"top/{name}/token_row"][0, latent], file[f"top/{name}/value"][latent]

@@ -1,4 +1,4 @@
-"""The section on the crosscoder of one pair: how well it reconstructs, whose its latents are, and which stand alone."""
+"""The section on the crosscoder of one pair: reconstruction, and which latents are exclusive to one model."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -13,14 +13,14 @@ from diptych.storage import artifacts
 from diptych.storage.canonical import canonical_json
 from diptych.text.contexts import Text
 
-MATCHED = 0.1
-"""A curve reaches so far beyond the L0 of its runs (METHODS 5: held-out L0 may be 10 % off)."""
-OWN = ("seed", "k", "penalty")
-"""Settings in which the runs of one curve differ."""
+EXTRAPOLATION = 0.1
+"""Relative distance by which a curve is extended beyond the L0 of its runs (METHODS 5: L0 may be 10 % off)."""
+CURVE_SETTINGS = ("seed", "k", "penalty")
+"""Settings in which the runs of one curve may differ."""
 
 
-def section(pair: Mapping[str, Any], text: Text, contexts: int, standing: Collection[str]) -> Section:
-    """Reconstruction, relative norms and the most one-sided latents; `standing` holds "side id" of findings."""
+def section(pair: Mapping[str, Any], text: Text, contexts: int, finding_ids: Collection[str]) -> Section:
+    """Reconstruction, relative norms and the most one-sided latents; `finding_ids` holds "side id" of findings."""
     runs = pair["files"]["crosscoders"]
     intro = Prose(
         "One dictionary for both models: each latent reads the same token in both and writes to each with a decoder "
@@ -29,13 +29,13 @@ def section(pair: Mapping[str, Any], text: Text, contexts: int, standing: Collec
     )
     parts = [
         Section(f"{pair['id']}-reconstruction", "How well it reconstructs", _reconstruction(pair, runs, text.sources)),
-        *latents_section.sections(pair, runs[0], text, contexts, standing),
+        *latents_section.sections(pair, runs[0], text, contexts, finding_ids),
     ]
     return Section(f"{pair['id']}-crosscoder", "Crosscoder", [intro], parts)
 
 
 def of_many(described: Mapping[str, Any], text: Text, contexts: int) -> Section:
-    """A crosscoder of more than two models, which belongs to no pair."""
+    """The section on a crosscoder of more than two models, which belongs to no pair."""
     models, runs = described["models"], described["runs"]
     slug = "".join(character if character.isalnum() else "-" for character in described["name"])
     named = {**described, "id": f"crosscoder-{slug}"}
@@ -108,7 +108,7 @@ def _run_row(
 
 
 def _splicing(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[Block]:
-    """What the models' predictions lose with the reconstruction in place of their activations."""
+    """Table of the models' losses with the reconstruction in place of their activations."""
     rows: list[list[str | Cell]] = []
     for run in runs:
         with artifacts.read(run["evaluation"], "evaluation") as file:
@@ -121,9 +121,9 @@ def _splicing(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> lis
         return []
     columns = ["run", "model", "loss", "spliced", "set to mean", "set to 0", "recovered (mean)", "recovered (0)", "KL",
                "predictions"]  # fmt: skip
-    hints = ("", "", "Cross-entropy of the model as it is, nats a token.", "With reconstructions in place.", "", "",
+    hints = ("", "", "Cross-entropy of the model as it is, nats per token.", "With reconstructions in place.", "", "",
              "1: nothing is lost; 0: no better than the mean.", "1: nothing is lost; 0: no better than nothing.",
-             "KL(clean || spliced), nats a token.", "")  # fmt: skip
+             "KL(clean || spliced), nats per token.", "")  # fmt: skip
     caption = (
         "The loss of each model on held-out text when its activations are replaced by the crosscoder's reconstruction, "
         "by their mean, or by 0. Small models can be hurt by little unexplained variance: this is what it costs."
@@ -132,7 +132,7 @@ def _splicing(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> lis
 
 
 def _matched(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[Block]:
-    """Variants at the same L0: what else is better must not be paid for with more active latents."""
+    """Comparison of variants at the same L0, since FVU falls with more active latents."""
     curves = _curves(runs)
     if sum(len(points) for points in curves.values()) < 2 or len({run["name"] for run in runs}) < 2:
         return []
@@ -168,7 +168,7 @@ Point = tuple[float, float]
 
 
 def _curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
-    """For each variant its runs, by rising L0; runs that differ in nothing but the seed are averaged."""
+    """The points of each variant by increasing L0; runs that differ only in the seed are averaged."""
     curves: dict[str, dict[str, list[Point]]] = {}
     settings = {}
     for run in runs:
@@ -176,7 +176,7 @@ def _curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
             settings[run["weights"]] = artifacts.read_json(file, "spec")["settings"]
     differing = sorted(
         key for key in next(iter(settings.values()))
-        if key not in OWN and len({canonical_json(values.get(key)) for values in settings.values()}) > 1
+        if key not in CURVE_SETTINGS and len({canonical_json(values.get(key)) for values in settings.values()}) > 1
     )  # fmt: skip
     for run in runs:
         values = settings[run["weights"]]
@@ -195,7 +195,7 @@ def _curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
 
 
 def matched_l0(curves: Mapping[str, Sequence[Point]]) -> float:
-    """The L0, of those that were reached, that most curves cover; the middle one of several."""
+    """The L0 of a run that most curves cover; the median one if there are several."""
     reached = sorted(point[0] for points in curves.values() for point in points if point[0] > 0)
     covered = [sum(not np.isnan(unexplained_at(points, l0)) for points in curves.values()) for l0 in reached]
     best = [l0 for l0, count in zip(reached, covered, strict=True) if count == max(covered)]
@@ -203,9 +203,9 @@ def matched_l0(curves: Mapping[str, Sequence[Point]]) -> float:
 
 
 def unexplained_at(points: Sequence[Point], l0: float) -> float:
-    """A curve's unexplained share at an L0, linear in log L0; NaN more than 10 % beyond its ends."""
+    """Unexplained share of a curve at an L0, interpolated in log L0; NaN more than 10 % beyond its ends."""
     active, unexplained = (np.array(part) for part in zip(*points, strict=True))
-    if not active[0] * (1 - MATCHED) <= l0 <= active[-1] * (1 + MATCHED):
+    if not active[0] * (1 - EXTRAPOLATION) <= l0 <= active[-1] * (1 + EXTRAPOLATION):
         return float("nan")
     return float(np.interp(np.log(l0), np.log(np.maximum(active, 1e-9)), unexplained))
 
@@ -221,7 +221,7 @@ def _by_source(pair: Mapping[str, Any], run: Mapping[str, Any], sources: Sequenc
 
 
 def _loss(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[Block]:
-    """Loss curves of the runs that were trained here."""
+    """Loss curves of the runs that were trained in this study."""
     lines = {}
     for run in runs:
         with artifacts.read(run["weights"], "crosscoder") as file:
@@ -242,10 +242,10 @@ def _loss(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[Bl
 
 
 class Sections(method_sections.Sections):
-    """The crosscoders' part of the page."""
+    """The crosscoders' sections of the page."""
 
     def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
-        """Reconstruction and latents."""
+        """Reconstruction and latents of a pair's crosscoders."""
         return section(cell, page.texts["a"], page.n_contexts, page.finding_ids)
 
     def of_study(self, page: PageData) -> list[Section]:

@@ -1,8 +1,8 @@
 """Sparse encoding and decoding: the non-zero entries of a k-sparse code, with exact gradients.
 
 A dense training step multiplies the code [B, F] with the decoder and, going back, four matrices of that shape,
-although all but B * k entries are zero. Here only the selected entries are decoded and only their gradients
-computed; the only dense product that remains is the encoder's:
+although all but B * k entries are zero. Here only the selected entries are decoded and only their gradients are
+computed; the only dense product left is the encoder's:
 
     selection = selection_from_flat(positions(score_BF >= cut), score_BF.shape)
     f = encode(z_BD, W_enc, b_enc, selection, product_BF)  # [nnz], differentiable
@@ -102,7 +102,7 @@ def sum_by_latent(f: Tensor, rows_BD: Tensor, selection: Selection) -> Tensor:
 def entries_of_product(left: Tensor, right: Tensor, selection: Selection) -> Tensor:
     """The selected entries of left @ right, [nnz]."""
     zeros = torch.zeros(len(selection.latent), dtype=left.dtype, device=left.device)
-    with warnings.catch_warnings():  # "beta state", once a process
+    with warnings.catch_warnings():  # "beta state", once per process
         warnings.simplefilter("ignore", UserWarning)
         pattern = torch.sparse_csr_tensor(
             selection.row_start, selection.latent, zeros, selection.shape, check_invariants=False

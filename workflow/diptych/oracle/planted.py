@@ -1,14 +1,14 @@
-"""Pairs of activation sets whose every difference is known: the oracle that all methods are tested against.
+"""Synthetic pairs of activation sets with known differences, on which all methods are tested.
 
-F true features fire sparsely over documents. Each lives in a common space R^d0 and reaches each model's space by
-that model's own semi-orthogonal map, with a mean and noise. Some features are planted to differ:
+F true features fire sparsely over documents. Their directions are in a common space R^d0, which is mapped into each
+model's space by that model's semi-orthogonal map, with a mean and noise. Some features are planted to differ:
 
     pair = make_pair(labels={"only_B": 2, "rotated": (3, 0.6), "rescaled": (2, 2.0), "more_frequent": (2, 3.0)})
     pair.x_A, pair.x_B                     # float32 [n, d_A], [n, d_B]; row i is the same token in both
     pair.truths("B")                       # unit directions [2, d_B] that only B has
-    average_precision(found, sides, pair)  # how well a ranking of directions brings them back
+    average_precision(ranking, sides, pair)  # how well a ranking of directions recovers them
 
-`identical_pair` and `noise_pair` hold no difference at all: methods must report nothing on them (METHODS 8).
+`identical_pair` and `noise_pair` have no difference at all: methods must report nothing on them (METHODS 8).
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,24 +32,24 @@ SideName = Literal["A", "B"]
 
 LABELS = ("shared", "only_A", "only_B", "rotated", "rescaled", "more_frequent")
 CLAIM_COSINE = 0.7
-"""|cos| from which a direction counts as having found a planted one (METHODS 8)."""
+"""|cos| from which a direction is a hit for a planted one (METHODS 8)."""
 TOPIC_CORRELATION = 0.15
-"""Share of the firing score that all tokens of a document have in common: why documents, not tokens, are the unit."""
+"""Share of the firing score that all tokens of a document share, so that documents, not tokens, are independent."""
 CLUSTER_CORRELATION = 0.4
-"""Share of the firing score, and of a direction's squared length, that the features of one cluster have in common."""
+"""Share of the firing score, and of a direction's squared length, that the features of one cluster share."""
 
 
 @dataclass(frozen=True)
 class PlantedPair:
-    """Aligned rows of two models with their truth.
+    """Aligned rows of two models with their true features and differences.
 
     Attributes:
         x_A, x_B: float32 [n, d_A], [n, d_B].
         document: int64 [n].
-        codes_A, codes_B: float32 [n, F], the true sparse codes; 0 throughout for a feature the model lacks.
+        codes_A, codes_B: float32 [n, F], the true sparse codes; all 0 for a feature the model lacks.
         directions_A, directions_B: float64 [F, d_A], [F, d_B], unit rows, also for features the model lacks (where
             they would have been).
-        label: F names out of `LABELS`.
+        label: label of each feature, one of `LABELS`.
         amount: float64 [F]: theta in radians, the factor s or the factor c; NaN for the other labels.
     """
 
@@ -68,7 +68,7 @@ class PlantedPair:
         return rows.in_memory([self.x_A, self.x_B], self.document, fold=self.document % n_folds)
 
     def features(self, label: str) -> IntArray:
-        """Indices of the features that carry `label`."""
+        """Indices of the features with `label`."""
         return np.flatnonzero([name == label for name in self.label])
 
     def truths(self, side: SideName) -> DoubleArray:
@@ -93,10 +93,10 @@ def make_pair(
     rate: float = 0.25,
     zipf: float = 0.5,
 ) -> PlantedPair:
-    """A pair with planted differences.
+    """Sample a pair with planted differences.
 
     Args:
-        seed: everything random follows from it.
+        seed: of all random draws.
         n_documents: number of documents.
         tokens_per_document: rows of each.
         d_A: width of A.
@@ -106,7 +106,7 @@ def make_pair(
         labels: how many features differ and how: {"only_A": 3, "only_B": 3, "rotated": (3, theta),
             "rescaled": (3, s), "more_frequent": (3, c)}; theta, s and c act on B and may be a range (lowest, highest).
         noise: independent Gaussian noise of each model, its variance over the signal's being noise^2.
-        clusters: features fall in so many groups that point and fire together; 0 for none.
+        clusters: number of groups of features with similar directions that fire together; 0 for none.
         same_map: both models use the same map and mean (needs d_A = d_B).
         rate: firing probability of the most frequent feature.
         zipf: the j-th most frequent feature fires with probability rate j^-zipf.
@@ -141,7 +141,7 @@ def make_pair(
 
 
 def identical_pair(seed: int = 0, **settings: Any) -> PlantedPair:
-    """A model beside itself: `x_B` is `x_A`, to the bit. Settings are those of `make_pair`."""
+    """A model paired with itself: `x_B` is `x_A`, to the bit. Settings are those of `make_pair`."""
     pair = make_pair(seed, **settings)
     label, amount = ("shared",) * len(pair.label), np.full(len(pair.label), np.nan)
     return replace(pair, x_B=pair.x_A, codes_B=pair.codes_A, directions_B=pair.directions_A, label=label, amount=amount)
@@ -153,15 +153,15 @@ def noise_pair(seed: int = 0, **settings: Any) -> PlantedPair:
 
 
 def rounded_pair(seed: int = 0, **settings: Any) -> PlantedPair:
-    """A model beside itself run in bfloat16: the difference that a change of dtype alone makes."""
+    """A model paired with itself in bfloat16: the difference due to a change of dtype alone."""
     pair = identical_pair(seed, **settings)
     return replace(pair, x_B=artifacts.from_bfloat16(artifacts.to_bfloat16(pair.x_A)))
 
 
 def swap_labels(pair: PlantedPair, seed: int = 0) -> PlantedPair:
-    """Exchange (x_A, x_B) of each document with probability 1/2 (equal widths): the null of label swapping.
+    """Exchange (x_A, x_B) of each document with probability 1/2 (equal widths): a sample of the label-swap null.
 
-    No feature belongs to one side any more, so every label becomes "shared".
+    No feature is in one side alone any more, so every label becomes "shared".
     """
     swapped = (np.random.default_rng(seed).random(int(pair.document.max()) + 1) < 0.5)[pair.document, None]
     return replace(
@@ -185,34 +185,34 @@ def average_precision(
 ) -> float:
     """Average precision, without interpolation, of a ranking of directions against the planted ones (METHODS 8).
 
-    An item is true if it is the first with |cos| >= threshold to an unclaimed truth of its side (the nearest such);
-    an item that only meets claimed truths is passed over; every other item is false; unfound truths are missed.
+    Going down the ranking, a direction with |cos| >= threshold to truths of its side that have no hit yet is a hit for
+    the nearest of them; one that is similar only to truths with a hit is skipped; every other one is a false positive.
 
     Args:
-        directions: best first, item i of width d_A or d_B by its side; latents enter with that side's decoder row.
-        sides: which model item i claims to be alone in having it.
+        directions: best first, of width d_A or d_B by its side; for latents the decoder row of that side.
+        sides: the model that each direction is claimed to be exclusive to.
         pair: the truth.
-        of: sides whose truths count.
-        threshold: the claiming |cos|.
+        of: sides whose truths are counted.
+        threshold: |cos| of a hit.
 
     Returns:
         In [0, 1]; NaN if nothing is planted on the sides of `of`.
     """
     truths = {side: pair.truths(side) for side in of}
     open_truths = {side: np.ones(len(truths[side]), dtype=bool) for side in of}
-    hits, judged, total = 0, 0, 0.0
+    hits, n_ranked, total = 0, 0, 0.0
     for direction, side in zip(directions, sides, strict=True):
         if side not in truths:
             continue
-        meets = _cosines(direction, truths[side]) >= threshold
-        if meets.any() and not (meets & open_truths[side]).any():
+        similar = _cosines(direction, truths[side]) >= threshold
+        if similar.any() and not (similar & open_truths[side]).any():
             continue
-        judged += 1
-        if meets.any():
+        n_ranked += 1
+        if similar.any():
             cosine = np.where(open_truths[side], _cosines(direction, truths[side]), -1.0)
             open_truths[side][int(np.argmax(cosine))] = False
             hits += 1
-            total += hits / judged
+            total += hits / n_ranked
     planted = sum(len(values) for values in truths.values())
     return total / planted if planted else float("nan")
 
@@ -225,7 +225,7 @@ def subspace_recall(directions: npt.ArrayLike, truths: npt.ArrayLike) -> dict[in
         truths: [K, d], unit rows, K >= 1.
 
     Returns:
-        {r: recall}; an r above m or d is scored with what there is.
+        {r: recall}; an r above m or d uses all directions.
     """
     ranking, planted = np.asarray(directions, dtype=np.float64), np.asarray(truths, dtype=np.float64)
     recall = {}
@@ -310,8 +310,8 @@ def _codes(
     """
     n, n_features = len(document), len(rates)
     names = np.array(label)
-    own = 1 - TOPIC_CORRELATION - (0.0 if cluster is None else CLUSTER_CORRELATION)
-    score = np.sqrt(own) * rng.normal(size=(n, n_features))
+    independent = 1 - TOPIC_CORRELATION - (0.0 if cluster is None else CLUSTER_CORRELATION)
+    score = np.sqrt(independent) * rng.normal(size=(n, n_features))
     score += np.sqrt(TOPIC_CORRELATION) * rng.normal(size=(int(document.max()) + 1, n_features))[document]
     if cluster is not None:
         score += np.sqrt(CLUSTER_CORRELATION) * rng.normal(size=(n, int(cluster.max()) + 1))[:, cluster]

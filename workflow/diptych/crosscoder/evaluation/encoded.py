@@ -15,17 +15,17 @@ from diptych.runtime import logs
 CODE_BYTES = 2**27
 """Memory of one block's dense code; sets how many rows are read together."""
 MEAN_ROWS, MEAN_BLOCK = 100_000, 8192
-"""Rows that a mean is taken over at most, and how many are read together."""
+"""Largest number of rows that a mean is taken over, and rows per read."""
 
 
 class Encoded(NamedTuple):
     """A block of rows with its sparse code and reconstruction.
 
     Attributes:
-        row: int64 [b], which of the Rows' rows.
+        row: int64 [b], row numbers in the `Rows`.
         z_BD: normalised input.
         x_hat_BD: its reconstruction.
-        selection: the entries of the code that are not 0.
+        selection: positions of the non-zero entries of the code.
         f: their values [nnz].
     """
 

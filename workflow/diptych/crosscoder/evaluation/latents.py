@@ -34,9 +34,9 @@ DoubleArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 RANK_TOLERANCE = 1e-6
-"""Singular values below this share of the largest do not count towards the rank."""
+"""Singular values below this share of the largest are not counted in the rank."""
 MappedDecoders = Mapping[tuple[int, int], DoubleArray]
-"""The decoder rows of the first model of each pair in the space of the second (`spaces.mapped_decoder`)."""
+"""For each pair of models the first's decoder rows in the space of the second (`spaces.mapped_decoder`)."""
 DUPLICATE_COSINE, DUPLICATE_OVERLAP = 0.8, 0.1
 """Duplicates have at least this cosine and fire together on at most this share of rows (METHODS 5)."""
 
@@ -65,13 +65,14 @@ def relative_norms(crosscoder: Crosscoder) -> DoubleArray:
 
 
 def classify(r_MF: DoubleArray, alive: BoolArray, *, exclusive: float, shared: Sequence[float]) -> IntArray:
-    """0 dead, 1 neither, 2 shared, 3 + m only in model m; [F].
+    """Class of each latent [F]: 0 dead, 1 neither, 2 shared, 3 + m only in model m.
 
     Args:
         r_MF: relative norms.
-        alive: latents that fire on any row.
-        exclusive: a latent is only in m if its other models' share of the norm is below this.
-        shared: least and largest share (of two models; times 2/M for M) that each model of a shared latent has.
+        alive: whether each latent fires on any row.
+        exclusive: a latent is only in m if the other models' share of its norm is below this.
+        shared: smallest and largest share of the norm that each model of a shared latent has (for two models; times
+            2/M for M).
     """
     n_models = len(r_MF)
     label = np.ones(r_MF.shape[1], dtype=np.int64)
@@ -84,7 +85,7 @@ def classify(r_MF: DoubleArray, alive: BoolArray, *, exclusive: float, shared: S
 
 
 def class_names(n_models: int) -> list[str]:
-    """Names by code; two models are called A and B."""
+    """Names of the classes by code; two models are called A and B."""
     letters = [chr(ord("A") + model) for model in range(n_models)]
     return ["dead", "other", "shared", *(f"{letter}-only" for letter in letters)]
 
@@ -110,8 +111,8 @@ def sharedness(r_MF: DoubleArray, mean_F: DoubleArray, norms_MF: DoubleArray) ->
 def alignment(rows_A: DoubleArray, rows_B: DoubleArray) -> dict[str, float]:
     """||Q_A^T Q_B||_F^2 / min(rank), Q the left singular vectors of the column-centred live decoder rows [F_live, d].
 
-    `null` is what independent rows give; `value` and `above_null` are NaN where F_live < 2 (d_A + d_B), because the
-    null is then too near 1; `raw` is the number all the same.
+    `null` is the value for independent rows; `value` and `above_null` are NaN if F_live < 2 (d_A + d_B), because the
+    null is then too near 1; `raw` is the value in any case.
     """
     bases = []
     for decoder in (rows_A, rows_B):
@@ -137,7 +138,7 @@ class Swap:
     Attributes:
         effect: sum (f - f_swapped) / sum (f + f_swapped) over rows, in [-1, 1]; NaN if it never fires.
         lo, hi: 95 % interval over documents.
-        p: of the sum over documents under random swaps per document, the fit held fixed.
+        p: of the sum over documents under random swaps of documents, with a fixed crosscoder.
     """
 
     effect: DoubleArray
@@ -169,13 +170,13 @@ def label_swap(crosscoder: Crosscoder, rows: Rows, index: IntArray, *, n_bootstr
 def find_duplicates(
     decoder_A: DoubleArray, decoder_B: DoubleArray, only_A: IntArray, only_B: IntArray, fires: sp.csr_array
 ) -> dict[str, npt.NDArray[Any]]:
-    """Pairs of an A-only and a B-only latent of similar direction that rarely fire together.
+    """Pairs of an A-only and a B-only latent with similar directions that rarely fire on the same rows.
 
     Args:
         decoder_A: [F, d], in B's space.
         decoder_B: [F, d].
-        only_A: latents of the first class.
-        only_B: latents of the second class.
+        only_A: A-only latents.
+        only_B: B-only latents.
         fires: bool CSR [n, F] on held-out rows.
 
     Returns:
@@ -195,7 +196,7 @@ def find_duplicates(
 
 
 def strongest(codes: sp.csr_array, count: int) -> tuple[IntArray, npt.NDArray[np.float32]]:
-    """For each latent the `count` rows where it is largest, the largest first: positions and values [F, count].
+    """The `count` rows on which each latent is largest, in descending order: row numbers and values [F, count].
 
     Padding is -1 and 0; ties go to the lower row.
     """
@@ -263,10 +264,10 @@ def describe(
         out: the artifact.
         spec: stored with it.
         exclusive: a latent is only in one model if the others' share of its decoder norm is below this.
-        shared: least and largest share of a shared latent.
-        n_bootstrap: replicates of the intervals.
+        shared: smallest and largest share of the decoder norm of a shared latent.
+        n_bootstrap: bootstrap replicates for the intervals.
         min_firings: a latent that fires on fewer held-out rows has no latent scaling.
-        top_rows: strongest rows stored for each latent, of the selection folds and of fold 0.
+        top_rows: number of strongest rows stored per latent, of the selection folds and of fold 0.
         seed: of the bootstrap and the random directions.
         device: a torch device.
     """
@@ -275,8 +276,8 @@ def describe(
     n_models = len(crosscoder.architecture.widths)
     index = {"selection": np.flatnonzero(rows.fold != 0), "held_out": np.flatnonzero(rows.fold == 0)}
     codes = {
-        name: collect_codes(crosscoder, rows, where, label=f"codes, {name.replace('_', ' ')}")
-        for name, where in index.items()
+        name: collect_codes(crosscoder, rows, row_index, label=f"codes, {name.replace('_', ' ')}")
+        for name, row_index in index.items()
     }
     mapped = {(a, b): spaces.mapped_decoder(crosscoder, rows, a, b) for b in range(n_models) for a in range(b)}
     table = _norm_table(crosscoder, mapped)
@@ -289,8 +290,8 @@ def describe(
     table |= columns
     with artifacts.create(out, "latents", spec) as file:
         file.table("latents", table, nan="no such number for these widths, or the latent does not fire")
-        for name, where in index.items():
-            _write_strongest(file, name, codes[name], rows.token_row[:, where], top_rows)
+        for name, row_index in index.items():
+            _write_strongest(file, name, codes[name], rows.token_row[:, row_index], top_rows)
         if scaling is not None:
             _write_scaling(file, scaling)
             _write_spaces(file, crosscoder, mapped, table, codes["held_out"], alive)
@@ -303,13 +304,13 @@ def describe(
 def _comparison(
     crosscoder: Crosscoder, rows: Rows, index: dict[str, IntArray], min_firings: int, n_bootstrap: int, seed: int
 ) -> tuple[dict[str, npt.NDArray[Any]], Scaling | None]:
-    """For two models how much more each latent is in one (effect, interval, p), and for several latent scaling."""
+    """Label-swap columns for two models of equal width, absence columns for unequal widths; latent scaling."""
     if len(crosscoder.architecture.widths) < 2:
         equal_pair = len(rows.widths) == 2 and len(set(rows.widths)) == 1
         return _swap_table(crosscoder, rows, index, n_bootstrap, seed) if equal_pair else {}, None
 
-    def scaling(where: IntArray) -> Scaling:
-        return latent_scaling(crosscoder, rows, where, min_firings=min_firings, n_bootstrap=n_bootstrap, seed=seed)
+    def scaling(row_index: IntArray) -> Scaling:
+        return latent_scaling(crosscoder, rows, row_index, min_firings=min_firings, n_bootstrap=n_bootstrap, seed=seed)
 
     held_out = scaling(index["held_out"])
     if len(rows.widths) > 2:
@@ -337,9 +338,9 @@ def _swap_table(
 
 
 def _absence_table(r_MF: DoubleArray, selection: Scaling, held_out: Scaling) -> dict[str, npt.NDArray[Any]]:
-    """The same columns for unequal widths, whose rows cannot be swapped: 1 - nu_err of the model with the less of it.
+    """The columns of `_swap_table` for unequal widths, whose rows cannot be swapped: 1 - nu_err (METHODS 9).
 
-    1 says that nothing of the latent is in the other model's error, 0 that as much is as in its own. METHODS 9.
+    1: the latent is not in the other model's error; 0: as much as in its own.
     """
     latent, own = np.arange(r_MF.shape[1]), np.where(r_MF[1] < 0.5, 0, 1)
     at, sign = (latent, own, 1 - own), np.where(own == 0, -1.0, 1.0)
@@ -369,7 +370,7 @@ def _write_spaces(
     codes: sp.csr_array,
     alive: BoolArray,
 ) -> None:
-    """Sharedness, and for each pair of models alignment and duplicates."""
+    """Write sharedness, and for each pair of models alignment and duplicates."""
     decoders = [spaces.decoder(crosscoder, model) for model in range(len(crosscoder.architecture.widths))]
     norms_MF = crosscoder.decoder_norms().detach().double().cpu().numpy()
     file.json("sharedness", sharedness(relative_norms(crosscoder), table["mean_held_out"], norms_MF))

@@ -1,12 +1,12 @@
 """Latent scaling: how much of a latent of one model is in the error and reconstruction of the other (METHODS 5).
 
-A decoder row of length 0 in a model says that the crosscoder does not use the latent there, not that the model lacks
-the concept: it may sit in that model's error, or be spread over other latents. So each latent's own decoder row is
-fitted to the error and to the reconstruction of every model, and the coefficients are compared:
+A decoder row of length 0 in a model means that the crosscoder does not use the latent there, not that the model lacks
+the concept: it may be in that model's error, or spread over other latents. So each latent's own decoder row is fitted
+to the error and to the reconstruction of every model, and the coefficients are compared:
 
     scaling = latent_scaling(crosscoder, rows, index)
-    scaling.err[j, own, other]      # 0: nothing of it in the other model's error; 1: as much as in its own
-    scaling.exclusive(own)          # latents that no other model has, by both
+    scaling.err[j, own, other]      # 0: it is not in the other model's error; 1: as much as in its own
+    scaling.exclusive(own)          # latents that no other model has, by both coefficients
 """
 
 from dataclasses import dataclass
@@ -31,9 +31,9 @@ BoolArray = npt.NDArray[np.bool_]
 LATENT_BLOCK = 256
 """Latents bootstrapped together."""
 GROUPS = 20
-"""Groups of documents whose sums give the intervals of unequal widths, an even number."""
+"""Groups of documents from whose sums the intervals of unequal widths are computed, an even number."""
 GROUP_BYTES = 2**31
-"""Memory that the groups' sums may take; latents beyond it wait for another pass over the rows."""
+"""Largest memory for the groups' sums; if more is needed, latents are split over several passes over the rows."""
 EXCLUSIVE_NU = (0.2, 0.5)
 """Largest |nu_err| and |nu_rec| of an exclusive latent (METHODS 5)."""
 
@@ -45,9 +45,9 @@ class Scaling:
     Attributes:
         err, rec: nu of the error and of the reconstruction; NaN as `latent_scaling` says.
         err_lo, err_hi, rec_lo, rec_hi: 95 % intervals over documents, or over groups of them for unequal widths.
-        p: of `EXCLUSIVE_NU[0]` or more of it being in the other's error, by the same bootstrap; NaN for equal widths,
-            where a label swap tests more.
-        random: the own error's beta along a random direction over that along d_j; about 0; NaN for unequal widths.
+        p: of the hypothesis that nu_err is `EXCLUSIVE_NU[0]` or more, by the same bootstrap; NaN for equal widths, for
+            which the label swap is the stronger test.
+        random: beta of the own error along a random direction over that along d_j, about 0; NaN for unequal widths.
         firings: int64 [F], rows on which each latent fires.
     """
 
@@ -80,10 +80,10 @@ def latent_scaling(
 
     d_j is the decoder row of `own`. y_err^m = x^m - x_hat^m + f_j d_j^m; y_rec^m = x_hat^m. NaN where a latent fires
     on fewer than `min_firings` rows or where the interval of own's beta covers 0. For unequal widths see
-    `_by_lengths`.
+    `_scaling_of_unequal_widths`.
     """
     if len(set(crosscoder.architecture.widths)) > 1:
-        return _by_lengths(crosscoder, rows, index, min_firings, n_bootstrap, seed)
+        return _scaling_of_unequal_widths(crosscoder, rows, index, min_firings, n_bootstrap, seed)
     n_models, n_latents = len(crosscoder.architecture.widths), crosscoder.architecture.n_latents
     documents, unit = np.unique(rows.document[index], return_inverse=True)
     document_of_row = np.zeros(len(rows), dtype=np.int64)
@@ -113,7 +113,7 @@ def latent_scaling(
 
 
 def ratio_of_sums(sums: DoubleArray) -> DoubleArray:
-    """First over second of the last axis."""
+    """Ratio of the first to the second entry of the last axis."""
     return sums[..., 0] / sums[..., 1]
 
 
@@ -127,7 +127,7 @@ def ratio_of_totals(top: DoubleArray, bottom: DoubleArray) -> DoubleArray:
 def _known(
     dense: dict[tuple[Any, ...], DoubleArray], own: int, min_firings: int, n_bootstrap: int, seed: int
 ) -> BoolArray:
-    """Latents that fire often enough and whose the beta of `own`'s interval (of the error) does not cover 0."""
+    """Latents that fire often enough, and for which the interval of `own`'s beta (of the error) does not cover 0."""
     lo, hi = resampling.poisson_bootstrap(
         np.stack([dense["err", own, own], dense["square", own]], axis=2), ratio_of_sums, n=n_bootstrap, seed=seed
     )
@@ -143,7 +143,7 @@ def _projections(
     Keys: (firings,); (square, own): f^2 ||d^own||^2; (err | rec, own, model): f d^own . y^model; (random, own).
     """
     decoders = [part.contiguous() for part in crosscoder.per_model(crosscoder.W_dec)]
-    norms_MF = torch.stack([rows_.square().sum(1) for rows_ in decoders])
+    norms_MF = torch.stack([decoder_rows.square().sum(1) for decoder_rows in decoders])
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(decoders[0].shape, generator=generator).to(decoders[0].device)
     noise = torch.nn.functional.normalize(noise, dim=1)
@@ -179,13 +179,13 @@ def _entries(values_Bd: Tensor, directions_Fd: Tensor, selection: sparse.Selecti
     return sparse.entries_of_product(values_Bd.contiguous(), directions_Fd.T, selection)
 
 
-def _by_lengths(
+def _scaling_of_unequal_widths(
     crosscoder: Crosscoder, rows: Rows, index: IntArray, min_firings: int, n_bootstrap: int, seed: int
 ) -> Scaling:
     """nu for unequal widths: lengths of v^m = sum f y^m / sum f^2, other over own.
 
     The squared length is v_1 . v_2 of two halves of the documents, whose noise is independent, at least 0. Documents
-    are dealt to `GROUPS`, every other one in the second half; the intervals weight whole groups.
+    are assigned to `GROUPS`, every other one to the second half; the bootstrap resamples groups.
     """
     arch = crosscoder.architecture
     group = np.unique(rows.document[index], return_inverse=True)[1] % GROUPS
@@ -235,7 +235,7 @@ def _length_ratios(
 ) -> dict[str, DoubleArray]:
     """nu [F', own, other], its interval and p from v_a . v_b of the halves' groups [GROUPS / 2, GROUPS / 2, F']."""
     weights = np.random.default_rng(seed).poisson(1.0, (n_bootstrap, GROUPS)).astype(np.float64)
-    weights = np.concatenate([np.ones((1, GROUPS)), weights])  # the data itself, then its replicates
+    weights = np.concatenate([np.ones((1, GROUPS)), weights])  # the data, then its bootstrap replicates
     squares = []
     for product in products:
         first = np.tensordot(weights[:, ::2], product, axes=1)
@@ -244,7 +244,7 @@ def _length_ratios(
     out = {key: np.full(shape, np.nan) for key in (name, f"{name}_lo", f"{name}_hi", "p")}
     for own, bottom in enumerate(squares):
         for other, top in enumerate(squares):
-            # Not a number where the own side's squared length is not above 0.
+            # NaN if the squared length of the own side is not positive.
             nu = np.sqrt(np.maximum(top, 0.0) / np.where(bottom > 0, bottom, np.nan))
             lo, hi = resampling.percentiles(nu[1:])
             p = (1 + np.sum(~(nu[1:] < EXCLUSIVE_NU[0]), axis=0)) / (1 + n_bootstrap)

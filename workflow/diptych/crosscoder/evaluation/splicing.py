@@ -1,11 +1,11 @@
-"""What a model's predictions lose when its activations are replaced by a crosscoder's reconstruction (METHODS 5).
+"""Cross-entropy of a model whose activations are replaced by a crosscoder's reconstruction (METHODS 5).
 
     scores = splice(crosscoder, rows, 1, model, sequences, training_mean(crosscoder, rows))
-    scores.recovered_zero       # (L_zero - L_spliced) / (L_zero - L_clean): 1 is nothing lost
-    scores.kl                   # KL(clean || spliced), nats a token
+    scores.recovered_zero       # (L_zero - L_spliced) / (L_zero - L_clean): 1: no loss
+    scores.kl                   # KL(clean || spliced), nats per token
 
-All that differs between the four passes is the rows that count: those that do not (the first token, massive
-activations) stay the model's own in every one of them, and only predictions made at replaced rows are scored.
+Only valid rows are replaced: others (the first token, massive activations) keep the model's activations in all four
+passes, and only predictions at replaced rows are scored.
 """
 
 import math
@@ -26,18 +26,18 @@ from diptych.runtime import logs
 from diptych.storage import artifacts
 
 BATCH_TOKENS = 512
-"""Tokens of one forward pass, padding included: logits of large vocabularies fit."""
+"""Tokens per forward pass, padding included: few enough for the logits of large vocabularies."""
 LEAST_LOSS = 0.01
-"""Nats: an ablation that costs less says nothing about what is recovered (METHODS 5)."""
+"""Nats: the recovered share of an ablation that costs less is not meaningful (METHODS 5)."""
 
 
 @dataclass(frozen=True)
 class Spliced:
-    """Mean losses in nats over the predictions made at replaced rows of one model.
+    """Mean losses of one model in nats over the predictions at replaced rows.
 
     Attributes:
-        n: predictions scored.
-        clean, spliced, zero, mean: cross-entropy with the model's own rows, the reconstruction, 0, the rows' mean.
+        n: number of predictions.
+        clean, spliced, zero, mean: cross-entropy with the model's activations, the reconstruction, 0, and their mean.
         kl: KL(clean || spliced).
     """
 
@@ -49,12 +49,12 @@ class Spliced:
     kl: float
 
     def recovered(self, ablated: float) -> float:
-        """(L_ablated - L_spliced) / (L_ablated - L_clean); NaN where the ablation costs less than .01 nat."""
+        """(L_ablated - L_spliced) / (L_ablated - L_clean); NaN if the ablation costs less than .01 nat."""
         cost = ablated - self.clean
         return (ablated - self.spliced) / cost if abs(cost) >= LEAST_LOSS else math.nan
 
     def numbers(self) -> dict[str, float]:
-        """All of it by name."""
+        """The attributes and recovered shares by name."""
         recovered = {"recovered_zero": self.recovered(self.zero), "recovered_mean": self.recovered(self.mean)}
         return asdict(self) | recovered
 
@@ -67,27 +67,27 @@ def measure(
     *,
     n_tokens: int,
 ) -> list[dict[str, float]]:
-    """Losses of each model on about `n_tokens` tokens of fold 0, by name (see `Spliced`).
+    """Losses of each model on about `n_tokens` tokens of fold 0, by name (`Spliced.numbers`).
 
     Args:
-        crosscoder: on its device, where the models run too.
+        crosscoder: the models run on its device.
         rows: the rows of its models.
-        models: for each its `directory`, its `tokens` and `shard`, an activation file, which says how its rows were
-            computed.
+        models: for each its `directory`, `tokens` and `shard`, an activation file from which the hook and dtype of its
+            rows are read.
         site: the site that is replaced.
-        n_tokens: of whole sequences spread over the documents of fold 0.
+        n_tokens: approximate number, in whole sequences spread over the documents of fold 0.
     """
     losses, mean_D = [], training_mean(crosscoder, rows)
-    for model, index in enumerate(models):
-        with artifacts.read(index["shard"], "activations") as file:
+    for index, model in enumerate(models):
+        with artifacts.read(model["shard"], "activations") as file:
             hook = artifacts.read_json(file, "hooks")[site]
             dtype = artifacts.read_json(file, "compute_dtype")
-        text = Sequences.held_out(index["tokens"], rows, model, n_tokens)
-        language_model = patching.load(index["directory"], hook, dtype, crosscoder.mean.device)
-        scores = splice(crosscoder, rows, model, language_model, text, mean_D)
+        text = Sequences.held_out(model["tokens"], rows, index, n_tokens)
+        language_model = patching.load(model["directory"], hook, dtype, crosscoder.mean.device)
+        scores = splice(crosscoder, rows, index, language_model, text, mean_D)
         logs.logger.info(
             "%s: %d predictions, loss %.3f, spliced %.3f, KL %.3f",
-            Path(index["directory"]).name, scores.n, scores.clean, scores.spliced, scores.kl,
+            Path(model["directory"]).name, scores.n, scores.clean, scores.spliced, scores.kl,
         )  # fmt: skip
         losses.append(scores.numbers())
     return losses
@@ -95,11 +95,11 @@ def measure(
 
 @dataclass(frozen=True)
 class Sequences:
-    """Whole sequences of one model's tokens, and the rows in them that count.
+    """Whole sequences of one model's tokens, and the row numbers of their valid tokens.
 
     Attributes:
         ids: token ids of each sequence.
-        row: for each sequence int64 [length], which of the Rows' rows each token is; -1 for rows that do not count.
+        row: for each sequence int64 [length], the row number of each token in the `Rows`; -1 if it is not valid.
     """
 
     ids: list[IntArray]
@@ -114,17 +114,17 @@ class Sequences:
         held_out = np.flatnonzero(rows.fold == 0)
         row_of_token[rows.token_row[model, held_out]] = held_out
         counted = np.add.reduceat(row_of_token >= 0, start[:-1]) > 0
-        every = np.flatnonzero(counted & (np.diff(start) > 1))
-        mean_length = float(np.diff(start)[every].mean()) if len(every) else 1.0
-        n_sequences = min(len(every), max(1, round(n_tokens / mean_length)))
-        spread = every[np.unique(np.linspace(0, len(every) - 1, n_sequences).astype(int))] if len(every) else every
+        usable = np.flatnonzero(counted & (np.diff(start) > 1))
+        mean_length = float(np.diff(start)[usable].mean()) if len(usable) else 1.0
+        n_sequences = min(len(usable), max(1, round(n_tokens / mean_length)))
+        spread = usable[np.unique(np.linspace(0, len(usable) - 1, n_sequences).astype(int))] if len(usable) else usable
         spans = [slice(start[i], start[i + 1]) for i in spread]
         return cls([token[span] for span in spans], [row_of_token[span] for span in spans])
 
     def batches(self) -> Iterator[tuple[Tensor, IntArray, Tensor]]:
-        """Token ids, rows and next tokens [b, longest], sequences of like length together.
+        """Token ids, rows and next tokens [b, longest], in batches of sequences of similar length.
 
-        Padding stands on the right: token 0, row -1. The next token is -1 where none is scored.
+        Padding is on the right: token 0, row -1. The next token is -1 where no prediction is scored.
         """
         order = sorted(range(len(self.ids)), key=lambda i: -len(self.ids[i]))
         while order:

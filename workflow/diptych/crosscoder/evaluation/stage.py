@@ -1,9 +1,9 @@
-"""How well a crosscoder reconstructs rows that it was not trained on (METHODS 5, fold 0).
+"""Reconstruction of held-out rows by a crosscoder: FVU, L0 and density (METHODS 5, fold 0).
 
     scores = evaluate_rows(crosscoder, rows, np.flatnonzero(rows.fold == 0))
     scores.fvu_total, scores.fvu, scores.l0_mean
 
-`encoded_blocks` is the one place where stored rows become codes and reconstructions; `latents` reads it too.
+Rows are encoded and reconstructed by `encoded.encoded_blocks`, as in `latents`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,23 +28,23 @@ from diptych.storage import artifacts
 DoubleArray = npt.NDArray[np.float64]
 
 L0_TOLERANCE = 0.1
-"""Held-out L0 further than this share from k is a warning (METHODS 5)."""
+"""Largest relative deviation of held-out L0 from k without a warning (METHODS 5)."""
 DENSITY_EDGES = np.arange(-6.0, 0.01, 0.25)
 """Edges of the histogram of log10 density."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Reconstruction of some rows.
+    """Reconstruction scores of some rows.
 
     Attributes:
-        n_rows: rows scored.
+        n_rows: number of rows.
         l0: int64 [n], active latents of each row.
         fvu: float64 [M], sum ||x - x_hat||^2 / sum ||x - mean||^2 over the rows, of each model.
         fvu_total: the same over all models together, in normalised units.
         fvu_source: float64 [S, M], by corpus source, about that source's own mean; NaN for a source without rows.
-        ev_token_mean: float64 [M], mean over rows of 1 - ||x - x_hat||^2 / ||x - mean||^2, mean of the training rows,
-            over the rows that are not at that mean.
+        ev_token_mean: float64 [M], mean over rows of 1 - ||x - x_hat||^2 / ||x - mean||^2, training rows' mean;
+            rows that equal it are left out.
         density: float64 [F], share of rows on which each latent fires.
     """
 
@@ -86,9 +86,9 @@ def evaluate_rows(crosscoder: Crosscoder, rows: Rows, index: IntArray) -> Scores
         scored += off_mean.sum(0)
         firings += torch.bincount(block.selection.latent, minlength=arch.n_latents).cpu().numpy()
         l0.append(torch.diff(block.selection.row_start).cpu().numpy())
-    of_mean = _per_model(total**2, arch.widths)
+    squared_total = _per_model(total**2, arch.widths)
     with np.errstate(invalid="ignore", divide="ignore"):
-        fvu_source = error / (square - of_mean / count[:, None])
+        fvu_source = error / (square - squared_total / count[:, None])
     variance = square.sum(0) - _per_model(total.sum(0) ** 2, arch.widths) / count.sum()
     return Scores(
         n_rows=len(index),
@@ -130,8 +130,8 @@ def evaluate(
         rows: the rows of its models.
         out: the artifact.
         spec: stored with it.
-        splice: for each model its `directory`, its `tokens` and one of its activation files, `shard`.
-        splice_tokens: held-out tokens on which the models' losses with reconstructions in place are measured.
+        splice: for each model its `directory`, `tokens` and `shard`, one of its activation files.
+        splice_tokens: number of held-out tokens on which the models' losses with spliced reconstructions are measured.
         site: the site that is replaced.
         device: a torch device.
     """
@@ -139,8 +139,8 @@ def evaluate(
     architecture.check_widths(crosscoder, rows.widths)
     scores = evaluate_rows(crosscoder.to(device), rows, np.flatnonzero(rows.fold == 0))
     k, l0 = crosscoder.architecture.k, float(scores.l0.mean())
-    off = bool(k and abs(l0 / k - 1) > L0_TOLERANCE)
-    if off:
+    l0_off = bool(k and abs(l0 / k - 1) > L0_TOLERANCE)
+    if l0_off:
         logs.logger.warning("crosscoder: held-out L0 is %.2f where k is %d; train on more tokens", l0, k)
     losses = []
     if splice and splice_tokens and not crosscoder.architecture.difference:
@@ -163,7 +163,7 @@ def evaluate(
                 "l0_mean": l0,
                 "l0_p05": float(np.percentile(scores.l0, 5)),
                 "l0_p95": float(np.percentile(scores.l0, 95)),
-                "l0_off": off,
+                "l0_off": l0_off,
                 "fvu": scores.fvu.tolist(),
                 "fvu_total": scores.fvu_total,
                 "dead_share": float((scores.density == 0).mean()),

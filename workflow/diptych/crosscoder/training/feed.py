@@ -1,4 +1,4 @@
-"""The rows that training reads: a shuffled buffer, an order that is a function of (seed, step), rows kept aside."""
+"""Training batches from a shuffled buffer of rows, and the rows held out to calibrate the threshold."""
 
 import math
 from collections.abc import Iterator
@@ -17,15 +17,15 @@ from diptych.crosscoder.training.settings import Training
 from diptych.runtime.errors import DiptychError
 
 CALIBRATION_ROWS = 100_000
-"""Training rows that set means and scales, and rows that set the threshold; all of them if there are fewer."""
+"""Largest number of rows that means and scales are computed from, and of rows that set the threshold."""
 CALIBRATION_DOCUMENTS = 8
-"""Least documents that set the threshold: measured on 19th-century addresses, their mean L0 is then within 3 %."""
+"""Smallest number of documents that set the threshold: in 19th-century addresses their mean L0 is then within 3 %."""
 READ_ROWS = 1024
-"""Rows read together: a shuffled buffer is filled with blocks of this many rows from all over the corpus."""
+"""Rows per read: the shuffle buffer is filled with blocks of this many rows from all over the corpus."""
 
 
 class Feed:
-    """Normalised training batches, in the order of `shuffling`; if one buffer holds all rows, it is read once."""
+    """Normalised training batches in the order of `shuffling`; if all rows fit in the buffer, they are read once."""
 
     def __init__(self, rows: Rows, crosscoder: Crosscoder, settings: Training, group: Group = ALONE) -> None:
         self.rows, self.crosscoder, self.settings, self.group = rows, crosscoder, settings, group
@@ -33,7 +33,7 @@ class Feed:
         self.index = np.flatnonzero((rows.fold != 0) & ~aside)
         self.aside = np.flatnonzero(aside)
         self.seen = np.zeros(len(rows), dtype=np.bool_)
-        self._counts = np.ones(len(rows), dtype=np.bool_)
+        self._valid = np.ones(len(rows), dtype=np.bool_)
         self._all: FloatArray | None = None
         if len(self.index) < settings.batch or settings.buffer_rows < 2 * settings.batch:
             raise DiptychError(
@@ -42,12 +42,12 @@ class Feed:
             )
         if settings.batch % (settings.accumulate * group.size):
             raise DiptychError(
-                f"crosscoder: `batch` {settings.batch} cannot be cut into {settings.accumulate} parts (`accumulate`) "
+                f"crosscoder: `batch` {settings.batch} cannot be split into {settings.accumulate} parts (`accumulate`) "
                 f"for each of {group.size} processes; choose a multiple of {settings.accumulate * group.size}"
             )
 
     def calibration(self, *, aside: bool = False) -> IntArray:
-        """Rows for means and scales, or (`aside`) for the threshold: all, or blocks spread evenly."""
+        """Row numbers for means and scales, or (`aside`) for the threshold: all, or evenly spread blocks."""
         index = self.aside if aside and len(self.aside) else self.index
         if len(index) > CALIBRATION_ROWS:
             blocks = shuffling.blocks(self.rows.position, index, READ_ROWS)
@@ -56,7 +56,7 @@ class Feed:
         return index[self.rows.valid(index)]
 
     def batches(self, first: int) -> Iterator[Tensor]:
-        """Batches of steps first, first + 1, ..., without end: of each this process's rows [batch / processes, D]."""
+        """Batches of steps first, first + 1, ..., endlessly: the rows of this process, [batch / processes, D]."""
         for fill in shuffling.fills(
             shuffling.blocks(self.rows.position, self.index, min(READ_ROWS, self.settings.buffer_rows // 2)),
             buffer_rows=self.settings.buffer_rows,
@@ -65,15 +65,15 @@ class Feed:
             first=first,
         ):
             values = self._load(fill.rows)
-            order = fill.order[self._counts[fill.rows][fill.order]]
+            order = fill.order[self._valid[fill.rows][fill.order]]
             for start in fill.starts:
-                # Streamed rows that turned out not to count may leave the last batch short: it begins anew.
+                # If streamed rows turned out not to be valid, the last batch is filled up from the beginning.
                 batch = order.take(np.arange(start, start + self.settings.batch), mode="wrap")
                 self.seen[fill.rows[batch]] = True
                 yield torch.from_numpy(values[self._own(batch)])
 
     def _own(self, index: IntArray) -> IntArray:
-        """Rows of a batch that are this process's: of each part (`accumulate`) as many as any other's."""
+        """The rows of a batch that this process computes: an equal number of each part (`accumulate`)."""
         own: IntArray = index.reshape(self.settings.accumulate, self.group.size, -1)[:, self.group.rank].ravel()
         return own
 
@@ -84,18 +84,18 @@ class Feed:
         size = READ_ROWS * self.group.size
         for start in range(0, len(part), size):
             chunk = part[start : start + size]
-            values[start : start + size], self._counts[chunk] = self._read(chunk)
+            values[start : start + size], self._valid[chunk] = self._read(chunk)
         if len(part) == len(self.index):
             self._all = values
         return values
 
     def _read(self, chunk: IntArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-        """Normalised rows and which of them count; streamed ones, which are dear, each process runs its share of."""
+        """Normalised rows, and which of them are valid; of streamed rows each process computes its share."""
         if not self.rows.streamed or self.group.size == 1:
             return self.normalised(chunk), self.rows.valid(chunk)
         own = np.array_split(chunk, self.group.size)[self.group.rank]
-        values, counts = torch.from_numpy(self.normalised(own)), torch.from_numpy(self.rows.valid(own))
-        return self.group.gather(values).numpy(), self.group.gather(counts.byte()).bool().numpy()
+        values, valid = torch.from_numpy(self.normalised(own)), torch.from_numpy(self.rows.valid(own))
+        return self.group.gather(values).numpy(), self.group.gather(valid.byte()).bool().numpy()
 
     def normalised(self, index: IntArray) -> FloatArray:
         """Normalised rows [len(index), D]."""
@@ -107,10 +107,10 @@ class Feed:
 
 
 def calibration_rows(rows: Rows, settings: Training) -> npt.NDArray[np.bool_]:
-    """Rows [n] of the training documents that only set the threshold.
+    """Mask [n] of the rows of the training documents that are held out to set the threshold.
 
-    Documents in random order until they hold `calibration_share` of the training rows or `CALIBRATION_ROWS`, but at
-    least `CALIBRATION_DOCUMENTS` of them, and never more than a fifth of all.
+    Documents in random order until they have `calibration_share` of the training rows or `CALIBRATION_ROWS`, but at
+    least `CALIBRATION_DOCUMENTS` of them, and at most a fifth of all.
     """
     train = rows.fold != 0
     activation = settings.architecture(rows.widths).activation
@@ -126,24 +126,24 @@ def calibration_rows(rows: Rows, settings: Training) -> npt.NDArray[np.bool_]:
 
 
 def set_normalisation(crosscoder: Crosscoder, rows: Rows, index: IntArray) -> None:
-    """Per model, the mean of rows `index` and the scale that makes their mean distance from it sqrt(dbar)."""
-    plan = crosscoder.architecture
-    totals = [np.zeros(width) for width in plan.widths]
-    lengths = np.zeros(len(plan.widths))
+    """Set for each model the mean of rows `index` and the scale that makes their mean distance from it sqrt(dbar)."""
+    arch = crosscoder.architecture
+    totals = [np.zeros(width) for width in arch.widths]
+    lengths = np.zeros(len(arch.widths))
     blocks = [index[start : start + READ_ROWS] for start in range(0, len(index), READ_ROWS)]
     for block in blocks:
-        for model, x in enumerate(_inputs(rows, block, plan)):
+        for model, x in enumerate(_inputs(rows, block, arch)):
             totals[model] += x.sum(axis=0, dtype=np.float64)
     means = [total / len(index) for total in totals]
     for block in blocks:
-        for model, x in enumerate(_inputs(rows, block, plan)):
+        for model, x in enumerate(_inputs(rows, block, arch)):
             lengths[model] += np.linalg.norm(x - means[model], axis=1).sum()
     if not np.isfinite(lengths).all() or (lengths == 0).any():
         raise DiptychError("crosscoder: a model's rows are all equal or not finite; check its activations")
     crosscoder.mean.copy_(torch.from_numpy(np.concatenate(means)))
-    crosscoder.scale.copy_(torch.from_numpy(math.sqrt(plan.mean_width) * len(index) / lengths))
+    crosscoder.scale.copy_(torch.from_numpy(math.sqrt(arch.mean_width) * len(index) / lengths))
 
 
-def _inputs(rows: Rows, index: IntArray, plan: Architecture) -> list[FloatArray]:
+def _inputs(rows: Rows, index: IntArray, arch: Architecture) -> list[FloatArray]:
     x = rows.take(index).x
-    return [x[1] - x[0]] if plan.difference else list(x)
+    return [x[1] - x[0]] if arch.difference else list(x)

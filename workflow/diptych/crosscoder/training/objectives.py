@@ -1,12 +1,12 @@
-"""What a crosscoder is trained to minimise (METHODS 5).
+"""Training objectives of crosscoders (METHODS 5).
 
-Every objective is the reconstruction error, the mean over rows of sum_m ||x^m - x_hat^m||^2, and its own way to
-keep the code sparse:
+Every objective has the reconstruction error, the mean over rows of sum_m ||x^m - x_hat^m||^2. They differ in how the
+code is made sparse:
 
     batchtopk   keep the batch * k largest scores of the batch; score = relu(pre) * sum_m ||d^m||
     topk        keep the k largest scores of each row
     l1          + penalty * sum_j f_j sum_m ||d_j^m||
-    jumprelu    a learned theta a latent; + penalty * sum_j tanh(4 f_j sum_m ||d_j^m||) + a term on silent latents
+    jumprelu    a learned theta per latent; + penalty * sum_j tanh(4 f_j sum_m ||d_j^m||) + a term on silent latents
 
     terms = evaluate_terms(crosscoder, z_BD, objective, Step(k=16, penalty=0.0, dead=dead, floor=0.0))
     terms.loss.backward()
@@ -37,18 +37,18 @@ SILENT_WEIGHT = 3e-6
 JUMP_BANDWIDTH = 2.0
 """Width of the window in which theta gets a gradient, as published for inputs of length sqrt(d)."""
 FLOOR_MARGIN = 0.8
-"""Next batch's candidates for the largest scores are those above this share of the last batch's cut."""
+"""Only scores above this share of the last batch's cut are considered first in the next batch."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What stays the same through training.
+    """The parts of an objective that are constant during training.
 
     Attributes:
         name: see the module.
         shared_penalty: factor on the penalty of latents with a tied decoder (l1, jumprelu).
         prefixes: latents 0 .. n - 1 for each n must reconstruct on their own (matryoshka); ends with F.
-        auxiliary: weight of the loss that revives dead latents.
+        auxiliary: weight of the auxiliary loss that revives dead latents.
         bfloat16: the products of whole matrices are computed in bfloat16; weights, sums and losses stay float32.
     """
 
@@ -61,15 +61,16 @@ class Objective:
 
 @dataclass(frozen=True)
 class Step:
-    """What changes from step to step.
+    """The parts of an objective that change from step to step.
 
     Attributes:
-        k: mean number of active latents a row (k-sparse objectives).
+        k: mean number of active latents per row (k-sparse objectives).
         penalty: lambda (l1, jumprelu).
-        dead: int64 [n_dead], latents that have not fired for long.
-        floor: a score that this batch's cut is believed to exceed; any value gives the same result.
-        cut: the smallest of the `budget` largest of some scores; replaced where the batch is spread over processes.
-        product: memory [B, F] for the encoder's product, reused from step to step.
+        dead: int64 [n_dead], dead latents.
+        floor: a score that this batch's cut is expected to exceed; any value gives the same result.
+        cut: function that returns the smallest of the `budget` largest scores; None: `largest`. Another one is needed
+            if the batch is distributed over processes.
+        product: buffer [B, F] for the encoder's product, reused from step to step.
     """
 
     k: int = 0
@@ -82,14 +83,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Terms:
-    """The loss of one batch and what it is made of.
+    """The loss of one batch and its terms.
 
     Attributes:
         loss: reconstruction + sparsity + weighted auxiliary loss, differentiable.
         reconstruction, sparsity, auxiliary: its parts, scalars without gradient; auxiliary unweighted.
         x_hat_BD: the (full) reconstruction, without gradient.
         firings: how many rows each latent fired on [F].
-        cut: the smallest score kept (batchtopk), else 0.
+        cut: the smallest selected score (batchtopk), else 0.
     """
 
     loss: Tensor
@@ -136,10 +137,10 @@ def evaluate_terms(
 
 
 def auxiliary_loss(crosscoder: Crosscoder, z_BD: Tensor, x_hat_BD: Tensor, dead: Tensor | None) -> Tensor:
-    """sum_m ||e^m - e_hat^m||^2, mean over rows: dead latents learn what the live ones leave over.
+    """Auxiliary loss sum_m ||e^m - e_hat^m||^2, mean over rows, by which dead latents learn the error of the others.
 
     e = x - x_hat is without gradient; e_hat comes from the min(dbar / 2, dead) highest scoring dead latents of each
-    row, from relu(pre), and without the decoder's bias, which e already holds.
+    row, from relu(pre), and without the decoder's bias, which is subtracted in e already.
     """
     if dead is None or len(dead) == 0:
         return z_BD.new_zeros(())
@@ -165,9 +166,9 @@ def largest(scores: Tensor, budget: int) -> Tensor:
 def batch_top_k(
     product_BF: Tensor, b_enc: Tensor, norm_F: Tensor, budget: int, floor: float = 0.0, cut: Cut | None = None
 ) -> tuple[Selection, float]:
-    """The `budget` largest positive scores relu(product + b_enc) * norm of a batch, ties at the cut kept.
+    """The `budget` largest positive scores relu(product + b_enc) * norm of a batch, with ties at the cut.
 
-    Only entries above `floor` are looked at; if the cut turns out to be near or below it, all positive ones are, so
+    Only entries above `floor` are considered; if the cut turns out to be near or below it, all positive ones are, so
     that the floor never changes the result. Returns the selection and the cut (0: fewer than `budget` are positive).
     """
     n_rows, n_latents = product_BF.shape
@@ -191,7 +192,7 @@ def row_top_k(pre_BF: Tensor, norm_F: Tensor, k: int) -> Selection:
 
 
 def product_memory(n_rows: int, n_latents: int, objective: Objective, device: torch.device) -> Tensor:
-    """Memory for `Step.product`."""
+    """Allocate the buffer `Step.product`."""
     dtype = torch.bfloat16 if objective.bfloat16 else torch.float32
     return torch.empty(n_rows, n_latents, dtype=dtype, device=device)
 
@@ -279,6 +280,6 @@ class _JumpReLU(torch.autograd.Function):
 
 
 def jump_relu(pre_BF: Tensor, theta_F: Tensor) -> Tensor:
-    """pre where it is at least theta, else 0; theta gets its gradient from the entries near it."""
+    """JumpReLU: pre where it is at least theta, else 0; theta gets its gradient from the entries near it."""
     jumped: Tensor = _JumpReLU.apply(pre_BF, theta_F)  # type: ignore[no-untyped-call]
     return jumped

@@ -1,6 +1,6 @@
-"""One training run on several processes, each with its own part of every batch and the same weights.
+"""Data-parallel training: several processes with the same weights, each with its part of every batch.
 
-Under `torchrun` every process calls `training.train` alike; what they must agree on goes through a `Group`:
+Under `torchrun` every process calls `training.stage.train`; they communicate through a `Group`:
 
     group = parallel.join("cuda")       # ALONE in a process that was not started by torchrun
     group.sum_(firings)                 # over all processes, in place
@@ -34,29 +34,29 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of a run: this one's number and how many there are."""
+    """The processes of a run: the rank of this one and their number."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def leads(self) -> bool:
-        """Whether this process reads and writes files for all."""
+        """Whether this is the first process, which reads and writes files for all."""
         return self.rank == 0
 
     def sum_(self, values: Tensor) -> Tensor:
-        """Replace a tensor by its sum over the processes; returned too."""
+        """Sum a tensor over the processes, in place; also returns it."""
         if self.size > 1:
             distributed.all_reduce(values)
         return values
 
     def share_(self, values: Tensor) -> None:
-        """Replace a tensor by that of the first process."""
+        """Broadcast the first process's tensor to the others, in place."""
         if self.size > 1:
             distributed.broadcast(values, src=0)
 
     def gather(self, values: Tensor) -> Tensor:
-        """The rows of all processes, however many each has, one process after another, where the own ones are."""
+        """Concatenate the rows of all processes, which may differ in number, on the device of `values`."""
         if self.size == 1:
             return values
         # NCCL moves what is on a GPU, gloo what is not.
@@ -72,7 +72,7 @@ class Group:
         return torch.cat(own_parts).to(values.device)
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replace each gradient by its mean over the processes, whose parts of a batch are equally large."""
+        """Average gradients over the processes, whose parts of a batch are of equal size, in place."""
         if self.size == 1:
             return
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -94,7 +94,7 @@ ALONE = Group()
 
 
 def join(device: str) -> Group:
-    """The group of a process that torchrun started, `ALONE` in any other."""
+    """Join the group of torchrun's processes; `ALONE` in a process that torchrun did not start."""
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         return ALONE
     distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
@@ -102,13 +102,13 @@ def join(device: str) -> Group:
 
 
 def leave(group: Group) -> None:
-    """End what `join` began."""
+    """Leave the group that `join` returned."""
     if group.size > 1:
         distributed.destroy_process_group()
 
 
 def end_with_parent() -> None:
-    """On Linux, have this process killed when the one that started it dies, so that none goes on unseen."""
+    """On Linux, have this process killed when its parent dies, so that none keeps running in the background."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -116,10 +116,10 @@ def end_with_parent() -> None:
 def launch(module: str, job: dict[str, Any], processes: int) -> None:
     """Run `python -m module job.json` in several processes of this machine with torchrun, and wait for them.
 
-    A worker that stops with a `DiptychError` writes its line to the file `job["error"]`, which is added here.
+    A process that stops with a `DiptychError` writes its message to the file `job["error"]`, a path that is set here.
 
     Raises:
-        DiptychError: that line, or that a process died.
+        DiptychError: with that message, or because a process died.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main

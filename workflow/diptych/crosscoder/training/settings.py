@@ -1,8 +1,8 @@
-"""Settings of a crosscoder's training, and what follows from them: schedules, architecture, objective.
+"""Settings of a crosscoder's training, with the schedules, architecture and objective derived from them.
 
 settings = Training(n_latents=1024, k=16, steps=4000, batch=1024, learning_rate=1e-3)
-settings.rate_at(0), settings.k_at(100)        # of one step
-settings.architecture((576, 576))              # what is trained on models of these widths
+settings.rate_at(0), settings.k_at(100)        # learning rate and k at a step
+settings.architecture((576, 576))              # for models of these widths
 """
 
 import math
@@ -15,7 +15,7 @@ from diptych.crosscoder.training import objectives
 from diptych.runtime.errors import DiptychError
 
 PENALTY_WIDTH = 2304
-"""The width for which published penalties are quoted; they scale with the root of dbar over it."""
+"""The width for which published penalties are quoted; penalties are scaled by sqrt(dbar / this)."""
 
 
 @dataclass(frozen=True)
@@ -25,30 +25,30 @@ class Training:
     Attributes:
         objective: batchtopk | topk | l1 | jumprelu | diff (batchtopk on x_B - x_A, equal widths).
         n_latents: F.
-        k: mean active latents a row (batchtopk, topk, diff).
+        k: mean active latents per row (batchtopk, topk, diff).
         penalty: lambda of l1 (quoted for width 2,304) and jumprelu.
         steps: optimiser steps.
-        batch: rows a step.
+        batch: rows per step.
         learning_rate: Adam's; None is 5e-5 for l1 and 1e-4 otherwise.
         warmup_share: share of the run in which learning rate and penalty rise from 0.
         decay_share: share of the run at its end in which the learning rate falls to 0.
-        clip: largest norm of the gradient.
-        decoder_norm: norm of a decoder row in each model at the start; None is .08 for l1 and 1 otherwise.
-        auxiliary: weight of the loss that revives dead latents.
-        dead_share: a latent is dead after this share of the run's rows without firing.
-        shared: share of latents with one decoder row for all models (equal widths).
-        shared_penalty: factor on the penalty of those (l1, jumprelu).
-        dedicated: for each model the share of latents that read and write it alone.
+        clip: largest norm of the gradient; longer gradients are scaled down to it.
+        decoder_norm: initial norm of a decoder row in each model; None is .08 for l1 and 1 otherwise.
+        auxiliary: weight of the auxiliary loss that revives dead latents.
+        dead_share: a latent is dead if it has not fired on this share of the run's rows.
+        shared: share of latents with the same decoder row for all models (equal widths).
+        shared_penalty: factor on the penalty of these latents (l1, jumprelu).
+        dedicated: for each model the share of latents that read from and write to it alone.
         matryoshka: shares of the latents, each a prefix that must reconstruct on its own.
-        k_initial: k at the start, falling to k over `anneal_share` of the run; 0 is no annealing.
+        k_initial: k at the start, annealed to `k` over `anneal_share` of the run; 0: no annealing.
         anneal_share: see k_initial.
-        accumulate: parts that a batch is computed in, to save memory; each part selects its own batchtopk entries.
+        accumulate: parts that a batch is split into, to save memory; batchtopk selects entries within each part.
         buffer_rows: rows held in memory; if the training rows are no more, they are read once.
-        calibration_share: share of the training rows kept out of training, whole documents, on which the threshold is
-            set (batchtopk, diff): on rows it was trained on a code is shorter than on others. 0: training rows.
-        compute: precision of the products with encoder and (dense objectives) decoder; weights stay float32.
-        independent: models of equal width start from different rows, as models of unequal widths must.
-        seed: of initialisation and order.
+        calibration_share: share of the training rows, in whole documents, that are held out to set the threshold
+            (batchtopk, diff): L0 is lower on rows that were trained on. 0: it is set on training rows.
+        compute: dtype of the products with encoder and (dense objectives) decoder; weights stay float32.
+        independent: initialise the decoder rows of models of equal width independently, as for unequal widths.
+        seed: of the initialisation and the order of rows.
     """
 
     objective: Literal["batchtopk", "topk", "l1", "jumprelu", "diff"] = "batchtopk"
@@ -79,22 +79,22 @@ class Training:
 
     @property
     def rate(self) -> float:
-        """The peak learning rate."""
+        """Peak learning rate."""
         return self.learning_rate or (5e-5 if self.objective == "l1" else 1e-4)
 
     def rate_at(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, constant, linear decay to 0."""
+        """Learning rate at a step: linear warm-up, constant, linear decay to 0."""
         warm = (step + 1) / max(1.0, self.warmup_share * self.steps)
         cool = (self.steps - step) / max(1.0, self.decay_share * self.steps)
         return self.rate * min(1.0, warm, cool)
 
     def penalty_at(self, step: int, mean_width: float) -> float:
-        """lambda of a step, warmed from 0."""
+        """Sparsity penalty lambda at a step, with linear warm-up from 0."""
         warm = min(1.0, step / max(1.0, self.warmup_share * self.steps))
         return self.penalty * warm * math.sqrt(mean_width / PENALTY_WIDTH)
 
     def k_at(self, step: int) -> int:
-        """k of a step, annealed."""
+        """k at a step, annealed linearly from `k_initial`."""
         if not self.k_initial:
             return self.k
         done = min(1.0, step / max(1.0, self.anneal_share * self.steps))
@@ -128,5 +128,5 @@ class Training:
 
     @property
     def start_norm(self) -> float:
-        """Norm of a decoder row in each model at the start."""
+        """Initial norm of a decoder row in each model."""
         return self.decoder_norm or (0.08 if self.objective == "l1" else 1.0)

@@ -1,10 +1,10 @@
-"""Training a crosscoder: the feed of rows, the schedule, the steps, and a run that survives being killed.
+"""Training of a crosscoder, resumable from checkpoints.
 
     train(rows, "weights.h5", spec=spec, seed=0, n_latents=1024, k=16, steps=4000, batch=1024, learning_rate=1e-3)
 
-Every batch is a pure function of (seed, step), so a checkpoint needs no place in a stream: a run that was killed
-goes on from its last checkpoint and, on a CPU with the same number of threads, ends with the same bits. Rows of fold
-0 are never read. Started by torchrun, several processes share each batch (`parallel`).
+Every batch is a function of seed and step only, so a run that was killed resumes from its last checkpoint and, on a CPU
+with the same number of threads, ends with the same bits. Rows of fold 0 are never read. Started by torchrun, several
+processes share each batch (`parallel`).
 """
 
 import math
@@ -40,16 +40,16 @@ THRESHOLD_MEMORY = 0.999
 DIVERGED = 10.0
 """A loss above this many times the first one stops the run."""
 SERIES_POINTS = 200
-"""About how many points of the loss curve are stored."""
+"""Approximate number of points of the training curves."""
 
 
 class DivergedError(DiptychError):
-    """The loss left the region of numbers, or grew far above where it began."""
+    """The loss is not finite, or far above its first value."""
 
 
 @dataclass
 class Run:
-    """What a run carries from step to step; `state` is what its checkpoint holds."""
+    """State of a training run; `state` is the part that a checkpoint stores."""
 
     crosscoder: Crosscoder
     optimizer: torch.optim.Adam
@@ -78,7 +78,7 @@ class Run:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up the state of a checkpoint."""
+        """Restore the state of a checkpoint."""
         self.crosscoder.load_state_dict(state["crosscoder"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.first_loss, self.running_cut = state["step"], state["first_loss"], state["running_cut"]
@@ -96,7 +96,7 @@ def optimise(
     group: Group = ALONE,
     tracker: Tracker | None = None,
 ) -> tuple[Crosscoder, Run, Feed]:
-    """Train on the rows outside fold 0; the threshold is left for `calibrate`.
+    """Train on the rows outside fold 0; `calibrate` sets the threshold afterwards.
 
     Raises:
         DivergedError: the loss is not finite, or 10 times the first one.
@@ -127,7 +127,7 @@ def optimise(
 
 
 def _steps(run: Run, feed: Feed, settings: Training, device: str) -> Iterator[int]:
-    """Take the steps that are left, showing rows/s, loss and time left; yields how many are done."""
+    """Take the remaining steps, with a progress bar; yields the number of steps done."""
     objective = settings.losses()
     part = settings.batch // settings.accumulate // run.group.size
     product = objectives.product_memory(part, settings.n_latents, objective, torch.device(device))
@@ -205,7 +205,7 @@ def _apply(run: Run, settings: Training) -> None:
 
 
 def tie_shared(crosscoder: Crosscoder) -> None:
-    """Give each model's copy of a shared decoder row the gradient of the row that they all are: the copies' sum."""
+    """Sum the gradients of a shared decoder row over the models, whose copies must stay equal."""
     n_shared = crosscoder.architecture.n_shared
     if n_shared and crosscoder.W_dec.grad is not None:
         parts = crosscoder.per_model(crosscoder.W_dec.grad[:n_shared])
@@ -241,7 +241,7 @@ def _batch_fvu(run: Run, z_BD: Tensor, x_hat_BD: Tensor) -> list[float]:
 
 @torch.no_grad()
 def calibrate(crosscoder: Crosscoder, feed: Feed) -> None:
-    """Set the threshold so that the mean L0 over the rows kept aside is k, with the weights as they are now."""
+    """Set the threshold so that the mean L0 over the calibration rows is k."""
     if crosscoder.architecture.activation != "threshold":
         return
     index, k = feed.calibration(aside=True), crosscoder.architecture.k
@@ -272,7 +272,7 @@ def train(
 ) -> None:
     """Stage: train a crosscoder and write its weights (kind "crosscoder").
 
-    A checkpoint lies beside `out` while the run lasts; a run of the same spec goes on from it.
+    A checkpoint is kept beside `out` during the run; a run of the same spec resumes from it.
 
     Args:
         rows: the models' rows; those of fold 0 are not read.
@@ -281,8 +281,8 @@ def train(
         device: a torch device, cpu or cuda:0.
         checkpoint_every: steps between checkpoints.
         group: the processes that share the batches; the first one writes.
-        tracker: gets the points of the series as they come.
-        throughput: where rows a second and peak memory go, as JSON.
+        tracker: logs the points of the training curves as they are computed.
+        throughput: path of a JSON file for rows per second and peak memory.
         settings: the fields of `Training`.
     """
     out = Path(out)
@@ -326,7 +326,7 @@ def _write(out: Path, spec: dict[str, Any], crosscoder: Crosscoder, run: Run, fe
 
 
 def _report_throughput(run: Run, settings: Training, device: str, path: str | Path | None) -> None:
-    """Log rows a second and peak memory of this process, and write them as JSON."""
+    """Log rows per second and peak memory of this process, and write them as JSON."""
     rows = (run.step - run.first_step) * settings.batch
     megabytes = {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
     if device.startswith("cuda"):

@@ -1,10 +1,10 @@
-"""Training curves in Weights & Biases or TensorBoard, for those who want to watch a run there.
+"""Logging of training curves to Weights & Biases or TensorBoard.
 
     tracker = open_tracker(["wandb"], "results/.../tracking", name="tuned seed 0", settings={"k": 32})
     tracker.log({"step": 0, "loss": 812.0, "fvu": [0.9, 0.8]})
 
-Neither package is needed unless it is asked for. Weights & Biases runs offline unless WANDB_MODE says otherwise
-(`wandb sync` uploads later). Nothing here decides a number, so that a change re-runs nothing.
+A package is needed only if it is configured. Weights & Biases runs offline unless WANDB_MODE says otherwise
+(`wandb sync` uploads later). Tracking does not affect any result, so changing it re-runs nothing.
 """
 
 import importlib.util
@@ -20,13 +20,13 @@ PROJECT = "diptych"
 
 
 class Tracker(Protocol):
-    """Where the points of a training curve go."""
+    """Destination of the points of a training curve."""
 
     def log(self, point: Mapping[str, Any]) -> None:
-        """Take one point: `step`, and numbers or lists of numbers (one a model) by name."""
+        """Log one point: `step`, and numbers or lists of numbers (one per model) by name."""
 
     def close(self) -> None:
-        """Write what is still in memory."""
+        """Flush and close."""
 
 
 def open_tracker(kinds: Sequence[str], directory: str | Path, *, name: str, settings: Mapping[str, Any]) -> Tracker:
@@ -68,7 +68,7 @@ class Trackers:
         self._trackers = trackers
 
     def log(self, point: Mapping[str, Any]) -> None:
-        """Pass a point on."""
+        """Log a point to all."""
         for tracker in self._trackers:
             tracker.log(point)
 

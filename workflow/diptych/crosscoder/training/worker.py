@@ -1,11 +1,11 @@
-"""One training process: the stage as a script or torchrun starts it.
+"""The processes of crosscoder training, one of which is started by a script or several by torchrun.
 
-    start(job, processes=1)                         # in this process; more: with torchrun
+    start(job, processes=1)                         # in this process; with more, torchrun starts them
     torchrun --nproc-per-node 4 -m diptych.crosscoder.training.worker job.json
 
-`job` is plain data: where the `rows` are (`streaming.INPUTS`), `out`, `spec`, `devices`
-(one a process), `threads` of each, `checkpoint_every`, `track`, `throughput`, and for torchrun's processes `log` and
-`error`, the files for the log and for the line that says why a run stopped.
+`job` is a JSON object: the input files of the `rows` (`streaming.INPUTS`), `out`, `spec`, `devices` (one per process),
+`threads` per process, `checkpoint_every`, `track`, `throughput`, and for torchrun's processes the paths of the `log`
+and of the `error` message of a run that stopped.
 """
 
 import json
@@ -25,7 +25,7 @@ from diptych.storage import artifacts
 
 
 def run(job: Mapping[str, Any], device: str, group: parallel.Group = parallel.ALONE) -> None:
-    """Train as `job` says on `device`, as one process of `group`."""
+    """Train the crosscoder of `job` on `device`, as one process of `group`."""
     spec = job["spec"]
     torch.set_num_threads(job["threads"])
     tracker = None
@@ -49,7 +49,7 @@ def run(job: Mapping[str, Any], device: str, group: parallel.Group = parallel.AL
 
 
 def start(job: dict[str, Any], processes: int) -> None:
-    """Train in this process, or in several that torchrun starts."""
+    """Train the crosscoder of `job` in this process, or in several that torchrun starts."""
     if processes == 1:
         run(job, job["devices"][0])
     else:
@@ -57,7 +57,7 @@ def start(job: dict[str, Any], processes: int) -> None:
 
 
 def main(description: str) -> None:
-    """One of torchrun's processes."""
+    """Entry point of a process that torchrun started; `description` is the path of the job."""
     parallel.end_with_parent()
     job = json.loads(Path(description).read_text(encoding="utf-8"))
     device = job["devices"][int(os.environ["LOCAL_RANK"]) % len(job["devices"])]
