@@ -9,10 +9,9 @@ import pytest
 import small_study
 from diptych import methods
 from diptych.activations import rows
-from diptych.candidates import ranking
+from diptych.candidates import ranking, repetition
 from diptych.candidates.recovery import Recovery
 from diptych.crosscoder import candidates as crosscoder_candidates
-from diptych.crosscoder import seeds
 from diptych.findings import conclusions, stage
 from diptych.linear_map import stage as linear_map
 from diptych.oracle import planted
@@ -32,7 +31,7 @@ def test_a_change_that_no_feature_describes_leaves_nothing_to_say(study, tmp_pat
     pair = copy.deepcopy(study["pairs"][0])
     run = pair["files"]["template_diffs"][0]
     changed = tmp_path / "d.h5"
-    for unexplained, status in ((0.9, ("found", "none")), (1.1, ("untested",))):
+    for unexplained, status in ((0.9, ("not_repeated", "none")), (1.1, ("untested",))):
         shutil.copy(run["diff"], changed)
         with edited(changed) as file:
             summary = artifacts.read_json(file, "summary")
@@ -50,7 +49,7 @@ def test_template_findings_are_of_the_features_that_changed(study):
     found = stage.read(study["findings"])
     answers = {a["pair"]: a for a in found.answers if a["method"] == "template"}
     assert answers["control"]["status"] == "as_it_must"
-    assert answers["tuned"]["status"] in ("found", "none")
+    assert answers["tuned"]["status"] in ("not_repeated", "none")
     run = study["pairs"][0]["files"]["template_diffs"][0]
     ranked = {
         c.candidate.id: c
@@ -59,7 +58,7 @@ def test_template_findings_are_of_the_features_that_changed(study):
     with artifacts.read(run["diff"], "template_diff") as file:
         table = artifacts.read_table(file, "ranked")
     for k in range(len(table["latent"])):
-        name = template_candidates.label("", int(table["latent"][k]), str(table["role"][k]), str(table["metric"][k]))
+        name = template_candidates.label(int(table["latent"][k]), str(table["role"][k]), str(table["metric"][k]))
         assert ranked[name].q == table["q"][k]
         assert ranked[name].candidate.side == ("B" if table["gain"][k] > 0 else "A")
     written = [i for i in range(len(found.table["pair"])) if found.table["method"][i] == "template"]
@@ -118,7 +117,26 @@ def test_differences_of_the_tuned_pair_are_found_on_their_side(study):
     effect = table["effect"][mine]
     assert ((effect > 0) == (table["side"][mine] == "B")).all()
     assert (np.abs(table["held_out"][mine]) >= 0.5 * np.abs(effect)).all()
-    assert (np.diff(table["weakest"]) <= 0).all()
+    order = [stage.STATUSES.index(status) for status in table["status"]]
+    assert order == sorted(order)
+    for status in set(order):
+        assert (np.diff(table["weakest"][np.array(order) == status]) <= 0).all()
+
+
+def test_a_method_that_depends_on_training_needs_a_second_seed(study):
+    """The small study has one dictionary and one crosscoder a model; the linear map trains nothing."""
+    found = stage.read(study["findings"])
+    by_method = {}
+    for method, status, seeds, note in zip(
+        *(found.table[c] for c in ("method", "status", "seeds", "note")), strict=True
+    ):
+        by_method.setdefault(method, set()).add((status, seeds, bool(note)))
+    assert by_method.pop("linear_map") == {("finding", "", False)}
+    assert by_method
+    assert all(seen == {("not repeated", "1/1", True)} for seen in by_method.values())
+    answers = {a["method"]: a for a in found.answers if a["pair"] == "tuned"}
+    assert answers["pairing"]["status"] == "not_repeated"
+    assert "a second seed would tell" in answers["pairing"]["text"]
 
 
 def test_control_and_floor_find_nothing(study):
@@ -235,7 +253,6 @@ def test_latent_scaling_bars_what_the_other_model_has(study, tmp_path):
     offers = crosscoder_candidates.candidates(files)
     latent = next(offer for offer in offers if offer.side == "B")
     assert latent.barred == ""
-    assert latent.seeds == "1/1"
     assert latent.effect > 0.5
     with edited(changed) as file:
         file["nu/err"][int(latent.id), 1, 0] = 0.4
@@ -244,19 +261,73 @@ def test_latent_scaling_bars_what_the_other_model_has(study, tmp_path):
     assert not ranking.rank([barred], THRESHOLD).candidates[0].is_finding
 
 
-def test_seeds_count_the_runs_that_have_a_latent_too(study, tmp_path):
+def crosscoder_ranking(runs):
+    proposes = crosscoder_candidates.PROPOSER
+    by_run = repetition.candidates_by_run(proposes, {"crosscoders": runs})
+    return repetition.over_runs([ranking.rank(candidates, THRESHOLD) for candidates in by_run])
+
+
+def test_a_latent_of_two_equal_runs_is_a_finding_and_one_of_unlike_runs_is_none(study):
     run, other = (study["pairs"][place]["files"]["crosscoders"][0] for place in (1, 2))
-    for second, counted in ((run, "2/2"), (other, "1/2")):
-        path = tmp_path / f"{counted[0]}.h5"
-        seeds.compare([run["weights"], second["weights"]], path, spec={}, seeds=[0, 1], exclusive=0.1)
-        runs = [{**run, "seeds": str(path)}, {**second, "seed": 1, "seeds": str(path)}]
-        assert {offer.seeds for offer in crosscoder_candidates.candidates({"crosscoders": runs})} == {counted}
+    alone = crosscoder_ranking([run])
+    assert {each.status for each in alone.reported} == {"not repeated"}
+    twice = crosscoder_ranking([run, {**run, "seed": 1}])
+    assert [each.candidate.id for each in twice.findings] == [each.candidate.id for each in alone.reported]
+    assert {each.seeds for each in twice.findings} == {"2/2"}
+    unlike = crosscoder_ranking([run, {**other, "seed": 1}])
+    assert unlike.reported == []
+    assert unlike.n_single == len(alone.reported)
 
 
-def test_findings_under_a_caveat_are_counted_in_words():
-    loud = ranking.rank([make_candidate(id="1"), make_candidate(id="2", caveat="domain shift")], THRESHOLD)
-    assert len(loud.findings) == 2
-    said = conclusions.answer("compared", methods.named("template"), loud, None, ("base", "tuned")).text
-    assert said == "2 findings: 2 that tuned has or has more of, 0 of base; 1 of them marked domain shift"
-    calm = ranking.rank([make_candidate(id="1"), make_candidate(id="2")], THRESHOLD)
-    assert "marked" not in conclusions.answer("compared", methods.named("template"), calm, None, ("base", "tuned")).text
+def test_runs_of_two_crosscoders_are_counted_apart(study):
+    run = study["pairs"][1]["files"]["crosscoders"][0]
+    both = crosscoder_ranking([run, {**run, "seed": 1}, {**run, "name": "wide"}])
+    assert {each.seeds for each in both.reported if each.candidate.id.startswith(run["name"])} == {"2/2"}
+    assert {(each.seeds, each.status) for each in both.reported if each.candidate.id.startswith("wide ")} == {
+        ("1/1", "not repeated")
+    }
+
+
+def test_a_pairing_repeated_with_the_same_dictionaries_is_found_again(study, tmp_path):
+    pair = copy.deepcopy(study["pairs"][0])
+    names = ("pairing", "dictionary_a", "dictionary_b", "features_a", "features_b")
+    pair["files"]["repeats"] = [{name: pair["files"][name] for name in names}]
+    stage.collect([pair], tmp_path / "f.h5", tmp_path / "f.tsv", spec={}, min_effect=small_study.MIN_EFFECT)
+    table = stage.read(tmp_path / "f.h5").table
+    statuses = {
+        (status, seeds)
+        for method, status, seeds in zip(table["method"], table["status"], table["seeds"], strict=True)
+        if method == "pairing"
+    }
+    assert statuses == {("finding", "2/2")}
+
+
+def test_unlike_sites_write_no_findings(study, tmp_path):
+    """Layers differ in any model: what two of them do not share says nothing of the models."""
+    pair = {**copy.deepcopy(study["pairs"][0]), "site_b": "last", "files": {**study["pairs"][0]["files"]}}
+    stage.collect([pair], tmp_path / "f.h5", tmp_path / "f.tsv", spec={}, min_effect=small_study.MIN_EFFECT)
+    found = stage.read(tmp_path / "f.h5")
+    assert len(found.table["pair"]) == 0
+    assert {answer["status"] for answer in found.answers} == {"untested"}
+    assert all("middle and last are two places in a network" in answer["text"] for answer in found.answers)
+
+
+def answer_to(*candidates):
+    return conclusions.answer(
+        "compared", methods.named("template"), ranking.rank(candidates, THRESHOLD), None, ("base", "tuned")
+    )
+
+
+SHIFTED = {"caveat": "domain shift", "remedy": "another dictionary would tell"}
+
+
+def test_a_candidate_with_a_caveat_is_no_finding():
+    mixed = answer_to(make_candidate(id="1"), make_candidate(id="2", **SHIFTED))
+    assert mixed.status == "found"
+    assert mixed.text == (
+        "1 finding: 1 that tuned has or has more of, 0 of base; 1 that cannot be told from a domain shift"
+    )
+    shifted = answer_to(make_candidate(id="2", **SHIFTED))
+    assert shifted.status == "cannot_be_told"
+    assert shifted.text == "no finding; 1 that cannot be told from a domain shift; another dictionary would tell"
+    assert answer_to(make_candidate(id="1")).text == "1 finding: 1 that tuned has or has more of, 0 of base"

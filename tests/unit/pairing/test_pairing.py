@@ -115,8 +115,8 @@ def fitted_slopes(truth: planted.PlantedPair) -> Slopes:
     folds = moments.accumulate(truth.rows())
     found = []
     for direction in (folds, folds.reversed()):
-        climbed = linear_map.climb(direction, "simple", ladder.ALPHAS)
-        found.append(climbed.steps.slope(climbed.best.name, climbed.best.choice, (0,)))
+        result = linear_map.cross_validate(direction, "simple", ladder.ALPHAS)
+        found.append(result.ladder.slope(result.best.name, result.best.hyperparameters, (0,)))
     return Slopes(found[0], found[1])
 
 

@@ -374,7 +374,7 @@ def test_the_opening_of_a_grid_speaks_of_like_sites():
         for b in ("first", "last")
     ]
     answers = [
-        {"pair": "grid", "site": cell["site"], "method": "linear_map", "status": "found", "findings": 2, "caveats": ""}
+        {"pair": "grid", "site": cell["site"], "method": "linear_map", "status": "found", "findings": 2, "besides": ""}
         for cell in cells
     ]
     found = findings.Findings({}, np.zeros((0, 1)), answers, [])
