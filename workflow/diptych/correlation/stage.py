@@ -235,8 +235,8 @@ class _Scan:
     def __init__(self, matrices: Sequence[Correlations], k: int, bins: int) -> None:
         self.matrices, self.k, self.bins = matrices, k, bins
         rows, columns = matrices[0].shape
-        self.best_A = [top_k.Best(rows, k) for _ in matrices]
-        self.best_B = [top_k.Best(columns, k) for _ in matrices]
+        self.best_A = [top_k.TopK(rows, k) for _ in matrices]
+        self.best_B = [top_k.TopK(columns, k) for _ in matrices]
         self.histogram = np.zeros((2, bins), dtype=np.int64)
 
     def run(self, memory: int, threads: int) -> None:
@@ -293,7 +293,7 @@ class _Lookup:
 
 
 def _partners(
-    best: Sequence[top_k.Best], fit: Eligibility, own: IntArray, others: IntArray, features_: Features
+    best: Sequence[top_k.TopK], fit: Eligibility, own: IntArray, others: IntArray, features_: Features
 ) -> Partners:
     """From indices among the eligible latents back to indices of the dictionaries."""
     k, n_features = best[0].partner.shape[1], len(fit.eligible)
