@@ -200,7 +200,7 @@ def test_the_published_procedure_stands_beside_ours(study, tmp_path):
                   "null_mean": [np.nan, 0.0, 0.01], "p": [np.nan, 0.0, 0.25]}  # fmt: skip
         file.table("scores", {name: np.array(values) for name, values in theirs.items()}, nan="no level")
         file.json("counts", {"pairs": 321, "rows": 1000, "latents": 400})
-    scores = section.Scores(study["similarity"])
+    scores = section.StudyScores(study["similarity"])
     table = next(
         block for block in section.section(cell, scores, None).blocks if "lan2024" in getattr(block, "columns", ())
     )
@@ -219,7 +219,7 @@ def test_the_published_procedure_stands_beside_ours(study, tmp_path):
 
 def test_what_is_circular_is_said(study, tmp_path):
     cell = study["pairs"][0]
-    scores = section.Scores(study["similarity"])
+    scores = section.StudyScores(study["similarity"])
     for row in scores.rows("tuned"):
         row["circular"] = True
     shown = section.section({**cell, "id": "x"}, scores, None)
@@ -227,7 +227,7 @@ def test_what_is_circular_is_said(study, tmp_path):
 
 
 def test_neurons_stand_beside_features(study):
-    scores = section.Scores(study["similarity"])
+    scores = section.StudyScores(study["similarity"])
     rows = scores.rows("tuned")
     scores._rows += [row | {"points": "neurons"} for row in rows]
     table = section.section({**study["pairs"][0], "id": "x"}, scores, None).blocks[1]
@@ -246,7 +246,7 @@ def test_what_exceeds_chance_and_degenerate_rows_are_shown(study, tmp_path):
     quick = {"measures": ["cca"], "nuclear_repairings": 9}
     similarity.compare({"features": similarity_scores.Pairs(x, y)}, tmp_path / "s.h5", spec={}, **quick)
     score_table.collect([cell], tmp_path / "t.h5", tmp_path / "t.tsv", spec={})
-    shown = section.section(cell, section.Scores(tmp_path / "t.h5"), None).blocks
+    shown = section.section(cell, section.StudyScores(tmp_path / "t.h5"), None).blocks
     table = next(block for block in shown if isinstance(block, blocks.Table))
     assert [name.partition(" (")[0] for name in table.columns] == [
         "measure",
@@ -271,7 +271,7 @@ def test_what_exceeds_chance_and_degenerate_rows_are_shown(study, tmp_path):
         "Degenerate input: features of base: 1 repeated row, 1 constant column; "
         "features of tuned: 1 repeated row, 2 zero rows."
     )
-    clean = section.section(study["pairs"][0] | {"id": "x"}, section.Scores(study["similarity"]), None).blocks
+    clean = section.section(study["pairs"][0] | {"id": "x"}, section.StudyScores(study["similarity"]), None).blocks
     assert any("no repeated or zero row" in getattr(block, "text", "") for block in clean)
 
 
