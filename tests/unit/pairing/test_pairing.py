@@ -265,7 +265,7 @@ def test_unmatched_means_no_match_not_no_power() -> None:
     few = np.flatnonzero(case.table.b.eligible)[:15]
     table = case.table
     eligible = np.isin(np.arange(48), few)
-    small = stage.Table(
+    small = stage.CorrelationTable(
         table.a,
         stage.Partners(**{**vars(table.b), "eligible": eligible}),
         table.halves,

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from diptych.correlation import products, stage
 from diptych.correlation.products import Correlations
-from diptych.correlation.stage import Table
+from diptych.correlation.stage import CorrelationTable
 from diptych.dictionaries.codes import Features
 from diptych.matching import decoys
 from diptych.matching.decoys import Candidates, Geometry, Matching, MatchingSettings, Rule, Score, Scorer
@@ -155,7 +155,7 @@ class Pairing:
 def pair_latents(
     a: Side,
     b: Side,
-    table: Table,
+    table: CorrelationTable,
     slopes: Slopes,
     *,
     rule: Rule = "mutual",
@@ -219,7 +219,7 @@ def pair_latents(
     return Pairing(ordered, statuses_a, statuses_b, summary)
 
 
-def _scorable_latents(table: Table, geometry: Geometry, score: Score) -> tuple[IntArray, IntArray]:
+def _scorable_latents(table: CorrelationTable, geometry: Geometry, score: Score) -> tuple[IntArray, IntArray]:
     """Eligible latents of either side that have a score."""
     latents = []
     for name, side, length in (("A", table.a, geometry.length[0]), ("B", table.b, geometry.length[1])):
@@ -326,7 +326,7 @@ def _pair_columns(
     }
 
 
-def _densities(table: Table, i: IntArray, j: IntArray) -> dict[str, DoubleArray]:
+def _densities(table: CorrelationTable, i: IntArray, j: IntArray) -> dict[str, DoubleArray]:
     density_a, density_b = table.a.density[i], table.b.density[j]
     return {"density_a": density_a, "density_b": density_b, "density_ratio": density_b / density_a}
 

@@ -1,4 +1,4 @@
-"""What a template diff puts forward: features that changed at template tokens."""
+"""Candidate findings of template diffs: features that changed at template tokens."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from diptych.dictionaries import sae
 from diptych.storage import artifacts
 
 UNINFORMATIVE = 1.0
-"""Unexplained share of a change from which features have nothing to say of it: no feature at all leaves as much."""
+"""Unexplained share of a change from which features do not describe it: without any feature it is 1."""
 
 
 def candidates(files: Files) -> list[Candidate]:
@@ -23,8 +23,8 @@ def candidates(files: Files) -> list[Candidate]:
 
     The effect is the mean change over prompts in standard deviations, fitted on folds other than 0 and held out on
     fold 0; q is that of all eligible latents, roles and metrics. A feature that changed by several metrics or at
-    several tokens is one finding. Where the features' change leaves all of the activations' change unexplained, nothing
-    can be told by features.
+    several tokens is one finding. Candidates are barred at roles where the features' change leaves all of the
+    activations' change unexplained.
     """
     return [
         candidate
@@ -38,16 +38,16 @@ def candidates_of(run: Mapping[str, Any], name: str, prefix: str = "") -> list[C
     with artifacts.read(run["diff"], "template_diff") as file:
         table = artifacts.read_table(file, name)
         rows = file["prompts_of_ranked"][:] if name == "ranked" else np.full((len(table["latent"]), 0), -1)
-        mute = _mute_roles(artifacts.read_json(file, "summary")) if name == "ranked" else set()
-        shifted = table.get("domain_shift", np.full(len(rows), "no"))
+        undescribed = _undescribed_roles(artifacts.read_json(file, "summary")) if name == "ranked" else set()
+        domain_shift = table.get("domain_shift", np.full(len(rows), "no"))
     W_dec = sae.load(Path(run["dictionary"]).parent).W_dec
-    proposed = []
+    features = []
     for k, (latent, role, metric) in enumerate(zip(table["latent"], table["role"], table["metric"], strict=True)):
-        numbers = ("effect_fitted", "effect_held_out", "lo", "hi", "p", "q")
-        effect, held_out, lo, hi, p, q = (float(table[column][k]) for column in numbers)
-        silent = role in mute
-        caveat = "domain shift" if shifted[k] == "yes" else ""
-        proposed.append(
+        columns = ("effect_fitted", "effect_held_out", "lo", "hi", "p", "q")
+        effect, held_out, lo, hi, p, q = (float(table[column][k]) for column in columns)
+        is_barred = role in undescribed
+        caveat = "domain shift" if domain_shift[k] == "yes" else ""
+        features.append(
             Candidate(
                 kind="feature",
                 id=label(prefix, int(latent), str(role), str(metric), caveat),
@@ -56,30 +56,30 @@ def candidates_of(run: Mapping[str, Any], name: str, prefix: str = "") -> list[C
                 held_out=held_out,
                 lo=lo,
                 hi=hi,
-                p=NAN if silent else p,
-                q=NAN if silent else q,
+                p=NAN if is_barred else p,
+                q=NAN if is_barred else q,
                 direction=W_dec[latent].astype(np.float64),
                 rows=rows[k][rows[k] >= 0],
-                barred="the features' change does not describe that of the activations" if silent else "",
+                barred="the features' change does not describe that of the activations" if is_barred else "",
                 subject=f"{prefix}{latent}",
                 place=str(role),
                 tokens=str(run["tokens"]),
                 caveat=caveat,
             )
         )
-    return proposed
+    return features
 
 
-def _mute_roles(summary: Mapping[str, Any]) -> set[str]:
+def _undescribed_roles(summary: Mapping[str, Any]) -> set[str]:
     """Roles at which the features' change leaves at least all of the activations' change unexplained."""
     unexplained = {role: numbers["change_unexplained"] for role, numbers in summary["roles"].items()}
     return {role for role, share in unexplained.items() if share is not None and share >= UNINFORMATIVE}
 
 
 def label(prefix: str, latent: int, role: str, metric: str, caveat: str = "") -> str:
-    """What a finding at a template token is called: `12 at newline, density`, and its caveat."""
-    mark = f", {caveat}" if caveat else ""
-    return f"{prefix}{latent} at {' '.join(role.split()) or repr(role)}, {metric.replace('_', ' ')}{mark}"
+    """Id of a candidate at a template token: `12 at newline, density`, and its caveat."""
+    suffix = f", {caveat}" if caveat else ""
+    return f"{prefix}{latent} at {' '.join(role.split()) or repr(role)}, {metric.replace('_', ' ')}{suffix}"
 
 
 def _null_clause(files: Files) -> Clause:
@@ -102,9 +102,10 @@ def _p_values(path: str) -> DoubleArray:
 
 
 def recovery_of(run: Mapping[str, Any], threshold: Threshold) -> Recovery | None:
-    """Whether a template diff wrote down the change planted at every one of its roles; None if it planted none.
+    """Recovery of the changes planted at the roles of a template diff; None if it planted none.
 
-    The place is the worst of the roles'; each role's candidates are ranked alone.
+    `written` if the changes of all roles are; `rank` is the worst of the roles. Each role's candidates are ranked
+    separately.
     """
     with artifacts.read(run["diff"], "template_diff") as file:
         planted = artifacts.read_json(file, "summary")["planted"]
@@ -114,8 +115,8 @@ def recovery_of(run: Mapping[str, Any], threshold: Threshold) -> Recovery | None
     rows = candidates_of(run, "planted")
     recoveries = []
     for role, latent in planted["latents"].items():
-        mine = [row for row in rows if row.place == role]
-        recoveries.append(recovery(rank(mine, threshold), W_dec[latent].astype(np.float64)))
+        at_role = [row for row in rows if row.place == role]
+        recoveries.append(recovery(rank(at_role, threshold), W_dec[latent].astype(np.float64)))
     return Recovery(
         written=all(recovered.written for recovered in recoveries),
         rank=max(recovered.rank for recovered in recoveries) if all(recovered.rank for recovered in recoveries) else 0,
@@ -128,18 +129,18 @@ def recovery_of(run: Mapping[str, Any], threshold: Threshold) -> Recovery | None
 
 
 class Proposer(proposer.Proposer):
-    """The template diffs' word on a cell."""
+    """Candidates, control clause and planted change of the template diffs."""
 
     def candidates(self, files: Files) -> list[Candidate]:
-        """The ranked gains and losses."""
+        """Features of the ranked tables."""
         return candidates(files)
 
     def control(self, files: Files) -> Sequence[Clause]:
-        """No feature of a model changes against itself."""
+        """Clause of the control (a model against itself): every p is 1."""
         return [_null_clause(files)]
 
     def planted(self, files: Files, threshold: Threshold) -> Recovery | None:
-        """The worst of what the template diffs of a cell made of the changes that they planted themselves."""
+        """The worst recovery of a planted change among the template diffs of a cell; None if none planted one."""
         recoveries = [recovery_of(run, threshold) for run in files["template_diffs"]]
         known = [recovery for recovery in recoveries if recovery is not None]
         return min(known, key=lambda recovery: (recovery.written, -recovery.rank), default=None)
