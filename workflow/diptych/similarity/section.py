@@ -25,8 +25,8 @@ DEGENERATE = {"repeated_rows": "repeated row", "zero_rows": "zero row", "constan
 SUBSPACE_MEASURES = ("rsa", "cka_debiased", "mean_rho")
 INTRO = (
     "Features of the two models were paired by how they fire. If both models also arrange them alike, the paired "
-    "decoder rows form clouds of the same shape. Every score stands beside what it is when the same rows are paired at "
-    "random: a score means something only above that."
+    "decoder rows form clouds of the same shape. Every score is shown with its null, the score of the same rows paired "
+    "at random: only a score above it means something."
 )
 
 
