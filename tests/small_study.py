@@ -28,7 +28,7 @@ from diptych.findings import stage as findings_stage
 from diptych.linear_map import stage as linear_map_stage
 from diptych.oracle import planted
 from diptych.pairing import stage as pairing_stage
-from diptych.similarity import feature_maps, inputs, table
+from diptych.similarity import feature_maps, inputs, score_table
 from diptych.similarity import stage as similarity_stage
 from diptych.storage import artifacts
 from diptych.storage.canonical import canonical_json
@@ -350,8 +350,10 @@ def write_study(root: Path) -> dict[str, Any]:
     pairs[1]["files"]["truth"] = str(root / "models" / "planted" / "truth.h5")
     for corpus in ("addresses", "nineteenth"):
         write_corpus(root / "corpora" / corpus)
-    table.collect(pairs, root / "similarity.h5", root / "similarity.tsv", spec=SPEC)
-    with mock.patch.object(feature_maps, "layout", lambda rows, neighbours, seed: rows[:, :2]):  # UMAP starts slowly
+    score_table.collect(pairs, root / "similarity.h5", root / "similarity.tsv", spec=SPEC)
+    with mock.patch.object(
+        feature_maps, "umap_layout", lambda rows, neighbours, seed: rows[:, :2]
+    ):  # UMAP starts slowly
         feature_maps.draw(pairs[:2], root / "maps.h5", spec=SPEC)
     findings_stage.collect(pairs, root / "findings.h5", root / "findings.tsv", spec=SPEC, min_effect=MIN_EFFECT)
     return {

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from diptych.runtime import logs
-from diptych.similarity import table
+from diptych.similarity import score_table
 from diptych.storage import artifacts
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 results = Path(snakemake.output.table).parent
 cells = artifacts.below(results, spec["reads"]["cells"])
-table.collect(cells, snakemake.output.scores, snakemake.output.table, spec=spec)
+score_table.collect(cells, snakemake.output.scores, snakemake.output.table, spec=spec)

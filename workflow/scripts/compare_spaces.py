@@ -22,21 +22,21 @@ pairs = {
         given.features_a,
         given.features_b,
         alignment=alignment,
-        chosen=selection.read(given.tokens_a, reads["rows"]),
+        selection=selection.read(given.tokens_a, reads["rows"]),
     )
 }
 subspaces = {Path(name).stem: word_lists.load(name) for name in settings.pop("word_lists")}
-most = settings.pop("neuron_rows")
+max_rows = settings.pop("neuron_rows")
 if "neurons_a" in reads:
     places = ("neuron_shards", "neuron_gates", "tokens")
     sides = [rows.RowFiles(*(given[f"{place}_{side}"] for place in places), reads[f"neurons_{side}"]) for side in "ab"]
-    written = [neurons.written(Path(given[f"model_{side}"]).parent, reads[f"neurons_{side}"]) for side in "ab"]
-    pairs["neurons"] = neurons.paired(
+    W_out = [neurons.output_matrix(Path(given[f"model_{side}"]).parent, reads[f"neurons_{side}"]) for side in "ab"]
+    pairs["neurons"] = neurons.paired_neurons(
         rows.stored(sides, alignment, reads["rows"]),
-        written,
+        W_out,
         (given.tokens_a, given.tokens_b),
         given.linear_map,
-        most=most,
+        max_rows=max_rows,
         memory=snakemake.resources.correlation_mib * 2**20,
         seed=settings["seed"],
     )

@@ -13,7 +13,7 @@ stage.correlate(
     spec=spec,
     alignment=snakemake.input.get("alignment") or None,
     memory=snakemake.resources.correlation_mib * 2**20,
-    chosen=selection.read(snakemake.input.get("tokens_a"), spec["reads"]["rows"]),
+    selection=selection.read(snakemake.input.get("tokens_a"), spec["reads"]["rows"]),
     threads=snakemake.threads,
     **spec["settings"],
 )

@@ -24,7 +24,7 @@ stage.pair(
     matches=snakemake.output.matches,
     unmatched=snakemake.output.unmatched,
     alignment=given.get("alignment") or None,
-    chosen=selection.read(given.tokens_a, spec["reads"]["rows"]),
+    selection=selection.read(given.tokens_a, spec["reads"]["rows"]),
     features_a_on_b=given.get("features_a_on_b", ()),
     features_b_on_a=given.get("features_b_on_a", ()),
     memory=snakemake.resources.correlation_mib * 2**20,

@@ -106,7 +106,7 @@ def test_own_scores_leave_out_the_latent_itself() -> None:
     x = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(50, 5))).float(), dim=1)
     codes = products.standardise(sparse.csr_array(np.where(rng.random((300, 50)) < 0.2, 1.0, 0.0)))
     for scores in (
-        DenseScores(x, x, own=True, memory=3000),
+        DenseScores(x, x, is_within=True, memory=3000),
         SparseScores(products.Correlations(codes, codes), True),
     ):
         edges = scores.candidates(3)

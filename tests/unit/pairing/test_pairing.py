@@ -78,7 +78,7 @@ def differing() -> Case:
 @pytest.mark.parametrize("score", SCORES)
 def test_identical_pair_is_matched_whole(identical: Case, rule: str, score: str) -> None:
     found = identical.pair(rule=rule, score=score)
-    rows_a, rows_b = found.kept()
+    rows_a, rows_b = found.matched()
     np.testing.assert_array_equal(identical.of_b[rows_b], rows_a)
     for verdicts, side in ((found.a, identical.table.a), (found.b, identical.table.b)):
         assert (verdicts.status[side.eligible] == MATCHED).all()
@@ -91,7 +91,7 @@ def test_identical_pair_is_matched_whole(identical: Case, rule: str, score: str)
 @pytest.mark.parametrize("score", SCORES)
 def test_a_known_permutation_and_what_only_one_has_come_back(differing: Case, rule: str, score: str) -> None:
     found = differing.pair(rule=rule, score=score)
-    rows_a, rows_b = found.kept()
+    rows_a, rows_b = found.matched()
     assert len(rows_a) == 66
     np.testing.assert_array_equal(differing.of_b[rows_b], rows_a)
     only_B = differing.truth.features("only_B")
@@ -136,7 +136,7 @@ def changed() -> Case:
 def test_changed_features_get_their_labels(changed: Case) -> None:
     """Turned features have other directions by their angle, rescaled ones other sizes by their factor."""
     found = changed.pair(rule="hungarian", score="rho")
-    rows_a, rows_b = found.kept()
+    rows_a, rows_b = found.matched()
     np.testing.assert_array_equal(changed.of_b[rows_b], rows_a)
     n, truth = len(changed.truth.label), changed.truth
     turned, size = np.full(n, np.nan), np.full(n, np.nan)
@@ -248,8 +248,10 @@ def test_false_matches_hold_at_five_per_cent(rule: decoys.Rule, kind: str, apart
         scorer = decoys.Scorer(
             (nothing, nothing), np.zeros(1, np.int64), 0, geometry, score="cosine", memory=2**24, device="cpu"
         )
-        way = decoys.find(scorer, decoys.Rules(rule, 0.05, 0.99, 10), (np.arange(n), np.arange(n)))
-        kept = way.pairs.edges.take(way.pairs.q <= 0.05)
+        matching = decoys.match_latents(
+            scorer, decoys.MatchingSettings(rule, 0.05, 0.99, 10), (np.arange(n), np.arange(n))
+        )
+        kept = matching.pairs.edges.take(matching.pairs.q <= 0.05)
         false = (kept.i != kept.j) | (kept.j >= shared)
         wrong.append(false.sum() / max(1, len(false)))
         if kind != "low_rank" and noise < 0.5:
@@ -263,7 +265,7 @@ def test_unmatched_means_no_match_not_no_power() -> None:
     few = np.flatnonzero(case.table.b.eligible)[:15]
     table = case.table
     eligible = np.isin(np.arange(48), few)
-    small = stage.Table(
+    small = stage.CorrelationTable(
         table.a,
         stage.Partners(**{**vars(table.b), "eligible": eligible}),
         table.halves,
@@ -287,7 +289,7 @@ def test_twins_are_grouped_and_share_a_verdict(identical: Case) -> None:
     for score in SCORES:
         found = pairing.pair_latents(a, b, table, identical.slopes, rule="one_to_one", score=score)
         assert (found.summary["twins_a"], found.summary["twins_b"]) == (1, 1)
-        assert found.a.stands_for[48] == 7
+        assert found.a.representative[48] == 7
         assert found.a.status[48] == MATCHED
         assert found.a.partner[48] == found.a.partner[7]
         assert found.summary["matched"] == 48

@@ -13,11 +13,10 @@ from diptych.correlation import stage
 from diptych.dictionaries import codes, sae
 from diptych.page import blocks
 from diptych.report import stage as page
-from diptych.similarity import feature_maps, figures, grid_section
+from diptych.similarity import feature_maps, figures, grid_section, score_table
 from diptych.similarity import inputs as similarity_inputs
 from diptych.similarity import section as section
 from diptych.similarity import stage as similarity
-from diptych.similarity import table as similarity_table
 from diptych.similarity.measures import scores as similarity_scores
 from diptych.storage import artifacts
 
@@ -65,7 +64,7 @@ def test_codes_are_those_of_the_documents_that_judged(study):
 
 
 def test_a_model_with_itself_is_alike_in_everything(study):
-    table = similarity_table.read(study["similarity"])
+    table = score_table.read(study["similarity"])
     rows = (table["pair"] == "control") & (table["subspace"] == "all") & np.isfinite(table["value"])
     assert rows.sum() >= 6
     np.testing.assert_allclose(table["value"][rows], 1.0, atol=2e-5)
@@ -73,17 +72,17 @@ def test_a_model_with_itself_is_alike_in_everything(study):
 
 def test_collected_rows_are_those_of_the_cells_and_text_says_the_same(study, tmp_path):
     cells = study["pairs"]
-    similarity_table.collect(cells, tmp_path / "s.h5", tmp_path / "s.tsv", spec={})
-    table = similarity_table.read(tmp_path / "s.h5")
+    score_table.collect(cells, tmp_path / "s.h5", tmp_path / "s.tsv", spec={})
+    table = score_table.read(tmp_path / "s.h5")
     with artifacts.read(cells[1]["files"]["similarity"], "similarity") as file:
         one = artifacts.read_table(file, "scores")
     mine = table["pair"] == "planted"
     np.testing.assert_array_equal(table["value"][mine], one["value"])
     assert set(table["role"][mine]) == {"planted"}
     header, *lines = (tmp_path / "s.tsv").read_text().splitlines()
-    assert header.split("\t") == list(similarity_table.COLUMNS)
+    assert header.split("\t") == list(score_table.COLUMNS)
     assert len(lines) == len(table["p"])
-    first = dict(zip(similarity_table.COLUMNS, lines[0].split("\t"), strict=True))
+    first = dict(zip(score_table.COLUMNS, lines[0].split("\t"), strict=True))
     assert first["measure"] == table["measure"][0]
     assert float(first["n_pairs"]) == table["n_pairs"][0]
 
@@ -94,7 +93,7 @@ def test_q_is_over_one_measure_of_one_pair():
         "pair": np.array(["x"] * 4 + ["y"]), "points": np.array(["features"] * 5),
         "measure": np.array(["rsa"] * 4 + ["rsa"]), "p": p,
     }  # fmt: skip
-    q = similarity_table.family_q(table)
+    q = score_table.family_q(table)
     np.testing.assert_allclose(q[:3], stats.false_discovery_control(p[:3]))
     assert np.isnan(q[3])
     assert q[4] == 0.01
@@ -103,7 +102,7 @@ def test_q_is_over_one_measure_of_one_pair():
 def test_maps_keep_pairs_together_and_take_the_best(study, tmp_path):
     cell = study["pairs"][0]
     with artifacts.read(cell["files"]["pairing"], "pairing") as file:
-        i, j, rho = similarity_inputs.matched(file)
+        i, j, rho = similarity_inputs.matched_pairs(file)
     feature_maps.draw([cell], tmp_path / "m.h5", spec={}, points=15)
     again = tmp_path / "again.h5"
     feature_maps.draw([cell], again, spec={}, points=15)
@@ -122,11 +121,11 @@ def test_neighbours_on_the_map_are_neighbours_among_the_rows():
     rng = np.random.default_rng(0)
     centres = 5 * rng.normal(size=(3, 8))
     rows = np.concatenate([centre + 0.3 * rng.normal(size=(20, 8)) for centre in centres])
-    placed = feature_maps.layout(rows, 10, 0)
+    placed = feature_maps.umap_layout(rows, 10, 0)
     group = np.repeat(np.arange(3), 20)
     distance = np.linalg.norm(placed[:, None] - placed[None], axis=2) + 1e9 * np.eye(60)
     assert (group[distance.argmin(axis=1)] == group).mean() > 0.95
-    assert feature_maps.layout(rows[:11], 10, 0).shape == (0, 2)
+    assert feature_maps.umap_layout(rows[:11], 10, 0).shape == (0, 2)
 
 
 # --- the report ---
@@ -140,7 +139,7 @@ def grid_of(study, tmp_path):
             cell = copy.deepcopy(study["pairs"][0 if site_a == site_b else 3])
             cells.append(cell | {"name": "tuned", "role": "compared", "site_a": site_a, "site_b": site_b})
     path = tmp_path / "grid.h5"
-    similarity_table.collect(cells, path, tmp_path / "grid.tsv", spec={})
+    score_table.collect(cells, path, tmp_path / "grid.tsv", spec={})
     return cells, path
 
 
@@ -152,7 +151,7 @@ def test_a_grid_is_shown_as_heat_maps_and_lines(study, tmp_path):
     html = out.read_text()
     plots = json.loads(html.split('id="figures">', 1)[1].split("</script>", 1)[0])
     heat = plots["grid-tuned-features-knn_jaccard_4"]
-    table = similarity_table.read(path)
+    table = score_table.read(path)
     near = (table["measure"] == "knn_jaccard_4") & (table["subspace"] == "all")
     np.testing.assert_allclose(np.array(heat["data"][0]["z"]).ravel(), table["value"][near], rtol=1e-4)
     np.testing.assert_allclose(np.array(heat["data"][1]["z"]).ravel(), np.log10(table["value"][near]), atol=1e-3)
@@ -176,20 +175,20 @@ def test_layers_are_shown_as_lines_without_heat_maps(study, tmp_path):
     cells = [copy.deepcopy(study["pairs"][k]) | {"name": "layers", "role": "compared", "site_a": site, "site_b": site}
              for k, site in ((0, "middle"), (3, "last"))]  # fmt: skip
     path = tmp_path / "layers.h5"
-    similarity_table.collect(cells, path, tmp_path / "layers.tsv", spec={})
+    score_table.collect(cells, path, tmp_path / "layers.tsv", spec={})
     inputs = {**study, "pairs": cells, "similarity": str(path)}
     page.build(inputs, tmp_path / "index.html", spec=small_study.SPEC, contexts=1, cells=1)
     html = (tmp_path / "index.html").read_text()
     plots = json.loads(html.split('id="figures">', 1)[1].split("</script>", 1)[0])
     assert not any(name.startswith("grid-") for name in plots)
-    table = similarity_table.read(path)
+    table = score_table.read(path)
     mine = (table["measure"] == "knn_jaccard_4") & (table["subspace"] == "all")
     score, level = plots["lines-layers-knn_jaccard_4"]["data"]
     assert (score["name"], score["x"], level["name"]) == ("features", ["middle", "last"], "features by chance")
     np.testing.assert_allclose(score["y"], table["value"][mine], rtol=1e-4)
     np.testing.assert_allclose(level["y"], table["null_mean"][mine], rtol=1e-4)
     assert html.index("site by site") < html.index('id="pair-layers-middle"') < html.index('id="pair-layers-last"')
-    assert not grid_section.are_layers(cells[:1])
+    assert not grid_section.is_layerwise(cells[:1])
 
 
 def test_the_published_procedure_stands_beside_ours(study, tmp_path):
@@ -201,18 +200,18 @@ def test_the_published_procedure_stands_beside_ours(study, tmp_path):
                   "null_mean": [np.nan, 0.0, 0.01], "p": [np.nan, 0.0, 0.25]}  # fmt: skip
         file.table("scores", {name: np.array(values) for name, values in theirs.items()}, nan="no level")
         file.json("counts", {"pairs": 321, "rows": 1000, "latents": 400})
-    scores = section.Scores(study["similarity"])
+    scores = section.StudyScores(study["similarity"])
     table = next(
         block for block in section.section(cell, scores, None).blocks if "lan2024" in getattr(block, "columns", ())
     )
     assert "on 321 pairs and 1,000 rows" in table.caption
     shown = {line[0]: [getattr(part, "text", part) for part in line[1:]] for line in table.rows}
-    names = {measure: section.called(measure) for measure in theirs["measure"]}
+    names = {measure: section.measure_label(measure) for measure in theirs["measure"]}
     assert list(shown) == list(names.values())
     assert shown[names["mean_rho"]][:3] == [".698", "–", "–"]
     assert shown[names["rsa"]][:3] == [".207", "0", "0"]
     assert shown[names["svcca"]][:3] == [".678", ".010", ".250"]
-    ours = {row["measure"]: row for row in scores.of("tuned") if row["subspace"] == "all"}
+    ours = {row["measure"]: row for row in scores.rows("tuned") if row["subspace"] == "all"}
     for measure, name in names.items():
         assert shown[name][3] == blocks.number(ours[measure]["value"])
         assert shown[name][5] == blocks.p_value(ours[measure]["p"])
@@ -220,16 +219,16 @@ def test_the_published_procedure_stands_beside_ours(study, tmp_path):
 
 def test_what_is_circular_is_said(study, tmp_path):
     cell = study["pairs"][0]
-    scores = section.Scores(study["similarity"])
-    for row in scores.of("tuned"):
+    scores = section.StudyScores(study["similarity"])
+    for row in scores.rows("tuned"):
         row["circular"] = True
     shown = section.section({**cell, "id": "x"}, scores, None)
     assert any("Circular" in getattr(block, "text", "") for block in shown.blocks)
 
 
 def test_neurons_stand_beside_features(study):
-    scores = section.Scores(study["similarity"])
-    rows = scores.of("tuned")
+    scores = section.StudyScores(study["similarity"])
+    rows = scores.rows("tuned")
     scores._rows += [row | {"points": "neurons"} for row in rows]
     table = section.section({**study["pairs"][0], "id": "x"}, scores, None).blocks[1]
     assert sum("neurons" in column for column in table.columns) == 1
@@ -246,8 +245,8 @@ def test_what_exceeds_chance_and_degenerate_rows_are_shown(study, tmp_path):
     cell["files"]["similarity"] = str(tmp_path / "s.h5")
     quick = {"measures": ["cca"], "nuclear_repairings": 9}
     similarity.compare({"features": similarity_scores.Pairs(x, y)}, tmp_path / "s.h5", spec={}, **quick)
-    similarity_table.collect([cell], tmp_path / "t.h5", tmp_path / "t.tsv", spec={})
-    shown = section.section(cell, section.Scores(tmp_path / "t.h5"), None).blocks
+    score_table.collect([cell], tmp_path / "t.h5", tmp_path / "t.tsv", spec={})
+    shown = section.section(cell, section.StudyScores(tmp_path / "t.h5"), None).blocks
     table = next(block for block in shown if isinstance(block, blocks.Table))
     assert [name.partition(" (")[0] for name in table.columns] == [
         "measure",
@@ -259,7 +258,7 @@ def test_what_exceeds_chance_and_degenerate_rows_are_shown(study, tmp_path):
         "q",
     ]
     lines = [[part.text for part in line] for line in table.rows]
-    k = next(k for k, line in enumerate(lines) if line[0] == section.called("mean_squared_cc"))
+    k = next(k for k, line in enumerate(lines) if line[0] == section.measure_label("mean_squared_cc"))
     header, *rows = ((line.split("\t")) for line in (tmp_path / "t.tsv").read_text().splitlines())
     row = next(dict(zip(header, row, strict=True)) for row in rows if "mean_squared_cc" in row)
     value, level, sd, above, z = (float(row[name]) for name in ("value", "null_mean", "null_sd", "above_null", "z"))
@@ -272,7 +271,7 @@ def test_what_exceeds_chance_and_degenerate_rows_are_shown(study, tmp_path):
         "Degenerate input: features of base: 1 repeated row, 1 constant column; "
         "features of tuned: 1 repeated row, 2 zero rows."
     )
-    clean = section.section(study["pairs"][0] | {"id": "x"}, section.Scores(study["similarity"]), None).blocks
+    clean = section.section(study["pairs"][0] | {"id": "x"}, section.StudyScores(study["similarity"]), None).blocks
     assert any("no repeated or zero row" in getattr(block, "text", "") for block in clean)
 
 
@@ -281,7 +280,7 @@ def test_tokens_in_hover_texts_are_escaped():
 
 
 def test_every_measure_has_a_name():
-    from diptych.similarity.measures.scores import Settings, names
+    from diptych.similarity.measures.scores import Settings, measure_names
 
-    for measure in names(Settings(compat=("lan2024",))):
-        assert section.called(measure)
+    for measure in measure_names(Settings(compat=("lan2024",))):
+        assert section.measure_label(measure)

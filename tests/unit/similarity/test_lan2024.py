@@ -83,7 +83,7 @@ def test_the_best_of_a_is_found_in_blocks():
     rng = np.random.default_rng(0)
     z = [torch.from_numpy(rng.normal(size=(200, width)).astype(np.float32)) for width in (37, 11)]
     z[0][:, 5] = 1.0
-    found = lan2024.Correlator.start(*z).plus(*z)
+    found = lan2024.Correlator.start(*z).updated(*z)
     whole, blocks = found.best_of_a(), found.best_of_a(memory=4 * 24 * 11)
     with np.errstate(invalid="ignore"):
         rho = np.nan_to_num(np.corrcoef(z[0].numpy().T, z[1].numpy().T)[:37, 37:])

@@ -21,7 +21,7 @@ from tiny_models import make_model
 def test_rows_are_what_each_neuron_writes(architecture, tmp_path):
     """W_out times a one-hot inner activation is the neuron's row."""
     directory = make_model(tmp_path / "m", architecture)
-    W_out = neurons.written(directory, "last.mlp.hook_post")
+    W_out = neurons.output_matrix(directory, "last.mlp.hook_post")
     model = pretrained.load(directory)
     layer = pretrained.describe(directory)["n_layers"] - 1
     block = plant.blocks(model)[layer]
@@ -68,7 +68,7 @@ def made(tmp_path_factory):
 def test_planted_neurons_come_back_with_their_rows(made):
     place, pair, W, order = made
     tokens = (place / "tokens.h5",) * 2
-    found = neurons.paired(pair, W, tokens, place / "map.h5", most=900)
+    found = neurons.paired_neurons(pair, W, tokens, place / "map.h5", max_rows=900)
     a = [int(np.flatnonzero((W[0] == row).all(axis=1))[0]) for row in found.x.astype(np.float32)]
     b = [int(np.flatnonzero((W[1] == row).all(axis=1))[0]) for row in found.y.astype(np.float32)]
     true = {(int(order[j]), j) for j in range(24) if order[j] >= 5}
@@ -78,14 +78,14 @@ def test_planted_neurons_come_back_with_their_rows(made):
     assert np.abs(found.rho[~is_true]).max(initial=0) < 0.3
     np.testing.assert_allclose(found.mapped[is_true], found.y[is_true], atol=0.02)
     assert all(len(words) == 5 for words in found.tokens_a)
-    again = neurons.paired(pair, W, tokens, place / "map.h5", most=900, memory=2**12)
+    again = neurons.paired_neurons(pair, W, tokens, place / "map.h5", max_rows=900, memory=2**12)
     np.testing.assert_array_equal(again.x, found.x)
 
 
 def test_their_correlation_has_a_level(made):
     """On the documents that judged: pairs re-paired at random, hence about 0, and far below what they score."""
     place, pair, W, _ = made
-    found = neurons.paired(pair, W, (place / "tokens.h5",) * 2, place / "map.h5")
+    found = neurons.paired_neurons(pair, W, (place / "tokens.h5",) * 2, place / "map.h5")
     codes_a, codes_b = found.codes
     assert len(codes_a) == len(codes_b) < len(pair) / 2 + 60
     again = [np.corrcoef(codes_a[:, k], codes_b[:, k])[0, 1] for k in range(len(found))]
@@ -99,7 +99,7 @@ def test_their_correlation_has_a_level(made):
 def test_a_model_with_itself(made):
     place, pair, W, _ = made
     same = rows.in_memory([pair.take(np.arange(len(pair))).x[0]] * 2, pair.document, fold=pair.fold)
-    found = neurons.paired(same, (W[0], W[0]), (place / "tokens.h5",) * 2, place / "map.h5")
+    found = neurons.paired_neurons(same, (W[0], W[0]), (place / "tokens.h5",) * 2, place / "map.h5")
     np.testing.assert_array_equal(found.x, found.y)
     assert len(found) == 24
     np.testing.assert_allclose(found.rho, 1.0)
@@ -109,7 +109,7 @@ def test_a_model_with_itself(made):
 
 def test_whole_documents_are_taken(made):
     _, pair, _, _ = made
-    index = neurons.some_documents(pair, 100, 3)
+    index = neurons.sample_documents(pair, 100, 3)
     assert len(index) == 90
     assert len(np.unique(pair.document[index])) == 3
     assert (np.diff(index) > 0).all()
@@ -118,5 +118,5 @@ def test_whole_documents_are_taken(made):
 def test_a_matrix_of_another_block_is_refused(made):
     place, pair, W, _ = made
     with pytest.raises(DiptychError, match="24 at the site, but W_out has 10 rows"):
-        neurons.paired(pair, (W[0], W[1][:10]), (place / "tokens.h5",) * 2, place / "map.h5")
+        neurons.paired_neurons(pair, (W[0], W[1][:10]), (place / "tokens.h5",) * 2, place / "map.h5")
     assert artifacts.read(place / "map.h5", "linear_map")

@@ -9,9 +9,8 @@ from scipy import linalg, sparse, spatial, stats
 from diptych.oracle import planted
 from diptych.runtime.errors import DiptychError
 from diptych.similarity import stage
-from diptych.similarity.measures import formulas as measures
-from diptych.similarity.measures import nulls as nulls
-from diptych.similarity.measures.scores import CANONICAL, Pairs, Settings, names, score
+from diptych.similarity.measures import formulas, nulls
+from diptych.similarity.measures.scores import CANONICAL, Pairs, Settings, measure_names, score
 from diptych.storage import artifacts
 from diptych.text import word_lists
 
@@ -42,7 +41,7 @@ def test_the_same_cloud_scores_one_whatever_turns_scales_or_shifts_it(kind):
     x, _ = shared_clouds()
     y = {"identical": x, "rotated": x @ rotation(5), "scaled": -7.0 * x, "shifted": x + 3.0}[kind]
     found = cells(x, y, mapped=y, rho=np.ones(len(x)))
-    for name in names(QUICK):
+    for name in measure_names(QUICK):
         assert found[name].value == pytest.approx(1.0, abs=2e-5), name
         if name not in ("mmcs", "mean_rho"):
             assert found[name].null.p <= 0.05, name
@@ -73,7 +72,7 @@ def test_independent_clouds_stand_at_their_null():
 
 def test_canonical_measures_against_whitening():
     x, y = shared_clouds()
-    a, b = measures.space(x), measures.space(y)
+    a, b = formulas.space(x), formulas.space(y)
     assert 0 < a.k < 5
 
     def truncated(rows):
@@ -93,7 +92,7 @@ def test_canonical_measures_against_whitening():
         alpha = [sum(abs(h @ column) for column in (columns - columns.mean(0)).T) for h in variates.T]
         return np.dot(alpha, rho) / np.sum(alpha)
 
-    found = measures.canonical_scores(a.u.T @ b.u, a, b)
+    found = formulas.canonical_scores(a.u.T @ b.u, a, b)
     assert found.svcca == pytest.approx(rho.mean(), abs=1e-9)
     assert found.mean_squared_cc == pytest.approx((rho**2).mean(), abs=1e-9)
     assert found.pwcca_a == pytest.approx(weighted(variates_x, x), abs=1e-9)
@@ -103,9 +102,9 @@ def test_canonical_measures_against_whitening():
 
 def test_procrustes_against_scipy():
     x, y = shared_clouds(d_a=6, d_b=6)
-    a, b = measures.space(x), measures.space(y)
+    a, b = formulas.space(x), formulas.space(y)
     disparity = spatial.procrustes(x, y)[2]
-    assert measures.canonical_scores(a.u.T @ b.u, a, b).procrustes == pytest.approx(np.sqrt(1 - disparity), abs=1e-9)
+    assert formulas.canonical_scores(a.u.T @ b.u, a, b).procrustes == pytest.approx(np.sqrt(1 - disparity), abs=1e-9)
 
 
 def song_hsic1(k, low):
@@ -119,13 +118,13 @@ def song_hsic1(k, low):
 
 def test_cka_against_whole_kernels():
     x, y = shared_clouds(p=60)
-    a, b = measures.space(x), measures.space(y)
+    a, b = formulas.space(x), formulas.space(y)
     centring = np.eye(60) - 1 / 60
     k, low = centring @ x @ x.T @ centring, centring @ y @ y.T @ centring
-    assert measures.cka(a, b) == pytest.approx(np.sum(k * low) / np.sqrt(np.sum(k * k) * np.sum(low * low)), abs=1e-12)
+    assert formulas.cka(a, b) == pytest.approx(np.sum(k * low) / np.sqrt(np.sum(k * k) * np.sum(low * low)), abs=1e-12)
     k, low = x @ x.T, y @ y.T  # HSIC_1 centres by itself
     expected = song_hsic1(k, low) / np.sqrt(song_hsic1(k, k) * song_hsic1(low, low))
-    assert measures.cka_debiased(a, b) == pytest.approx(expected, abs=1e-10)
+    assert formulas.cka_debiased(a, b) == pytest.approx(expected, abs=1e-10)
 
 
 def test_rsa_against_scipy_with_ties():
@@ -133,7 +132,7 @@ def test_rsa_against_scipy_with_ties():
     x[5], y[9] = x[4], y[8]
     a, b = x - x.mean(0), y - y.mean(0)
     expected = stats.spearmanr(spatial.distance.pdist(a, "cosine"), spatial.distance.pdist(b, "cosine")).statistic
-    assert measures.rsa(measures.distance_ranks(a), measures.distance_ranks(b)) == pytest.approx(expected, abs=1e-6)
+    assert formulas.rsa(formulas.distance_ranks(a), formulas.distance_ranks(b)) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("k", [1, 4, 10])
@@ -147,20 +146,20 @@ def test_neighbour_overlap_against_sets(k):
         ]
 
     near_a, near_b = neighbours(x), neighbours(y)
-    assert [set(row) for row in measures.nearest(x, k).tolist()] == near_a
-    common = measures.common_neighbours(measures.nearest(x, k), measures.nearest(y, k))
+    assert [set(row) for row in formulas.nearest(x, k).tolist()] == near_a
+    common = formulas.common_neighbours(formulas.nearest(x, k), formulas.nearest(y, k))
     jaccard = np.mean([len(n & m) / len(n | m) for n, m in zip(near_a, near_b, strict=True)])
-    assert measures.knn_jaccard(common, k) == pytest.approx(jaccard)
-    assert measures.knn_mutual(common, k) == pytest.approx(
+    assert formulas.knn_jaccard(common, k) == pytest.approx(jaccard)
+    assert formulas.knn_mutual(common, k) == pytest.approx(
         np.mean([len(n & m) / k for n, m in zip(near_a, near_b, strict=True)])
     )
 
 
 def test_neighbours_over_several_blocks(monkeypatch):
     x, _ = shared_clouds(p=70)
-    whole = measures.nearest(x, 6)
-    monkeypatch.setattr(measures, "BLOCK_ROWS", 16)
-    np.testing.assert_array_equal(measures.nearest(x, 6), whole)
+    whole = formulas.nearest(x, 6)
+    monkeypatch.setattr(formulas, "BLOCK_ROWS", 16)
+    np.testing.assert_array_equal(formulas.nearest(x, 6), whole)
 
 
 def test_mmcs_and_its_level():
@@ -168,22 +167,22 @@ def test_mmcs_and_its_level():
     y = np.random.default_rng(1).normal(size=(20, 6))
     cosine = np.array([[a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in y] for a in x])
     own = np.array([[a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in y] for a in y]) - 9 * np.eye(20)
-    best, level = measures.mmcs(x, y)
+    best, level = formulas.mmcs(x, y)
     np.testing.assert_allclose(best, cosine.max(1), atol=1e-6)
     np.testing.assert_allclose(level, cosine[np.arange(30), own.argmax(1)[cosine.argmax(1)]], atol=1e-6)
     shuffled = np.random.default_rng(2).permutation(20)
-    np.testing.assert_allclose(measures.mmcs(x, y[shuffled])[0], best, atol=1e-6)
+    np.testing.assert_allclose(formulas.mmcs(x, y[shuffled])[0], best, atol=1e-6)
 
 
 def test_the_level_of_mmcs_does_not_see_that_rows_are_paired_more_than_once():
     """Rows of B that several rows of A share, as a pairing of one to many has them."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(40, 6)), rng.normal(size=(20, 6))
-    best, level = measures.mmcs(x, y)
-    again = measures.mmcs(x, y[np.arange(40) // 2])
+    best, level = formulas.mmcs(x, y)
+    again = formulas.mmcs(x, y[np.arange(40) // 2])
     np.testing.assert_allclose(again, (best, level), atol=1e-6)
     assert level.mean() < best.mean() - 0.1
-    cosine, none = measures.mmcs(x, np.ones((5, 6)))
+    cosine, none = formulas.mmcs(x, np.ones((5, 6)))
     assert np.isnan(none).all()
     np.testing.assert_allclose(cosine, x.sum(axis=1) / np.linalg.norm(x, axis=1) / np.sqrt(6), atol=1e-6)
     one_direction = np.ones((40, 6)) * 2.0 ** (np.arange(40) % 5)[:, None]
@@ -214,7 +213,7 @@ def test_permutation_moments_against_every_permutation(kernel):
 def test_permutation_moments_over_several_blocks(monkeypatch):
     x, y = shared_clouds(p=50)
     whole = nulls.central_moments(nulls.gram_kernel(x - x.mean(0)), nulls.gram_kernel(y - y.mean(0)))
-    monkeypatch.setattr(measures, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(formulas, "BLOCK_ROWS", 16)
     parts = nulls.central_moments(nulls.gram_kernel(x - x.mean(0)), nulls.gram_kernel(y - y.mean(0)))
     assert parts == pytest.approx(whole, rel=1e-5)
 
@@ -222,10 +221,10 @@ def test_permutation_moments_over_several_blocks(monkeypatch):
 @pytest.mark.parametrize(
     ("value", "null"),
     [
-        (measures.cka, nulls.cka_null),
-        (measures.cka_debiased, nulls.cka_debiased_null),
+        (formulas.cka, nulls.cka_null),
+        (formulas.cka_debiased, nulls.cka_debiased_null),
         (
-            lambda a, b: measures.canonical_scores(a.u.T @ b.u, a, b).mean_squared_cc,
+            lambda a, b: formulas.canonical_scores(a.u.T @ b.u, a, b).mean_squared_cc,
             nulls.mean_squared_cc_null,
         ),
     ],
@@ -234,36 +233,36 @@ def test_exact_null_against_re_pairing(value, null):
     x, y = shared_clouds(p=40)
     x = x**3  # far from normal
     rng = np.random.default_rng(0)
-    a, b = measures.space(x), measures.space(y)
+    a, b = formulas.space(x), formulas.space(y)
     orders = [rng.permutation(40) for _ in range(1500)]
-    draws = np.array([value(a, measures.space(y[order])) for order in orders])
+    draws = np.array([value(a, formulas.space(y[order])) for order in orders])
     found = null(a, b)
     assert found.mean == pytest.approx(draws.mean(), abs=5 * found.sd / np.sqrt(1500))
     assert found.sd == pytest.approx(draws.std(), rel=0.1)
     for share in (0.2, 0.05, 0.01):  # Pearson III is made for the tail
         order = orders[np.argsort(-draws)[int(1500 * share)]]
-        assert null(a, measures.space(y[order])).p == pytest.approx(share, rel=0.4)
+        assert null(a, formulas.space(y[order])).p == pytest.approx(share, rel=0.4)
 
 
 def test_mean_squared_cc_null_mean_is_the_closed_form():
     x, y = shared_clouds(p=100)
-    a, b = measures.space(x), measures.space(y)
+    a, b = formulas.space(x), formulas.space(y)
     assert nulls.mean_squared_cc_null(a, b).mean == max(a.k, b.k) / 99
 
 
 def test_re_pairing_by_index_equals_re_pairing_the_rows():
     x, y = shared_clouds(p=60)
     order = np.random.default_rng(5).permutation(60)  # the first draw of the same stream
-    a, b, moved = measures.space(x), measures.space(y), measures.space(y[order])
-    direct = measures.canonical_scores(a.u.T @ moved.u, a, moved)
+    a, b, moved = formulas.space(x), formulas.space(y), formulas.space(y[order])
+    direct = formulas.canonical_scores(a.u.T @ moved.u, a, moved)
     np.testing.assert_allclose(nulls.canonical_draws(a, b, 1, np.random.default_rng(5))[0], direct, atol=1e-5)
-    ranks = measures.distance_ranks(a.x), measures.distance_ranks(b.x)
-    again = measures.rsa(ranks[0], measures.distance_ranks(moved.x))
+    ranks = formulas.distance_ranks(a.x), formulas.distance_ranks(b.x)
+    again = formulas.rsa(ranks[0], formulas.distance_ranks(moved.x))
     assert nulls.rsa_draws(*ranks, 1, np.random.default_rng(5))[0] == pytest.approx(again, abs=1e-5)
-    near = measures.nearest(a.x, 5), measures.nearest(b.x, 5)
-    common = measures.common_neighbours(near[0], measures.nearest(moved.x, 5))
+    near = formulas.nearest(a.x, 5), formulas.nearest(b.x, 5)
+    common = formulas.common_neighbours(near[0], formulas.nearest(moved.x, 5))
     found = nulls.knn_draws(*near, (5,), 1, np.random.default_rng(5))[0, 0]
-    np.testing.assert_allclose(found, [measures.knn_jaccard(common, 5), measures.knn_mutual(common, 5)])
+    np.testing.assert_allclose(found, [formulas.knn_jaccard(common, 5), formulas.knn_mutual(common, 5)])
 
 
 def test_p_is_uniform_when_nothing_is_shared():
@@ -318,7 +317,7 @@ def test_the_published_one_component_score_is_a_coin_toss_and_the_default_is_not
     chance = np.sqrt(2 / (np.pi * p))
     assert found["svcca_lan2024"].null.mean == pytest.approx(chance, rel=0.05)
     assert found["svcca"].null.mean > 3 * chance
-    draws = nulls.one_component_draws(measures.space(x), measures.space(y), 50, np.random.default_rng(0))
+    draws = nulls.one_component_draws(formulas.space(x), formulas.space(y), 50, np.random.default_rng(0))
     same = cells(x, x, settings._replace(repairings=50))["svcca_lan2024"]
     assert same.null.p == 0.0  # published p has no 1 in it
     assert same.value == pytest.approx(1.0)
@@ -363,13 +362,13 @@ def test_few_pairs_leave_only_what_few_pairs_can_answer():
     found = cells(x, y, QUICK._replace(neighbours=(4, 30)))
     for name in (*CANONICAL, "cka"):
         assert np.isnan(found[name].value)
-        assert "fewer than 5 (k_A + k_B)" in found[name].void
+        assert "fewer than 5 (k_A + k_B)" in found[name].void_reason
     for name in ("rsa", "cka_debiased", "knn_jaccard_4"):
         assert np.isfinite(found[name].value)
         assert np.isfinite(found[name].null.p)
-    assert "2 k" in found["knn_jaccard_30"].void
-    assert "no map" in found["mmcs"].void
-    assert "no correlations" in found["mean_rho"].void
+    assert "2 k" in found["knn_jaccard_30"].void_reason
+    assert "no map" in found["mmcs"].void_reason
+    assert "no correlations" in found["mean_rho"].void_reason
 
 
 @pytest.mark.parametrize(("p", "words"), [(3, "min_pairs"), (60, "alike"), (0, "min_pairs")])
@@ -379,7 +378,7 @@ def test_degenerate_pairs_are_nan_with_a_reason(p, words):
         if cell.measure == "mean_rho" and p == 60:
             continue
         assert np.isnan(cell.value)
-        assert words in cell.void
+        assert words in cell.void_reason
 
 
 # --- the stage

@@ -10,7 +10,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
 from statsmodels.multivariate.cancorr import CanCorr
 
-from diptych.similarity.measures import formulas as measures
+from diptych.similarity.measures import formulas
 
 KINDS = ("identical", "rotated", "scaled", "related", "independent")
 
@@ -29,14 +29,14 @@ def clouds(kind, p=160, d=6):
 @pytest.fixture(params=KINDS)
 def both(request):
     x, y = clouds(request.param)
-    return x, y, measures.space(x), measures.space(y)
+    return x, y, formulas.space(x), formulas.space(y)
 
 
 def test_cka(both):
     x, y, a, b = both
     given = torch.from_numpy(x), torch.from_numpy(y)
-    assert measures.cka(a, b) == pytest.approx(float(cka_base(*given, unbiased=False)), abs=1e-10)
-    assert measures.cka_debiased(a, b) == pytest.approx(float(cka_base(*given, unbiased=True)), abs=1e-10)
+    assert formulas.cka(a, b) == pytest.approx(float(cka_base(*given, unbiased=False)), abs=1e-10)
+    assert formulas.cka_debiased(a, b) == pytest.approx(float(cka_base(*given, unbiased=True)), abs=1e-10)
 
 
 def test_svcca_and_pwcca(both):
@@ -44,7 +44,7 @@ def test_svcca_and_pwcca(both):
     left, right = (PCA(n_components=0.99, svd_solver="full").fit_transform(rows) for rows in (x, y))
     assert (left.shape[1], right.shape[1]) == (a.k, b.k)
     peer = CanCorr(left, right)  # endog, exog
-    found = measures.canonical_scores(a.u.T @ b.u, a, b)
+    found = formulas.canonical_scores(a.u.T @ b.u, a, b)
     assert found.svcca == pytest.approx(peer.cancorr.mean(), abs=1e-6)
     assert found.mean_squared_cc == pytest.approx((peer.cancorr**2).mean(), abs=1e-6)
     for score, rows, parts, coefficients in (
@@ -64,7 +64,7 @@ def test_procrustes(both):
     left, right = x - x.mean(axis=0), y - y.mean(axis=0)
     _, nuclear = linalg.orthogonal_procrustes(left, right)
     expected = nuclear / np.linalg.norm(left) / np.linalg.norm(right)
-    assert measures.canonical_scores(a.u.T @ b.u, a, b).procrustes == pytest.approx(expected, abs=1e-10)
+    assert formulas.canonical_scores(a.u.T @ b.u, a, b).procrustes == pytest.approx(expected, abs=1e-10)
     assert expected == pytest.approx(np.sqrt(1 - spatial.procrustes(x, y)[2]), abs=1e-7)
 
 
@@ -72,7 +72,7 @@ def test_rsa(both):
     _, _, a, b = both
     distances = [spatial.distance.pdist(space.x, "cosine") for space in (a, b)]
     expected = stats.spearmanr(*distances).statistic
-    assert measures.rsa(measures.distance_ranks(a.x), measures.distance_ranks(b.x)) == pytest.approx(expected, abs=1e-5)
+    assert formulas.rsa(formulas.distance_ranks(a.x), formulas.distance_ranks(b.x)) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("k", [4, 10])
@@ -83,15 +83,15 @@ def test_neighbours(both, k):
         finder = NearestNeighbors(n_neighbors=k, metric="cosine").fit(space.x)
         peers.append(finder.kneighbors(return_distance=False))  # without the row itself
     shared = np.array([len(set(n) & set(m)) for n, m in zip(*peers, strict=True)])
-    found = measures.common_neighbours(measures.nearest(a.x, k), measures.nearest(b.x, k))
+    found = formulas.common_neighbours(formulas.nearest(a.x, k), formulas.nearest(b.x, k))
     np.testing.assert_array_equal(found, shared)
-    assert measures.knn_jaccard(found, k) == pytest.approx(np.mean(shared / (2 * k - shared)))
-    assert measures.knn_mutual(found, k) == pytest.approx(np.mean(shared / k))
+    assert formulas.knn_jaccard(found, k) == pytest.approx(np.mean(shared / (2 * k - shared)))
+    assert formulas.knn_mutual(found, k) == pytest.approx(np.mean(shared / k))
 
 
 def test_mmcs(both):
     x, y, _, _ = both
-    best, level = measures.mmcs(x, y)
+    best, level = formulas.mmcs(x, y)
     peer = cosine_similarity(x, y)
     np.testing.assert_allclose(best, peer.max(axis=1), atol=1e-6)
     own = cosine_similarity(y)

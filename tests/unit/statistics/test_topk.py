@@ -11,7 +11,7 @@ def test_best_of_rows_and_columns_is_the_sorted_matrix_however_it_is_cut(k: int,
     rng = np.random.default_rng(k)
     dense = np.where(rng.random((400, 150)) < 0.4, np.round(rng.normal(size=(400, 150)), 2), 0.0)
     matrix = sparse.csr_array(dense)
-    rows, columns = top_k.Best(400, k), top_k.Best(150, k)
+    rows, columns = top_k.TopK(400, k), top_k.TopK(150, k)
     for start in range(0, 400, cut):
         block = matrix[start : start + cut]
         i, at = top_k.survivors(block.indptr, block.data, k)
@@ -30,7 +30,7 @@ def test_best_of_rows_and_columns_is_the_sorted_matrix_however_it_is_cut(k: int,
 
 
 def test_a_row_with_fewer_entries_than_k_says_so() -> None:
-    best = top_k.Best(2, 3)
+    best = top_k.TopK(2, 3)
     best.offer([1], [4], [0.5])
     assert best.partner.tolist() == [[-1, -1, -1], [4, -1, -1]]
     assert np.isneginf(best.score[0]).all()

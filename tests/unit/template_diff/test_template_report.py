@@ -38,7 +38,7 @@ def test_axis_holds_zero_beside_powers_of_ten():
     axis = Axis.of(np.array([0.0, 0.02, 3.0]), np.array([40.0, np.nan]))
     ticks, labels = axis.ticks()
     assert labels == ["0", "0.1", "1", "10"]
-    assert axis.place(np.array([0.0, 0.1, 10.0])) == pytest.approx([axis.zero, -1.0, 1.0])
+    assert axis.coordinates(np.array([0.0, 0.1, 10.0])) == pytest.approx([axis.zero, -1.0, 1.0])
     low, high = axis.limits
     assert low < axis.zero < axis.low < axis.high < high
     assert ticks == sorted(ticks)

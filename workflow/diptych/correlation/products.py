@@ -1,4 +1,4 @@
-"""Standardised codes and exact correlations from blocks of sparse products, or of dense ones for dense sites."""
+"""Standardised codes, and exact correlations as products of blocks of them, sparse or (at dense sites) dense."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,16 +17,16 @@ IntArray = npt.NDArray[np.int64]
 
 
 PAIR_CHUNK = 4_000_000
-"""Non-zero codes gathered at a time for the correlations of listed pairs."""
+"""Non-zero codes in memory at a time for the correlations of listed pairs."""
 
 
 ENTRY_BYTES = 80
-"""Memory of one entry of a block while it is worked on: value, index, transposed copy, keys, both halves."""
+"""Peak bytes per entry of a block: value, index, transposed copy, keys, for both halves."""
 
 
 @dataclass(frozen=True)
 class Standardised:
-    """Codes of some latents on some rows, scaled so that their products are correlations.
+    """Codes of some latents on some rows, scaled so that products of columns are correlations.
 
     Attributes:
         z: float64 [n, F], codes over s sqrt(n); centred first if dense.
@@ -38,7 +38,7 @@ class Standardised:
 
 
 def standardise(codes: "Csr | FloatArray") -> Standardised:
-    """Scale the latents' codes on n rows; a constant latent becomes 0 throughout (its correlations are void)."""
+    """Standardise the latents' codes on n rows; a constant latent becomes all 0 (it has no correlations)."""
     n = codes.shape[0]
     if not isinstance(codes, sparse.csr_array):
         centred = codes - codes.mean(axis=0, dtype=np.float64)
@@ -58,7 +58,7 @@ def _inverse(values: DoubleArray) -> DoubleArray:
 
 
 class Correlations:
-    """The correlations of A's latents with B's on one set of rows, computed when asked for.
+    """Correlations of A's latents with B's on one set of rows, computed on demand.
 
     Attributes:
         a: A's latents, F_A of them.
@@ -77,19 +77,19 @@ class Correlations:
         return len(self.a.level), len(self.b.level)
 
     def block(self, start: int, stop: int) -> "Csr":
-        """Correlations [stop - start, F_B] of A's latents start..stop, float64, at the pairs that fire together.
+        """Correlations [stop - start, F_B] of A's latents start..stop, float64, for pairs that fire on a common token.
 
-        A dense site fires everywhere. Column indices are not sorted.
+        At dense sites these are all pairs. Column indices are not sorted.
         """
         product = self._z_A[start:stop] @ self.b.z
-        block = _full(product) if isinstance(product, np.ndarray) else product
+        block = _dense_csr(product) if isinstance(product, np.ndarray) else product
         repeats = np.diff(block.indptr)
         block.data -= np.repeat(self.a.level[start:stop], repeats) * self.b.level[block.indices]
         np.clip(block.data, -1.0, 1.0, out=block.data)
         return block
 
     def row_entries(self) -> IntArray:
-        """[F_A]: at most so many entries has each row of a block: one for every two codes on a common token."""
+        """Upper bound of the entries of each row of a block, [F_A]: one per two codes on a common token."""
         columns = self.shape[1]
         if not isinstance(self.a.z, sparse.csr_array) or not isinstance(self.b.z, sparse.csr_array):
             return np.full(self.shape[0], columns, dtype=np.int64)
@@ -100,9 +100,9 @@ class Correlations:
         return np.minimum(fires.T @ per_token.astype(np.int64), columns)
 
     def at(self, i: IntArray, j: IntArray) -> DoubleArray:
-        """Correlations of listed pairs [p], fire they together or not."""
+        """Correlations of listed pairs [p], whether or not they fire on a common token."""
         rho = np.empty(len(i))
-        per_pair = max(1, self._weight() // max(min(self.shape), 1))
+        per_pair = max(1, self._n_values() // max(min(self.shape), 1))
         step = max(1, PAIR_CHUNK // per_pair)
         for start in range(0, len(i), step):
             left, right = self._columns_A[:, i[start : start + step]], self._columns_B[:, j[start : start + step]]
@@ -110,12 +110,12 @@ class Correlations:
         clipped: DoubleArray = np.clip(rho - self.a.level[i] * self.b.level[j], -1.0, 1.0)
         return clipped
 
-    def _weight(self) -> int:
+    def _n_values(self) -> int:
         return max(int(z.nnz) if isinstance(z, sparse.csr_array) else z.size for z in (self.a.z, self.b.z))
 
 
-def _full(values: DoubleArray) -> "Csr":
-    """A dense block as CSR with every entry, zeros too."""
+def _dense_csr(values: DoubleArray) -> "Csr":
+    """A dense block as CSR with every entry, including zeros."""
     rows, columns = values.shape
     indices = np.tile(np.arange(columns, dtype=np.int32), rows)
     return sparse.csr_array((values.ravel(), indices, np.arange(rows + 1) * columns), shape=values.shape)
@@ -129,8 +129,8 @@ def _column_products(left: Any, right: Any) -> DoubleArray:
     return np.asarray(product.sum(axis=0), dtype=np.float64).ravel()
 
 
-def _varies(codes: "Csr | FloatArray") -> BoolArray:
-    """[F]: whether a latent takes more than one value on these rows."""
+def varies(codes: "Csr | FloatArray") -> BoolArray:
+    """Whether a latent takes more than one value on these rows, [F]."""
     if not isinstance(codes, sparse.csr_array):
         return np.asarray(np.ptp(codes, axis=0) > 0) if len(codes) else np.zeros(codes.shape[1], dtype=bool)
     if not codes.shape[0]:
@@ -139,16 +139,16 @@ def _varies(codes: "Csr | FloatArray") -> BoolArray:
 
 
 def standardised_half(codes: "Csr | FloatArray", half: IntArray, which: int, latents: IntArray) -> Standardised:
-    """The given latents' standardised codes on the rows of one half."""
+    """Standardised codes of some latents on the rows of one half."""
     return standardise(codes[half == which][:, latents])
 
 
 def block_cuts(entries: IntArray, memory: int) -> list[int]:
-    """Where to cut rows of so many entries each into blocks that fit in `memory` bytes, both ends included."""
-    most = max(1, memory // ENTRY_BYTES)
+    """Row indices that bound blocks of at most `memory` bytes, from 0 to the number of rows; `entries` are per row."""
+    max_entries = max(1, memory // ENTRY_BYTES)
     cuts = [0]
     total = np.concatenate([[0], np.cumsum(entries)])
     while cuts[-1] < len(entries):
-        stop = int(np.searchsorted(total, total[cuts[-1]] + most, side="right")) - 1
+        stop = int(np.searchsorted(total, total[cuts[-1]] + max_entries, side="right")) - 1
         cuts.append(max(cuts[-1] + 1, stop))
     return cuts

@@ -181,7 +181,7 @@ class Features:
         -1 and 0 where a latent fires on fewer than k rows; equal values in order of the row.
         """
         columns = self.csr.tocsc()
-        best = top_k.Best(self.n_features, k)
+        best = top_k.TopK(self.n_features, k)
         latent, at = top_k.survivors(columns.indptr, columns.data, k)
         best.offer(latent, columns.indices[at], columns.data[at])
         filled = best.partner >= 0

@@ -1,14 +1,15 @@
-"""Candidate counterparts: twins grouped, latents matched by a rule, and each match held against decoys.
+"""Candidate pairs of latents from a matching rule, with q-values from decoy scores.
 
-How high does a score get without a counterpart? The dictionaries say so themselves: a latent's best fit *within its
-own dictionary* is certainly not its counterpart in the other. Such decoy scores c, one for each match, give
+Decoys estimate how high the score of a false match gets: a latent's best score *within its own dictionary* is certainly
+no match with the other. Such decoy scores c, one for each match, give
 
     q(c) = (1 + #{decoy >= c}) / max(1, #{match >= c})                                         (METHODS 3.2)
 
-    way = find(scorer, Rules("mutual", cut=.05, twin=.99, k=10), (latents_A, latents_B))
-    way.pairs.edges, way.pairs.q       # q is about 1 / matches for pairs that no decoy reaches
+    settings = MatchingSettings("mutual", cut=.05, duplicate_score=.99, k=10)
+    matching = match_latents(scorer, settings, (latents_A, latents_B))
+    matching.pairs.edges, matching.pairs.q       # q is about 1 / matches for pairs that no decoy reaches
 
-Two latents of one dictionary that are all but equal would be each other's decoys; they are grouped first.
+Near-duplicate latents of one dictionary would be each other's decoys, so they are grouped first.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from scipy.sparse import csgraph
 from diptych.correlation import products
 from diptych.correlation.products import Correlations
 from diptych.dictionaries.codes import Features
-from diptych.matching import rules as matching
+from diptych.matching import rules
 from diptych.matching.scores import Edges, Scores, SparseScores
 
 BoolArray = npt.NDArray[np.bool_]
@@ -33,20 +34,20 @@ Rule = Literal["many_to_one", "one_to_many", "one_to_one", "mutual", "hungarian"
 Score = Literal["rho", "cosine", "euclidean", "mean"]
 Sides = tuple[IntArray, IntArray]
 
-BLOCK = 4096
-"""Rows that are handled in float64 at a time."""
+BLOCK_ROWS = 4096
+"""Rows converted to float64 at a time."""
 MAX_DUPLICATE_ROUNDS = 100
-"""Grouping looks again at what is left until nothing is grouped; a round at least halves a crowd of equals."""
+"""Rounds of grouping at most; each round at least halves a group of equal latents."""
 
 
 class Geometry(NamedTuple):
-    """Decoder rows side by side in B's space.
+    """Decoder rows of A (mapped) and of B in B's space.
 
     Attributes:
-        rows: float32, A's mapped [F_A, d_B], and B's own [F_B, d_B]: all that is held of full size (2 GiB a side at
-            131,072 latents of width 4,096).
-        length: float64 [F_A] and [F_B], their lengths; NaN for rows that the map does not carry or that are zero.
-        retention: [F_A], ||d R|| / ||d|| over its median.
+        rows: float32, A's mapped rows [F_A, d_B] and B's rows [F_B, d_B], the only arrays of full size in memory
+            (2 GiB per side at 131,072 latents of width 4,096).
+        length: float64 [F_A] and [F_B], their norms; NaN for zero rows and for rows of A of low retention.
+        retention: [F_A], ||d R|| / ||d|| over the median of all rows.
     """
 
     rows: tuple[FloatArray, FloatArray]
@@ -54,12 +55,12 @@ class Geometry(NamedTuple):
     retention: DoubleArray
 
     def unit(self, side: int, latents: IntArray) -> FloatArray:
-        """Rows of length 1, float32 [len(latents), d_B]; NaN for those without a direction."""
+        """Unit rows, float32 [len(latents), d_B]; NaN where `length` is NaN."""
         length = self.length[side][latents, None]
         return np.asarray(self.rows[side][latents] / length.astype(np.float32), dtype=np.float32)
 
     def cosines(self, i: IntArray, j: IntArray) -> DoubleArray:
-        """Cosines [p] of listed pairs, NaN where a row has no direction."""
+        """Cosines [p] of listed pairs, NaN where `length` is NaN."""
         return self._of_pairs(i, j, lambda x, y: np.einsum("pd,pd->p", x, y)) / (self.length[0][i] * self.length[1][j])
 
     def distances(self, i: IntArray, j: IntArray) -> DoubleArray:
@@ -69,40 +70,40 @@ class Geometry(NamedTuple):
     def _of_pairs(
         self, i: IntArray, j: IntArray, measure: Callable[[DoubleArray, DoubleArray], DoubleArray]
     ) -> DoubleArray:
-        cosines = np.empty(len(i))
+        values = np.empty(len(i))
         for part in in_blocks(len(i)):
-            cosines[part] = measure(self.rows[0][i[part]].astype(np.float64), self.rows[1][j[part]].astype(np.float64))
-        return cosines
+            values[part] = measure(self.rows[0][i[part]].astype(np.float64), self.rows[1][j[part]].astype(np.float64))
+        return values
 
 
 def in_blocks(n: int) -> Iterator[slice]:
-    """Slices that cover n rows, `BLOCK` at a time."""
-    return (slice(start, start + BLOCK) for start in range(0, n, BLOCK))
+    """Slices that cover n rows, `BLOCK_ROWS` at a time."""
+    return (slice(start, start + BLOCK_ROWS) for start in range(0, n, BLOCK_ROWS))
 
 
 def decoder_geometry(W_dec_A: FloatArray, W_dec_B: FloatArray, slope: DoubleArray, min_retention: float) -> Geometry:
-    """Decoder rows of A mapped with d -> d R beside those of B.
+    """Decoder rows of A mapped by d -> d R, and those of B.
 
     Args:
         W_dec_A: [F_A, d_A].
         W_dec_B: [F_B, d_B].
         slope: R [d_A, d_B] of the map x_A -> x_B.
-        min_retention: a row that keeps a smaller share of its length than this share of the median has no direction.
+        min_retention: rows of A with a retention below this have `length` NaN, as their direction is mostly noise.
     """
     rows_A = np.empty((len(W_dec_A), slope.shape[1]), dtype=np.float32)
-    before, after = np.empty(len(W_dec_A)), np.empty(len(W_dec_A))
+    norm, mapped_norm = np.empty(len(W_dec_A)), np.empty(len(W_dec_A))
     for part in in_blocks(len(W_dec_A)):
         rows = W_dec_A[part].astype(np.float64)
         mapped = rows @ slope
-        rows_A[part], before[part], after[part] = mapped, _lengths(rows), _lengths(mapped)
+        rows_A[part], norm[part], mapped_norm[part] = mapped, _lengths(rows), _lengths(mapped)
     length_B = np.empty(len(W_dec_B))
     for part in in_blocks(len(W_dec_B)):
         length_B[part] = _lengths(W_dec_B[part].astype(np.float64))
-    share = np.divide(after, before, out=np.zeros_like(after), where=before > 0)
-    middle = float(np.median(share))
-    retention = share / middle if middle > 0 else np.zeros_like(share)
-    retained = (retention >= min_retention) & (after > 0)
-    length = (np.where(retained, after, np.nan), np.where(length_B > 0, length_B, np.nan))
+    share = np.divide(mapped_norm, norm, out=np.zeros_like(mapped_norm), where=norm > 0)
+    median = float(np.median(share))
+    retention = share / median if median > 0 else np.zeros_like(share)
+    is_retained = (retention >= min_retention) & (mapped_norm > 0)
+    length = (np.where(is_retained, mapped_norm, np.nan), np.where(length_B > 0, length_B, np.nan))
     return Geometry((rows_A, np.asarray(W_dec_B, dtype=np.float32)), length, retention)
 
 
@@ -112,14 +113,14 @@ def _lengths(rows: DoubleArray) -> DoubleArray:
 
 
 class Scorer:
-    """Makes score matrices from one half of the documents: A with B, and each dictionary with itself.
+    """Score matrices from one half of the documents: A with B, and each dictionary with itself.
 
     Args:
         codes: features of A and of B, row i the same token.
-        half: [n], 0 or 1 for each row; others take no part.
+        half: [n], 0 or 1 for each row; other rows are not used.
         which: the half that is used.
         geometry: the decoder rows.
-        score: what makes two latents alike.
+        score: kind of score.
         memory: bytes a block may take.
         device: where cosines are computed.
     """
@@ -139,23 +140,23 @@ class Scorer:
         self.score, self.memory, self.device = score, memory, device
 
     def between(self, latents: Sides) -> Scores:
-        """Latents of A with latents of B."""
-        return self._make((0, 1), latents, self.score)
+        """Scores of latents of A with latents of B."""
+        return self._scores((0, 1), latents, self.score)
 
     def within(self, side: int, latents: IntArray) -> Scores:
-        """Latents of one side (0 is A) with each other, none with itself."""
-        return self._make((side, side), (latents, latents), self.score)
+        """Scores of latents of one side (0 is A) with each other, none with itself."""
+        return self._scores((side, side), (latents, latents), self.score)
 
     def cosines_within(self, side: int, latents: IntArray) -> Scores:
         """Cosines of decoder rows of one side with each other."""
-        return self._make((side, side), (latents, latents), "cosine")
+        return self._scores((side, side), (latents, latents), "cosine")
 
-    def tie(self, i: IntArray, j: IntArray) -> DoubleArray:
-        """Decoder cosines [p] of listed pairs, NaN where there is none."""
+    def tie_breaker(self, i: IntArray, j: IntArray) -> DoubleArray:
+        """Decoder cosines [p] of listed pairs, which order equal scores; NaN where a row has none."""
         return self.geometry.cosines(i, j)
 
-    def _make(self, sides: tuple[int, int], latents: Sides, score: Score) -> Scores:
-        own = sides[0] == sides[1]
+    def _scores(self, sides: tuple[int, int], latents: Sides, score: Score) -> Scores:
+        is_within = sides[0] == sides[1]
         rho = None
         if score in ("rho", "mean"):
             z = [
@@ -165,8 +166,8 @@ class Scorer:
             rho = Correlations(z[0], z[1])
         if score == "rho":
             assert rho is not None
-            return SparseScores(rho, own, self.memory)
-        import torch  # takes longer than most pairings by correlation, which do without
+            return SparseScores(rho, is_within, self.memory)
+        import torch  # slow to import, and not needed for correlations
 
         from diptych.matching.dense_scores import DenseScores
 
@@ -176,43 +177,51 @@ class Scorer:
             ).to(self.device)
             for side, index in zip(sides, latents, strict=True)
         )
-        return DenseScores(x, y, score, rho, own, self.memory)
+        return DenseScores(x, y, score, rho, is_within, self.memory)
 
 
-class Rules(NamedTuple):
-    """How latents are matched: rule, q of the cut, score of twins, and candidates looked at per latent."""
+class MatchingSettings(NamedTuple):
+    """How latents are matched.
+
+    Attributes:
+        rule: the matching rule.
+        cut: largest q of a match.
+        duplicate_score: latents of one dictionary with at least this score are duplicates.
+        k: candidates per latent in each scan.
+    """
 
     rule: Rule
     cut: float
-    twin: float
+    duplicate_score: float
     k: int
 
 
 class Candidates(NamedTuple):
-    """Pairs of one rule with their significance: edges in the dictionaries' numbering, decoy and q float64 [p]."""
+    """Pairs of one rule: edges in the dictionaries' latent indices, decoy score and q, float64 [p]."""
 
     edges: Edges
     decoy: DoubleArray
     q: DoubleArray
 
 
-class Way(NamedTuple):
-    """What one half of the documents says.
+class Matching(NamedTuple):
+    """Matching of A's and B's latents on one half of the documents.
 
     Attributes:
         pairs: the pairs of the rule.
-        of_a: the pairs by which A's latents are judged: each with its best for the many-rules, else `pairs`.
-        of_b: likewise for B's.
-        stands_for: for each side's latents that take part, the latent that stands for its group of twins.
-        tau: floor of the matching: between the lowest best match that passes the cut and the next score below;
-            inf if none passes.
+        candidates_a: the pairs that give A's latents their status: for many_to_one and one_to_many each latent of A
+            with its best, else `pairs`.
+        candidates_b: likewise for B's latents.
+        representatives: for each latent of either side, the representative of its group of duplicates.
+        tau: score floor of the optimal matching, between the lowest best match that passes the cut and the next score
+            below; inf if none passes.
         proof: total, gap, rounds and checked of the optimal matching; empty for other rules.
     """
 
     pairs: Candidates
-    of_a: Candidates
-    of_b: Candidates
-    stands_for: Sides
+    candidates_a: Candidates
+    candidates_b: Candidates
+    representatives: Sides
     tau: float
     proof: dict[str, float]
 
@@ -220,7 +229,7 @@ class Way(NamedTuple):
 def q_values(match: DoubleArray, decoy: DoubleArray) -> DoubleArray:
     """(1 + #{decoy >= c}) / max(1, #{match >= c}) at each match's score c, made monotone; in [0, 1].
 
-    Below 1 / cut matches nothing can reach the cut: 20 matches are needed for .05.
+    With fewer than 1 / cut matches no q is at or below the cut: .05 needs 20 matches.
     """
     order = np.argsort(-match, kind="stable")
     ordered = match[order]
@@ -232,19 +241,19 @@ def q_values(match: DoubleArray, decoy: DoubleArray) -> DoubleArray:
     return q
 
 
-def group_duplicates(own: Scores, twin: float) -> tuple[IntArray, Edges]:
-    """Group the latents of one dictionary that score at least `twin` with each other.
+def group_duplicates(within: Scores, duplicate_score: float) -> tuple[IntArray, Edges]:
+    """Group the latents of one dictionary that score at least `duplicate_score` with each other.
 
     Returns:
-        int64 [n], the latent of lowest index that stands for each one's group; and the best scores among those
-        that stand.
+        int64 [n], the latent of lowest index in each one's group, its representative; and the two best scores of each
+        representative with the others.
     """
-    n = own.shape[0]
-    stands_for = np.arange(n)
+    n = within.shape[0]
+    representative = np.arange(n)
     remaining = np.arange(n)
-    edges = own.candidates(2)
+    edges = within.candidates(2)
     for _ in range(MAX_DUPLICATE_ROUNDS):
-        close = edges.score >= twin
+        close = edges.score >= duplicate_score
         if not close.any():
             break
         links = (np.ones(int(close.sum())), (edges.i[close], edges.j[close]))
@@ -254,81 +263,83 @@ def group_duplicates(own: Scores, twin: float) -> tuple[IntArray, Edges]:
         _, first = np.unique(group, return_index=True)
         lowest = np.arange(n)
         lowest[remaining] = remaining[first[group]]
-        stands_for, remaining = lowest[stands_for], remaining[np.sort(first)]
-        edges = own.restrict(remaining, remaining).candidates(2)
-    return stands_for, Edges(remaining[edges.i], remaining[edges.j], edges.score)
+        representative, remaining = lowest[representative], remaining[np.sort(first)]
+        edges = within.restrict(remaining, remaining).candidates(2)
+    return representative, Edges(remaining[edges.i], remaining[edges.j], edges.score)
 
 
-def _duplicates_and_decoys(scorer: Scorer, side: int, latents: IntArray, twin: float) -> tuple[IntArray, DoubleArray]:
-    """Who stands for each latent (index into `latents`), and the best score of those that stand with each other."""
+def _duplicates_and_decoys(
+    scorer: Scorer, side: int, latents: IntArray, duplicate_score: float
+) -> tuple[IntArray, DoubleArray]:
+    """Representative of each latent (index into `latents`), and each one's best score within its dictionary."""
     if scorer.score == "euclidean":
-        stands_for, _ = group_duplicates(scorer.cosines_within(side, latents), twin)
-        remaining = np.unique(stands_for)
+        representative, _ = group_duplicates(scorer.cosines_within(side, latents), duplicate_score)
+        remaining = np.unique(representative)
         local = scorer.within(side, latents[remaining]).candidates(1)
         edges = Edges(remaining[local.i], remaining[local.j], local.score)
     else:
-        stands_for, edges = group_duplicates(scorer.within(side, latents), twin)
+        representative, edges = group_duplicates(scorer.within(side, latents), duplicate_score)
     best = np.full(len(latents), -np.inf)
     np.maximum.at(best, edges.i, edges.score)
-    return stands_for, best
+    return representative, best
 
 
-def _floor(candidates: Candidates, cut: float) -> float:
-    """Between the lowest score that passes the cut and the next lower match or decoy: the same pairs pass."""
+def _score_floor(candidates: Candidates, cut: float) -> float:
+    """Midpoint of the lowest match score that passes the cut and the next lower match or decoy score."""
     score = candidates.edges.score
-    passed = score[candidates.q <= cut]
-    if not len(passed):
+    passing = score[candidates.q <= cut]
+    if not len(passing):
         return float("inf")
-    lowest = float(passed.min())
+    lowest = float(passing.min())
     others = np.concatenate([score, candidates.decoy])
     below = others[np.isfinite(others) & (others < lowest)]
     return (lowest + float(below.max())) / 2 if len(below) else lowest - 1.0
 
 
-def find(scorer: Scorer, rules: Rules, latents: Sides) -> Way:
-    """Group twins, match those that stand for them by the rule, and give each pair its q.
+def match_latents(scorer: Scorer, settings: MatchingSettings, latents: Sides) -> Matching:
+    """Group duplicates, match their representatives by the rule, and compute the q of each pair.
 
     Args:
         scorer: scores on one half of the documents.
-        rules: the settings.
-        latents: the latents of A and of B that take part.
+        settings: rule and thresholds.
+        latents: the latents of A and of B to match.
     """
-    a, b = (_duplicates_and_decoys(scorer, side, latents[side], rules.twin) for side in (0, 1))
+    a, b = (_duplicates_and_decoys(scorer, side, latents[side], settings.duplicate_score) for side in (0, 1))
     remaining = (np.unique(a[0]), np.unique(b[0]))
-    names = (latents[0][remaining[0]], latents[1][remaining[1]])
-    best = (a[1][remaining[0]], b[1][remaining[1]])
-    between = scorer.between(names)
-    edges = between.candidates(rules.k)
-    tie = scorer.tie(names[0][edges.i], names[1][edges.j])
+    members = (latents[0][remaining[0]], latents[1][remaining[1]])
+    best_within = (a[1][remaining[0]], b[1][remaining[1]])
+    between = scorer.between(members)
+    edges = between.candidates(settings.k)
+    tie = scorer.tie_breaker(members[0][edges.i], members[1][edges.j])
 
-    def judged(pairs: Edges) -> Candidates:
-        decoy = np.maximum(best[0][pairs.i], best[1][pairs.j])
+    def with_q(pairs: Edges) -> Candidates:
+        decoy = np.maximum(best_within[0][pairs.i], best_within[1][pairs.j])
         order = np.lexsort((pairs.j, pairs.i))
-        named = Edges(names[0][pairs.i], names[1][pairs.j], pairs.score).take(order)
-        return Candidates(named, decoy[order], q_values(named.score, decoy[order]))
+        renumbered = Edges(members[0][pairs.i], members[1][pairs.j], pairs.score).take(order)
+        return Candidates(renumbered, decoy[order], q_values(renumbered.score, decoy[order]))
 
-    of_a, of_b = judged(matching.one_to_many(edges, tie)), judged(matching.many_to_one(edges, tie))
-    tau = _floor(of_b, rules.cut)
+    candidates_a, candidates_b = with_q(rules.one_to_many(edges, tie)), with_q(rules.many_to_one(edges, tie))
+    tau = _score_floor(candidates_b, settings.cut)
     proof: dict[str, float] = {}
-    match rules.rule:
+    match settings.rule:
         case "many_to_one":
-            pairs = of_b
+            pairs = candidates_b
         case "one_to_many":
-            pairs = of_a
+            pairs = candidates_a
         case "mutual":
-            pairs = of_a = of_b = judged(matching.mutual(edges, tie))
+            pairs = candidates_a = candidates_b = with_q(rules.mutual(edges, tie))
         case "one_to_one":
-            pairs = of_a = of_b = judged(matching.greedy(between, edges, tie, k=rules.k))
+            pairs = candidates_a = candidates_b = with_q(rules.greedy(between, edges, tie, k=settings.k))
         case "hungarian":
             # Pairs that never fire together are not in a sparse matrix; their scores are not above 0.
             tau = max(tau, 0.0) if scorer.score == "rho" else tau
-            best_total = matching.optimal(between, edges, tau, k=rules.k)
+            optimum = rules.optimal(between, edges, tau, k=settings.k)
             proof = {
-                "total": best_total.total,
-                "gap": best_total.gap,
-                "rounds": float(best_total.rounds),
-                "checked": float(best_total.checked),
+                "total": optimum.total,
+                "gap": optimum.gap,
+                "rounds": float(optimum.rounds),
+                "checked": float(optimum.checked),
             }
-            pairs = of_a = of_b = judged(best_total.pairs)
-    stands_for = (latents[0][a[0]], latents[1][b[0]])
-    return Way(pairs, of_a, of_b, stands_for, tau, proof)
+            pairs = candidates_a = candidates_b = with_q(optimum.pairs)
+    representatives = (latents[0][a[0]], latents[1][b[0]])
+    return Matching(pairs, candidates_a, candidates_b, representatives, tau, proof)

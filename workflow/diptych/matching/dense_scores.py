@@ -1,6 +1,6 @@
-"""Scores from vectors in one space, on the device that holds them: an entry for every pair of latents (`scores`).
+"""Dense score matrices (`scores.Scores`) from vectors in one space, computed on their device.
 
-scores = DenseScores(D_A, D_B)        # unit decoder rows: 16,384 x 16,384 cosines, none kept
+scores = DenseScores(D_A, D_B)        # unit decoder rows: 16,384 x 16,384 cosines, none stored
 scores.candidates(10)
 """
 
@@ -22,27 +22,27 @@ IntArray = npt.NDArray[np.int64]
 Kind = Literal["cosine", "euclidean", "mean"]
 
 DENSE_ENTRY_BYTES = 12
-"""Memory of one entry of a dense block while it is searched: the score, its copy less the prices, the mask."""
+"""Peak bytes per entry of a block: the score, its copy minus the prices, the mask."""
 
 
 @dataclass(frozen=True)
 class DenseScores:
-    """Scores from vectors in one space.
+    """Scores of every pair of latents from vectors in one space.
 
     Attributes:
-        x: float32 [rows, d] on the device that computes; unit rows unless `kind` is euclidean.
-        y: float32 [columns, d] likewise.
+        x: float32 [rows, d] on the computing device; unit rows unless `kind` is euclidean.
+        y: float32 [columns, d], likewise.
         kind: x . y; minus the distance ||x - y||; or the mean of x . y and the correlation.
         rho: correlations of the same latents, for `mean`.
-        own: rows and columns are the same latents, and no latent is scored with itself.
-        memory: bytes a block may take.
+        is_within: rows and columns are the same latents, and no latent is scored with itself.
+        memory: bytes per block.
     """
 
     x: torch.Tensor
     y: torch.Tensor
     kind: Kind = "cosine"
     rho: Correlations | None = None
-    own: bool = False
+    is_within: bool = False
     memory: int = 2**29
 
     @property
@@ -59,13 +59,13 @@ class DenseScores:
         return cosine if self.rho is None else (cosine + self.rho.at(i, j)) / 2
 
     def restrict(self, rows: IntArray, columns: IntArray) -> "DenseScores":
-        """The scores of some rows with some columns; of one's own latents, rows and columns alike."""
+        """The submatrix of some rows and columns; with `is_within`, of the same latents."""
         rho = None if self.rho is None else restricted(self.rho, rows, columns)
         return replace(self, x=self.x[torch.from_numpy(rows)], y=self.y[torch.from_numpy(columns)], rho=rho)
 
     def candidates(self, k: int) -> Edges:
         """The k best entries of each row and of each column, each entry once."""
-        rows, columns = top_k.Best(self.shape[0], k), top_k.Best(self.shape[1], k)
+        rows, columns = top_k.TopK(self.shape[0], k), top_k.TopK(self.shape[1], k)
         for start, block in self._blocks("scan scores"):
             i, j, score = _entries(block, block >= _row_bound(block, k)[:, None])
             rows.offer(i + start, j, score)
@@ -76,7 +76,7 @@ class DenseScores:
 
     def above(self, u: DoubleArray, v: DoubleArray, k: int) -> Edges:
         """Entries greater than u_i + v_j, of each row the k that exceed it most."""
-        best = top_k.Best(self.shape[0], k)
+        best = top_k.TopK(self.shape[0], k)
         prices = torch.from_numpy(v).to(self.x)
         for start, block in self._blocks("check prices"):
             excess = block.sub_(prices)
@@ -96,14 +96,14 @@ class DenseScores:
         squares = y.square().sum(dim=1) if self.kind == "euclidean" else None
         for start in logs.progress(starts, label, total=len(starts), unit="block"):
             x = self.x[start : start + size]
-            if squares is not None:  # of near copies float32 would keep no digit of the difference
+            if squares is not None:  # float32 would lose every digit of the distance of near duplicates
                 x = x.double()
                 block = -(x.square().sum(dim=1)[:, None] + squares - 2 * x @ y.T).clamp_(min=0).sqrt_()
             else:
                 block = x @ y.T
             if self.rho is not None:
                 block = (block + self._correlations(start, start + len(x)).to(block)) / 2
-            if self.own:
+            if self.is_within:
                 index = torch.arange(len(x), device=x.device)
                 block[index, start + index] = -torch.inf
             yield start, block
@@ -118,32 +118,32 @@ class DenseScores:
 
 
 def _row_bound(block: torch.Tensor, k: int) -> torch.Tensor:
-    """[rows]: a number that at least k entries of each row reach (`topk.lower_bound` of a dense block)."""
+    """[rows]: a number that at least k entries of each row reach (`top_k.lower_bound` of a dense block)."""
     rows, columns = block.shape
     groups = top_k.GROUPS_PER_K * k
     if columns < groups:
         return block.new_full((rows,), -torch.inf)
-    even = block[:, : columns - columns % groups]
-    return even.reshape(rows, groups, -1).amax(dim=2).topk(k, dim=1).values[:, -1]
+    divisible = block[:, : columns - columns % groups]
+    return divisible.reshape(rows, groups, -1).amax(dim=2).topk(k, dim=1).values[:, -1]
 
 
 def _column_bound(block: torch.Tensor, k: int) -> torch.Tensor:
-    """[columns]: the same of each column."""
+    """[columns]: a number that at least k entries of each column reach."""
     rows, columns = block.shape
     groups = top_k.GROUPS_PER_K * k
     if rows < groups:
         return block.new_full((columns,), -torch.inf)
-    even = block[: rows - rows % groups]
-    return even.reshape(groups, -1, columns).amax(dim=1).topk(k, dim=0).values[-1]
+    divisible = block[: rows - rows % groups]
+    return divisible.reshape(groups, -1, columns).amax(dim=1).topk(k, dim=0).values[-1]
 
 
 def _entries(block: torch.Tensor, mask: torch.Tensor) -> tuple[IntArray, IntArray, DoubleArray]:
-    """Row, column and value of the finite entries of a mask, in order."""
+    """Row, column and value of the finite entries of a block that a mask selects, in order."""
     if block.device.type == "cpu":
-        at = np.flatnonzero(mask.numpy())
-        value = block.numpy().ravel()[at].astype(np.float64)
+        entry = np.flatnonzero(mask.numpy())
+        value = block.numpy().ravel()[entry].astype(np.float64)
     else:
         on_device = mask.flatten().nonzero().squeeze(1)
-        at, value = on_device.cpu().numpy(), block.flatten()[on_device].double().cpu().numpy()
-    at, value = at[np.isfinite(value)], value[np.isfinite(value)]
-    return at // block.shape[1], at % block.shape[1], value
+        entry, value = on_device.cpu().numpy(), block.flatten()[on_device].double().cpu().numpy()
+    entry, value = entry[np.isfinite(value)], value[np.isfinite(value)]
+    return entry // block.shape[1], entry % block.shape[1], value

@@ -1,17 +1,18 @@
-"""Who belongs to whom: matchings of two sets of latents from the scores of pairs.
+"""Matchings of two sets of latents from the scores of their pairs.
 
-Between the simple "each takes its best" and an exact optimum:
+Four rules, from each latent's best partner to an exact optimum:
 
-    many_to_one(edges)            # every column takes its best row, rows may serve several
+    many_to_one(edges)            # every column with its best row; a row may be in several pairs
     mutual(edges)                 # pairs that are each other's best
     greedy(scores, edges)         # the best pair first, each latent once
     optimal(scores, edges, tau)   # the largest total of max(score - tau, 0), each latent at most once
 
-`optimal` never sees the whole matrix. It solves the problem on a sparse graph of candidates and derives a price for
-every latent; if no pair anywhere scores above the sum of its two prices, the solution is optimal for the whole
-matrix (linear-programming duality). The scan that found the candidates has seen every entry: one that is not listed
-is no better than the k-th best of its row and of its column. That proves most latents at once; the rows and columns
-for which it does not are scored again, and pairs that break their prices join the graph, which is solved again.
+`optimal` never stores the whole matrix. It solves the assignment problem on a sparse graph of candidates and derives a
+price (dual variable) for every latent; if no pair anywhere scores above the sum of its two prices, the solution is
+optimal for the whole matrix (linear-programming duality). The scan for candidates has computed every entry: one that
+is not listed is no better than the k-th best of its row and of its column. That proves most latents at once; the rows
+and columns for which it does not are scored again, pairs above their prices are added to the graph, and it is solved
+again.
 """
 
 from dataclasses import dataclass
@@ -29,14 +30,14 @@ DoubleArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 TOLERANCE = 1e-6
-"""A pair breaks its prices if it scores higher by more than this: the rounding of float32 scores."""
-MOST_ROUNDS = 50
-"""Rounds of solving and checking; planted and real dictionaries take one to four."""
+"""A pair violates its prices if it scores higher by more than this, the rounding of float32 scores."""
+MAX_ROUNDS = 50
+"""Rounds of solving and checking at most; planted and real dictionaries take one to four."""
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """A matching of greatest total with its proof.
+    """A matching of maximum total score, with its proof of optimality.
 
     Attributes:
         pairs: the matched pairs with their scores.
@@ -45,8 +46,8 @@ class Optimum:
         price_columns: float64 [columns], v >= 0; 0 for an unmatched column. u_i + v_j >= score_ij - tau - `TOLERANCE`
             for every pair of the whole matrix, and sum u + sum v = total.
         gap: sum u + sum v - total, 0 but for rounding.
-        rounds: times it was solved and checked.
-        checked: entries that had to be scored again for the proof, all rounds; the others are proven by the scan.
+        rounds: how often the graph was solved and checked.
+        checked: entries scored again for the proof, in all rounds; the scan proves the others.
     """
 
     pairs: Edges
@@ -58,45 +59,45 @@ class Optimum:
     checked: int
 
 
-def _by_rank(edges: Edges, tie: DoubleArray | None, first: IntArray | None = None) -> IntArray:
-    """Order of the edges: by `first`, then best score, then higher tie, then lower row, then lower column."""
-    higher = np.zeros(len(edges.i)) if tie is None else np.where(np.isnan(tie), -np.inf, tie)
-    keys = [edges.j, edges.i, -higher, -edges.score]
+def _ranked(edges: Edges, tie: DoubleArray | None, first: IntArray | None = None) -> IntArray:
+    """Indices of the edges, sorted by `first`, then higher score, higher tie, lower row, lower column."""
+    tie_value = np.zeros(len(edges.i)) if tie is None else np.where(np.isnan(tie), -np.inf, tie)
+    keys = [edges.j, edges.i, -tie_value, -edges.score]
     return np.lexsort(tuple(keys if first is None else [*keys, first]))
 
 
-def _firsts(edges: Edges, order: IntArray, owner: IntArray) -> Edges:
-    """Of edges in `order` (grouped by owner), the first of each owner."""
+def _first_of_each(edges: Edges, order: IntArray, owner: IntArray) -> Edges:
+    """The first edge of each owner, of edges in `order` (grouped by owner)."""
     _, first = np.unique(owner[order], return_index=True)
     return edges.take(order[first])
 
 
 def many_to_one(edges: Edges, tie: DoubleArray | None = None) -> Edges:
-    """Each column with its best row.
+    """Pairs of each column with its best row.
 
     Args:
         edges: at least the best entry of each column.
-        tie: [e], which of two equal scores is better (higher; then the lower index); NaN is lowest.
+        tie: [e], orders equal scores, higher first and then by lower index; NaN is lowest.
     """
-    return _firsts(edges, _by_rank(edges, tie, edges.j), edges.j)
+    return _first_of_each(edges, _ranked(edges, tie, edges.j), edges.j)
 
 
 def one_to_many(edges: Edges, tie: DoubleArray | None = None) -> Edges:
-    """Each row with its best column; as `many_to_one`."""
-    return _firsts(edges, _by_rank(edges, tie, edges.i), edges.i)
+    """Pairs of each row with its best column; arguments as for `many_to_one`."""
+    return _first_of_each(edges, _ranked(edges, tie, edges.i), edges.i)
 
 
 def mutual(edges: Edges, tie: DoubleArray | None = None) -> Edges:
-    """Pairs that are each other's best; as `many_to_one`, with the best entry of each row too."""
+    """Pairs that are each other's best; as `many_to_one`, but `edges` has the best entry of each row too."""
     by_row, by_column = one_to_many(edges, tie), many_to_one(edges, tie)
     width = 1 + int(edges.j.max(initial=0))
     return by_row.take(np.isin(by_row.i * width + by_row.j, by_column.i * width + by_column.j))
 
 
 def greedy(scores: Scores, edges: Edges, tie: DoubleArray | None = None, *, k: int = 10) -> Edges:
-    """The best pair of all first, then the best of the latents left, over the whole matrix.
+    """Greedy one-to-one matching of the whole matrix: repeatedly the best pair of unmatched latents.
 
-    Latents that have lost their candidates to others are scanned again among themselves.
+    Latents whose candidates were all matched with others are scanned again among themselves.
 
     Args:
         scores: the whole matrix.
@@ -118,34 +119,34 @@ def greedy(scores: Scores, edges: Edges, tie: DoubleArray | None = None, *, k: i
 
 
 def _greedy_pairs(edges: Edges, tie: DoubleArray | None, k: int) -> Edges:
-    """The pairs that greedy matching of the whole matrix is sure to hold, from the k best of each row and column.
+    """Pairs that are certainly in the greedy matching of the whole matrix, from the k best of each row and column.
 
-    An entry that is not among the k best of its row may be beaten by one of that row's that is not listed. It is
-    not taken, and neither of its latents is decided until they are scanned again.
+    An entry that is not among the k best of its row may be below an unlisted entry of that row. It is not
+    matched, and both of its latents stay undecided until they are scanned again.
     """
-    order = _by_rank(edges, tie)
-    known = (_rank_within(edges.i[order]) < k) & (_rank_within(edges.j[order]) < k)
+    order = _ranked(edges, tie)
+    is_complete = (_rank_within(edges.i[order]) < k) & (_rank_within(edges.j[order]) < k)
     closed_rows: set[int] = set()
     closed_columns: set[int] = set()
-    pair_edges = []
-    entries = zip(order.tolist(), edges.i[order].tolist(), edges.j[order].tolist(), known.tolist(), strict=True)
+    matched_edges = []
+    entries = zip(order.tolist(), edges.i[order].tolist(), edges.j[order].tolist(), is_complete.tolist(), strict=True)
     matched_rows: set[int] = set()
     matched_columns: set[int] = set()
-    for at, i, j, sure in entries:
+    for edge, i, j, is_certain in entries:
         if i in matched_rows or j in matched_columns:
             continue
-        if sure and i not in closed_rows and j not in closed_columns:
+        if is_certain and i not in closed_rows and j not in closed_columns:
             matched_rows.add(i)
             matched_columns.add(j)
-            pair_edges.append(at)
+            matched_edges.append(edge)
         else:
             closed_rows.add(i)
             closed_columns.add(j)
-    return edges.take(np.array(pair_edges, dtype=np.int64))
+    return edges.take(np.array(matched_edges, dtype=np.int64))
 
 
 def _rank_within(owner: IntArray) -> IntArray:
-    """For each entry of a list, how many earlier ones have the same owner."""
+    """Number of earlier entries with the same owner, for each entry."""
     order = np.argsort(owner, kind="stable")
     grouped = owner[order]
     rank = np.empty_like(order)
@@ -154,16 +155,16 @@ def _rank_within(owner: IntArray) -> IntArray:
 
 
 def optimal(scores: Scores, edges: Edges, tau: float, *, k: int = 10) -> Optimum:
-    """The matching with the greatest total of max(score - tau, 0), exact over the whole matrix.
+    """The matching of maximum total max(score - tau, 0), exact over the whole matrix.
 
     Args:
         scores: the whole matrix.
         edges: its `candidates(k)`.
-        tau: floor: a pair at or below it is worth nothing, and its latents stay unmatched. inf matches none.
-        k: that of `candidates`; of the pairs that break their prices at most so many of each row join at a time.
+        tau: score floor; a pair at or below it is not matched. inf matches none.
+        k: that of `candidates`; each round adds at most so many pairs above their prices per row.
 
     Raises:
-        DiptychError: not proven optimal after `MOST_ROUNDS` rounds.
+        DiptychError: not proven optimal after `MAX_ROUNDS` rounds.
     """
     rows, columns = scores.shape
     if not np.isfinite(tau):
@@ -171,26 +172,26 @@ def optimal(scores: Scores, edges: Edges, tau: float, *, k: int = 10) -> Optimum
     graph = edges.take(edges.score > tau)
     row_bound, column_bound = _kth_best(edges.i, edges.score, rows, k), _kth_best(edges.j, edges.score, columns, k)
     checked = 0
-    for rounds in range(1, MOST_ROUNDS + 1):
+    for rounds in range(1, MAX_ROUNDS + 1):
         gain = graph.score - tau
         matched = _solve(graph.i, graph.j, gain, scores.shape)
         u, v = _prices(graph.i, graph.j, gain, matched, scores.shape)
-        # An entry above its prices (none is negative) is above each of them, and so is a bound on it.
+        # Prices are >= 0: an entry above their sum is above each of them, and so is its row's and column's bound.
         open_rows = np.flatnonzero(row_bound > u + (tau + TOLERANCE))
         open_columns = np.flatnonzero(column_bound > v + (tau + TOLERANCE))
         checked += len(open_rows) * len(open_columns)
-        broken = _above(scores, open_rows, open_columns, u + (tau + TOLERANCE), v, k)
-        if not len(broken.i):
+        violating = _above(scores, open_rows, open_columns, u + (tau + TOLERANCE), v, k)
+        if not len(violating.i):
             total = float(gain[matched].sum())
             return Optimum(graph.take(matched), total, u, v, float(u.sum() + v.sum()) - total, rounds, checked)
-        graph = graph.join(broken)
-    raise DiptychError(f"matching: not proven optimal in {MOST_ROUNDS} rounds; raise `candidates` (now {k})")
+        graph = graph.join(violating)
+    raise DiptychError(f"matching: not proven optimal in {MAX_ROUNDS} rounds; raise `candidates` (now {k})")
 
 
 def _kth_best(owner: IntArray, score: DoubleArray, n: int, k: int) -> DoubleArray:
-    """The k-th best listed score of each of n owners, float64 [n]; -inf where fewer are listed: then all are.
+    """The k-th best listed score of each of n owners, float64 [n]; -inf where fewer (then all) are listed.
 
-    A list that holds every owner's k best, and perhaps more, has the k-th best of all there are.
+    The list must contain every owner's k best; more do not change the result.
     """
     order = np.lexsort((-score, owner))
     rank = np.arange(len(owner)) - np.searchsorted(owner[order], owner[order], side="left")
@@ -201,7 +202,7 @@ def _kth_best(owner: IntArray, score: DoubleArray, n: int, k: int) -> DoubleArra
 
 
 def _above(scores: Scores, rows: IntArray, columns: IntArray, u: DoubleArray, v: DoubleArray, k: int) -> Edges:
-    """Entries of some rows and columns greater than u_i + v_j, in the whole matrix's numbering."""
+    """Entries of some rows and columns greater than u_i + v_j, with indices into the whole matrix."""
     if not len(rows) or not len(columns):
         return no_edges()
     is_all = len(rows) == scores.shape[0] and len(columns) == scores.shape[1]
@@ -211,10 +212,10 @@ def _above(scores: Scores, rows: IntArray, columns: IntArray, u: DoubleArray, v:
 
 
 def _solve(i: IntArray, j: IntArray, gain: DoubleArray, shape: tuple[int, int]) -> IntArray:
-    """Edges (indices) of the matching of greatest total gain in a sparse graph; all gains are positive.
+    """Indices of the edges of the maximum-total-gain matching of a sparse graph; all gains are positive.
 
-    Every row gets a place of its own that is worth nothing, so that a full matching of the rows always exists;
-    costs are counted down from a constant so that none is zero, which a sparse matrix would drop.
+    Every row gets a dummy column of gain 0, so that a full matching of the rows always exists; costs are a constant
+    minus the gain so that none is zero, which a sparse matrix would drop.
     """
     if not len(i):
         return np.zeros(0, dtype=np.int64)
@@ -226,27 +227,27 @@ def _solve(i: IntArray, j: IntArray, gain: DoubleArray, shape: tuple[int, int]) 
     graph = sparse.csr_array((cost, (at_row, at_column)), shape=(len(rows), shape[1] + len(rows)))
     matched_row, matched_column = csgraph.min_weight_full_bipartite_matching(graph)
     partner = np.full(shape[0], -1, dtype=np.int64)
-    real = matched_column < shape[1]
-    partner[rows[matched_row[real]]] = matched_column[real]
+    is_real = matched_column < shape[1]
+    partner[rows[matched_row[is_real]]] = matched_column[is_real]
     return np.flatnonzero(partner[i] == j)
 
 
 def _prices(
     i: IntArray, j: IntArray, gain: DoubleArray, matched: IntArray, shape: tuple[int, int]
 ) -> tuple[DoubleArray, DoubleArray]:
-    """The least column prices v, with their row prices u, that prove `matched` optimal on the graph.
+    """The smallest dual prices v of columns, and u of rows, that prove `matched` optimal on the graph.
 
-    A row matched with surplus u_i = gain - v would rather move to column j unless v_j >= gain_ij - u_i; the prices
-    rise along such alternating paths until nobody would move. An optimal matching has no path that goes on.
+    Optimality needs u_i + v_j >= gain_ij, with equality for matched pairs. Starting from v = 0, each v_j is raised to
+    the largest gain_ij - u_i until all hold (Bellman-Ford along alternating paths); it ends if `matched` is optimal.
     """
     u, v = np.zeros(shape[0]), np.zeros(shape[1])
     if not len(i):
         return u, v
     order = np.argsort(j, kind="stable")
     columns, start = np.unique(j[order], return_index=True)
-    matched_rows, matched_columns, worth = i[matched], j[matched], gain[matched]
+    matched_rows, matched_columns, matched_gain = i[matched], j[matched], gain[matched]
     for _ in range(shape[0] + shape[1] + 1):
-        u[matched_rows] = worth - v[matched_columns]
+        u[matched_rows] = matched_gain - v[matched_columns]
         demand = np.maximum.reduceat((gain - u[i])[order], start)
         rise = demand - v[columns]
         if rise.max() <= 1e-12:

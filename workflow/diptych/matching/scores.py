@@ -1,13 +1,13 @@
-"""How well each latent of one dictionary fits each of another: matrices of scores that are never stored.
+"""Score matrices of one dictionary's latents against another's, computed in blocks and never stored.
 
-A score matrix [rows, columns] is computed in blocks when a question needs it. The questions are few:
+A score matrix [rows, columns] has four operations:
 
-    scores = cosine(D_A, D_B)             # unit decoder rows: 16,384 x 16,384 entries, none kept
+    scores = cosine(D_A, D_B)             # unit decoder rows: 16,384 x 16,384 entries, none stored
     edges = scores.candidates(10)         # the 10 best entries of every row and of every column
     scores.above(u, v)                    # entries above u_i + v_j: none, if prices u, v prove a matching optimal
     scores.at(i, j)                       # the entries of listed pairs
 
-`SparseScores` has an entry only for latents that fire on a common token, `dense_scores.DenseScores` one for every pair
+`SparseScores` has entries only for latents that fire on a common token, `dense_scores.DenseScores` one for every pair
 (cosine, distance, or the mean of cosine and correlation). METHODS 3.2.
 """
 
@@ -42,9 +42,9 @@ class Edges(NamedTuple):
         _, first = np.unique(i * width + j, return_index=True)
         return Edges(i[first], j[first], score[first])
 
-    def take(self, which: npt.NDArray[Any]) -> "Edges":
-        """The entries of a mask or an index."""
-        return Edges(self.i[which], self.j[which], self.score[which])
+    def take(self, index: npt.NDArray[Any]) -> "Edges":
+        """The entries selected by a mask or an index."""
+        return Edges(self.i[index], self.j[index], self.score[index])
 
 
 def no_edges() -> Edges:
@@ -53,7 +53,7 @@ def no_edges() -> Edges:
 
 
 class Scores(Protocol):
-    """A score matrix; a higher score fits better."""
+    """A score matrix; higher is more similar."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -69,7 +69,7 @@ class Scores(Protocol):
         """Entries greater than u_i + v_j, of each row the k that exceed it most."""
 
     def restrict(self, rows: IntArray, columns: IntArray) -> "Scores":
-        """The scores of some rows with some columns, numbered anew."""
+        """The submatrix of some rows and columns, renumbered from 0."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class SparseScores:
 
     Attributes:
         rho: the correlations.
-        own: rows and columns are the same latents, and no latent is scored with itself.
-        memory: bytes a block may take.
+        is_within: rows and columns are the same latents, and no latent is scored with itself.
+        memory: bytes per block.
     """
 
     rho: Correlations
-    own: bool = False
+    is_within: bool = False
     memory: int = 2**29
 
     @property
@@ -96,23 +96,23 @@ class SparseScores:
         return self.rho.at(i, j)
 
     def restrict(self, rows: IntArray, columns: IntArray) -> "SparseScores":
-        """The scores of some rows with some columns; of one's own latents, rows and columns alike."""
+        """The submatrix of some rows and columns; with `is_within`, of the same latents."""
         return replace(self, rho=restricted(self.rho, rows, columns))
 
     def candidates(self, k: int) -> Edges:
         """The k best entries of each row and of each column, each entry once."""
-        rows, columns = top_k.Best(self.shape[0], k), top_k.Best(self.shape[1], k)
+        rows, columns = top_k.TopK(self.shape[0], k), top_k.TopK(self.shape[1], k)
         for start, block in self._blocks("scan correlations"):
-            i, at = top_k.survivors(block.indptr, block.data, k)
-            rows.offer(i + start, block.indices[at], block.data[at])
-            flipped = block.tocsc()
-            j, at = top_k.survivors(flipped.indptr, flipped.data, k, columns.floor)
-            columns.offer(j, flipped.indices[at] + start, flipped.data[at])
+            i, entry = top_k.survivors(block.indptr, block.data, k)
+            rows.offer(i + start, block.indices[entry], block.data[entry])
+            transposed = block.tocsc()
+            j, entry = top_k.survivors(transposed.indptr, transposed.data, k, columns.floor)
+            columns.offer(j, transposed.indices[entry] + start, transposed.data[entry])
         return edges_of(rows, columns)
 
     def above(self, u: DoubleArray, v: DoubleArray, k: int) -> Edges:
         """Entries greater than u_i + v_j, of each row the k that exceed it most."""
-        best = top_k.Best(self.shape[0], k)
+        best = top_k.TopK(self.shape[0], k)
         for start, block in self._blocks("check prices"):
             row = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr)) + start
             over = np.flatnonzero(block.data > u[row] + v[block.indices])
@@ -126,9 +126,9 @@ class SparseScores:
         cuts = block_cuts(self.rho.row_entries(), self.memory)
         for start, stop in logs.progress(itertools.pairwise(cuts), label, total=len(cuts) - 1, unit="block"):
             block = self.rho.block(start, stop)
-            if self.own:
-                itself = block.indices == np.repeat(np.arange(start, stop), np.diff(block.indptr))
-                block.data[itself] = -np.inf
+            if self.is_within:
+                is_diagonal = block.indices == np.repeat(np.arange(start, stop), np.diff(block.indptr))
+                block.data[is_diagonal] = -np.inf
             yield start, block
 
 
@@ -138,8 +138,8 @@ def restricted(rho: Correlations, rows: IntArray, columns: IntArray) -> Correlat
     return Correlations(Standardised(a.z[:, rows], a.level[rows]), Standardised(b.z[:, columns], b.level[columns]))
 
 
-def edges_of(rows: top_k.Best, columns: top_k.Best) -> Edges:
-    """The entries that are among the best of their row or of their column."""
+def edges_of(rows: top_k.TopK, columns: top_k.TopK) -> Edges:
+    """The entries that are among the k best of their row or of their column."""
     i, rank = np.nonzero(np.isfinite(rows.score))
     by_row = Edges(i.astype(np.int64), rows.partner[i, rank], rows.score[i, rank])
     j, rank = np.nonzero(np.isfinite(columns.score))

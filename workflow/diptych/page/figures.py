@@ -62,7 +62,6 @@ def histogram(
     x: str,
     y: str,
     logarithmic: bool = False,
-    vertical_lines: Sequence[tuple[float, str]] = (),
     overlaid: bool = False,
 ) -> Plot:
     """Histogram of counted values, its series stacked or overlaid.
@@ -73,7 +72,6 @@ def histogram(
         x: title of the axis.
         y: title of the axis.
         logarithmic: counts on a logarithmic axis.
-        vertical_lines: (x, label) of dashed vertical lines.
         overlaid: draw the series over each other instead of stacking them.
     """
     bin_edges = np.asarray(edges, dtype=np.float64)
@@ -90,7 +88,6 @@ def histogram(
         }
         for name, (counts, colour) in series.items()
     ]
-    marks = [vertical_line(at, label) for at, label in vertical_lines]
     return {
         "data": data,
         "layout": layout(
@@ -98,10 +95,8 @@ def histogram(
             y,
             barmode="overlay" if overlaid else "stack",
             showlegend=len(data) > 1,
-            margin={"t": 24 if vertical_lines else 10},
+            margin={"t": 10},
             yaxis=LOGARITHMIC if logarithmic else {"rangemode": "tozero"},
-            shapes=[shape for shape, _ in marks],
-            annotations=[text for _, text in marks],
         ),
     }
 

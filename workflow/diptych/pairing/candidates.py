@@ -1,4 +1,4 @@
-"""What the pairing puts forward: features without a counterpart in the other model's dictionary."""
+"""Candidate findings of the pairing: features without a match in the other model's dictionary."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +15,10 @@ from diptych.text import contexts
 
 
 def candidates(files: Files) -> list[Candidate]:
-    """Features without a counterpart in the other model's dictionary.
+    """The unmatched features of either side, with the gain of their activation as effect.
 
-    The effect is the gain: the feature's activations summed on its own model and on the other, their difference over
-    their sum; 1 is only in its own model, 0 as much in both. Negative for features of A.
+    The gain is (own - other) / (own + other) of the feature's summed activations on its own model and on the other: 1
+    if only in its own model, 0 if equal in both. Negative for features of A.
     """
     with artifacts.read(files["pairing"], "pairing") as file:
         return [*_features(file, files, "A", -1.0), *_features(file, files, "B", 1.0)]
@@ -27,8 +27,8 @@ def candidates(files: Files) -> list[Candidate]:
 def untestable(files: Files) -> str:
     """Why no unmatched feature could be tested, or ""."""
     with artifacts.read(files["pairing"], "pairing") as file:
-        tested = "gain_a" in file or "gain_b" in file
-    return "" if tested else "neither dictionary was read on the other model, whose width or site is another"
+        is_tested = "gain_a" in file or "gain_b" in file
+    return "" if is_tested else "neither dictionary was read on the other model, whose width or site is another"
 
 
 def _features(file: h5py.File, files: Files, side: SideName, sign: float) -> list[Candidate]:
@@ -70,7 +70,7 @@ def _matched_clause(files: Files) -> Clause:
 
 
 class Proposer(proposer.Proposer):
-    """The pairing's word on a cell."""
+    """Candidates and control clause of the pairing."""
 
     def candidates(self, files: Files) -> list[Candidate]:
         """The unmatched features of either side."""
@@ -85,11 +85,11 @@ class Proposer(proposer.Proposer):
         return untestable(files)
 
     def control(self, files: Files) -> Sequence[Clause]:
-        """Every eligible feature of a model is matched with itself."""
+        """Clause of the control (a model against itself): no eligible feature is unmatched."""
         return [_matched_clause(files)]
 
     def steered(self, files: Files, best: Sequence[Candidate]) -> list[Candidate]:
-        """The features along their decoder rows."""
+        """The best candidates, steered along their decoder rows."""
         return list(best)
 
 

@@ -1,14 +1,14 @@
-"""Does one model really do more of it: a dictionary's latents on its own model and on the other.
+"""Test of how much more a dictionary's latents fire on its own model than on the other.
 
-A latent of B without a counterpart in A is a candidate for "only in B". B's dictionary read on A's rows of the same
-tokens tells how much of the latent's direction A has after all:
+An unmatched latent of B is a candidate for "only in B". Encoding A's activations of the same tokens with B's
+dictionary shows how much the latent fires in A:
 
     gain = activation_gain(codes_on_B, codes_on_A, latents)
-    gain.held_out        # (own - other) / (own + other) on the test fold: 1 only in B, 0 as much in A
+    gain.held_out        # (own - other) / (own + other) on the test fold: 1 only in B, 0 equal in both
     gain.p               # labels swapped per document of the test fold
 
-The test fold had no part in choosing the latents. If nothing differs, a document's two activations could be
-exchanged, which gives p by sign flips over documents. Models of equal width only (METHODS 9).
+The test fold was not used to choose the latents. If nothing differs, a document's two activations are exchangeable,
+which gives p by sign flips over documents. Models of equal width only (METHODS 9).
 """
 
 from dataclasses import dataclass
@@ -25,21 +25,21 @@ DoubleArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 CHUNK = 2**22
-"""Sums per document and latent held at a time."""
+"""Sums per document and latent in memory at a time."""
 
 
 @dataclass(frozen=True)
 class Gain:
-    """How much more of some latents their own model has; [K] each.
+    """Gain of the activation of some latents on their own model over the other, with its test; arrays [K].
 
     Attributes:
-        latent: int64, which latents.
-        fitted: (own - other) / (own + other) of the summed activations outside the test fold, in [-1, 1]; 0/0 is 0.
+        latent: int64, the latents.
+        fitted: (own - other) / (own + other) of the summed activations outside the test fold, in [-1, 1]; 0 for 0/0.
         held_out: the same on the test fold.
-        lo, hi: 95 % Poisson-bootstrap interval of `held_out` over its documents; NaN where it seldom fires there.
+        lo, hi: 95 % Poisson-bootstrap interval of `held_out` over documents; NaN for latents that seldom fire there.
         p: two-sided, signs of the per-document differences of the test fold flipped.
         q: Benjamini-Hochberg over these latents.
-        documents: int64, documents of the test fold where it fires in either model.
+        documents: int64, documents of the test fold in which the latent fires in either model.
     """
 
     latent: IntArray
@@ -53,12 +53,12 @@ class Gain:
 
 
 def activation_gain(own: Features, other: Features, latents: IntArray, *, bootstrap: int = 1000, seed: int = 0) -> Gain:
-    """Compare one dictionary's latents on its own model and on the other (METHODS 9).
+    """Gains of one dictionary's latents on its own model over the other, with p and intervals (METHODS 9).
 
     Args:
         own: the dictionary's codes on its own model.
-        other: its codes on the other model; row i is the same token (`features.common_rows`).
-        latents: int64 [K], which latents.
+        other: its codes on the other model; row i is the same token (`codes.common_rows`).
+        latents: int64 [K], the latents to test.
         bootstrap: replicates of the interval.
         seed: of the bootstrap.
 
@@ -78,16 +78,16 @@ def activation_gain(own: Features, other: Features, latents: IntArray, *, bootst
     difference = sparse.csr_array((sums[0] - sums[1]).T)
     p = resampling.sign_flip_p(difference)
     lo, hi = _interval(sums[0], sums[1], bootstrap, seed)
-    together = sparse.csr_array(abs(sums[0]) + abs(sums[1]))
-    together.eliminate_zeros()
-    documents = np.bincount(together.indices, minlength=len(latents)).astype(np.int64)
+    total = sparse.csr_array(abs(sums[0]) + abs(sums[1]))
+    total.eliminate_zeros()
+    documents = np.bincount(total.indices, minlength=len(latents)).astype(np.int64)
     return Gain(latents, fitted, held_out, lo, hi, p, resampling.benjamini_hochberg(p), documents)
 
 
 def document_sums(codes: Features, latents: IntArray) -> "sparse.csr_array[np.float64, tuple[int, int]]":
-    """Summed activation of each latent in each document, CSR [documents, K], documents in order of their number."""
-    names, row = np.unique(codes.document, return_inverse=True)
-    member = sparse.csr_array((np.ones(len(row)), (row, np.arange(len(row)))), shape=(len(names), len(row)))
+    """Summed activation of each latent in each document, CSR [documents, K], documents ascending."""
+    documents, row = np.unique(codes.document, return_inverse=True)
+    member = sparse.csr_array((np.ones(len(row)), (row, np.arange(len(row)))), shape=(len(documents), len(row)))
     return sparse.csr_array(member @ codes.csr[:, latents].astype(np.float64))
 
 

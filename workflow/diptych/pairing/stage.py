@@ -1,4 +1,4 @@
-"""The stage that pairs two dictionaries, tests what is left unmatched and writes both as an artifact and as text."""
+"""Stage that pairs two dictionaries' features, tests the unmatched ones and writes an artifact and TSV tables."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from diptych.dictionaries import codes
 from diptych.dictionaries.codes import Features
 from diptych.dictionaries.encoding import Dictionary
 from diptych.pairing import gains, tables
-from diptych.pairing.pairing import MATCHED, PAIR_COLUMNS, STATUSES, Pairing, Side, Slopes, Verdicts, pair_latents
+from diptych.pairing.pairing import MATCHED, PAIR_COLUMNS, STATUSES, LatentStatuses, Pairing, Side, Slopes, pair_latents
 from diptych.storage import artifacts
 from diptych.text import contexts
 from diptych.text.selection import Selection
@@ -25,13 +25,13 @@ Int8Array = npt.NDArray[np.int8]
 IntArray = npt.NDArray[np.int64]
 
 TOP_TOKENS = 5
-"""Top tokens by which the non-concept filter judges a latent (METHODS 3.2)."""
+"""Number of top tokens of a latent in the non-concept filter (METHODS 3.2)."""
 
 
-def top_tokens(codes: Features, words: contexts.Text, count: int = TOP_TOKENS) -> list[list[str]]:
-    """For each latent the texts of the `count` tokens outside the test fold on which it fires most, best first."""
+def top_tokens(codes: Features, text: contexts.Text, count: int = TOP_TOKENS) -> list[list[str]]:
+    """For each latent the `count` tokens (as text) outside the test fold on which it fires most, best first."""
     rows, _ = codes.select(codes.fold != 0).top_rows(count)
-    texts = iter(words.words(rows[rows >= 0]))
+    texts = iter(text.words(rows[rows >= 0]))
     return [[next(texts) for _ in range(number)] for number in (rows >= 0).sum(axis=1).tolist()]
 
 
@@ -50,43 +50,43 @@ def pair(
     matches: str | Path | None = None,
     unmatched: str | Path | None = None,
     alignment: str | Path | None = None,
-    chosen: Selection | None = None,
+    selection: Selection | None = None,
     features_a_on_b: Sequence[str | Path] = (),
     features_b_on_a: Sequence[str | Path] = (),
     bootstrap: int = 1000,
     seed: int = 0,
     **settings: Any,
 ) -> None:
-    """Stage `pair_features`: pair two dictionaries and test what is left; write an artifact of kind "pairing".
+    """Stage `pair_features`: pair two dictionaries, test the unmatched latents, write an artifact of kind "pairing".
 
     Args:
-        correlation_path: artifact of `correlation.correlate` on the same features.
+        correlation_path: artifact of `correlation.stage.correlate` on the same features.
         features_a: shards of A's dictionary on A.
         features_b: shards of B's dictionary on B.
-        dictionary_a: A's.
+        dictionary_a: A's dictionary.
         dictionary_b: B's.
-        linear_map_path: artifact of `linear_map.fit` between the two sites; its best maps are used.
+        linear_map_path: artifact of kind "linear_map" between the two sites; its best maps are used.
         tokens_a: the token file of A's rows.
         tokens_b: that of B's, the same for equal tokenizers.
         out: path of the artifact.
         spec: stored with it.
-        matches: path of the matched pairs as TSV.
-        unmatched: path of the ranked unmatched features as TSV.
+        matches: path for the matched pairs as TSV.
+        unmatched: path for the ranked unmatched features as TSV.
         alignment: the aligned rows of two tokenizers.
-        chosen: which of A's rows are compared; all if not given.
-        features_a_on_b: shards of A's dictionary on B, to test A's unmatched latents; none at different sites, and
-            untested where they hold no codes because the widths differ (`features.unreadable`).
+        selection: which of A's rows are compared; None for all.
+        features_a_on_b: shards of A's dictionary on B, to test A's unmatched latents; none at different sites, and not
+            used where they have no codes because the widths differ (`codes.unreadable`).
         features_b_on_a: shards of B's dictionary on A.
         bootstrap: replicates for the intervals of the gains.
         seed: of that bootstrap.
         settings: rule, score and the other keyword arguments of `pair_latents`.
 
     Raises:
-        DiptychError: an input is missing or does not fit, or no latent is eligible.
+        DiptychError: inputs are missing or inconsistent, or no latent is eligible.
     """
     aligned = codes.read_alignment(alignment)
     on_a, on_b = codes.read(features_a), codes.read(features_b)
-    codes_a, codes_b = codes.common_rows(on_a, on_b, aligned, chosen)
+    codes_a, codes_b = codes.common_rows(on_a, on_b, aligned, selection)
     sides = [
         Side(codes, dictionary.W_enc, dictionary.W_dec, top_tokens(codes, contexts.Text(tokens)))
         for codes, dictionary, tokens in ((codes_a, dictionary_a, tokens_a), (codes_b, dictionary_b, tokens_b))
@@ -96,10 +96,10 @@ def pair(
     pairing = pair_latents(sides[0], sides[1], stage.read(correlation_path), slopes, **settings)
     tests: dict[str, gains.Gain] = {}
     if features_a_on_b and not codes.unreadable(features_a_on_b[0]):
-        own, other = codes.common_rows(on_a, codes.read(features_a_on_b), aligned, chosen)
+        own, other = codes.common_rows(on_a, codes.read(features_a_on_b), aligned, selection)
         tests["a"] = gains.activation_gain(own, other, pairing.a.unmatched(), bootstrap=bootstrap, seed=seed)
     if features_b_on_a and not codes.unreadable(features_b_on_a[0]):
-        other, own = codes.common_rows(codes.read(features_b_on_a), on_b, aligned, chosen)
+        other, own = codes.common_rows(codes.read(features_b_on_a), on_b, aligned, selection)
         tests["b"] = gains.activation_gain(own, other, pairing.b.unmatched(), bootstrap=bootstrap, seed=seed)
     write(pairing, tests, sides, out, spec)
     if matches is not None:
@@ -110,18 +110,21 @@ def pair(
 
 def _matches_tsv(pairing: Pairing, sides: Sequence[Side]) -> str:
     matched = np.flatnonzero(pairing.pairs["outcome"] == MATCHED)
-    return tables.matches(pairing.pairs, matched, (sides[0].top_tokens, sides[1].top_tokens))
+    return tables.matched_tsv(pairing.pairs, matched, (sides[0].top_tokens, sides[1].top_tokens))
 
 
 def _unmatched_tsv(pairing: Pairing, tests: Mapping[str, gains.Gain], sides: Sequence[Side]) -> str:
-    of = (("B", pairing.b, sides[1]), ("A", pairing.a, sides[0]))
-    return tables.unmatched({name: _alone(found, tests.get(name.lower()), side) for name, found, side in of})
+    latents = {
+        "B": _unmatched_latents(pairing.b, tests.get("b"), sides[1]),
+        "A": _unmatched_latents(pairing.a, tests.get("a"), sides[0]),
+    }
+    return tables.unmatched_tsv(latents)
 
 
-def _alone(verdicts: Verdicts, gain: gains.Gain | None, side: Side) -> tables.Alone:
-    latent = verdicts.unmatched()
-    nearest, score, q = verdicts.partner[latent], verdicts.score[latent], verdicts.q[latent]
-    return tables.Alone(latent, nearest, score, q, gain, side.top_tokens)
+def _unmatched_latents(statuses: LatentStatuses, gain: gains.Gain | None, side: Side) -> tables.UnmatchedLatents:
+    latent = statuses.unmatched()
+    nearest, score, q = statuses.partner[latent], statuses.score[latent], statuses.q[latent]
+    return tables.UnmatchedLatents(latent, nearest, score, q, gain, side.top_tokens)
 
 
 def write(
@@ -129,16 +132,16 @@ def write(
 ) -> None:
     """Write an artifact of kind "pairing": tables `pairs`, `latents_a`, `latents_b`, `gain_a`, `gain_b`."""
     with artifacts.create(path, "pairing", spec) as out:
-        finite = dict(pairing.pairs)
-        finite["decoy"] = np.maximum(finite["decoy"], np.finfo(np.float64).min)
-        out.table("pairs", finite, nan="cosines: the map does not carry A's row; encoder_cosine: a column of zeros")
-        for name, verdicts, side in (("a", pairing.a, sides[0]), ("b", pairing.b, sides[1])):
+        pairs = dict(pairing.pairs)
+        pairs["decoy"] = np.maximum(pairs["decoy"], np.finfo(np.float64).min)
+        out.table("pairs", pairs, nan="cosines: the map does not carry A's row; encoder_cosine: a column of zeros")
+        for name, statuses, side in (("a", pairing.a, sides[0]), ("b", pairing.b, sides[1])):
             columns: dict[str, npt.NDArray[Any]] = {
-                "status": verdicts.status,
-                "partner": verdicts.partner,
-                "q": verdicts.q,
-                "score": verdicts.score,
-                "stands_for": verdicts.stands_for,
+                "status": statuses.status,
+                "partner": statuses.partner,
+                "q": statuses.q,
+                "score": statuses.score,
+                "stands_for": statuses.representative,
                 "top_tokens": np.array(["\t".join(tokens) for tokens in side.top_tokens], dtype=object),
             }
             out.table(f"latents_{name}", columns, nan="no candidate pair")

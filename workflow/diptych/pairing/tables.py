@@ -1,7 +1,7 @@
-"""A pairing as text: the matched features, and the ranked features that only one model has.
+"""TSV tables of a pairing: the matched pairs, and the ranked unmatched features.
 
-`matches.tsv` lists the matched pairs, best first; `unmatched.tsv` the features without a counterpart, B's and A's,
-those that are most clearly absent from the other model first.
+`matches.tsv` lists the matched pairs, best first; `unmatched.tsv` the unmatched features of B and of A, those most
+clearly absent from the other model first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ Tokens = Sequence[Sequence[str]]
 GAIN_COLUMNS = ("fitted", "held_out", "lo", "hi", "p", "q", "documents")
 
 
-class Alone(NamedTuple):
+class UnmatchedLatents(NamedTuple):
     """A model's unmatched latents [u]: nearest candidate (-1 for none), its score and q, and the test of their gain.
 
     `top_tokens` is of all latents of the dictionary; `gain` is None where widths or sites differ.
@@ -34,8 +34,8 @@ class Alone(NamedTuple):
     top_tokens: Tokens
 
 
-def matches(pairs: Mapping[str, npt.NDArray[Any]], rows: IntArray, top_tokens: tuple[Tokens, Tokens]) -> str:
-    """The pairs `rows` with all that is known of them, and `unexplained` = 1 - cos^2 of decoder rows, as TSV."""
+def matched_tsv(pairs: Mapping[str, npt.NDArray[Any]], rows: IntArray, top_tokens: tuple[Tokens, Tokens]) -> str:
+    """The pairs `rows` as TSV: columns of `PAIR_COLUMNS`, `unexplained` = 1 - cos^2 of decoder rows, and top tokens."""
     rows = rows[np.argsort(-pairs["score"][rows], kind="stable")]
     columns: Columns = {name: values[rows] for name, values in pairs.items() if name != "outcome"}
     columns["unexplained"] = 1 - columns["cosine"] ** 2
@@ -44,28 +44,28 @@ def matches(pairs: Mapping[str, npt.NDArray[Any]], rows: IntArray, top_tokens: t
     return tsv(columns)
 
 
-def unmatched(sides: Mapping[str, Alone]) -> str:
-    """The unmatched features of every side, ranked, as TSV.
+def unmatched_tsv(sides: Mapping[str, UnmatchedLatents]) -> str:
+    """The unmatched features of both sides, ranked, as TSV.
 
-    By the p of the gain (how much more a feature fires in its own model), then by the gain; where the widths
-    or sites differ and nothing could be tested, by the nearest candidate: the worse its q and score, the higher.
+    Ranked by the p of the gain (how much more a feature fires in its own model), then by the gain. Where widths or
+    sites differ and gains were not tested, by the nearest candidate: high q and low score first.
     """
     parts = [_ranked(name, side) for name, side in sides.items()]
     return tsv({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
-def _ranked(name: str, side: Alone) -> Columns:
-    tested = {column: np.full(len(side.latent), np.nan) for column in GAIN_COLUMNS}
+def _ranked(name: str, side: UnmatchedLatents) -> Columns:
+    gain = {column: np.full(len(side.latent), np.nan) for column in GAIN_COLUMNS}
     if side.gain is not None:
-        tested = {column: np.asarray(getattr(side.gain, column), dtype=np.float64) for column in GAIN_COLUMNS}
-        order = np.lexsort((-tested["held_out"], tested["p"]))
+        gain = {column: np.asarray(getattr(side.gain, column), dtype=np.float64) for column in GAIN_COLUMNS}
+        order = np.lexsort((-gain["held_out"], gain["p"]))
     else:
         order = np.lexsort((np.nan_to_num(side.score, nan=-np.inf), -np.nan_to_num(side.q)))
     return {
         "rank": np.arange(1, len(order) + 1),
         "side": np.full(len(order), name, dtype=object),
         "feature": side.latent[order],
-        **{f"gain_{column}": values[order] for column, values in tested.items()},
+        **{f"gain_{column}": values[order] for column, values in gain.items()},
         "nearest": side.nearest[order],
         "nearest_score": side.score[order],
         "nearest_q": side.q[order],

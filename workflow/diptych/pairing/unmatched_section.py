@@ -1,4 +1,4 @@
-"""The part of a pairing's section on features that only one model has, and on matched ones that have turned."""
+"""Report blocks on unmatched features, and on matched features whose direction changed."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
@@ -31,15 +31,19 @@ class _Reader:
             ("b", "b"): "features_b",
             ("b", "a"): "features_b_on_a",
         }
-        self._codes = {where: Codes(pair["files"][key]) for where, key in keys.items() if pair["files"].get(key)}
+        self._codes = {
+            (dictionary, model): Codes(pair["files"][key])
+            for (dictionary, model), key in keys.items()
+            if pair["files"].get(key)
+        }
 
     def density(self, dictionary: Side, model: Side, latent: int) -> float:
-        """Share of the tokens on which a feature of one dictionary fires in one model; NaN where it was not read."""
+        """Share of a model's tokens on which a dictionary's feature fires; NaN if it was not read on that model."""
         codes = self._codes.get((dictionary, model))
         return float(codes.density[latent]) if codes else float("nan")
 
     def read(self, dictionary: Side, model: Side, latent: int, title: str) -> list[ContextList]:
-        """Top contexts of a feature in one model, shaded by its activation over the largest in its own model."""
+        """Top contexts of a feature in one model, shaded by activation over its maximum in its own model."""
         codes = self._codes.get((dictionary, model))
         if codes is None:
             return []
@@ -50,19 +54,19 @@ class _Reader:
 
 
 def changed_features(
-    pair: Mapping[str, Any], texts: Mapping[Side, Text], contexts: int, standing: Collection[str]
+    pair: Mapping[str, Any], texts: Mapping[Side, Text], contexts: int, finding_ids: Collection[str]
 ) -> list[Block]:
-    """Unmatched features of either model, and matched ones whose decoder rows have turned, with contexts."""
+    """Items of unmatched features of both models and of matched features of lowest cosine, with contexts."""
     reader = _Reader(pair, texts, contexts)
     blocks: list[Block] = []
     with artifacts.read(pair["files"]["pairing"], "pairing") as file:
         for side in ("b", "a"):
-            blocks += _unmatched(file, reader, "b" if side == "b" else "a", standing)
+            blocks += _unmatched(file, reader, "b" if side == "b" else "a", finding_ids)
         blocks.append(_rotated(artifacts.read_table(file, "pairs"), artifacts.read_json(file, "statuses"), reader))
     return blocks
 
 
-def _unmatched(file: h5py.File, reader: _Reader, side: Side, standing: Collection[str]) -> list[Block]:
+def _unmatched(file: h5py.File, reader: _Reader, side: Side, finding_ids: Collection[str]) -> list[Block]:
     model, other = reader.names[side], reader.names["a" if side == "b" else "b"]
     if f"gain_{side}" not in file:
         return [Note("info", f"Unmatched features of {model} were not tested on {other}: widths or sites differ.")]
@@ -70,19 +74,19 @@ def _unmatched(file: h5py.File, reader: _Reader, side: Side, standing: Collectio
     if not len(gain["latent"]):
         return [Prose(f"No feature of {model} is unmatched.")]
     order = np.lexsort((-gain["held_out"], gain["p"]))[:ITEMS]
-    items = [_unmatched_item(gain, int(k), reader, side, standing) for k in order]
+    items = [_unmatched_item(gain, int(k), reader, side, finding_ids) for k in order]
     return [
         Items(
             f"Unmatched features of {model}, those most clearly absent from {other} first. Gain compares how much the "
             f"feature fires in {model} and in {other}: 1 is only in {model}, 0 equally in both; tested on documents "
             "that "
-            "had no part in choosing it. Read side by side: the same feature in both models, shaded on one scale.",
+            "were not used to choose it. Side by side: the same feature in both models, shaded on one scale.",
             items,
         )
     ]
 
 
-def _unmatched_item(gain: Columns, k: int, reader: _Reader, side: Side, standing: Collection[str]) -> Item:
+def _unmatched_item(gain: Columns, k: int, reader: _Reader, side: Side, finding_ids: Collection[str]) -> Item:
     latent = int(gain["latent"][k])
     other: Side = "a" if side == "b" else "b"
     facts = [
@@ -96,12 +100,12 @@ def _unmatched_item(gain: Columns, k: int, reader: _Reader, side: Side, standing
         *reader.read(side, side, latent, f"in {reader.names[side]}"),
         *reader.read(side, other, latent, f"the same feature in {reader.names[other]}"),
     ]
-    tag = "finding" if f"{side.upper()} {latent}" in standing else "unmatched"
+    tag = "finding" if f"{side.upper()} {latent}" in finding_ids else "unmatched"
     return Item(f"feature {latent} of {reader.names[side]}", facts, readings, "A" if side == "a" else "B", tag)
 
 
 def _rotated(pairs: Columns, statuses: Sequence[str], reader: _Reader) -> Block:
-    """Matched pairs whose directions differ most after the map."""
+    """Items of the matched pairs whose directions differ most after the map."""
     matched = np.flatnonzero((pairs["outcome"] == statuses.index("matched")) & np.isfinite(pairs["cosine"]))
     if not len(matched):
         return Prose("No matched pair to compare.")
@@ -121,8 +125,8 @@ def _rotated(pairs: Columns, statuses: Sequence[str], reader: _Reader) -> Block:
         ]
         items.append(Item(f"{reader.names['a']} {i} ↔ {reader.names['b']} {j}", facts, readings, "both", "matched"))
     return Items(
-        "Matched features whose direction changed most: 1 − cos² between the two decoder rows once the linear map has "
-        "carried one into the other's space.",
+        "Matched features whose direction changed most: 1 − cos² between B's decoder row and A's, mapped linearly into "
+        "B's space.",
         items,
         n_open=0,
     )

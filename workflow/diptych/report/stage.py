@@ -36,7 +36,7 @@ def build(
             `corpora`, each {name, directory, tokens} and maybe license;
             `gates`, each {model, corpus, site, path};
             `dictionaries`, each {name, directory};
-            `similarity`, the artifact of `similarity.table.collect`, if any;
+            `similarity`, the artifact of `similarity.score_table.collect`, if any;
             `maps`, the artifact of `similarity.feature_maps.draw`, if any;
             `crosscoders` of more than two models, each {name, models, site, tokens, runs};
             `pairs`, as for `findings.stage.collect`, and with corpus, dictionary_a, dictionary_b (names).

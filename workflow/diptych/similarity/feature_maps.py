@@ -1,12 +1,12 @@
-"""Two maps of the same paired features, one a model: which features lie near which, to look at.
+"""Two-dimensional UMAP maps of the paired features, one per model.
 
-UMAP lays out the decoder rows of A's side of each pair and, by itself, those of B's side. If the models arrange
-their features alike, a neighbourhood on one map is a neighbourhood on the other; the report links the two panels.
+UMAP is fitted separately to the decoder rows of A's feature and of B's feature of each pair. If the models arrange
+their features alike, neighbours on one map are neighbours on the other; the report links the two panels.
 
     draw(cells, "results/maps.h5", spec=spec, neighbours=15, points=2000)
     read("results/maps.h5", "tuned", "middle", "middle").a      # [p, 2]
 
-A map is a picture and no evidence: distances on it mean little, and the scores of `similarity` do not use it.
+Maps are for looking only: distances on them mean little, and no score uses them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,17 +24,17 @@ from diptych.similarity.measures.formulas import IntArray
 from diptych.storage import artifacts
 
 FloatArray = npt.NDArray[np.float32]
-LEAST_POINTS = 12
-"""Fewer pairs are no map: UMAP needs more points than dimensions to start from."""
+MIN_POINTS = 12
+"""No map is drawn of fewer pairs: UMAP's spectral initialisation needs more points than dimensions."""
 
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """The paired features of one cell on two maps.
+    """Map coordinates of the paired features of one cell.
 
     Attributes:
         a: float32 [p, 2], A's features.
-        b: float32 [p, 2], B's; row i is the partner of row i of `a`.
+        b: float32 [p, 2], B's features; row i is paired with row i of `a`.
         latent_a: int64 [p], A's latents.
         latent_b: int64 [p], B's.
         rho: float64 [p], held-out correlation of each pair.
@@ -60,46 +60,48 @@ def draw(
     points: int = 2000,
     seed: int = 0,
 ) -> None:
-    """Stage `map_spaces`: both maps of every cell, in an artifact of kind "maps". One job, because UMAP starts slowly.
+    """Stage `map_spaces`: compute both maps of every cell and write them to an artifact of kind "maps".
+
+    One job for all cells, because importing UMAP is slow.
 
     Args:
-        cells: each {name, site_a, site_b, files: {pairing, dictionary_a, dictionary_b}}, dictionaries by manifest.
+        cells: each {name, site_a, site_b, files: {pairing, dictionary_a, dictionary_b}}, the dictionaries' manifests.
         out: path of the artifact.
-        spec: what it was made from.
-        neighbours: that UMAP looks at; at most a third of the points.
-        points: pairs on a map at most, those of the highest held-out correlation.
-        seed: of the layout.
+        spec: stored with the artifact.
+        neighbours: UMAP's n_neighbors, reduced to a third of the points where that is less.
+        points: at most so many pairs per map, those of highest held-out correlation.
+        seed: of UMAP.
     """
     with artifacts.create(out, "maps", spec) as file:
         for cell in logs.progress(cells, "maps", unit="cell"):
             group = _group(cell["name"], cell["site_a"], cell["site_b"])
             with artifacts.read(cell["files"]["pairing"], "pairing") as pairing:
-                i, j, rho = inputs.matched(pairing)
-                best = np.sort(np.argsort(-rho, kind="stable")[:points])
-                columns = {"latent_a": i[best], "latent_b": j[best], "rho": rho[best]}
+                latent_a, latent_b, rho = inputs.matched_pairs(pairing)
+                top = np.sort(np.argsort(-rho, kind="stable")[:points])
+                columns = {"latent_a": latent_a[top], "latent_b": latent_b[top], "rho": rho[top]}
                 for side in ("a", "b"):
-                    named = inputs.top_tokens(pairing, side, columns[f"latent_{side}"])
-                    columns[f"tokens_{side}"] = np.array(["\t".join(tokens) for tokens in named], dtype=object)
+                    top_tokens = inputs.top_tokens(pairing, side, columns[f"latent_{side}"])
+                    columns[f"tokens_{side}"] = np.array(["\t".join(tokens) for tokens in top_tokens], dtype=object)
             file.table(f"{group}/pairs", columns)
             for side in ("a", "b"):
-                rows = sae.load(Path(cell["files"][f"dictionary_{side}"]).parent).W_dec
-                file.array(f"{group}/{side}", layout(rows[columns[f"latent_{side}"]], neighbours, seed))
+                W_dec = sae.load(Path(cell["files"][f"dictionary_{side}"]).parent).W_dec
+                file.array(f"{group}/{side}", umap_layout(W_dec[columns[f"latent_{side}"]], neighbours, seed))
 
 
-def layout(rows: npt.NDArray[Any], neighbours: int, seed: int) -> FloatArray:
-    """UMAP by cosine of rows [p, d], float32 [p, 2], centred; empty [0, 2] for fewer than `LEAST_POINTS`."""
-    if len(rows) < LEAST_POINTS:
+def umap_layout(rows: npt.NDArray[Any], neighbours: int, seed: int) -> FloatArray:
+    """Centred UMAP coordinates, float32 [p, 2], of rows [p, d] by cosine; empty [0, 2] for fewer than `MIN_POINTS`."""
+    if len(rows) < MIN_POINTS:
         return np.zeros((0, 2), dtype=np.float32)
     from umap import UMAP
 
     reducer = UMAP(metric="cosine", n_neighbors=min(neighbours, len(rows) // 3), random_state=seed, n_jobs=1)
-    placed = np.asarray(reducer.fit_transform(rows), dtype=np.float32)
-    centred: FloatArray = placed - placed.mean(axis=0)
+    coordinates = np.asarray(reducer.fit_transform(rows), dtype=np.float32)
+    centred: FloatArray = coordinates - coordinates.mean(axis=0)
     return centred
 
 
 def read(path: str | Path, name: str, site_a: str, site_b: str) -> FeatureMap | None:
-    """The maps of one cell; None where none was drawn."""
+    """The maps of one cell; None if it has none."""
     with artifacts.read(path, "maps") as file:
         group = _group(name, site_a, site_b)
         if group not in file or not len(file[f"{group}/a"]):

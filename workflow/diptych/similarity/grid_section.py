@@ -1,4 +1,4 @@
-"""A pair compared at several sites: heat maps of a grid, lines along layers, and the table of every score."""
+"""Report section of a pair compared at several sites: heat maps over a grid, or scores along layers, and a table."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from diptych.page.blocks import Block, Cell, Figure, Prose, Section, Table, number_cell
 from diptych.similarity import figures
-from diptych.similarity.collected import Rows, Scores, called, score_cells
+from diptych.similarity.page_scores import Rows, StudyScores, measure_label, score_cells
 
 
 def is_grid(cells: Sequence[Mapping[str, Any]]) -> bool:
@@ -18,16 +18,16 @@ def is_grid(cells: Sequence[Mapping[str, Any]]) -> bool:
     )
 
 
-def are_layers(cells: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a pair has scores at several sites, each compared with the same one of the other model."""
+def is_layerwise(cells: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a pair has scores at several sites, each compared with the same site of the other model."""
     scored = sum(bool(cell["files"].get("similarity")) for cell in cells)
     return scored > 1 and all(cell["site_a"] == cell["site_b"] for cell in cells)
 
 
-def layers_section(cells: Sequence[Mapping[str, Any]], scores: Scores) -> Section:
-    """The scores of one pair along its sites."""
+def layers_section(cells: Sequence[Mapping[str, Any]], scores: StudyScores) -> Section:
+    """Section of the scores of one pair along its sites."""
     first = cells[0]
-    rows = [row for row in scores.of(first["name"]) if row["subspace"] == "all"]
+    rows = [row for row in scores.rows(first["name"]) if row["subspace"] == "all"]
     sites = list(dict.fromkeys(row["site_a"] for row in rows))
     series = {points: (points, [(site, site) for site in sites]) for points in sorted({row["points"] for row in rows})}
     slug = "".join(character if character.isalnum() else "-" for character in first["name"])
@@ -37,32 +37,34 @@ def layers_section(cells: Sequence[Mapping[str, Any]], scores: Scores) -> Sectio
     return Section(f"grid-{slug}", f"{first['name']}: {first['a']} and {first['b']}, site by site", blocks)
 
 
-def grid_section(cells: Sequence[Mapping[str, Any]], scores: Scores, in_full: int) -> Section:
-    """The scores of all sites of A by all sites of B of one pair."""
+def grid_section(cells: Sequence[Mapping[str, Any]], scores: StudyScores, n_full_cells: int) -> Section:
+    """Section of the scores of all sites of A by all sites of B of one pair."""
     first = cells[0]
-    rows = [row for row in scores.of(first["name"]) if row["subspace"] == "all"]
+    rows = [row for row in scores.rows(first["name"]) if row["subspace"] == "all"]
     sites_a, sites_b = (list(dict.fromkeys(row[f"site_{side}"] for row in rows)) for side in ("a", "b"))
     blocks: list[Block] = [
         Prose(
             f"Every listed site of {first['a']} by every listed site of {first['b']}. A dot marks q ≤ .05 over the "
-            f"whole grid. {min(in_full, len(cells))} of {len(cells)} cells, those whose features pair best, are shown "
-            "in full below."
+            f"whole grid. {min(n_full_cells, len(cells))} of {len(cells)} cells, those whose features pair best, are "
+            "shown in full below."
         )
     ]
     slug = "".join(character if character.isalnum() else "-" for character in first["name"])
     for points in sorted({row["points"] for row in rows}):
         for measure in dict.fromkeys(row["measure"] for row in rows if row["points"] == points):
-            mine = [row for row in rows if (row["points"], row["measure"]) == (points, measure)]
-            if np.isfinite([row["value"] for row in mine]).any():
-                blocks.append(_heat_maps(f"{slug}-{points}-{measure}", points, measure, mine, sites_a, sites_b, first))
+            measure_rows = [row for row in rows if (row["points"], row["measure"]) == (points, measure)]
+            if np.isfinite([row["value"] for row in measure_rows]).any():
+                blocks.append(
+                    _heat_maps(f"{slug}-{points}-{measure}", points, measure, measure_rows, sites_a, sites_b, first)
+                )
     blocks += _grid_lines(slug, rows, sites_a, sites_b, first)
     blocks.append(_grid_table(rows))
     return Section(f"grid-{slug}", f"{first['name']}: {first['a']} and {first['b']}, site by site", blocks)
 
 
 def _matrix(rows: Rows, sites_a: Sequence[str], sites_b: Sequence[str], column: str) -> npt.NDArray[np.float64]:
-    by = {(row["site_a"], row["site_b"]): row[column] for row in rows}
-    return np.array([[by.get((a, b), np.nan) for b in sites_b] for a in sites_a], dtype=np.float64)
+    by_sites = {(row["site_a"], row["site_b"]): row[column] for row in rows}
+    return np.array([[by_sites.get((a, b), np.nan) for b in sites_b] for a in sites_a], dtype=np.float64)
 
 
 def _heat_maps(
@@ -73,7 +75,7 @@ def _heat_maps(
     logarithm = np.asarray(np.round(logarithm, 4) + 0.0, dtype=np.float64)
     return Figure(
         f"grid-{slug}",
-        f"{called(measure)} ({points})",
+        f"{measure_label(measure)} ({points})",
         "Score, its logarithm (base 10), and the score over its level by chance (none where that level is about 0).",
         figures.heat_maps(
             {"score": value, "log score": logarithm, "ratio to chance": ratio},
@@ -84,12 +86,15 @@ def _heat_maps(
 
 
 def _grid_lines(slug: str, rows: Rows, sites_a: list[str], sites_b: list[str], pair: Mapping[str, Any]) -> list[Block]:
-    """Each measure of the features along the sites of the model with more of them, one line a site of the other."""
+    """Figures of each measure along the sites of the model with more sites, one line per site of the other model."""
     along, other = ("a", "b") if len(sites_a) >= len(sites_b) else ("b", "a")
-    sites, others = (sites_a, sites_b) if along == "a" else (sites_b, sites_a)
+    sites, other_sites = (sites_a, sites_b) if along == "a" else (sites_b, sites_a)
     if len(sites) < 2:
         return []
-    series = {one: ("features", [(at, one) if along == "a" else (one, at) for at in sites]) for one in others}
+    series = {
+        other_site: ("features", [(site, other_site) if along == "a" else (other_site, site) for site in sites])
+        for other_site in other_sites
+    }
     caption = f"One line for each site of {pair[other]}; dotted, its level by chance."
     return _lines(slug, rows, sites, series, x=f"site of {pair[along]}", caption=caption)
 
@@ -103,25 +108,25 @@ def _lines(
     x: str,
     caption: str,
 ) -> list[Block]:
-    """Each measure along `sites`; a series is a kind of points and its cell (site of A, site of B) at each site."""
+    """A figure of each measure along `sites`; a series has one kind of points and a cell (site of A, of B) per site."""
     blocks: list[Block] = []
     for measure in dict.fromkeys(row["measure"] for row in rows):
-        by = {(row["points"], row["site_a"], row["site_b"]): row for row in rows if row["measure"] == measure}
-        drawn = {
-            name: (_column(by, points, cells, "value"), _column(by, points, cells, "null_mean"))
+        by_cell = {(row["points"], row["site_a"], row["site_b"]): row for row in rows if row["measure"] == measure}
+        lines = {
+            name: (_column(by_cell, points, cells, "value"), _column(by_cell, points, cells, "null_mean"))
             for name, (points, cells) in series.items()
         }
-        if np.isfinite([values for values, _ in drawn.values()]).any():
-            title = f"{called(measure)} by {x}"
-            plot = figures.by_site(sites, drawn, x=x, y="score")
+        if np.isfinite([values for values, _ in lines.values()]).any():
+            title = f"{measure_label(measure)} by {x}"
+            plot = figures.by_site(sites, lines, x=x, y="score")
             blocks.append(Figure(f"lines-{slug}-{measure}", title, caption, plot, height=260))
     return blocks
 
 
 def _column(
-    by: Mapping[tuple[str, str, str], Mapping[str, Any]], points: str, cells: Sequence[tuple[str, str]], key: str
+    by_cell: Mapping[tuple[str, str, str], Mapping[str, Any]], points: str, cells: Sequence[tuple[str, str]], key: str
 ) -> list[float]:
-    return [by[points, *cell][key] if (points, *cell) in by else float("nan") for cell in cells]
+    return [by_cell[points, *cell][key] if (points, *cell) in by_cell else float("nan") for cell in cells]
 
 
 def _grid_table(rows: Rows) -> Table:
@@ -130,7 +135,7 @@ def _grid_table(rows: Rows) -> Table:
             row["site_a"],
             row["site_b"],
             row["points"],
-            called(row["measure"]),
+            measure_label(row["measure"]),
             number_cell(row["n_pairs"]),
             *score_cells(row),
         ]

@@ -1,13 +1,14 @@
-"""The models' own neurons as feature spaces: what stands beside a comparison of dictionaries.
+"""MLP neurons as feature spaces, the baseline of a comparison of dictionaries.
 
 Neuron j of an MLP fires with its inner activation and writes row j of W_out [d_mlp, d] into the residual stream, as
-a latent fires with its code and writes its decoder row. If neurons of two models are as alike as their SAE features
+a latent fires with its code and writes its decoder row. If neurons of two models are as similar as their SAE features
 are, the dictionaries have added nothing.
 
-    pairs = paired(rows.stored([base, tuned]), [written(base_dir, site), written(tuned_dir, site)], ...)
+    W_out = [output_matrix(base_dir, site), output_matrix(tuned_dir, site)]
+    pairs = paired_neurons(rows.stored([base, tuned]), W_out, ...)
 
-Neurons fire everywhere, so there is no question of a counterpart for all: pairs are mutual best by correlation on one
-half of the documents, and their correlation is that on the other (METHODS 3.1).
+Pairs are each other's best partner by correlation on one half of the documents; their correlation is computed on the
+other half (METHODS 3.1). Unlike latents, neurons are not tested for whether they have a match at all.
 """
 
 import re
@@ -35,8 +36,8 @@ TOP_TOKENS = 5
 BLOCK_ROWS = 8192
 
 
-def written(directory: str | Path, site: str) -> FloatArray:
-    """W_out [d_mlp, d] of the block of `site`: what each neuron writes into the residual stream.
+def output_matrix(directory: str | Path, site: str) -> FloatArray:
+    """W_out [d_mlp, d] of the block of `site`: row j is what neuron j writes into the residual stream.
 
     Args:
         directory: a model's directory with safetensors files.
@@ -55,18 +56,18 @@ def written(directory: str | Path, site: str) -> FloatArray:
                 match = OUTPUT_MATRIX.fullmatch(name)
                 if match and int(match[1]) == block:
                     matrix: FloatArray = file.get_tensor(name).float().numpy()
-                    # GPT-2 keeps weights as [inputs, outputs], all others as [outputs, inputs].
+                    # GPT-2 stores weights as [inputs, outputs], all others as [outputs, inputs].
                     return np.ascontiguousarray(matrix if matrix.shape[1] == shape["width"] else matrix.T)
-    raise DiptychError(f"{directory}: no output matrix of the MLP of block {block} is known here; set neurons: false")
+    raise DiptychError(f"{directory}: no output matrix of the MLP of block {block} found; set neurons: false")
 
 
-def paired(
+def paired_neurons(
     pair: Rows,
-    written_rows: Sequence[FloatArray],
+    output_matrices: Sequence[FloatArray],
     tokens: tuple[str | Path, str | Path],
     linear_map_path: str | Path,
     *,
-    most: int = 20_000,
+    max_rows: int = 20_000,
     memory: int = 2**30,
     seed: int = 0,
 ) -> Pairs:
@@ -74,20 +75,20 @@ def paired(
 
     Args:
         pair: rows of both models at the neurons' sites.
-        written_rows: W_out of A and of B.
+        output_matrices: W_out of A and of B.
         tokens: the token files of A and B.
-        linear_map_path: of the residual sites; its best map carries A's rows to B's space.
-        most: token rows used at most, of whole documents.
-        memory: bytes that blocks of correlations may take; the activations themselves are held besides.
+        linear_map_path: of the residual sites; its best map takes A's rows to B's space, for MMCS.
+        max_rows: at most so many token rows are used, of whole documents.
+        memory: bytes for blocks of correlations, beside the activations themselves.
         seed: of the documents, and of their halves.
 
     Raises:
-        DiptychError: as many neurons fire as W_out has rows, or not.
+        DiptychError: a site and its W_out differ in their number of neurons.
     """
-    index = some_documents(pair, most, seed)
+    index = sample_documents(pair, max_rows, seed)
     sides = [Features(_read(pair, index, side), pair.token_row[side][index], pair.document[index], pair.fold[index],
                       pair.source[index]) for side in (0, 1)]  # fmt: skip
-    for side, matrix in zip(sides, written_rows, strict=True):
+    for side, matrix in zip(sides, output_matrices, strict=True):
         if side.n_features != len(matrix):
             raise DiptychError(f"neurons: {side.n_features} at the site, but W_out has {len(matrix)} rows")
     table = stage.correlate_features(sides[0], sides[1], k=1, seed=seed, memory=memory)
@@ -97,12 +98,14 @@ def paired(
     j = best_b[i]
     with artifacts.read(linear_map_path, "linear_map") as file:
         slope = affine.load(file, "forward").slope
-    x = written_rows[0][i].astype(np.float64)
+    x = output_matrices[0][i].astype(np.float64)
     half = table.halves.of(sides[0].document)
-    codes_a, codes_b = (np.asarray(side.codes)[half == 1][:, best] for side, best in zip(sides, (i, j), strict=True))
+    codes_a, codes_b = (
+        np.asarray(side.codes)[half == 1][:, neurons] for side, neurons in zip(sides, (i, j), strict=True)
+    )
     return Pairs(
         x=x,
-        y=written_rows[1][j].astype(np.float64),
+        y=output_matrices[1][j].astype(np.float64),
         rho=table.a.held_out[0, i, 0],
         mapped=x @ slope,
         tokens_a=_top_tokens(sides[0], half >= 0, i, contexts.Text(tokens[0])),
@@ -111,12 +114,12 @@ def paired(
     )
 
 
-def some_documents(pair: Rows, most: int, seed: int) -> IntArray:
-    """Rows of randomly chosen whole documents, at most so many and in order; one document at least."""
-    names, size = np.unique(pair.document, return_counts=True)
-    order = np.random.default_rng(seed).permutation(len(names))
-    selected = order[: max(1, int(np.searchsorted(np.cumsum(size[order]), most, side="right")))]
-    return np.flatnonzero(np.isin(pair.document, names[selected]))
+def sample_documents(pair: Rows, max_rows: int, seed: int) -> IntArray:
+    """Row indices, ascending, of randomly drawn whole documents: at most `max_rows`, but at least one document."""
+    documents, size = np.unique(pair.document, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(documents))
+    selected = order[: max(1, int(np.searchsorted(np.cumsum(size[order]), max_rows, side="right")))]
+    return np.flatnonzero(np.isin(pair.document, documents[selected]))
 
 
 def _read(pair: Rows, index: IntArray, side: int) -> FloatArray:

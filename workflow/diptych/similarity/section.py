@@ -1,4 +1,4 @@
-"""How alike the feature spaces are at one cell: every score beside its null, word lists, and the map of the pairs."""
+"""Report section of one cell: similarity scores with their nulls, semantic subspaces, and the map of the pairs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,29 +10,29 @@ from diptych.page import method_sections
 from diptych.page.blocks import Block, Cell, Figure, Note, Prose, Section, Table, counted, number, number_cell, p_value
 from diptych.page.method_sections import PageData
 from diptych.similarity import feature_maps, figures, grid_section
-from diptych.similarity.collected import Rows, Scores, called, score_cells, sort_key
+from diptych.similarity.page_scores import Rows, StudyScores, measure_label, score_cells, sort_key
 from diptych.storage import artifacts
 
 HINTS = {
-    "svcca": "99 % of each space's variance; turning and stretching either space changes nothing.",
-    "svcca_lan2024": "Random pairs give sqrt(2 / (pi p)) on average; its p leaves out the 1. For comparison only.",
-    "procrustes": "Turning and scaling either space as a whole changes nothing.",
+    "svcca": "99 % of each space's variance; invariant to linear maps of either space.",
+    "svcca_lan2024": "Random pairs give sqrt(2 / (pi p)) on average; its p does not add 1. For comparison only.",
+    "procrustes": "Invariant to rotations and scalings of either space.",
     "cka_debiased": "0 in expectation for unrelated spaces, whatever their widths.",
-    "mmcs": "Does not change when pairs are mixed; by chance: each found row replaced by its nearest other row.",
+    "mmcs": "Does not change under re-pairing; by chance: each best row replaced by its nearest other row.",
     "mean_rho": "Pairs were chosen for it on other documents, so it has a level but no p.",
 }
 DEGENERATE = {"repeated_rows": "repeated row", "zero_rows": "zero row", "constant_columns": "constant column"}
 SUBSPACE_MEASURES = ("rsa", "cka_debiased", "mean_rho")
 INTRO = (
     "Features of the two models were paired by how they fire. If both models also arrange them alike, the paired "
-    "decoder rows form clouds of the same shape. Every score stands beside what it is when the same rows are paired at "
-    "random: a score means something only above that."
+    "decoder rows form clouds of the same shape. Every score is shown with its null, the score of the same rows paired "
+    "at random: only a score above it means something."
 )
 
 
-def section(pair: Mapping[str, Any], scores: Scores, maps: str | Path | None) -> Section:
-    """The scores of one cell, its semantic subspaces and its map."""
-    rows = scores.of(pair["name"], pair["site_a"], pair["site_b"])
+def section(pair: Mapping[str, Any], scores: StudyScores, maps: str | Path | None) -> Section:
+    """Section with the scores of one cell, its semantic subspaces and its map."""
+    rows = scores.rows(pair["name"], pair["site_a"], pair["site_b"])
     blocks: list[Block] = [Prose(INTRO)]
     if any(row["circular"] for row in rows):
         blocks.append(
@@ -55,30 +55,32 @@ def section(pair: Mapping[str, Any], scores: Scores, maps: str | Path | None) ->
 
 
 def _scores(rows: Rows) -> list[Block]:
-    """All measures that have a value; neurons beside features where both were scored. What has none is said below."""
+    """Table of all measures with a value, for features and neurons; below it, which measures have none and why."""
     all_pairs = [row for row in rows if row["subspace"] == "all"]
     points = sorted({row["points"] for row in all_pairs})
-    by = {(row["points"], row["measure"]): row for row in all_pairs}
+    by_measure = {(row["points"], row["measure"]): row for row in all_pairs}
     columns = ["measure"]
     for name in points:
         columns += [f"{name} ({_n_pairs(all_pairs, name):,} pairs)", "by chance", "ratio", "z", "p", "q"]
     body: list[list[str | Cell]] = []
     for measure in _ordered([row["measure"] for row in all_pairs if row["points"] == points[0]]):
-        if any(np.isfinite(by[name, measure]["value"]) for name in points):
-            line: list[str | Cell] = [Cell(called(measure), hint=HINTS.get(measure, ""))]
-            body.append(line + [cell for name in points for cell in score_cells(by[name, measure])])
+        if any(np.isfinite(by_measure[name, measure]["value"]) for name in points):
+            line: list[str | Cell] = [Cell(measure_label(measure), hint=HINTS.get(measure, ""))]
+            body.append(line + [cell for name in points for cell in score_cells(by_measure[name, measure])])
             if measure == "mean_squared_cc":
-                body.append(_above([by[name, measure] for name in points]))
+                body.append(_above_null_row([by_measure[name, measure] for name in points]))
     void: dict[str, list[str]] = {}
     for row in all_pairs:
         if not np.isfinite(row["value"]):
-            void.setdefault(f"{row['points']}: {row['reason']}", []).append(called(row["measure"]).partition(":")[0])
+            void.setdefault(f"{row['points']}: {row['reason']}", []).append(
+                measure_label(row["measure"]).partition(":")[0]
+            )
     table = Table(
         columns,
         body,
         caption="By chance: mean and standard deviation over re-pairings of the same rows, over random ones or (CKA, "
         "mean squared canonical correlation, mean correlation) exactly over all; of MMCS, which re-pairing does not "
-        "change, the mean and its standard error with each found row replaced by its nearest other row. q is over all "
+        "change, the mean and its standard error with each best row replaced by its nearest other row. q is over all "
         "sites of this pair and all word lists. A dash has its reason on hover.",
     )
     notes = [Prose(f"Not scored ({reason}): {', '.join(names)}.") for reason, names in void.items()]
@@ -86,7 +88,7 @@ def _scores(rows: Rows) -> list[Block]:
 
 
 def _quality(pair: Mapping[str, Any]) -> Prose:
-    """Degenerate rows among the pairs, counted: they weigh on every score (METHODS 0.6)."""
+    """Counts of degenerate rows among the pairs, which affect every score (METHODS 0.6)."""
     with artifacts.read(pair["files"]["similarity"], "similarity") as file:
         table = artifacts.read_table(file, "quality")
     notes = []
@@ -100,20 +102,20 @@ def _quality(pair: Mapping[str, Any]) -> Prose:
 
 
 def _n_pairs(rows: Rows, points: str) -> int:
-    """How many pairs of a kind of points were scored."""
+    """Number of scored pairs of a kind of points."""
     return int(next(row["n_pairs"] for row in rows if row["points"] == points))
 
 
 def _ordered(measures: list[str]) -> list[str]:
-    """The published score stands under the right one."""
+    """Measures in table order, the lan2024 score directly below SVCCA."""
     position = {measure: 2 * i for i, measure in enumerate(measures)}
     if "svcca_lan2024" in position:
         position["svcca_lan2024"] = position["svcca"] + 1
     return sorted(measures, key=lambda measure: position[measure])
 
 
-def _above(rows: Rows) -> list[str | Cell]:
-    """The share of what a score could exceed its level by that it does, for each kind of points."""
+def _above_null_row(rows: Rows) -> list[str | Cell]:
+    """Table row with (score - null mean) / (1 - null mean) of each kind of points."""
     line: list[str | Cell] = [
         Cell("of what is possible above chance", tone="muted", hint="(score - level) / (1 - level)")
     ]
@@ -123,29 +125,29 @@ def _above(rows: Rows) -> list[str | Cell]:
 
 
 def _published(path: str, rows: Rows) -> Table:
-    """The procedure of lan2024 beside ours."""
+    """Table of the scores of lan2024's procedure beside those of this study."""
     with artifacts.read(path, "lan2024") as file:
-        theirs = artifacts.read_table(file, "scores")
+        published = artifacts.read_table(file, "scores")
         counts = artifacts.read_json(file, "counts")
-    ours = {row["measure"]: row for row in rows if (row["points"], row["subspace"]) == ("features", "all")}
+    by_measure = {row["measure"]: row for row in rows if (row["points"], row["subspace"]) == ("features", "all")}
     body: list[list[str | Cell]] = []
-    for measure, value, level, p in zip(*(theirs[name].tolist() for name in theirs), strict=True):
-        mine = ours.get(measure)
+    for measure, value, level, p in zip(*(published[name].tolist() for name in published), strict=True):
+        study_row = by_measure.get(measure)
         body.append(
             [
-                called(measure),
+                measure_label(measure),
                 number_cell(value),
                 number_cell(level),
                 Cell(p_value(p) if p else "0", sort_key(p)),
-                *(score_cells(mine)[k] if mine else Cell("–") for k in (0, 1, 4)),
+                *(score_cells(study_row)[k] if study_row else Cell("–") for k in (0, 1, 4)),
             ]
         )
     return Table(
         ["measure", "lan2024", "its level", "its p", "here", "by chance", "p"],
         body,
         caption=f"The published procedure (compat: lan2024) on {counts['pairs']:,} pairs and {counts['rows']:,} rows, "
-        "to compare with printed numbers and not to believe: the hidden state before the block, padding read as text, "
-        "pre-activations, first-seen pairs, one component under the name SVCCA, p without the 1. In print for "
+        "only for comparison with its printed numbers: the hidden state before the block, padding read as text, "
+        "pre-activations, first-occurrence pairs, one component under the name SVCCA, p without adding 1. In print for "
         "Pythia-70m layer 2 and Pythia-160m layer 5: .698, .207, .678.",
     )
 
@@ -153,8 +155,8 @@ def _published(path: str, rows: Rows) -> Table:
 def _subspaces(rows: Rows) -> Block:
     body: list[list[str | Cell]] = []
     for row in rows:
-        shown = row["measure"] in SUBSPACE_MEASURES or row["measure"].startswith("knn_jaccard")
-        if row["subspace"] == "all" or not shown or not np.isfinite(row["value"]):
+        is_listed = row["measure"] in SUBSPACE_MEASURES or row["measure"].startswith("knn_jaccard")
+        if row["subspace"] == "all" or not is_listed or not np.isfinite(row["value"]):
             continue
         random_subsets = (
             f"{number(row['subset_mean'])} ± {number(row['subset_sd'])}" if np.isfinite(row["subset_mean"]) else "–"
@@ -162,7 +164,7 @@ def _subspaces(rows: Rows) -> Block:
         body.append(
             [
                 row["subspace"] if row["points"] == "features" else f"{row['subspace']} ({row['points']})",
-                called(row["measure"]),
+                measure_label(row["measure"]),
                 number_cell(row["n_pairs"]),
                 number_cell(row["value"]),
                 Cell(random_subsets, sort_key(row["subset_mean"]), "muted"),
@@ -178,7 +180,7 @@ def _subspaces(rows: Rows) -> Block:
         ["word list", "measure", "pairs", "score", "random subsets", "p", "q"],
         body,
         caption="Semantic subspaces: the pairs with a top token in a word list. Random subsets of as many pairs, with "
-        f"random partners, stand beside them.{left_out}",
+        f"random partners, for comparison.{left_out}",
         interactive=len(body) > 6,
     )
 
@@ -204,33 +206,33 @@ def _map(pair: Mapping[str, Any], feature_map: feature_maps.FeatureMap) -> Figur
         f"Paired features of {pair['a']} (left) and {pair['b']} (right), laid out by their decoder rows",
         f"Each point on the left is paired with one on the right ({len(texts):,} pairs); pointing at one rings "
         "both and shows the tokens on which they fire most. Darker pairs fire more alike. UMAP, each side by itself: "
-        "what lies together belongs together, but distances and empty space mean little.",
-        figures.two_panels(feature_map.a, feature_map.b, feature_map.rho, texts, titles=(pair["a"], pair["b"])),
+        "points close together have similar decoder rows, but distances and empty space mean little.",
+        figures.linked_maps(feature_map.a, feature_map.b, feature_map.rho, texts, titles=(pair["a"], pair["b"])),
         height=420,
     )
 
 
 class Sections(method_sections.Sections):
-    """The similarity's part of the page."""
+    """The report sections of the similarity method."""
 
     def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
-        """Every score beside its null."""
-        return section(cell, Scores(page.inputs.get("similarity")), page.inputs.get("maps"))
+        """The section of one cell: scores with their nulls, subspaces, map."""
+        return section(cell, StudyScores(page.inputs.get("similarity")), page.inputs.get("maps"))
 
     def of_pair(self, cells: Sequence[Mapping[str, Any]], page: PageData) -> list[Section]:
-        """The scores over a grid of sites, or along layers."""
-        scores = Scores(page.inputs.get("similarity"))
+        """The section of the scores over a grid of sites, or along layers."""
+        scores = StudyScores(page.inputs.get("similarity"))
         if grid_section.is_grid(cells):
             return [grid_section.grid_section(cells, scores, page.n_full_cells)]
-        if grid_section.are_layers(cells):
+        if grid_section.is_layerwise(cells):
             return [grid_section.layers_section(cells, scores)]
         return []
 
     def best_cells(self, cells: Sequence[Mapping[str, Any]], page: PageData) -> Sequence[Mapping[str, Any]]:
-        """The cells whose features pair best."""
+        """The cells of highest mean held-out correlation of matched features."""
         if not grid_section.is_grid(cells):
             return cells
-        scores = Scores(page.inputs.get("similarity"))
+        scores = StudyScores(page.inputs.get("similarity"))
         order = sorted(cells, key=lambda cell: -scores.pairing_quality(cell["name"], cell["site_a"], cell["site_b"]))
         return order[: page.n_full_cells]
 

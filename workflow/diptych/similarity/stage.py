@@ -1,8 +1,8 @@
-"""How alike two models' feature spaces are: the geometry of paired decoder rows, against chance.
+"""Similarity of two models' feature spaces: measures on paired decoder rows, each with its null.
 
 SAE features of two models were paired by how they fire. If both models arrange the same concepts alike, the paired
 decoder rows form clouds of the same shape, though the spaces differ in width and axes. A score alone says little
-(random pairs score .95 on some measures when pairs are few), so each row of the table carries its null:
+(few random pairs score .95 on some measures), so each row of the table has its null:
 
     pairs = {"features": Pairs(x=W_dec_A[rows_a], y=W_dec_B[rows_b], rho=rho_held_out)}
     compare(pairs, "similarity.h5", spec={})
@@ -45,24 +45,24 @@ def compare(
     compat: Sequence[str] = (),
     seed: int = 0,
 ) -> None:
-    """Score sets of pairs on all measures and write `similarity.h5` (METHODS 3.3).
+    """Score sets of pairs on all measures and write an artifact of kind "similarity" (METHODS 3.3).
 
     Args:
-        pairs: what is compared ("features", "neurons", ...) and its kept pairs.
-        out: the artifact, kind "similarity".
-        spec: what it is made from.
+        pairs: matched pairs of each kind of points ("features", "neurons").
+        out: path of the artifact.
+        spec: stored with it.
         subspaces: word lists by name; a pair belongs if a top token of either latent is in the list.
         measures: families of measures to score.
-        variance: share of the variance that SVCCA keeps of each space.
+        variance: share of each space's variance in the components that SVCCA compares.
         neighbours: the k of the nearest-neighbour measures.
         repairings: random re-pairings for RSA and neighbours.
         nuclear_repairings: random re-pairings for SVCCA, PWCCA and Procrustes.
-        rsa_rows: at most so many rows for RSA.
-        rsa_null_rows: at most so many rows for the null of RSA.
+        rsa_rows: at most so many rows are used for RSA.
+        rsa_null_rows: at most so many for the null of RSA.
         subset_draws: random subsets of the size of a subspace, with new random partners.
         min_pairs: fewer pairs than this are not scored.
-        compat: "lan2024" adds the published one-component score and its p without the 1, labelled.
-        seed: of everything random; each subspace has its own stream.
+        compat: "lan2024" adds the published one-component score and its p without adding 1, labelled.
+        seed: of all random draws; each subspace has its own stream.
 
     Raises:
         DiptychError: parts of unequal length, or non-finite values.
@@ -74,13 +74,13 @@ def compare(
     rows: list[dict[str, Any]] = []
     quality: list[dict[str, Any]] = []
     members: dict[str, IntArray] = {}
-    for points, selected in pairs.items():
-        selected.check(points)
-        index = {"all": np.arange(len(selected))} | subspace_members(selected, subspaces or {})
+    for points, all_pairs in pairs.items():
+        all_pairs.check(points)
+        index = {"all": np.arange(len(all_pairs))} | subspace_members(all_pairs, subspaces or {})
         for name, inside in logs.progress(list(index.items()), f"similarity of {points}", unit="subspace"):
-            part, pool = (selected, None) if name == "all" else (selected.take(inside), selected)
+            part, pool = (all_pairs, None) if name == "all" else (all_pairs.take(inside), all_pairs)
             rng = np.random.default_rng([seed, zlib.crc32(f"{points}/{name}".encode())])
-            rows += [table_row(points, name, cell, part) for cell in score(part, settings, rng, pool)]
+            rows += [table_row(points, name, result, part) for result in score(part, settings, rng, pool)]
             quality.append({"points": points, "subspace": name} | input_quality(part))
             members[f"{points}/{name}"] = inside
     with artifacts.create(out, "similarity", spec) as file:
@@ -91,7 +91,7 @@ def compare(
 
 
 def subspace_members(pairs: Pairs, subspaces: Mapping[str, frozenset[str]]) -> dict[str, IntArray]:
-    """Indices of the pairs of each semantic subspace; none without tokens."""
+    """Indices of the pairs of each semantic subspace; {} for pairs without tokens."""
     if pairs.tokens_a is None or pairs.tokens_b is None:
         return {}
     return {
@@ -100,17 +100,17 @@ def subspace_members(pairs: Pairs, subspaces: Mapping[str, frozenset[str]]) -> d
     }
 
 
-def table_row(points: str, subspace: str, cell: Score, pairs: Pairs) -> dict[str, Any]:
-    """One row of the `scores` table; every NaN in it has its reason."""
-    mean, sd, p = cell.null
-    circular = pairs.circular and cell.measure != "mean_rho"
-    reasons = [cell.void] if cell.void else []
-    if not cell.void:
-        if cell.measure == "mmcs":
+def table_row(points: str, subspace: str, result: Score, pairs: Pairs) -> dict[str, Any]:
+    """One row of the `scores` table, with a reason for every NaN."""
+    mean, sd, p = result.null
+    circular = pairs.circular and result.measure != "mean_rho"
+    reasons = [result.void_reason] if result.void_reason else []
+    if not result.void_reason:
+        if result.measure == "mmcs":
             reasons.append("no p: the null of MMCS is a level")
             if np.isnan(mean):
                 reasons.append("no level: all rows of B have one direction")
-        elif cell.measure == "mean_rho":
+        elif result.measure == "mean_rho":
             reasons.append(
                 "no p: pairs were chosen for their correlation" + ("" if pairs.codes else "; no codes given")
             )
@@ -120,16 +120,16 @@ def table_row(points: str, subspace: str, cell: Score, pairs: Pairs) -> dict[str
             reasons.append("no p: re-pairing does not change it")
         if np.isfinite(mean) and mean <= sd:
             reasons.append("no ratio: the null level is about 0")
-    deviation = cell.value - mean
-    finite = cell.subsets[np.isfinite(cell.subsets)]
+    deviation = result.value - mean
+    finite = result.subsets[np.isfinite(result.subsets)]
     return {
         "points": points,
         "subspace": subspace,
-        "measure": cell.measure,
-        "value": cell.value,
+        "measure": result.measure,
+        "value": result.value,
         "null_mean": mean,
         "null_sd": sd,
-        "ratio": cell.value / mean if mean > sd else float("nan"),
+        "ratio": result.value / mean if mean > sd else float("nan"),
         "z": deviation / sd if sd > 0.0 else float("nan"),
         "above_null": deviation / (1.0 - mean) if mean < 1.0 else float("nan"),
         "p": float("nan") if circular else p,
@@ -138,12 +138,12 @@ def table_row(points: str, subspace: str, cell: Score, pairs: Pairs) -> dict[str
         "n_pairs": len(pairs),
         "reason": "; ".join(reasons),
         "circular": circular,
-        "compat": "lan2024" if cell.measure.endswith("_lan2024") else "",
+        "compat": "lan2024" if result.measure.endswith("_lan2024") else "",
     }
 
 
 def input_quality(pairs: Pairs) -> dict[str, Any]:
-    """Degenerate input of some pairs, counted (METHODS 0.6): repeated rows, rows of zeros, constant columns."""
+    """Counts of degenerate input (METHODS 0.6): repeated rows, rows of zeros, constant columns."""
     quality: dict[str, Any] = {"n_pairs": len(pairs)}
     for side, rows in (("a", np.asarray(pairs.x)), ("b", np.asarray(pairs.y))):
         quality[f"repeated_rows_{side}"] = len(rows) - len(np.unique(rows, axis=0)) if len(rows) else 0

@@ -1,8 +1,8 @@
-"""Family-wise certainty by max-T: one set of random signs shared by every test.
+"""Family-wise p-values by the max-T permutation test, with one set of random signs for all tests.
 
-Exchange the labels A and B in a random half of the prompts, recompute every test's statistic, keep the largest: that
-maximum is what the best of all tests reaches when nothing changed. A test is certain in its family if few maxima
-reach it. Dependence between latents, roles and metrics is kept, because all of them get the same signs.
+Exchanging the labels A and B in a random half of the prompts and taking the largest of all tests' statistics gives one
+draw of the maximum when nothing changed. A test's family-wise p is the share of such maxima that reach its statistic.
+The dependence between latents, roles and metrics is preserved, because all get the same signs.
 
     >>> from scipy import sparse
     >>> changes = sparse.csr_array([[2.0, 1.0, 2.0, 3.0], [0.0, 1.0, -1.0, 0.0]])
@@ -11,10 +11,10 @@ reach it. Dependence between latents, roles and metrics is kept, because all of 
     >>> print(null_maxima(changes, flips=3, seed=0).shape)
     (3,)
 
-The dense computation is flips x tests x prompts. Three facts make most of it vanish without changing a result: a
+The dense computation is flips x tests x prompts. Three facts avoid most of it without changing a result: a
 difference is zero wherever a latent fires in neither model; |sum s h| is at most sum |h|, so that a test with few
-non-zero prompts cannot hold the maximum where a larger one is already found; and tests that do fire everywhere are
-dense matrix products. Measured in benchmarks/template_diff.py.
+non-zero prompts cannot be the maximum where a larger one is known; and tests with few zeros are dense matrix
+products. Measured in benchmarks/template_diff.py.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
 
 FLIP_BLOCK = 1024
-"""Flips drawn at once; part of the meaning of a seed."""
+"""Flips drawn at once; changing it changes the random signs of a seed."""
 ROW_BLOCK = 1024
 """Tests multiplied at once: 4 MiB of sums."""
 DENSE_SHARE = 0.08
@@ -40,7 +40,13 @@ ROUNDING = 1e-5
 
 
 class Block(NamedTuple):
-    """Some tests of the family: unit rows float32 [k, n], whether to multiply them densely, and their largest bound."""
+    """Some tests of the family.
+
+    Attributes:
+        rows: float32 [k, n], h of each test scaled to norm 1.
+        dense: whether to multiply them as a dense matrix.
+        bound: largest sum |h| of them, which no statistic exceeds.
+    """
 
     rows: sparse.csr_array
     dense: bool
@@ -58,7 +64,7 @@ def null_maxima(changes: sparse.csr_array, *, flips: int, seed: int) -> FloatArr
     """Largest |sum s h| / sqrt(sum h^2) over the rows of `changes`, for each of `flips` random signings of its columns.
 
     Args:
-        changes: h of every test and unit, CSR [K, n]; repeated rows may be left out.
+        changes: h of every test and unit, CSR [K, n]; repeated rows may be omitted.
         flips: number of signings.
         seed: of the signs; more flips with the same seed begin with the same ones (in blocks of FLIP_BLOCK).
 
@@ -88,18 +94,18 @@ def _sums(changes: sparse.csr_array) -> tuple[FloatArray, FloatArray, FloatArray
 
 
 def _blocks(changes: sparse.csr_array) -> Iterator[Block]:
-    """Unit rows in blocks: those to multiply densely first, each kind by falling bound sum |h| / sqrt(sum h^2)."""
+    """Rows scaled to norm 1, in blocks: dense ones, then sparse ones, each by descending sum |h| / sqrt(sum h^2)."""
     _, size, norm = _sums(changes)
     nonzero = np.flatnonzero(norm > 0.0)
     bound = size[nonzero] / norm[nonzero]
     unit = sparse.csr_array(sparse.diags_array(1.0 / norm[nonzero]) @ changes[nonzero]).astype(np.float32)
     dense = np.diff(unit.indptr) > DENSE_SHARE * changes.shape[1]
     order = np.argsort(-bound, kind="stable")
-    for kind in (True, False):
-        mine = order[dense[order] == kind]
-        for start in range(0, len(mine), ROW_BLOCK):
-            piece = mine[start : start + ROW_BLOCK]
-            yield Block(unit[piece], kind, float(bound[piece[0]]) * (1.0 + ROUNDING))
+    for is_dense in (True, False):
+        tests = order[dense[order] == is_dense]
+        for start in range(0, len(tests), ROW_BLOCK):
+            block = tests[start : start + ROW_BLOCK]
+            yield Block(unit[block], is_dense, float(bound[block[0]]) * (1.0 + ROUNDING))
 
 
 def _maxima(blocks: list[Block], signs: Float32Array) -> Float32Array:

@@ -1,7 +1,7 @@
-"""Certainty: sign flips, permutations, bootstrap intervals and families of tests.
+"""Sign-flip and permutation tests, bootstrap intervals and false-discovery rates.
 
-Two models are read on the same prompts (or documents) and each gives one number a unit. If nothing changed, the
-labels A and B could be exchanged inside every unit, so the sum of the differences is one draw from the sums with
+Two models are read on the same prompts (or documents) and each gives one number per unit. If nothing changed, the
+labels A and B are exchangeable within every unit, so the sum of the differences is one draw from the sums with
 random signs. No distribution is assumed:
 
     >>> import numpy as np
@@ -10,8 +10,8 @@ random signs. No distribution is assumed:
     >>> print(permutation_p(np.array(3.0), np.array([1.0, 4.0, 2.0])))  # (1 + 1) / (1 + 3)
     0.5
 
-Few units are enumerated; many have a saddlepoint tail, so that p can be as small as 2^(1 - units), which a million
-tests need and a thousand random flips cannot give.
+Signs of few units are enumerated; for many the tail is a saddlepoint approximation, so that p can be as small as
+2^(1 - units), which a million tests need and a thousand random flips cannot give.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,10 +27,10 @@ IntArray = npt.NDArray[np.int64]
 SMALLEST_P = float(np.finfo(np.float64).tiny)
 """A p below the smallest normal double is reported as that double: p is never 0."""
 TIE = 1e-10
-"""Two sums closer than this share of the row's sum of sizes are one sum (rounding of a few thousand additions)."""
+"""Two sums closer than this share of the row's sum of sizes are equal (rounding of a few thousand additions)."""
 DOMINANT = 0.15
 """A unit with more than this share of sum d^2 makes the null bimodal; it is conditioned on, not approximated."""
-MOST_CONDITIONED = 6
+MAX_CONDITIONED = 6
 """At most this many units are conditioned on (64 branches)."""
 CHUNK = 2**18
 """Entries (or subset sums) handled at once, 2 MiB."""
@@ -48,13 +48,13 @@ def sign_flip_p(
 ) -> FloatArray:
     """p of the sum of each row under random signs of its units (METHODS 4).
 
-    Exact by enumeration wherever fewer than `exact_below` units can decide (few non-zero units, or a sum so far out
-    that only few of them could be turned), else the Lugannani-Rice saddlepoint of the sign-flip sum.
+    Exact by enumeration wherever fewer than `exact_below` units matter (few non-zero units, or a sum so extreme that
+    only few of them can be flipped), else the Lugannani-Rice saddlepoint of the sign-flip sum.
 
     Args:
-        differences: [K, n_units] dense or CSR; zeros take no part.
+        differences: [K, n_units] dense or CSR; zeros are ignored.
         two_sided: P(|S| >= |sum|); otherwise P(S >= sum), small for a positive sum.
-        exact_below: at most this many units less one are enumerated (2^11 sums by default).
+        exact_below: fewer units than this are enumerated (at most 2^11 sums by default).
 
     Returns:
         p [K], > 0; 1 for a row of zeros; NaN for a row with NaN.
@@ -65,16 +65,16 @@ def sign_flip_p(
     p = np.ones(matrix.shape[0])
     for index, values in _padded_chunks(matrix):
         total = values.sum(axis=1)
-        known = np.isfinite(total)
-        sizes = -np.sort(-np.abs(values[known]), axis=1)
-        total = total[known]
+        is_finite = np.isfinite(total)
+        sizes = -np.sort(-np.abs(values[is_finite]), axis=1)
+        total = total[is_finite]
         total[np.abs(total) <= TIE * sizes.sum(axis=1)] = 0.0
         if two_sided:
             tail = np.where(total == 0.0, 1.0, 2.0 * _upper_tail(sizes, np.abs(total), exact_below))
         else:
             tail = _upper_tail(sizes, total, exact_below)
         p[index] = np.nan
-        p[index[known]] = np.clip(tail, SMALLEST_P, 1.0)
+        p[index[is_finite]] = np.clip(tail, SMALLEST_P, 1.0)
     return p
 
 
@@ -102,7 +102,7 @@ def benjamini_hochberg(p: npt.ArrayLike) -> FloatArray:
     q = np.full(values.shape, np.nan)
     tested = ~np.isnan(values)
     if tested.any():
-        from scipy import stats  # .6 s, which a stage that adjusts nothing is spared
+        from scipy import stats  # .6 s to import, which stages without q-values avoid
 
         q[tested] = stats.false_discovery_control(values[tested], method="bh")
     return q
@@ -149,14 +149,14 @@ def poisson_bootstrap(
         poisson_bootstrap(columns, lambda sums: sums[:, 0] / sums[:, 1], seed=0)
 
     Args:
-        values: [n_units, ...] what each unit adds to the sums; give a column of ones to divide by the count.
+        values: [n_units, ...], each unit's contribution to the sums; a column of ones gives the count.
         statistic: maps the sums of n replicates [n, ...] to [n, ...]; None for the mean over units.
         n: replicates.
-        seed: of the weights; two calls on as many units with one seed weight them alike.
+        seed: of the weights; calls with equal seed and number of units use the same weights.
         level: coverage.
 
     Returns:
-        lo, hi; NaN where more than (1 - level) / 2 of the replicates are not finite.
+        Interval; NaN where more than (1 - level) / 2 of the replicates are not finite.
     """
     units = np.asarray(values, dtype=np.float64)
     rng = np.random.default_rng(seed)
@@ -176,7 +176,7 @@ def poisson_bootstrap(
 
 
 def percentiles(replicates: FloatArray, level: float = 0.95) -> Interval:
-    """Interval of replicates [n, ...]; NaN where more than (1 - level) / 2 of them are not finite."""
+    """Percentile interval of replicates [n, ...]; NaN where more than (1 - level) / 2 of them are not finite."""
     edge = (1.0 - level) / 2.0
     finite = np.isfinite(replicates)
     mostly_finite = finite.mean(axis=0) >= 1.0 - edge
@@ -186,7 +186,7 @@ def percentiles(replicates: FloatArray, level: float = 0.95) -> Interval:
 
 
 def _padded_chunks(matrix: sparse.csr_array) -> Iterator[tuple[IntArray, FloatArray]]:
-    """Rows of like length as dense [k, m] padded with zeros, with their indices; rows without entries are left out."""
+    """Non-empty rows of similar length, their indices and their values as dense [k, m] padded with zeros."""
     length = np.diff(matrix.indptr)
     order = np.argsort(length, kind="stable")
     order = order[length[order] > 0]
@@ -197,9 +197,9 @@ def _padded_chunks(matrix: sparse.csr_array) -> Iterator[tuple[IntArray, FloatAr
             stop += 1
         index = order[start:stop]
         width = int(length[index[-1]])
-        inside = np.arange(width) < length[index, None]
-        values = np.zeros(inside.shape)
-        values[inside] = matrix.data[(matrix.indptr[index, None] + np.arange(width))[inside]]
+        is_entry = np.arange(width) < length[index, None]
+        values = np.zeros(is_entry.shape)
+        values[is_entry] = matrix.data[(matrix.indptr[index, None] + np.arange(width))[is_entry]]
         yield index, values
         start = stop
 
@@ -212,15 +212,15 @@ def _upper_tail(sizes: FloatArray, threshold: FloatArray, exact_below: int, cond
     # P(S >= -x) = 1 - P(S > x); one tie above x turns > into >=.
     x = np.where(below, -threshold + 3.0 * tie, threshold)
     slack = (total - x) / 2.0
-    reach = ((sizes > 0.0) & (sizes <= (slack + tie)[:, None])).sum(axis=1)
+    n_flippable = ((sizes > 0.0) & (sizes <= (slack + tie)[:, None])).sum(axis=1)
     p = np.zeros(len(sizes))
     possible = slack >= -tie
-    exact = possible & (reach < exact_below)
-    for count in np.unique(reach[exact]):
-        rows = np.flatnonzero(exact & (reach == count))
+    exact = possible & (n_flippable < exact_below)
+    for count in np.unique(n_flippable[exact]):
+        rows = np.flatnonzero(exact & (n_flippable == count))
         p[rows] = _enumerate(sizes[rows], (slack + tie)[rows], int(count))
     dominated = np.zeros(len(sizes), dtype=bool)
-    if conditioned < MOST_CONDITIONED:
+    if conditioned < MAX_CONDITIONED:
         dominated = possible & ~exact & (sizes[:, 0] ** 2 > DOMINANT * (sizes**2).sum(axis=1))
     if dominated.any():
         rest, largest, y = sizes[dominated, 1:], sizes[dominated, 0], x[dominated]
@@ -233,7 +233,7 @@ def _upper_tail(sizes: FloatArray, threshold: FloatArray, exact_below: int, cond
 
 
 def _enumerate(sizes: FloatArray, slack: FloatArray, count: int) -> FloatArray:
-    """Share of the 2^units signings whose turned units sum to at most `slack`; only the `count` smallest can be."""
+    """Share of the 2^units signings whose flipped units sum to at most `slack`; only the `count` smallest can be."""
     units = (sizes > 0.0).sum(axis=1)
     small = np.take_along_axis(sizes, units[:, None] - 1 - np.arange(count), axis=1)
     p = np.empty(len(sizes))
@@ -288,8 +288,8 @@ def _saddlepoint(a: FloatArray, x: FloatArray) -> FloatArray:
     t = x.copy()
     for _ in range(100):
         hyperbolic = np.tanh(t[:, None] * a)
-        missing = x - (a * hyperbolic).sum(axis=1)
-        t = t + missing / (a**2 * (1.0 - hyperbolic**2)).sum(axis=1)
-        if (np.abs(missing) <= 1e-11 * (1.0 + x)).all():
+        residual = x - (a * hyperbolic).sum(axis=1)
+        t = t + residual / (a**2 * (1.0 - hyperbolic**2)).sum(axis=1)
+        if (np.abs(residual) <= 1e-11 * (1.0 + x)).all():
             break
     return t

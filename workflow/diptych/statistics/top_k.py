@@ -1,15 +1,16 @@
-"""The k best entries of each row of a matrix that is only ever seen in pieces.
+"""The k largest entries of each row of a matrix that is computed in blocks.
 
-Correlations and cosines between two dictionaries are too many to keep. Each piece offers what might be among the k
-best of its rows, and `Best` keeps the k best seen so far; the answer does not depend on how the matrix was cut:
+Correlations and cosines between two dictionaries are too many to store. Of each block the entries that may be among
+the k best of their rows are offered to `TopK`, which stores the k best so far; the result does not depend on the
+blocks:
 
-    best = Best(rows=3, k=2)
+    best = TopK(rows=3, k=2)
     best.offer(owner=[0, 0, 2], partner=[5, 7, 1], score=[.1, .9, .3])
     best.offer(owner=[0], partner=[6], score=[.5])
     best.partner[0]        # [7, 6]; row 1 has [-1, -1], row 2 [1, -1]
 
-Sorting every entry would cost more than computing it. A row is cut into groups; at least k entries reach the k-th
-largest of the groups' maxima, so that every entry below it is out after one comparison.
+Sorting every entry would cost more than computing it. `survivors` divides a row into groups; at least k entries reach
+the k-th largest of the groups' maxima, so every entry below it is excluded by one comparison.
 """
 
 from typing import Any
@@ -23,16 +24,16 @@ Indptr = npt.NDArray[np.integer[Any]]
 AnyArray = npt.NDArray[Any]
 
 GROUPS_PER_K = 4
-"""Groups a row is cut into, per k: about k (1 + 1/4) entries survive; more groups cost more than they save."""
+"""Groups per row, over k: about k (1 + 1/4) entries survive; more groups cost more than they save."""
 
 
-class Best:
-    """The k best entries of each row seen so far, best first; equal scores in order of the partner's index.
+class TopK:
+    """The k largest of the entries offered for each row, best first; equal scores in order of the partner's index.
 
     Attributes:
         partner: int64 [rows, k], the entries' columns; -1 where a row has fewer than k entries.
         score: float64 [rows, k]; -inf there.
-        other: float64 [rows, k], a second number carried along with each entry; NaN there.
+        other: float64 [rows, k], a second number stored with each entry; NaN there.
     """
 
     def __init__(self, rows: int, k: int) -> None:
@@ -48,9 +49,9 @@ class Best:
     def offer(
         self, owner: npt.ArrayLike, partner: npt.ArrayLike, score: npt.ArrayLike, other: npt.ArrayLike | None = None
     ) -> None:
-        """Entries (owner, partner) with their scores, in any order; each entry is offered once.
+        """Add entries (row `owner`, column `partner`) with their scores, in any order; each entry is offered once.
 
-        A row that is offered entries again gets higher partners than before: pieces come in the matrix's own order.
+        Later calls must offer a row higher partners than earlier ones, as blocks in the matrix's order do.
         """
         owner, partner = np.asarray(owner, dtype=np.int64), np.asarray(partner, dtype=np.int64)
         score = np.asarray(score, dtype=np.float64)
@@ -71,7 +72,7 @@ class Best:
 def _rearranged(
     old: AnyArray, new: AnyArray, row: IntArray, column: IntArray, best: IntArray, empty: float
 ) -> AnyArray:
-    """Columns `best` of the kept values with the new ones put at (row, column) beside them."""
+    """Columns `best` of the old values with the new ones put at (row, column) beside them."""
     values = np.full((len(old), int(column.max(initial=old.shape[1] - 1)) + 1), empty, dtype=old.dtype)
     values[:, : old.shape[1]] = old
     values[row, column] = new
@@ -79,9 +80,9 @@ def _rearranged(
 
 
 def lower_bound(indptr: Indptr, values: AnyArray, k: int) -> AnyArray:
-    """[rows] of a CSR matrix's `values`: a number that at least k of a row's entries reach, near the k-th largest.
+    """A lower bound of the k-th largest entry of each row of a CSR matrix, [rows].
 
-    -inf for rows that are too short to cut into groups, whose entries are all kept.
+    -inf for rows that are too short to divide into groups.
     """
     groups = GROUPS_PER_K * k
     count = np.diff(indptr)
@@ -99,17 +100,17 @@ def lower_bound(indptr: Indptr, values: AnyArray, k: int) -> AnyArray:
 
 
 def survivors(indptr: Indptr, values: AnyArray, k: int, floor: AnyArray | None = None) -> tuple[IntArray, IntArray]:
-    """Entries of a CSR matrix that may be among the k best of their rows: (row, position in `values`).
+    """Entries (row, position in `values`) of a CSR matrix that may be among the k best of their rows.
 
     Args:
         indptr: int [rows + 1].
         values: [nnz], no NaN.
-        k: how many are looked for.
-        floor: [rows], known lower bounds (`Best.floor`).
+        k: number of best entries.
+        floor: [rows], known lower bounds (`TopK.floor`).
     """
     bound = lower_bound(indptr, values, k)
     if floor is not None:
         bound = np.maximum(bound, floor).astype(values.dtype)
-    at = np.flatnonzero(values >= np.repeat(bound, np.diff(indptr)))
-    row = np.searchsorted(indptr, at, side="right") - 1
-    return row.astype(np.int64), at.astype(np.int64)
+    position = np.flatnonzero(values >= np.repeat(bound, np.diff(indptr)))
+    row = np.searchsorted(indptr, position, side="right") - 1
+    return row.astype(np.int64), position.astype(np.int64)

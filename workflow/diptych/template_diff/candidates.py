@@ -1,4 +1,4 @@
-"""What a template diff puts forward: features that changed at template tokens."""
+"""Candidate findings of template diffs: features that changed at template tokens."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from diptych.storage import artifacts
 
 REMEDY = "a dictionary that is trained on the rows of both models (`model: [a, b]`) leaves neither its domain"
 UNINFORMATIVE = 1.0
-"""Unexplained share of a change from which features have nothing to say of it: no feature at all leaves as much."""
+"""Unexplained share of a change from which features do not describe it: without any feature it is 1."""
 
 
 def candidates(files: Files) -> list[Candidate]:
@@ -24,8 +24,8 @@ def candidates(files: Files) -> list[Candidate]:
 
     The effect is the mean change over prompts in standard deviations, fitted on folds other than 0 and held out on
     fold 0; q is that of all eligible latents, roles and metrics. A feature that changed by several metrics or at
-    several tokens is one finding. Where the features' change leaves all of the activations' change unexplained, nothing
-    can be told by features.
+    several tokens is one finding. Candidates are barred at roles where the features' change leaves all of the
+    activations' change unexplained.
     """
     return [candidate for run in files["template_diffs"] for candidate in candidates_of(run, "ranked")]
 
@@ -35,16 +35,16 @@ def candidates_of(run: Mapping[str, Any], name: str) -> list[Candidate]:
     with artifacts.read(run["diff"], "template_diff") as file:
         table = artifacts.read_table(file, name)
         rows = file["prompts_of_ranked"][:] if name == "ranked" else np.full((len(table["latent"]), 0), -1)
-        mute = _mute_roles(artifacts.read_json(file, "summary")) if name == "ranked" else set()
-        shifted = table.get("domain_shift", np.full(len(rows), "no"))
+        undescribed = _undescribed_roles(artifacts.read_json(file, "summary")) if name == "ranked" else set()
+        domain_shift = table.get("domain_shift", np.full(len(rows), "no"))
     W_dec = sae.load(Path(run["dictionary"]).parent).W_dec
-    proposed = []
+    features = []
     for k, (latent, role, metric) in enumerate(zip(table["latent"], table["role"], table["metric"], strict=True)):
-        numbers = ("effect_fitted", "effect_held_out", "lo", "hi", "p", "q")
-        effect, held_out, lo, hi, p, q = (float(table[column][k]) for column in numbers)
-        silent = role in mute
-        caveat = "domain shift" if shifted[k] == "yes" else ""
-        proposed.append(
+        columns = ("effect_fitted", "effect_held_out", "lo", "hi", "p", "q")
+        effect, held_out, lo, hi, p, q = (float(table[column][k]) for column in columns)
+        is_barred = role in undescribed
+        caveat = "domain shift" if domain_shift[k] == "yes" else ""
+        features.append(
             Candidate(
                 kind="feature",
                 id=label(int(latent), str(role), str(metric)),
@@ -53,11 +53,11 @@ def candidates_of(run: Mapping[str, Any], name: str) -> list[Candidate]:
                 held_out=held_out,
                 lo=lo,
                 hi=hi,
-                p=NAN if silent else p,
-                q=NAN if silent else q,
+                p=NAN if is_barred else p,
+                q=NAN if is_barred else q,
                 direction=W_dec[latent].astype(np.float64),
                 rows=rows[k][rows[k] >= 0],
-                barred="the features' change does not describe that of the activations" if silent else "",
+                barred="the features' change does not describe that of the activations" if is_barred else "",
                 subject=str(latent),
                 template_position=str(role),
                 tokens=str(run["tokens"]),
@@ -65,17 +65,17 @@ def candidates_of(run: Mapping[str, Any], name: str) -> list[Candidate]:
                 remedy=REMEDY if caveat else "",
             )
         )
-    return proposed
+    return features
 
 
-def _mute_roles(summary: Mapping[str, Any]) -> set[str]:
+def _undescribed_roles(summary: Mapping[str, Any]) -> set[str]:
     """Roles at which the features' change leaves at least all of the activations' change unexplained."""
     unexplained = {role: numbers["change_unexplained"] for role, numbers in summary["roles"].items()}
     return {role for role, share in unexplained.items() if share is not None and share >= UNINFORMATIVE}
 
 
 def label(latent: int, role: str, metric: str) -> str:
-    """Id of a feature's change at a template token: `12 at newline, density`."""
+    """Id of a candidate at a template token: `12 at newline, density`."""
     return f"{latent} at {' '.join(role.split()) or repr(role)}, {metric.replace('_', ' ')}"
 
 
@@ -99,9 +99,10 @@ def _p_values(path: str) -> DoubleArray:
 
 
 def recovery_of(run: Mapping[str, Any], threshold: Threshold) -> Recovery | None:
-    """Whether a template diff wrote down the change planted at every one of its roles; None if it planted none.
+    """Recovery of the changes planted at the roles of a template diff; None if it planted none.
 
-    The place is the worst of the roles'; each role's candidates are ranked alone.
+    `written` if the changes of all roles are; `rank` is the worst of the roles. Each role's candidates are ranked
+    separately.
     """
     with artifacts.read(run["diff"], "template_diff") as file:
         planted = artifacts.read_json(file, "summary")["planted"]
@@ -111,8 +112,8 @@ def recovery_of(run: Mapping[str, Any], threshold: Threshold) -> Recovery | None
     rows = candidates_of(run, "planted")
     recoveries = []
     for role, latent in planted["latents"].items():
-        mine = [row for row in rows if row.template_position == role]
-        recoveries.append(recovery(rank(mine, threshold), W_dec[latent].astype(np.float64)))
+        at_role = [row for row in rows if row.template_position == role]
+        recoveries.append(recovery(rank(at_role, threshold), W_dec[latent].astype(np.float64)))
     return Recovery(
         written=all(recovered.written for recovered in recoveries),
         rank=max(recovered.rank for recovered in recoveries) if all(recovered.rank for recovered in recoveries) else 0,
@@ -125,10 +126,10 @@ def recovery_of(run: Mapping[str, Any], threshold: Threshold) -> Recovery | None
 
 
 class Proposer(proposer.Proposer):
-    """The template diffs' word on a cell."""
+    """Candidates, control clause and planted change of the template diffs."""
 
     def candidates(self, files: Files) -> list[Candidate]:
-        """The ranked gains and losses."""
+        """Features of the ranked tables."""
         return candidates(files)
 
     def runs(self, files: Files) -> Mapping[str, Sequence[Files]]:
@@ -139,11 +140,11 @@ class Proposer(proposer.Proposer):
         }
 
     def control(self, files: Files) -> Sequence[Clause]:
-        """No feature of a model changes against itself."""
+        """Clause of the control (a model against itself): every p is 1."""
         return [_null_clause(files)]
 
     def planted(self, files: Files, threshold: Threshold) -> Recovery | None:
-        """The worst of what the template diffs of a cell made of the changes that they planted themselves."""
+        """The worst recovery of a planted change among the template diffs of a cell; None if none planted one."""
         recoveries = [recovery_of(run, threshold) for run in files["template_diffs"]]
         known = [recovery for recovery in recoveries if recovery is not None]
         return min(known, key=lambda recovery: (recovery.written, -recovery.rank), default=None)

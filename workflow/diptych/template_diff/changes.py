@@ -1,14 +1,14 @@
-"""Every latent at every template token, compared between two models (METHODS 4): statistics, tests, certainty.
+"""Statistics and tests of every latent's change between two models at every template token (METHODS 4).
 
 For each latent and role three numbers are compared: the mean over all prompts, the mean over prompts where it fires,
 and how often it fires. A gain is B minus A. Each has a difference h per prompt whose sum is tested by exchanging A
 and B inside prompts: alone (exact, or a saddlepoint tail) and in the family of all tests (max-T):
 
-    found = compare(codes, flips=1000, seed=0)         # codes: template_codes.Codes
-    found.tests["newline"]["density"].gain             # [E], share of prompts that fire in B only, less A only
-    found.tests["newline"]["density"].q                # [E], Benjamini-Hochberg over all latents, roles and metrics
+    comparison = compare(codes, flips=1000, seed=0)         # codes: codes.Codes
+    comparison.tests["newline"]["density"].gain             # [E], density in B minus density in A
+    comparison.tests["newline"]["density"].q                # [E], Benjamini-Hochberg over latents, roles and metrics
 
-All is made from sparse codes: a latent that fires on no prompt costs nothing but its row of zeros.
+All is computed from sparse codes, so that a latent that fires on no prompt costs nothing.
 """
 
 from collections.abc import Mapping
@@ -31,10 +31,10 @@ QUANTILES = {"p90": 0.90, "p95": 0.95, "p99": 0.99}
 
 @dataclass(frozen=True)
 class Changes:
-    """Eligible latents of one role: float64 CSR [E, n], one row a latent.
+    """Codes of the eligible latents of one role in both models, float64 CSR [E, n]: one row per latent.
 
     Attributes:
-        latent: int64 [E], increasing.
+        latent: int64 [E], ascending.
         a: codes of model A.
         b: codes of model B.
     """
@@ -44,7 +44,7 @@ class Changes:
     b: sparse.csr_array
 
     def h(self, metric: str) -> sparse.csr_array:
-        """Per prompt difference whose sum, under random signs, tests `metric` (METHODS 4), CSR [E, n].
+        """Per-prompt difference h whose sum is tested by random signs for `metric` (METHODS 4), CSR [E, n].
 
         d = b - a (all_mean); delta = 1[b > 0] - 1[a > 0] (density); d - m delta (active_mean), m the mean activation
         over the firings of both models. The last is exact when A and B are exchangeable within a prompt, and only
@@ -66,8 +66,8 @@ class Changes:
         return result
 
 
-class Tested(NamedTuple):
-    """One metric of one role over its E eligible latents, float64 [E] each; `gain` is NaN where a side never fires."""
+class MetricTest(NamedTuple):
+    """Gains of one metric at one role and their tests, float64 [E] each; `gain` is NaN where a model never fires."""
 
     gain: FloatArray
     statistic: FloatArray
@@ -79,20 +79,20 @@ class Tested(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """All numbers of a template diff.
+    """Statistics and tests of a template diff.
 
     Attributes:
         a: role -> statistic -> float64 [F], model A (see `describe`).
         b: the same of model B.
-        changes: role -> eligible latents with their codes.
-        tests: role -> metric -> results over the eligible latents.
-        maxima: the family's null, float64 [flips].
+        changes: role -> codes of the eligible latents.
+        tests: role -> metric -> tests of the eligible latents.
+        maxima: maximum of all statistics under each sign flip, float64 [flips].
     """
 
     a: Mapping[str, Mapping[str, FloatArray]]
     b: Mapping[str, Mapping[str, FloatArray]]
     changes: Mapping[str, Changes]
-    tests: Mapping[str, Mapping[str, Tested]]
+    tests: Mapping[str, Mapping[str, MetricTest]]
     maxima: FloatArray
 
 
@@ -118,14 +118,14 @@ def describe(codes: sparse.csr_array) -> dict[str, FloatArray]:
     start = np.cumsum(count) - count
     total = np.bincount(latent, weights=value, minlength=n_features)
     active_mean = np.divide(total, count, out=np.full(n_features, np.nan), where=fires)
-    spread = np.bincount(latent, weights=(value - active_mean[latent]) ** 2, minlength=n_features)
+    squares = np.bincount(latent, weights=(value - active_mean[latent]) ** 2, minlength=n_features)
     all_mean = total / n
     between = count * np.where(fires, active_mean - all_mean, 0.0) ** 2 + (n - count) * all_mean**2
     statistics = {
         "all_mean": all_mean,
-        "all_std": np.sqrt((spread + between) / n),
+        "all_std": np.sqrt((squares + between) / n),
         "active_mean": active_mean,
-        "active_std": np.sqrt(np.divide(spread, count, out=np.full(n_features, np.nan), where=fires)),
+        "active_std": np.sqrt(np.divide(squares, count, out=np.full(n_features, np.nan), where=fires)),
         "active_min": _at_quantile(value, start, count, 0.0),
         "max": np.nan_to_num(_at_quantile(value, start, count, 1.0)),
         "num_active": count.astype(np.float64),
@@ -135,7 +135,7 @@ def describe(codes: sparse.csr_array) -> dict[str, FloatArray]:
 
 
 def _at_quantile(value: FloatArray, start: IntArray, count: IntArray, share: float) -> FloatArray:
-    """Linear quantile of each latent's ascending values [start, start + count); NaN for an empty range."""
+    """Linearly interpolated quantile of each latent's ascending values [start, start + count); NaN without values."""
     quantile = np.full(len(count), np.nan)
     fires = count > 0
     position = share * (count[fires] - 1)
@@ -147,14 +147,14 @@ def _at_quantile(value: FloatArray, start: IntArray, count: IntArray, share: flo
 
 
 def eligible(codes_a: sparse.csr_array, codes_b: sparse.csr_array, min_share: float) -> IntArray:
-    """Latents that fire in A or B on at least `min_share` of the prompts (the union: unchanged by swapping A and B)."""
+    """Latents that fire in A or B on at least `min_share` of the prompts; swapping A and B changes nothing."""
     either = sparse.csr_array(codes_a + codes_b)
     firing = np.bincount(either.indices[either.data > 0], minlength=codes_a.shape[1])
     return np.flatnonzero(firing >= max(1.0, np.ceil(min_share * codes_a.shape[0] - 1e-9)))
 
 
 def compare(codes: Codes, *, min_share: float = 0.01, flips: int = 1000, seed: int = 0) -> Comparison:
-    """Statistics, tests and family-wise certainty of every eligible latent, role and metric.
+    """Statistics, tests and family-wise p of every eligible latent, role and metric.
 
     Args:
         codes: both models at every role.
@@ -162,23 +162,23 @@ def compare(codes: Codes, *, min_share: float = 0.01, flips: int = 1000, seed: i
         flips: sign flips for the family-wise p.
         seed: of the flips.
     """
-    described = [{role: describe(side[role]) for role in codes.roles} for side in (codes.a, codes.b)]
+    statistics = [{role: describe(side[role]) for role in codes.roles} for side in (codes.a, codes.b)]
     changes = {}
     for role in codes.roles:
         latent = eligible(codes.a[role], codes.b[role], min_share)
         changes[role] = Changes(latent, _transposed(codes.a[role], latent), _transposed(codes.b[role], latent))
-    untested = {
-        (role, metric): _test(changes[role], metric, described[0][role][metric], described[1][role][metric])
+    unadjusted = {
+        (role, metric): _test(changes[role], metric, statistics[0][role][metric], statistics[1][role][metric])
         for role in codes.roles
         for metric in METRICS
     }
     maxima = max_t.null_maxima(_family(changes), flips=flips, seed=seed)
-    q = resampling.benjamini_hochberg(np.concatenate([test.p for test in untested.values()]))
-    parts = np.split(q, np.cumsum([len(test.p) for test in untested.values()])[:-1])
-    tests: dict[str, dict[str, Tested]] = {role: {} for role in codes.roles}
-    for ((role, metric), test), part in zip(untested.items(), parts, strict=True):
-        tests[role][metric] = test._replace(q=part, p_family=max_t.family_p(test.statistic, maxima))
-    return Comparison(described[0], described[1], changes, tests, maxima)
+    q = resampling.benjamini_hochberg(np.concatenate([test.p for test in unadjusted.values()]))
+    q_of_tests = np.split(q, np.cumsum([len(test.p) for test in unadjusted.values()])[:-1])
+    tests: dict[str, dict[str, MetricTest]] = {role: {} for role in codes.roles}
+    for ((role, metric), test), test_q in zip(unadjusted.items(), q_of_tests, strict=True):
+        tests[role][metric] = test._replace(q=test_q, p_family=max_t.family_p(test.statistic, maxima))
+    return Comparison(statistics[0], statistics[1], changes, tests, maxima)
 
 
 def _transposed(codes: sparse.csr_array, latent: IntArray) -> sparse.csr_array:
@@ -189,7 +189,7 @@ def _transposed(codes: sparse.csr_array, latent: IntArray) -> sparse.csr_array:
 
 
 def _family(changes: Mapping[str, Changes]) -> sparse.csr_array:
-    """Rows h of every role and metric; active_mean only where it is not all_mean again (no discordant prompt)."""
+    """Rows h of every role and metric; active_mean only where it differs from all_mean (some prompt is discordant)."""
     rows: list[Any] = []
     for change in changes.values():
         delta = change.h("density")
@@ -198,8 +198,8 @@ def _family(changes: Mapping[str, Changes]) -> sparse.csr_array:
     return sparse.csr_array(sparse.vstack(rows, format="csr"))
 
 
-def _test(changes: Changes, metric: str, a: FloatArray, b: FloatArray) -> Tested:
-    """Gain, statistic, effect and per-test p of one metric; q and the family-wise p are filled in later."""
+def _test(changes: Changes, metric: str, a: FloatArray, b: FloatArray) -> MetricTest:
+    """Gain, statistic, effect and p of one metric; q and the family-wise p are NaN, to be filled in later."""
     h = changes.h(metric)
     n = h.shape[1]
     total = np.asarray(h.sum(axis=1), dtype=np.float64)
@@ -211,12 +211,12 @@ def _test(changes: Changes, metric: str, a: FloatArray, b: FloatArray) -> Tested
         p = resampling.mcnemar_exact(size - lost, lost)
     else:
         p = resampling.sign_flip_p(h)
-    unknown = np.full(len(p), np.nan)
-    return Tested(
+    undefined = np.full(len(p), np.nan)
+    return MetricTest(
         gain=b[changes.latent] - a[changes.latent],
         statistic=max_t.flip_statistic(h),
         effect=resampling.standardised_mean(total / n, mean_square, n),
         p=p,
-        q=unknown,
-        p_family=unknown,
+        q=undefined,
+        p_family=undefined,
     )

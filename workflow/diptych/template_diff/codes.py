@@ -1,13 +1,13 @@
-"""Codes at the template's own tokens: one row a prompt, for both models, read from the feature shards.
+"""Codes of both models at the template's own tokens, one row per prompt, read from the feature shards.
 
-The same dictionary has encoded both models on the same rendered prompts. A role is a named token of the template
+One dictionary has encoded both models on the same rendered prompts. A role is a named token of the template
 (`im_start`, `assistant`, `newline`), so that every prompt has exactly one row for it:
 
     codes = at_roles(["a-0.h5"], ["b-0.h5"], "tokens.h5", ["assistant", "newline"])
     codes.a["assistant"]     # CSR float32 [prompts, F]; row i of codes.b["assistant"] is the same prompt
 
-`at_token` reads a chosen token wherever it stands instead. Prompts with the same tokens are one unit: the first is
-kept, because two copies of one prompt are not two observations. Only the wanted rows are read from disk.
+`at_token` reads a given token at all of its positions instead. Of prompts with the same tokens only the first is
+used, because copies of a prompt are not independent observations. Only the needed rows are read from disk.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,15 +36,16 @@ class Codes:
 
     Attributes:
         a: role -> codes of model A, CSR [n, F], values >= 0.
-        b: the same of model B, row for row the same prompts.
-        prompts: n ids.
+        b: the same of model B; row i is the same prompt.
+        prompts: ids of the n prompts.
         source: int64 [n], index into `sources`.
         fold: int64 [n]; fold 0 is the test fold.
         sources: names of the corpus sources.
-        token_rows: role -> int64 [k], the token rows that were read (empty for codes made in memory).
-        units: role -> int64 [k], the prompt of each of those rows (several for one prompt in any-position mode).
-        merged: prompts left out because an earlier one has the same tokens.
-        absent: prompts left out because the chosen token is not in them (any-position mode only).
+        token_rows: role -> int64 [k], the token rows that were read (empty for codes not read from files).
+        units: role -> int64 [k], index of the prompt of each of those rows (a prompt has several in any-position
+            mode).
+        merged: number of prompts omitted because an earlier one has the same tokens.
+        absent: number of prompts omitted because the token is not in them (any-position mode only).
     """
 
     a: Mapping[str, sparse.csr_array]
@@ -82,7 +83,7 @@ class Codes:
 
     @property
     def n_features(self) -> int:
-        """F."""
+        """Number of latents F."""
         return int(next(iter(self.a.values())).shape[1])
 
     def row_of(self, role: str) -> IntArray:
@@ -93,7 +94,7 @@ class Codes:
 
 @dataclass(frozen=True)
 class _Prompts:
-    """The token file as far as it is needed: one entry a token row, except `ids`, `source`, `fold` (one a document)."""
+    """Columns of the token file, one entry per token row; `ids`, `source` and `fold` have one per document."""
 
     path: str | Path
     token: IntArray
@@ -106,7 +107,7 @@ class _Prompts:
     roles: list[str]
 
     def distinct(self) -> IntArray:
-        """Documents that hold tokens, without those whose tokens an earlier one has."""
+        """Documents with tokens, without those that repeat an earlier document's tokens."""
         starts = np.flatnonzero(np.diff(self.document, prepend=-1))
         first: dict[bytes, int] = {}
         for tokens, start in zip(np.split(self.token, starts[1:]), starts, strict=True):
@@ -121,7 +122,7 @@ def read(
     roles: Sequence[str] = (),
     token: str | None = None,
 ) -> Codes:
-    """`at_token` if a token is given, else `at_roles`; without roles at all positions that the template names.
+    """Codes at `token` (`at_token`) if given, else at `roles` (`at_roles`), by default all named template tokens.
 
     Raises:
         DiptychError: as these two, or the corpus names no template token.
@@ -129,19 +130,19 @@ def read(
     if token is not None:
         return at_token(features_a, features_b, tokens, token)
     with artifacts.read(tokens, "tokens") as file:
-        named = [str(name) for name in artifacts.read_json(file, "named_positions")]
-    if not roles and not named:
+        named_positions = [str(name) for name in artifacts.read_json(file, "named_positions")]
+    if not roles and not named_positions:
         raise DiptychError(
             f"{tokens}: no template token has a name; let the corpus draw `prompts`, and give its `positions` if the "
             "template is of no known family"
         )
-    return at_roles(features_a, features_b, tokens, roles or named)
+    return at_roles(features_a, features_b, tokens, roles or named_positions)
 
 
 def at_roles(
     features_a: Sequence[str | Path], features_b: Sequence[str | Path], tokens: str | Path, roles: Sequence[str]
 ) -> Codes:
-    """Codes at each of `roles`, one row a prompt.
+    """Codes at each of `roles`, one row per prompt.
 
     Args:
         features_a: feature shards of model A.
@@ -150,31 +151,31 @@ def at_roles(
         roles: names of template tokens, among the token file's roles.
 
     Raises:
-        DiptychError: a role is unknown, is missing in a prompt or stands there more than once, or its row has no
-            codes in one of the models; the prompt is named.
+        DiptychError: a role is unknown, occurs not exactly once in a prompt, or its row has no codes in one of the
+            models.
     """
     prompts = _read_prompts(tokens)
     distinct = prompts.distinct()
     rows = {role: _rows_of_role(prompts, role, distinct) for role in roles}
     token_row = np.unique(np.concatenate(list(rows.values())))
-    both = []
+    codes_of_sides = []
     for shards in (features_a, features_b):
         codes = _select(shards, token_row, prompts)
-        both.append({role: codes[np.searchsorted(token_row, rows[role])] for role in roles})
+        codes_of_sides.append({role: codes[np.searchsorted(token_row, rows[role])] for role in roles})
     units = {role: np.arange(len(distinct)) for role in roles}
-    return _codes(both[0], both[1], prompts, distinct, rows, units)
+    return _codes(codes_of_sides[0], codes_of_sides[1], prompts, distinct, rows, units)
 
 
 def at_token(
     features_a: Sequence[str | Path], features_b: Sequence[str | Path], tokens: str | Path, token: str
 ) -> Codes:
-    """Codes at a token wherever it stands (any-position mode); per prompt the maximum over its occurrences.
+    """Codes at a token at any position: per prompt the maximum over the token's occurrences.
 
     Args:
         features_a: feature shards of model A.
         features_b: feature shards of model B, from the same dictionary.
         tokens: the token file of the rendered prompts.
-        token: the token's decoded text, exactly (" the" is not "the"); it is also the name of the one role.
+        token: the token's decoded text, exactly (" the" is not "the"); also the name of the only role.
 
     Raises:
         DiptychError: the token is not in the corpus, or one of its rows has no codes in one of the models.
@@ -198,24 +199,24 @@ def at_token(
 
 
 def fvu(codes: Codes, rows: Rows, dictionary: encoding.Dictionary, *, device: str = "cpu") -> dict[str, float]:
-    """The dictionary's pooled FVU on one model's rows at each role of `codes`; NaN where they have no variance.
+    """The dictionary's pooled FVU on one model's rows at each role; NaN where they have no variance.
 
     Args:
-        codes: read by `at_roles` or `at_token`, which say the token rows.
+        codes: read by `at_roles` or `at_token`; its token rows are used.
         rows: that model's rows at the dictionary's site.
-        dictionary: the one that made the codes.
+        dictionary: the dictionary of the codes.
         device: where it runs.
     """
     fvu_of = {}
     for role, token_rows in codes.token_rows.items():
-        mine = np.isin(rows.token_row[0], token_rows)
+        is_at_role = np.isin(rows.token_row[0], token_rows)
         at_role = replace(
             rows,
-            token_row=rows.token_row[:, mine],
-            document=rows.document[mine],
-            fold=rows.fold[mine],
-            source=rows.source[mine],
-            position=rows.position[mine],
+            token_row=rows.token_row[:, is_at_role],
+            document=rows.document[is_at_role],
+            fold=rows.fold[is_at_role],
+            source=rows.source[is_at_role],
+            position=rows.position[is_at_role],
         )
         reconstruction = encoding.encode_rows(at_role, dictionary, device=device).reconstruction
         fvu_of[role] = reconstruction.fvu if reconstruction else float("nan")
@@ -223,17 +224,17 @@ def fvu(codes: Codes, rows: Rows, dictionary: encoding.Dictionary, *, device: st
 
 
 def change_unexplained(codes: Codes, a: Rows, b: Rows, dictionary: encoding.Dictionary) -> dict[str, float]:
-    """Share of the change of the rows at each role that the change of the codes does not describe (pooled).
+    """Share of the activations' change at each role that the change of the codes does not explain (pooled).
 
-    sum ||(x_B - x_A) - (f_B - f_A) W_dec||^2 / sum ||x_B - x_A||^2: 0 if the dictionary's features say all that
-    changed, 1 if they say nothing, more if they mislead. NaN where nothing changed or the codes are maxima over several
+    sum ||(x_B - x_A) - (f_B - f_A) W_dec||^2 / sum ||x_B - x_A||^2: 0 if the features explain the whole change, 1 if
+    nothing of it, above 1 if they describe another change. NaN where nothing changed or codes are maxima over several
     rows (any-position mode).
 
     Args:
-        codes: read by `at_roles`, which says the token rows.
+        codes: read by `at_roles`; its token rows are used.
         a: A's rows at the dictionary's site.
         b: B's rows there.
-        dictionary: the one that made the codes.
+        dictionary: the dictionary of the codes.
     """
     share_of = {}
     for role, token_rows in codes.token_rows.items():
@@ -287,34 +288,35 @@ def _read_prompts(tokens: str | Path) -> _Prompts:
 
 
 def _rows_of_role(prompts: _Prompts, role: str, documents: IntArray) -> IntArray:
-    """The one token row of `role` in each kept document."""
+    """The token row of `role` in each of `documents`."""
     if role not in prompts.roles:
         raise DiptychError(f"{prompts.path}: no role {role!r}; the template has {', '.join(prompts.roles)}")
-    # Named positions come last: `assistant` is ChatML's token before it is what the assistant says.
+    # The last of equal names is meant: named positions follow the speakers' roles, and `assistant` can be both.
     code = len(prompts.roles) - 1 - prompts.roles[::-1].index(role)
     rows = np.flatnonzero((prompts.role == code) & np.isin(prompts.document, documents))
-    times = np.bincount(prompts.document[rows], minlength=len(prompts.ids))[documents]
-    if (times != 1).any():
-        worst = int(np.flatnonzero(times != 1)[0])
+    occurrences = np.bincount(prompts.document[rows], minlength=len(prompts.ids))[documents]
+    if (occurrences != 1).any():
+        first_wrong = int(np.flatnonzero(occurrences != 1)[0])
         raise DiptychError(
-            f"{prompts.path}: role {role!r} stands {times[worst]} times, not once, in prompt "
-            f"{prompts.ids[documents[worst]]!r} ({int((times != 1).sum())} such prompts); "
+            f"{prompts.path}: role {role!r} stands {occurrences[first_wrong]} times, not once, in prompt "
+            f"{prompts.ids[documents[first_wrong]]!r} ({int((occurrences != 1).sum())} such prompts); "
             "render it with a generation prompt"
         )
     return rows
 
 
-def _select(shards: Sequence[str | Path], wanted: IntArray, prompts: _Prompts) -> sparse.csr_array:
-    """Codes of the sorted token rows `wanted`, CSR [len(wanted), F]."""
+def _select(shards: Sequence[str | Path], token_rows: IntArray, prompts: _Prompts) -> sparse.csr_array:
+    """Codes of the sorted `token_rows`, CSR [len(token_rows), F]."""
     parts, selected = [], []
     for path in shards:
         with open_shard(path) as file:
             token_row = file["token_row"][:]
-            at = np.flatnonzero(np.isin(token_row, wanted))
-            selected.append(token_row[at])
-            parts += [_read_run(file, run) for run in np.split(at, np.flatnonzero(np.diff(at) > 64) + 1) if len(run)]
+            index = np.flatnonzero(np.isin(token_row, token_rows))
+            selected.append(token_row[index])
+            runs = np.split(index, np.flatnonzero(np.diff(index) > 64) + 1)
+            parts += [_read_run(file, run) for run in runs if len(run)]
     rows = np.concatenate(selected) if selected else np.zeros(0, dtype=np.int64)
-    missing = np.setdiff1d(wanted, rows)
+    missing = np.setdiff1d(token_rows, rows)
     if len(missing):
         row = int(missing[0])
         raise DiptychError(
@@ -326,7 +328,7 @@ def _select(shards: Sequence[str | Path], wanted: IntArray, prompts: _Prompts) -
 
 
 def _read_run(file: h5py.File, run: IntArray) -> sparse.csr_array:
-    """Rows `run` (sorted, close together) of a feature shard, read as one span."""
+    """Rows `run` (sorted, close together) of a feature shard, read from disk as one span."""
     indptr = file["indptr"][run[0] : run[-1] + 2]
     span = slice(indptr[0], indptr[-1])
     shape = (len(indptr) - 1, int(artifacts.read_json(file, "n_features")))

@@ -1,4 +1,4 @@
-"""The section on template tokens: what changed in a dictionary's features there, how surely, and on which prompts."""
+"""Report section on template tokens: changes of a dictionary's features there, their tests, and example prompts."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -29,68 +29,72 @@ from diptych.page.method_sections import PageData
 from diptych.template_diff.candidates import UNINFORMATIVE
 from diptych.template_diff.pictures import panels
 from diptych.template_diff.pictures.figures import figure_blocks
-from diptych.template_diff.pictures.panels import METRIC_WORDS, View, shown
+from diptych.template_diff.pictures.panels import METRIC_LABELS, View, role_label
 from diptych.text.contexts import Codes, Text
 
-LISTED = 5
-"""Rows of the page's tables for each role, metric and direction; the CSV has them all."""
+TABLE_ROWS = 5
+"""Rows per role, metric and direction in the report's tables; the CSV has all."""
 ITEMS = 4
-"""Features of each direction shown with prompts."""
-POORLY = 1.0
-"""FVU above which a role's own mean describes its rows better than the dictionary does."""
+"""Features per direction shown with prompts."""
+POOR_FVU = 1.0
+"""FVU above which the mean of a role's rows describes them better than the dictionary does."""
 
 
-def section(pair: Mapping[str, Any], contexts: int, standing: Collection[str]) -> Section:
-    """All template diffs of a pair; `standing` holds "side id" of the features that are findings."""
+def section(pair: Mapping[str, Any], contexts: int, finding_ids: Collection[str]) -> Section:
+    """Section of all template diffs of a pair; `finding_ids` are "side id" of the features that are findings."""
     runs = pair["files"]["template_diffs"]
     title = "Features at the chat template's own tokens"
     if len(runs) == 1:
-        return Section(f"{pair['id']}-template", title, *_run(pair, runs[0], contexts, standing, ""))
+        return Section(f"{pair['id']}-template", title, *_run(pair, runs[0], contexts, finding_ids, ""))
     parts = [
-        Section(f"{pair['id']}-template-{run['name']}", run["name"], *_run(pair, run, contexts, standing, run["name"]))
+        Section(
+            f"{pair['id']}-template-{run['name']}", run["name"], *_run(pair, run, contexts, finding_ids, run["name"])
+        )
         for run in runs
     ]
     return Section(f"{pair['id']}-template", title, [], parts)
 
 
 def _run(
-    pair: Mapping[str, Any], run: Mapping[str, Any], contexts: int, standing: Collection[str], name: str
+    pair: Mapping[str, Any], run: Mapping[str, Any], contexts: int, finding_ids: Collection[str], name: str
 ) -> tuple[list[Block], list[Section]]:
-    """Blocks and subsections of one template diff; `name` begins the ids of its findings where there are several."""
+    """Blocks and subsections of one template diff; `name` is the prefix of its finding ids if there are several."""
     view = panels.read(run["diff"])
-    place = f"{pair['id']}-template-{run['name']}"
+    section_id = f"{pair['id']}-template-{run['name']}"
     prefix = f"{name} " if name else ""
     parts = [
-        Section(f"{place}-figures", "B against A", figure_blocks(view, place, 40)),
-        Section(f"{place}-tables", "Ranked gains", _tables(view, run["name"])),
-        Section(f"{place}-prompts", "On which prompts", _items(view, run, contexts, standing, prefix)),
+        Section(f"{section_id}-figures", "B against A", figure_blocks(view, section_id, 40)),
+        Section(f"{section_id}-tables", "Ranked gains", _tables(view, run["name"])),
+        Section(f"{section_id}-prompts", "On which prompts", _items(view, run, contexts, finding_ids, prefix)),
     ]
     if view.targets is not None:
-        parts.append(Section(f"{place}-targets", "Features of the target prompts alone", _targets(view, run["name"])))
+        parts.append(
+            Section(f"{section_id}-targets", "Features of the target prompts alone", _targets(view, run["name"]))
+        )
     return [_intro(view), _domain(view), *_domain_notes(view)], parts
 
 
 def _intro(view: View) -> Prose:
     summary = view.summary
-    left_out = [
+    omitted = [
         f"{counted(summary[key], 'prompt')} {words}"
-        for key, words in (("merged", "repeated another one's tokens"), ("absent", "did not hold the token"))
+        for key, words in (("merged", "repeated another's tokens"), ("absent", "did not contain the token"))
         if summary[key]
     ]
     planted = summary["planted"]
-    known = (
+    positive_control = (
         f" To know whether this comparison would see a change, one of {prose_number(planted['size'])} median norms was "
         f"planted in half of the prompts in a copy of {view.names[0]}'s activations, along one feature at each token; "
         "the summary says whether it was found."
         if planted
         else ""
     )
-    left = f" {'; '.join(left_out)}." if left_out else ""
+    omissions = f" {'; '.join(omitted)}." if omitted else ""
     return Prose(
         f"The same {counted(summary['prompts'], 'prompt')} with the same template were read by {view.names[0]} and "
-        f"{view.names[1]}, and one dictionary was read on both at {listed([shown(role) for role in view.roles])}. "
+        f"{view.names[1]}, and one dictionary was read on both at {listed([role_label(role) for role in view.roles])}. "
         f"{counted(summary['tests'], 'test')}, {summary['significant']:,} with q ≤ .05 and "
-        f"{summary['significant_family']:,} certain in the family of all of them (sign flips).{left}{known}"
+        f"{summary['significant_family']:,} with family-wise p ≤ .05 (sign flips).{omissions}{positive_control}"
     )
 
 
@@ -103,7 +107,7 @@ def _domain(view: View) -> Table:
         numbers = view.summary["roles"][role]
         rows.append(
             [
-                shown(role),
+                role_label(role),
                 number_cell(numbers["fvu_a"]),
                 number_cell(numbers["fvu_b"]),
                 number_cell(numbers["fvu_ratio"]),
@@ -127,8 +131,8 @@ def _domain(view: View) -> Table:
         ],
         rows,
         caption="Share of the variance at each token that the dictionary leaves unexplained (FVU), the larger over the "
-        "smaller one, and the share of the change between the models that its features do not describe (1: they say "
-        "nothing of it).",
+        "smaller one, and the share of the change between the models that its features do not explain (1: "
+        "nothing of it is explained).",
     )
 
 
@@ -142,7 +146,7 @@ def _domain_notes(view: View) -> list[Block]:
             if summary["domain_shift"] == "yes" and summary[fvu] == max(summary["fvu_a"], summary["fvu_b"])
         }
         if shifted:
-            times = listed([f"{number(ratio)} times at {shown(role)}" for role, ratio in shifted.items()])
+            times = listed([f"{number(ratio)} times at {role_label(role)}" for role, ratio in shifted.items()])
             notes.append(
                 Note(
                     "warn",
@@ -150,35 +154,34 @@ def _domain_notes(view: View) -> list[Block]:
                     "may be the dictionary leaving its domain; findings there are marked.",
                 )
             )
-    mute = [role for role in view.roles if (view.summary["roles"][role]["change_unexplained"] or 0.0) >= UNINFORMATIVE]
-    if mute:
+    undescribed = [
+        role for role in view.roles if (view.summary["roles"][role]["change_unexplained"] or 0.0) >= UNINFORMATIVE
+    ]
+    if undescribed:
         notes.append(
             Note(
                 "warn",
-                f"At {listed([shown(role) for role in mute])} the change of the features does not describe the change "
-                "of the activations at all (unexplained 1 or more): something changed, but not what these features "
-                "stand for. Nothing there is written down as a finding.",
+                f"At {listed([role_label(role) for role in undescribed])} the change of the features does not describe "
+                "the change of the activations at all (unexplained 1 or more): something changed that these features "
+                "do not describe. Nothing there is written down as a finding.",
             )
         )
-    poor = [role for role in view.roles if _worst(view, role) > POORLY]
+    poor = [role for role in view.roles if _larger_fvu(view, role) > POOR_FVU]
     if poor:
         notes.append(
             Note(
                 "warn",
-                f"At {listed([shown(role) for role in poor])} the dictionary describes the activations of at least one "
-                "model worse than their mean would (FVU above 1): its features are a poor name for what differs from "
-                "prompt to prompt there.",
+                f"At {listed([role_label(role) for role in poor])} the dictionary describes the activations of at "
+                "least one model worse than their mean would (FVU above 1): its features describe badly what differs "
+                "between prompts there.",
             )
         )
     return notes
 
 
-def _worst(view: View, role: str) -> float:
+def _larger_fvu(view: View, role: str) -> float:
     values = [view.summary["roles"][role][name] for name in ("fvu_a", "fvu_b")]
     return max((value for value in values if value is not None), default=0.0)
-
-
-# --- pictures -----------------------------------------------------------------------------------------------------
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -188,16 +191,16 @@ def _tables(view: View, name: str) -> list[Block]:
     b = view.names[1]
     file = f"template_diffs/{name}/gains.csv"
     return [
-        _ranked(view, "up", f"More in {b}: the {LISTED} largest gains of each token and metric. All: {file}."),
-        _ranked(view, "down", f"Less in {b}: the {LISTED} largest losses of each token and metric."),
+        _ranked(view, "up", f"More in {b}: the {TABLE_ROWS} largest gains of each token and metric. All: {file}."),
+        _ranked(view, "down", f"Less in {b}: the {TABLE_ROWS} largest losses of each token and metric."),
     ]
 
 
 def _ranked(view: View, direction: str, caption: str) -> Block:
     table = view.ranked
-    chosen = np.flatnonzero((table["direction"] == direction) & (table["rank"] <= LISTED))
-    if not len(chosen):
-        return Prose("No gain is larger than 0." if direction == "up" else "No feature lost anything.")
+    rows = np.flatnonzero((table["direction"] == direction) & (table["rank"] <= TABLE_ROWS))
+    if not len(rows):
+        return Prose("No gain is larger than 0." if direction == "up" else "No loss is larger than 0.")
     columns = [
         "feature", "token", "metric", *view.names, "gain", "95 %", "ratio", "effect", "p", "q", "p family",
         "domain shift",
@@ -209,7 +212,7 @@ def _ranked(view: View, direction: str, caption: str) -> Block:
         "Largest statistic of the whole family under shared sign flips.",
         "Whether the dictionary describes one model much worse than the other at this token.",
     ]  # fmt: skip
-    return Table(columns, [_row(table, int(k)) for k in chosen], caption=caption, interactive=True, hints=hints)
+    return Table(columns, [_row(table, int(k)) for k in rows], caption=caption, interactive=True, hints=hints)
 
 
 def _row(table: Mapping[str, npt.NDArray[Any]], k: int) -> list[str | Cell]:
@@ -217,8 +220,8 @@ def _row(table: Mapping[str, npt.NDArray[Any]], k: int) -> list[str | Cell]:
     interval = f"{number(float(table['gain_lo'][k]))} to {number(float(table['gain_hi'][k]))}"
     return [
         Cell(str(table["latent"][k]), order=float(table["latent"][k]), href=str(table["link"][k])),
-        shown(str(table["role"][k])),
-        METRIC_WORDS[str(table["metric"][k])],
+        role_label(str(table["role"][k])),
+        METRIC_LABELS[str(table["metric"][k])],
         *(number_cell(values[name]) for name in ("a", "b", "gain")),
         Cell(interval, order=float(table["gain_lo"][k])),
         *(number_cell(values[name]) for name in ("ratio", "effect")),
@@ -228,13 +231,13 @@ def _row(table: Mapping[str, npt.NDArray[Any]], k: int) -> list[str | Cell]:
 
 
 def _targets(view: View, name: str) -> list[Block]:
-    """Latents that fire on target prompts and on no control prompt."""
+    """Blocks on the latents that fire on target prompts and on no control prompt."""
     table = view.targets or {}
     count = len(table["latent"])
-    certain = int((table["q"] <= panels.CERTAIN).sum())
-    words = (
+    n_significant = int((table["q"] <= panels.MAX_Q).sum())
+    intro = (
         f"{counted(count, 'feature')} (by model and token) fire on target prompts and on no control prompt; "
-        f"{certain:,} of them more than chance would give (q ≤ .05)."
+        f"{n_significant:,} of them more than chance would give (q ≤ .05)."
     )
     if not count:
         return [Prose("No feature fires on target prompts alone.")]
@@ -242,42 +245,44 @@ def _targets(view: View, name: str) -> list[Block]:
         [
             view.names["ab".index(str(table["side"][k]))],
             Cell(str(table["latent"][k]), order=float(table["latent"][k]), href=str(table["link"][k])),
-            shown(str(table["role"][k])),
+            role_label(str(table["role"][k])),
             *(number_cell(int(table[column][k])) for column in ("n_target", "n_target_other", "n_control_other")),
             Cell(p_value(float(table["q"][k])), order=float(table["q"][k])),
         ]
-        for k in range(min(count, 2 * LISTED))
+        for k in range(min(count, 2 * TABLE_ROWS))
     ]
     columns = ["model", "feature", "token", "targets", "targets, other model", "controls, other model", "q"]
     caption = f"Those that fire on most targets. All: template_diffs/{name}/targets.csv."
-    return [Prose(words), Table(columns, rows, caption=caption, interactive=True)]
+    return [Prose(intro), Table(columns, rows, caption=caption, interactive=True)]
 
 
 # --- prompts ------------------------------------------------------------------------------------------------------
 
 
-def _items(view: View, run: Mapping[str, Any], contexts: int, standing: Collection[str], prefix: str) -> list[Block]:
-    """The features that changed most in either direction, on the prompts that show it, in both models."""
+def _items(view: View, run: Mapping[str, Any], contexts: int, finding_ids: Collection[str], prefix: str) -> list[Block]:
+    """Features that changed most in either direction, with the prompts on which they changed, in both models."""
     text = Text(run["tokens"])
     codes = [Codes(run["features_a"]), Codes(run["features_b"])]
     blocks: list[Block] = []
     for direction, side in (("up", "B"), ("down", "A")):
         rows = _strongest(view, direction)
         if not len(rows):
-            blocks.append(Prose(f"No feature is certain to do {'more' if side == 'B' else 'less'} in {view.names[1]}."))
+            blocks.append(
+                Prose(f"No feature fires significantly {'more' if side == 'B' else 'less'} in {view.names[1]}.")
+            )
             continue
         items = []
         for k in rows:
             table = view.ranked
             latent = int(table["latent"][k])
             at = view.prompts[k][view.prompts[k] >= 0][: max(2, contexts // 2)]
-            written = any(name.startswith(f"{side} {prefix}{latent} at ") for name in standing)
-            items.append(_item(view, int(k), at, text, codes, "finding" if written else ""))
-        way = "more" if side == "B" else "less"
+            is_finding = any(name.startswith(f"{side} {prefix}{latent} at ") for name in finding_ids)
+            items.append(_item(view, int(k), at, text, codes, "finding" if is_finding else ""))
+        comparative = "more" if side == "B" else "less"
         blocks.append(
             Items(
-                f"Features that do {way} in {view.names[1]}, the largest effects first: prompts on which they changed "
-                "most, shaded by the feature's activation in each model, on one scale.",
+                f"Features that fire {comparative} in {view.names[1]}, the largest effects first: prompts on which "
+                "they changed most, shaded by the feature's activation in each model, on one scale.",
                 items,
             )
         )
@@ -285,10 +290,10 @@ def _items(view: View, run: Mapping[str, Any], contexts: int, standing: Collecti
 
 
 def _strongest(view: View, direction: str) -> Sequence[int]:
-    """Rows of the ranked table with the largest certain effects, one a feature."""
+    """Rows of the ranked table with the largest significant effects, one per feature."""
     table = view.ranked
-    certain = np.flatnonzero((table["direction"] == direction) & (table["q"] <= panels.CERTAIN))
-    order = certain[np.argsort(-np.abs(table["effect"][certain]), kind="stable")]
+    significant = np.flatnonzero((table["direction"] == direction) & (table["q"] <= panels.MAX_Q))
+    order = significant[np.argsort(-np.abs(table["effect"][significant]), kind="stable")]
     strongest: dict[int, int] = {}
     for row in order:
         strongest.setdefault(int(table["latent"][row]), int(row))
@@ -299,10 +304,10 @@ def _item(view: View, k: int, at: npt.NDArray[np.int64], text: Text, codes: Sequ
     table = view.ranked
     latent, prompts = int(table["latent"][k]), view.summary["prompts"]
     side = "B" if str(table["direction"][k]) == "up" else "A"
-    scale = max(float(one.maximum[latent]) for one in codes)
+    scale = max(float(model_codes.maximum[latent]) for model_codes in codes)
     facts = [
-        ("at", shown(str(table["role"][k]))),
-        (METRIC_WORDS[str(table["metric"][k])], f"{number(float(table['a'][k]))} → {number(float(table['b'][k]))}"),
+        ("at", role_label(str(table["role"][k]))),
+        (METRIC_LABELS[str(table["metric"][k])], f"{number(float(table['a'][k]))} → {number(float(table['b'][k]))}"),
         ("effect", number(float(table["effect"][k]))),
         ("q", p_value(float(table["q"][k]))),
         ("fires on", f"{percent(table['n_active_a'][k] / prompts)} → {percent(table['n_active_b'][k] / prompts)}"),
@@ -311,21 +316,23 @@ def _item(view: View, k: int, at: npt.NDArray[np.int64], text: Text, codes: Sequ
         ContextList(
             f"in {name}",
             [
-                text.context(int(row), float(one.values(latent, np.array([row]))[0]), one.shade(latent, scale))
+                text.context(
+                    int(row), float(model_codes.values(latent, np.array([row]))[0]), model_codes.shade(latent, scale)
+                )
                 for row in at
             ],
             "A" if name_side == "a" else "B",
         )
-        for name, one, name_side in zip(view.names, codes, "ab", strict=True)
+        for name, model_codes, name_side in zip(view.names, codes, "ab", strict=True)
     ]
     return Item(f"feature {latent}", facts, readings, "B" if side == "B" else "A", tag)
 
 
 class Sections(method_sections.Sections):
-    """The template diffs' part of the page."""
+    """The report sections of template diffs."""
 
     def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
-        """What changed at the template's tokens."""
+        """The section of the template diffs of one cell."""
         return section(cell, page.n_contexts, page.finding_ids)
 
 

@@ -1,9 +1,9 @@
-"""What tuning did to features at the template's own tokens: ranked gains, and features of a prompt set (METHODS 4).
+"""Stage that diffs features at the template's own tokens: ranked gains and features of a prompt set (METHODS 4).
 
-One dictionary is read on two models at the same named tokens of the same prompts (`template_codes`), and every latent
-is compared (`template_changes`). This module makes the tables that are read, and writes the stage's files:
+One dictionary is read on two models at the same named tokens of the same prompts (`codes`), and every latent is
+compared (`changes`). This module computes the tables and writes the stage's files:
 
-    codes = template_codes.at_roles(shards_a, shards_b, tokens, ["assistant", "newline"])
+    codes = at_roles(shards_a, shards_b, tokens, ["assistant", "newline"])
     diff(codes, "template_diff.h5", "gains.csv", "targets.csv", spec={}, fvu_a={"assistant": .21, "newline": .2},
          fvu_b={"assistant": .24, "newline": .5}, model="base--chat", sae="mine", link="https://host/{sae}/{latent}")
 
@@ -43,9 +43,9 @@ CSV_COLUMNS = (
 """Columns of the ranked table. lo, hi bound `effect`; gain_lo, gain_hi bound `gain`; ratio = b / a, empty for a = 0;
 effect_held_out is the effect on the prompts of fold 0 alone, effect_fitted on all others."""
 PROMPTS = 6
-"""Prompts kept for each row of the ranked table, from which a reader shows contexts."""
+"""Prompts stored for each row of the ranked table, for the contexts in the report."""
 INTERVAL_BLOCK = 64
-"""Latents whose intervals are computed together: 8 sums x 64 x 10,000 prompts is 41 MB."""
+"""Latents whose intervals are computed together: 8 sums x 64 x 10,000 prompts are 41 MB."""
 UNDEFINED = (
     "a latent that fires on no prompt has no active statistics; ratio needs a > 0; a bound needs finite replicates"
 )
@@ -75,17 +75,17 @@ def ranked(
             for metric in METRICS
             for direction, sign in (("up", 1.0), ("down", -1.0))
         }
-        printed = np.unique(np.concatenate(list(selected.values())))
-        bounds = _intervals(comparison.changes[role], printed, codes.fold == 0, bootstrap, seed)
+        listed = np.unique(np.concatenate(list(selected.values())))
+        bounds = _intervals(comparison.changes[role], listed, codes.fold == 0, bootstrap, seed)
         for (metric, direction), at in selected.items():
             blocks.append(_columns(comparison, role, metric, direction, at) | {
-                name: values[np.searchsorted(printed, at)] for name, values in bounds[metric].items()
+                name: values[np.searchsorted(listed, at)] for name, values in bounds[metric].items()
             })  # fmt: skip
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def _order(gain: FloatArray) -> IntArray:
-    """Positions of the positive gains, largest first, ties in order."""
+    """Indices of the positive gains, largest first, ties by lower index."""
     order = np.argsort(-gain, kind="stable")
     return order[gain[order] > 0]
 
@@ -111,23 +111,23 @@ def _columns(comparison: Comparison, role: str, metric: str, direction: str, at:
 def _intervals(
     changes: Changes, at: IntArray, held_out: BoolArray, n: int, seed: int
 ) -> dict[str, dict[str, FloatArray]]:
-    """For the changes at `at`, per metric: lo, hi, gain_lo, gain_hi, effect_fitted, effect_held_out -> [len(at)]."""
+    """lo, hi, gain_lo, gain_hi, effect_fitted, effect_held_out of each metric, [len(at)], for the latents `at`."""
     units = changes.a.shape[1]
-    lo, hi, fitted, unseen = (np.zeros((len(at), len(METRICS), 2)) for _ in range(4))
+    lo, hi, fitted, held_out_values = (np.zeros((len(at), len(METRICS), 2)) for _ in range(4))
     for start in range(0, len(at), INTERVAL_BLOCK):
         rows = slice(start, start + INTERVAL_BLOCK)
         parts = _contributions(changes.a[at[rows]].toarray().T, changes.b[at[rows]].toarray().T)
         lo[rows], hi[rows] = resampling.poisson_bootstrap(
             parts, lambda sums: _effects_and_gains(sums, units), n=n, seed=seed
         )
-        fitted[rows] = _of_prompts(parts[~held_out])
-        unseen[rows] = _of_prompts(parts[held_out])
+        fitted[rows] = _effects_of_prompts(parts[~held_out])
+        held_out_values[rows] = _effects_of_prompts(parts[held_out])
     bounds = {"lo": lo[..., 0], "hi": hi[..., 0], "gain_lo": lo[..., 1], "gain_hi": hi[..., 1]}
-    bounds |= {"effect_fitted": fitted[..., 0], "effect_held_out": unseen[..., 0]}
+    bounds |= {"effect_fitted": fitted[..., 0], "effect_held_out": held_out_values[..., 0]}
     return {metric: {name: values[:, i] for name, values in bounds.items()} for i, metric in enumerate(METRICS)}
 
 
-def _of_prompts(parts: FloatArray) -> FloatArray:
+def _effects_of_prompts(parts: FloatArray) -> FloatArray:
     """Effects and gains [k, 3, 2] of the prompts that contribute `parts` [n, k, 8]; NaN for none."""
     if len(parts) == 0:
         return np.full((parts.shape[1], len(METRICS), 2), np.nan)
@@ -136,7 +136,7 @@ def _of_prompts(parts: FloatArray) -> FloatArray:
 
 
 def _contributions(a: FloatArray, b: FloatArray) -> FloatArray:
-    """What each prompt adds to the sums that effects and gains are made of, [n, k, 8] from codes [n, k]."""
+    """Each prompt's contributions to the sums behind effects and gains, [n, k, 8], from codes [n, k]."""
     fires_a, fires_b = (a > 0).astype(np.float64), (b > 0).astype(np.float64)
     d, delta = b - a, fires_b - fires_a
     return np.stack([np.ones_like(a), a, b, fires_a, fires_b, d * d, d * delta, delta * delta], axis=-1)
@@ -184,26 +184,26 @@ def diff(
     target: Sequence[str] = (),
     control: Sequence[str] = (),
 ) -> None:
-    """Stage `diff_template_tokens`: everything of METHODS 4 but the pictures, as HDF5 and CSV.
+    """Stage `diff_template_tokens`: compute a template diff (METHODS 4) and write it as HDF5 and CSV.
 
     Args:
-        codes: both models at every role (`template_codes.read`).
+        codes: both models at every role (`codes.read`).
         out_h5: artifact of kind "template_diff".
         out_gains: the ranked table, columns CSV_COLUMNS.
-        out_targets: latents of the target prompts alone (`template_sets`); a header if no sets are given.
-        spec: what the result depends on.
-        planted: A beside a changed A (`template_plant`), compared and ranked in the same way.
+        out_targets: latents of the target prompts alone (`target_sets`); only a header without sets.
+        spec: stored with the artifact.
+        planted: codes of A and of A with a planted change (`planted`), compared and ranked in the same way.
         fvu_a: role -> the dictionary's FVU on model A at that role; a role without it has an unknown domain shift.
         fvu_b: the same on model B.
-        change_unexplained: role -> share of the rows' change that the codes' change does not describe; only stored.
+        change_unexplained: role -> share of the activations' change that the codes do not explain; only stored.
         min_share: a latent is eligible if it fires in A or B on this share of the prompts.
         flips: sign flips for the family-wise p.
         top: rows per role, metric and direction.
         bootstrap: replicates for the intervals.
         seed: of flips and bootstrap.
         domain_shift: larger FVU over smaller above which a role's rows are marked.
-        model: what the CSV's column `model` says, such as the pair's alias.
-        sae: what the CSV's column `sae` says.
+        model: value of the CSV's column `model`, such as the pair's alias.
+        sae: value of the CSV's column `sae`.
         link: template with {latent}, {role}, {model}, {sae}; empty for no links.
         target: corpus sources whose prompts are targets.
         control: sources whose prompts are controls.
@@ -214,17 +214,17 @@ def diff(
     if len(codes) == 0 or not codes.roles:
         raise DiptychError("template diff: no prompts or no roles; check the corpus and the template's roles")
     ratio = {role: _fvu_ratio(role, fvu_a or {}, fvu_b or {}) for role in codes.roles}
-    label = _Labels(ratio, domain_shift, model, sae, link)
+    labels = _Labels(ratio, domain_shift, model, sae, link)
     comparison = compare(codes, min_share=min_share, flips=flips, seed=seed)
-    tables = {"ranked": label.add(ranked(codes, comparison, top=top, bootstrap=bootstrap, seed=seed), CSV_COLUMNS)}
+    tables = {"ranked": labels.add(ranked(codes, comparison, top=top, bootstrap=bootstrap, seed=seed), CSV_COLUMNS)}
     sets = {name: np.zeros(0) for name in target_sets.TABLE_COLUMNS}
     if target or control:
         prompt_sets = (target_sets.prompt_set(codes, sources) for sources in (target, control))
         exclusive = target_sets.exclusive(codes, *prompt_sets, min_share=min_share)
-        sets = tables["targets"] = label.add(exclusive, target_sets.TABLE_COLUMNS)
+        sets = tables["targets"] = labels.add(exclusive, target_sets.TABLE_COLUMNS)
     if planted is not None:
-        known = compare(planted.codes, min_share=min_share, flips=1, seed=seed)
-        tables["planted"] = ranked(planted.codes, known, top=top, bootstrap=2, seed=seed)
+        planted_comparison = compare(planted.codes, min_share=min_share, flips=1, seed=seed)
+        tables["planted"] = ranked(planted.codes, planted_comparison, top=top, bootstrap=2, seed=seed)
     summary = _summary(codes, comparison)
     for role in codes.roles:
         summary["roles"][role] |= {
@@ -232,7 +232,7 @@ def diff(
             "fvu_b": (fvu_b or {}).get(role, np.nan),
             "fvu_ratio": ratio[role],
             "change_unexplained": (change_unexplained or {}).get(role, np.nan),
-            "domain_shift": label.domain_shift(role),
+            "domain_shift": labels.domain_shift(role),
         }
     summary["planted"] = None if planted is None else planted.truth()
     logs.logger.info("%d prompts, %d tests, %d with q <= .05", len(codes), summary["tests"], summary["significant"])
@@ -252,7 +252,7 @@ def write_csv(path: str | Path, columns: Mapping[str, Any]) -> None:
 
 
 class _Labels:
-    """Columns that say where a row belongs: domain_shift ("yes" | "no" | "unknown"), link, model, sae."""
+    """Columns domain_shift ("yes" | "no" | "unknown"), link, model and sae of a table."""
 
     def __init__(self, ratio: Mapping[str, float], limit: float, model: str, sae: str, link: str) -> None:
         self._ratio, self._limit, self._names, self._link = ratio, limit, {"model": model, "sae": sae}, link
@@ -272,10 +272,12 @@ class _Labels:
 
     def add(self, columns: Mapping[str, Any], order: Sequence[str]) -> dict[str, Any]:
         rows = list(zip(columns["latent"].tolist(), columns["role"].tolist(), strict=True))
-        added = dict(columns) | {name: np.full(len(rows), value, dtype=object) for name, value in self._names.items()}
-        added["domain_shift"] = np.array([self.domain_shift(role) for _, role in rows], dtype=object)
-        added["link"] = np.array([self.link(latent, role) for latent, role in rows], dtype=object)
-        return {name: added[name] for name in order}
+        labelled = dict(columns) | {
+            name: np.full(len(rows), value, dtype=object) for name, value in self._names.items()
+        }
+        labelled["domain_shift"] = np.array([self.domain_shift(role) for _, role in rows], dtype=object)
+        labelled["link"] = np.array([self.link(latent, role) for latent, role in rows], dtype=object)
+        return {name: labelled[name] for name in order}
 
 
 def _fvu_ratio(role: str, fvu_a: Mapping[str, float], fvu_b: Mapping[str, float]) -> float:
@@ -285,7 +287,7 @@ def _fvu_ratio(role: str, fvu_a: Mapping[str, float], fvu_b: Mapping[str, float]
 
 
 def _summary(codes: Codes, comparison: Comparison) -> dict[str, Any]:
-    """Counts of everything that was left out, capped or undefined (METHODS 0.6)."""
+    """Counts of tests, and of all that was omitted, capped or undefined (METHODS 0.6)."""
     tests = [test for by_metric in comparison.tests.values() for test in by_metric.values()]
     bound = np.sqrt(len(codes))
     return {
@@ -326,8 +328,8 @@ def _write(
         out.array("null_maxima", comparison.maxima)
         for number, role in enumerate(codes.roles):  # by number: a role may be any token, "/" too
             group = f"roles/{number}"
-            for side, described in (("a", comparison.a[role]), ("b", comparison.b[role])):
-                for name, values in described.items():
+            for side, statistics in (("a", comparison.a[role]), ("b", comparison.b[role])):
+                for name, values in statistics.items():
                     out.array(f"{group}/{side}/{name}", values.astype(np.float32), nan=UNDEFINED)
             out.array(f"{group}/latent", comparison.changes[role].latent)
             for metric, test in comparison.tests[role].items():
@@ -335,20 +337,20 @@ def _write(
                     out.array(f"{group}/{metric}/{name}", values, nan=UNDEFINED)
         for name, table in tables.items():
             out.table(name, table, nan=UNDEFINED)
-        out.array("prompts_of_ranked", _evidence(codes, tables["ranked"]))
+        out.array("prompts_of_ranked", _top_prompts(codes, tables["ranked"]))
 
 
-def _evidence(codes: Codes, table: Mapping[str, Any]) -> IntArray:
+def _top_prompts(codes: Codes, table: Mapping[str, Any]) -> IntArray:
     """Token rows int64 [rows, PROMPTS] of the prompts on which a ranked latent changed most in the row's direction.
 
-    -1 is padding, also where no prompt changed in that direction or the codes were made in memory.
+    -1 is padding; all -1 where no prompt changed in that direction or the codes have no token rows.
     """
     rows = np.full((len(table["latent"]), PROMPTS), -1, dtype=np.int64)
     if not codes.token_rows:
         return rows
     change = {role: sparse.csc_array(codes.b[role] - codes.a[role]) for role in codes.roles}
-    names = zip(table["role"], table["latent"], table["direction"], strict=True)
-    for row, (role, latent, direction) in enumerate(names):
+    table_rows = zip(table["role"], table["latent"], table["direction"], strict=True)
+    for row, (role, latent, direction) in enumerate(table_rows):
         column = change[role][:, [latent]].tocoo()
         size = column.data if direction == "up" else -column.data
         order = np.lexsort((column.row, -size))

@@ -1,7 +1,7 @@
-"""Target against control prompts: latents that fire on the ones and never on the others (METHODS 4).
+"""Latents that fire on target prompts and never on control prompts (METHODS 4).
 
-Two sets of prompts that differ in one thing, such as questions about two centuries, are read by both models. A latent
-that fires on many targets and on no control tells them apart; whether the other model has it too stands beside it:
+Two sets of prompts that differ in one respect, such as questions about two centuries, are read by both models. A latent
+that fires on many targets and on no control separates them; the table also has the other model's counts:
 
     columns = exclusive(codes, prompt_set(codes, ["old"]), prompt_set(codes, ["modern"]))
     columns["latent"], columns["n_target"], columns["n_target_other"]
@@ -27,7 +27,7 @@ TABLE_COLUMNS = (
     "rank", "side", "role", "latent", "n_target", "n_control", "mean_target",
     "n_target_other", "n_control_other", "p", "q", "domain_shift", "link", "model", "sae",
 )  # fmt: skip
-"""Columns of the table as it is written; `exclusive` gives all but the labels."""
+"""Columns of the written table; `exclusive` computes all but the last four."""
 
 
 def prompt_set(codes: Codes, sources: Sequence[str]) -> BoolArray:
@@ -44,29 +44,29 @@ def prompt_set(codes: Codes, sources: Sequence[str]) -> BoolArray:
 def exclusive(codes: Codes, target: BoolArray, control: BoolArray, *, min_share: float = 0.01) -> dict[str, Any]:
     """Latents active on target prompts and never on control prompts, per model and role.
 
-    p is Fisher's exact test, one-sided, of "all k prompts on which the latent fires are targets":
-    C(n_target, k) / C(n_target + n_control, k). Its family for q are the latents that fire in that model on at least
+    p is Fisher's exact test, one-sided, of all k prompts on which the latent fires being targets:
+    C(n_target, k) / C(n_target + n_control, k). The family of q are the latents that fire in that model on at least
     `min_share` of targets and controls together, over roles and both models.
 
     Args:
         codes: both models at every role.
         target: bool [n].
         control: bool [n], disjoint from `target`.
-        min_share: of the prompts of either set.
+        min_share: of the prompts of both sets together.
 
     Returns:
         Columns side ("a" | "b"), role, latent, n_target, n_control (0), mean_target (over all targets),
         n_target_other and n_control_other (the other model's counts), p, q, rank; most targets first, then higher mean.
     """
-    names = [(model, role) for model in ("a", "b") for role in codes.roles]
-    counts = {name: _set_counts(_side(codes, name), target, control) for name in names}
+    sides = [(model, role) for model in ("a", "b") for role in codes.roles]
+    counts = {side: _set_counts(_codes_of(codes, *side), target, control) for side in sides}
     parts, family = [], []
-    for model, role in names:
+    for model, role in sides:
         n_target, n_control, mean = counts[model, role]
-        tested = n_target + n_control >= max(1.0, np.ceil(min_share * (target.sum() + control.sum()) - 1e-9))
-        p = _fisher(n_target[tested], n_control[tested], int(target.sum()), int(control.sum()))
+        is_tested = n_target + n_control >= max(1.0, np.ceil(min_share * (target.sum() + control.sum()) - 1e-9))
+        p = _fisher(n_target[is_tested], n_control[is_tested], int(target.sum()), int(control.sum()))
         family.append(p)
-        latent = np.flatnonzero(tested)
+        latent = np.flatnonzero(is_tested)
         other = counts["b" if model == "a" else "a", role]
         parts.append({
             "side": np.full(len(latent), model, dtype=object), "role": np.full(len(latent), role, dtype=object),
@@ -81,14 +81,14 @@ def exclusive(codes: Codes, target: BoolArray, control: BoolArray, *, min_share:
     return {name: values[order] for name, values in columns.items()} | {"rank": np.arange(1, len(order) + 1)}
 
 
-def _side(codes: Codes, name: tuple[str, str]) -> sparse.csr_array:
-    return (codes.a if name[0] == "a" else codes.b)[name[1]]
+def _codes_of(codes: Codes, model: str, role: str) -> sparse.csr_array:
+    return (codes.a if model == "a" else codes.b)[role]
 
 
 def _set_counts(
     codes: sparse.csr_array, target: BoolArray, control: BoolArray
 ) -> tuple[IntArray, IntArray, FloatArray]:
-    """Prompts on which each latent fires among targets and among controls, and its mean over targets, [F] each."""
+    """Numbers of targets and of controls on which each latent fires, and its mean over targets, [F] each."""
     on_target, on_control = describe(codes[target]), describe(codes[control])
     return (
         on_target["num_active"].astype(np.int64),

@@ -1,16 +1,16 @@
-"""How alike two clouds of paired points are: one number a measure, and what each needs to be computed fast.
+"""Measures of similarity of two clouds of paired points, as formulas without nulls.
 
-Row i of X [p, d_A] and row i of Y [p, d_B] are the two decoder rows of one pair. Turning or scaling either cloud
-changes nothing, so the spaces may have different widths and axes:
+Row i of X [p, d_A] and row i of Y [p, d_B] are the two decoder rows of one pair. The measures are invariant to
+rotations and scalings of either cloud, so the spaces may have different widths and axes:
 
     >>> rng = np.random.default_rng(0)
     >>> rows = rng.normal(size=(200, 4))
-    >>> turned = 3.0 * rows @ np.linalg.qr(rng.normal(size=(4, 4)))[0]
-    >>> print(round(cka(space(rows), space(turned)), 6))
+    >>> rotated = 3.0 * rows @ np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    >>> print(round(cka(space(rows), space(rotated)), 6))
     1.0
 
-Shapes: p pairs, d width, r rank, k components kept. The formulae are METHODS 3.3; `similarity_nulls` says what each
-score would be by chance.
+Shapes: p pairs, d width, r rank, k leading components. The formulas are METHODS 3.3; `nulls` has each
+score's distribution by chance.
 """
 
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ class Space:
         u: float64 [p, r], left singular vectors.
         s: float64 [r], singular values, descending.
         v: float64 [d, r], right singular vectors.
-        k: components that hold the asked share of the variance, k <= r.
+        k: components that explain the given share of the variance, k <= r.
     """
 
     x: DoubleArray
@@ -57,7 +57,7 @@ class Space:
 
 
 class CanonicalScores(NamedTuple):
-    """Scores read off the canonical correlations of two spaces (METHODS 3.3)."""
+    """Scores from the canonical correlations of two spaces, and Procrustes (METHODS 3.3)."""
 
     svcca: float
     mean_squared_cc: float
@@ -67,9 +67,9 @@ class CanonicalScores(NamedTuple):
 
 
 def space(rows: RealArray, variance: float = 0.99) -> Space:
-    """Centre, scale and decompose decoder rows [p, d]; k is the fewest components that hold `variance`.
+    """Centre, scale and decompose decoder rows [p, d]; k is the fewest components that explain `variance`.
 
-    Rows that are all alike give r = k = 0.
+    Rows that are all equal give r = k = 0.
     """
     x = np.asarray(rows, dtype=np.float64)
     x = x - x.mean(axis=0)
@@ -107,10 +107,10 @@ def canonical_scores(cross: RealArray, a: Space, b: Space) -> CanonicalScores:
 
 
 def one_component_score(a: Space, b: Space) -> float:
-    """|r| of the two first principal components: what the published "SVCCA" of `compat: lan2024` amounts to.
+    """|r| of the two first principal components: the "SVCCA" of `compat: lan2024`.
 
     That procedure compared the cumulative *share* of the variance with .99 of the *total* variance, which no share
-    reaches when the total exceeds about 1, and so kept one component of each space.
+    reaches when the total exceeds about 1, so one component of each space was left.
     """
     return float(abs(a.u[:, 0] @ b.u[:, 0]))
 
@@ -153,7 +153,7 @@ def distance_ranks(rows: RealArray) -> SingleArray:
     """
     unit = unit_rows(rows)
     lower = np.tril_indices(len(unit), k=-1)
-    # Rounded, because equal rows must tie whatever order BLAS added them in.
+    # Rounded, because equal rows must tie whatever order BLAS sums them in.
     cosine = np.round(unit @ unit.T, 12)
     ranks = stats.rankdata(-cosine[lower])
     ranks -= ranks.mean()
@@ -178,9 +178,9 @@ def nearest(rows: RealArray, k: int) -> IntArray:
     for start, cosine in _cosine_blocks(unit, unit):
         index = np.arange(len(cosine))
         cosine[index, start + index] = -np.inf
-        some = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
-        order = np.lexsort((some, -np.take_along_axis(cosine, some, axis=1)), axis=1)
-        neighbours[start : start + len(cosine)] = np.take_along_axis(some, order, axis=1)
+        top = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
+        order = np.lexsort((top, -np.take_along_axis(cosine, top, axis=1)), axis=1)
+        neighbours[start : start + len(cosine)] = np.take_along_axis(top, order, axis=1)
     return neighbours
 
 
@@ -200,14 +200,14 @@ def knn_mutual(common: IntArray, k: int) -> float:
 
 
 def mmcs(mapped: RealArray, y: RealArray) -> tuple[DoubleArray, DoubleArray]:
-    """Maximum cosine of each row of A to the rows of B, and its level without the true counterpart.
+    """Maximum cosine of each row of A to the rows of B, and its null level.
 
-    MMCS does not change when rows are re-paired. Its null level replaces the row of B that was found by that row's
-    nearest other row of B: the score that the density of B's dictionary alone would give. A row that several pairs
-    share (a pairing of one to many) counts once: its copies are no other row.
+    MMCS does not change when rows are re-paired. Its null level replaces the best row of B by that row's nearest
+    other row of B: the score that the density of B's dictionary alone would give. A row in several pairs (a pairing
+    of one to many) counts once: its copies are not other rows.
 
     Args:
-        mapped: [p_A, d_B], A's rows carried to B's space.
+        mapped: [p_A, d_B], A's rows mapped to B's space.
         y: [p_B, d_B].
 
     Returns:
@@ -229,6 +229,6 @@ def mmcs(mapped: RealArray, y: RealArray) -> tuple[DoubleArray, DoubleArray]:
 
 
 def _cosine_blocks(unit_a: SingleArray, unit_b: SingleArray) -> Iterator[tuple[int, SingleArray]]:
-    """Blocks of rows of unit_a unit_b^T with the index of their first row."""
+    """Blocks of rows of unit_a unit_b^T, each with the index of its first row."""
     for start in range(0, len(unit_a), BLOCK_ROWS):
         yield start, unit_a[start : start + BLOCK_ROWS] @ unit_b.T

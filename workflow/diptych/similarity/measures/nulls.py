@@ -1,7 +1,7 @@
-"""What a similarity score is worth: its distribution when the rows of one side are re-paired at random.
+"""Null distributions of similarity scores: the rows of one side are re-paired at random.
 
-Independent clouds are not at 0: 50 pairs of 40-wide rows have a mean canonical correlation of about .9. Every score
-therefore stands beside its null mean, sd and p. For statistics sum_ij K_ij L_pi(i)pi(j) (CKA, the mean squared
+Independent clouds do not score 0: 50 pairs of 40-wide rows have a mean canonical correlation of about .9. Every score
+therefore has its null mean, sd and p. For statistics sum_ij K_ij L_pi(i)pi(j) (CKA, the mean squared
 canonical correlation) the mean, variance and skewness over *all* p! pairings have closed forms:
 
     >>> x = np.random.default_rng(0).normal(size=(6, 2)); x -= x.mean(axis=0)
@@ -10,7 +10,7 @@ canonical correlation) the mean, variance and skewness over *all* p! pairings ha
     >>> bool(np.allclose(central_moments(k, k), [np.var(every), np.mean(np.power(every, 3))]))
     True
 
-The other measures are re-paired: neighbour lists and rank matrices are made once and re-indexed (METHODS 3.3).
+The other measures are re-paired: neighbour lists and rank matrices are computed once and re-indexed (METHODS 3.3).
 """
 
 import functools
@@ -24,18 +24,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse, stats
 
-from diptych.similarity.measures import formulas as measures
+from diptych.similarity.measures import formulas
 from diptych.similarity.measures.formulas import DoubleArray, IntArray, SingleArray, Space
 from diptych.statistics.resampling import SMALLEST_P, permutation_p
 
 TIE = 1e-6
-"""A re-paired score this close to the observed one counts as equal: re-pairings run in float32."""
+"""A re-paired score this close to the observed one counts as equal, because re-pairings run in float32."""
 Graph = tuple[tuple[int, int], ...]
+"""Edges (i, j) of a multigraph; each stands for a factor K_ij."""
 Codes = sparse.csr_array | SingleArray
 
 
 class Null(NamedTuple):
-    """A score's level by chance: mean and sd over re-pairings, and p (NaN where there is no test)."""
+    """Mean and sd of a score over re-pairings, and the score's p (NaN where there is no test)."""
 
     mean: float
     sd: float
@@ -67,25 +68,25 @@ class Kernel:
 
     @functools.cached_property
     def graph_sums(self) -> dict[Graph, float]:
-        """Sums over all index choices of products of entries, one factor an edge: (0,0) is K_ii, (0,1) K_ij.
+        """Sums over all index choices of products of entries, one factor per edge: (0,0) is K_ii, (0,1) K_ij.
 
         Two edges: sum K_ii^2 and sum K_ij^2. Three: sum K_ii^3, K_ii K_ij^2, K_ii K_ij K_jj, K_ij^3 and
-        K_ij K_jk K_ik. Every other graph has an end of degree one or a lone loop, and sums to zero.
+        K_ij K_jk K_ik. Every other graph has a vertex of degree one or an isolated loop, and sums to zero.
         """
         m, d = self.raw_diagonal, self.diagonal
         q = m - d
-        turned = self.factor @ self.core
+        factor_core = self.factor @ self.core
         gram = self.core @ (self.factor.T @ self.factor)
-        square = np.sum((turned @ gram.T) * self.factor, axis=1)
+        square = np.sum((factor_core @ gram.T) * self.factor, axis=1)
         trace2 = np.sum(gram * gram.T) - 2.0 * (d @ m) + d @ d
         trace3 = np.sum((gram @ gram) * gram.T) - 3.0 * (d @ square) + 3.0 * (d**2 @ m) - np.sum(d**3)
-        pulled = self.factor.T @ q
+        factor_q = self.factor.T @ q
         return {
             ((0, 0), (0, 0)): float(q @ q),
             ((0, 1), (0, 1)): float(trace2),
             ((0, 0), (0, 0), (0, 0)): float(np.sum(q**3)),
             ((0, 0), (0, 1), (0, 1)): float(q @ (square - 2.0 * d * m + d**2)),
-            ((0, 0), (0, 1), (1, 1)): float(pulled @ self.core @ pulled - d @ q**2),
+            ((0, 0), (0, 1), (1, 1)): float(factor_q @ self.core @ factor_q - d @ q**2),
             ((0, 1), (0, 1), (0, 1)): self._sum_of_cubes() + float(np.sum(q**3)),
             ((0, 1), (0, 2), (1, 2)): float(trace3),
         }
@@ -94,8 +95,8 @@ class Kernel:
         """Sum of K_ij^3 over i != j, from float32 blocks on and above the diagonal."""
         left, right = (self.factor @ self.core).astype(np.float32), self.factor.astype(np.float32)
         total = 0.0
-        for start in range(0, len(left), measures.BLOCK_ROWS):
-            stop = min(start + measures.BLOCK_ROWS, len(left))
+        for start in range(0, len(left), formulas.BLOCK_ROWS):
+            stop = min(start + formulas.BLOCK_ROWS, len(left))
             block = left[start:stop] @ right[start:].T
             np.fill_diagonal(block, 0.0)
             block *= block * block
@@ -133,7 +134,7 @@ def kernel_product(a: Kernel, b: Kernel) -> float:
 
 
 def central_moments(a: Kernel, b: Kernel) -> tuple[float, float]:
-    """Exact second and third moment of sum_ij K_ij L_pi(i)pi(j) over all p! orders pi; its mean is 0 (METHODS 3.3).
+    """Exact second and third moments of sum_ij K_ij L_pi(i)pi(j) over all p! orders pi; the mean is 0 (METHODS 3.3).
 
     E of a product over slots = sum over partitions of the slots into equal indices of (sum over *distinct* indices in
     K) (the same in L) / (p (p - 1) ...); sums over distinct indices come from free sums by Moebius inversion.
@@ -141,7 +142,7 @@ def central_moments(a: Kernel, b: Kernel) -> tuple[float, float]:
     p = len(a.factor)
     second, third = (
         sum(
-            (weights @ _ordered(a, graphs)) * (weights @ _ordered(b, graphs)) * count / math.perm(p, blocks)
+            (weights @ _graph_sums(a, graphs)) * (weights @ _graph_sums(b, graphs)) * count / math.perm(p, blocks)
             for blocks, weights, count in patterns
             if blocks <= p
         )
@@ -188,7 +189,7 @@ def canonical_draws(a: Space, b: Space, draws: int, rng: np.random.Generator) ->
     """`CanonicalScores` of re-paired rows, [draws, 5]."""
     u_a, u_b = a.u.T.astype(np.float32), b.u.astype(np.float32)
     crosses = (u_a @ u_b[rng.permutation(a.p)] for _ in range(draws))
-    return np.array([measures.canonical_scores(cross, a, b) for cross in crosses])
+    return np.array([formulas.canonical_scores(cross, a, b) for cross in crosses])
 
 
 def one_component_draws(a: Space, b: Space, draws: int, rng: np.random.Generator) -> DoubleArray:
@@ -218,10 +219,10 @@ def knn_draws(
     values = np.empty((draws, len(ks), 2))
     for draw in range(draws):
         order = rng.permutation(len(near_b))
-        moved = np.argsort(order)[near_b[order]]
+        repaired_b = np.argsort(order)[near_b[order]]
         for index, k in enumerate(ks):
-            common = measures.common_neighbours(near_a[:, :k], moved[:, :k])
-            values[draw, index] = measures.knn_jaccard(common, k), measures.knn_mutual(common, k)
+            common = formulas.common_neighbours(near_a[:, :k], repaired_b[:, :k])
+            values[draw, index] = formulas.knn_jaccard(common, k), formulas.knn_mutual(common, k)
     return values
 
 
@@ -237,8 +238,8 @@ def mean_rho_null(codes_a: Codes, codes_b: Codes) -> Null:
     mean R.. and variance sum (R_ij - R_i. - R_.j + R..)^2 / (p^2 (p - 1)) (Hoeffding 1951).
 
     Args:
-        codes_a: [n, p] activations of A's latents (CSR) or neurons (an array), column i of pair i.
-        codes_b: [n, p] those of B on the same n tokens, kept alike.
+        codes_a: [n, p] activations of A's latents (CSR) or neurons (an array), column i belongs to pair i.
+        codes_b: [n, p] those of B on the same n tokens, in the same format.
     """
     p = codes_a.shape[1]
     row_mean, column_sum, square = np.empty(p), np.zeros(p), 0.0
@@ -253,26 +254,26 @@ def mean_rho_null(codes_a: Codes, codes_b: Codes) -> Null:
 
 
 def _sparse_blocks(codes_a: Codes, codes_b: Codes) -> Iterator[tuple[slice, DoubleArray]]:
-    """Correlations of some columns of A with all of B, and which columns."""
+    """Blocks of A's columns and their correlations [columns, p] with all columns of B, from sparse codes."""
     a, b = (sparse.csc_array(codes, dtype=np.float64) for codes in (codes_a, codes_b))
     (mean_a, sd_a), (mean_b, sd_b) = _column_moments(a), _column_moments(b)
     n, p = a.shape
-    for start in range(0, p, measures.BLOCK_ROWS):
-        columns = slice(start, min(start + measures.BLOCK_ROWS, p))
+    for start in range(0, p, formulas.BLOCK_ROWS):
+        columns = slice(start, min(start + formulas.BLOCK_ROWS, p))
         product = np.asarray((a[:, columns].T @ b).todense())
         yield columns, (product / n - np.outer(mean_a[columns], mean_b)) / np.outer(sd_a[columns], sd_b)
 
 
 def _dense_blocks(codes_a: Codes, codes_b: Codes) -> Iterator[tuple[slice, DoubleArray]]:
-    """The same for columns that are seldom zero."""
+    """Blocks of A's columns and their correlations [columns, p] with all columns of B, from dense activations."""
     a, b = np.asarray(codes_a), _unit_columns(np.asarray(codes_b))
-    for start in range(0, a.shape[1], measures.BLOCK_ROWS):
-        columns = slice(start, min(start + measures.BLOCK_ROWS, a.shape[1]))
+    for start in range(0, a.shape[1], formulas.BLOCK_ROWS):
+        columns = slice(start, min(start + formulas.BLOCK_ROWS, a.shape[1]))
         yield columns, _unit_columns(a[:, columns]).T @ b
 
 
 def _unit_columns(values: npt.NDArray[Any]) -> DoubleArray:
-    """Columns [n, p] about their means, of length 1; a constant one is 0."""
+    """Columns [n, p] centred and scaled to norm 1; a constant column becomes 0."""
     centred = np.asarray(values - values.mean(axis=0, dtype=np.float64), dtype=np.float64)
     length = np.linalg.norm(centred, axis=0)
     return np.asarray(np.divide(centred, length, out=np.zeros_like(centred), where=length > 0.0))
@@ -285,19 +286,19 @@ def _column_moments(codes: sparse.csc_array) -> tuple[DoubleArray, DoubleArray]:
     return mean, np.where(variance > 0.0, np.sqrt(np.maximum(variance, 0.0)), np.inf)
 
 
-def _ordered(kernel: Kernel, graphs: tuple[Graph, ...]) -> DoubleArray:
+def _graph_sums(kernel: Kernel, graphs: tuple[Graph, ...]) -> DoubleArray:
     return np.array([kernel.graph_sums[graph] for graph in graphs])
 
 
 @functools.cache
 def _partition_weights(edges: int) -> tuple[tuple[Graph, ...], list[tuple[int, npt.NDArray[Any], int]]]:
-    """For `edges` factors K_ij: the graphs that do not vanish, and how each partition of the 2 edges slots uses them.
+    """Graphs of `edges` factors K_ij with a non-zero sum, and their weights in each partition of the 2 edges slots.
 
     Returns:
         graphs, and a list of (blocks of the partition, weight of each graph in its sum over distinct indices, number
-        of partitions alike).
+        of such partitions).
     """
-    found: dict[tuple[int, tuple[tuple[Graph, int], ...]], int] = {}
+    n_alike: dict[tuple[int, tuple[tuple[Graph, int], ...]], int] = {}
     for labels in _partitions(2 * edges):
         blocks = max(labels) + 1
         weights: dict[Graph, int] = {}
@@ -307,11 +308,11 @@ def _partition_weights(edges: int) -> tuple[tuple[Graph, ...], list[tuple[int, n
             if graph := _graph([merge[label] for label in labels]):
                 weights[graph] = weights.get(graph, 0) + moebius
         key = (blocks, tuple(sorted(weights.items())))
-        found[key] = found.get(key, 0) + 1
-    graphs = tuple(sorted({graph for _, weights in found for graph, _ in weights}))
+        n_alike[key] = n_alike.get(key, 0) + 1
+    graphs = tuple(sorted({graph for _, weights in n_alike for graph, _ in weights}))
     patterns = [
         (blocks, np.array([dict(items).get(graph, 0) for graph in graphs], dtype=np.float64), count)
-        for (blocks, items), count in found.items()
+        for (blocks, items), count in n_alike.items()
     ]
     return graphs, patterns
 
@@ -330,8 +331,8 @@ def _graph(labels: list[int]) -> Graph | None:
     """The multigraph of slots (0,1), (2,3), ... in its least labelling; None if its sum is zero for a `Kernel`."""
     edges = list(zip(labels[::2], labels[1::2], strict=True))
     degree = np.bincount(labels)
-    alone = any(i == j and degree[i] == 2 for i, j in edges)
-    if alone or degree.min() == 1:
+    has_isolated_loop = any(i == j and degree[i] == 2 for i, j in edges)
+    if has_isolated_loop or degree.min() == 1:
         return None
     return min(
         tuple(sorted((min(names[i], names[j]), max(names[i], names[j])) for i, j in edges))

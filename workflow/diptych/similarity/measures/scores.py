@@ -1,13 +1,13 @@
-"""All measures of one set of pairs with their nulls: what can be answered, what it is, what chance gives.
+"""All similarity measures of one set of pairs, with their nulls and the reasons why some cannot be computed.
 
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(120, 4))
     >>> pairs = Pairs(x=x, y=2.0 * x, rho=np.full(120, 0.5))
-    >>> cells = score(pairs, Settings(repairings=99, nuclear_repairings=19), rng)
-    >>> [(cell.measure, round(cell.value, 3), round(cell.null.p, 3)) for cell in cells if cell.measure == "procrustes"]
+    >>> results = score(pairs, Settings(repairings=99, nuclear_repairings=19), rng)
+    >>> [(s.measure, round(s.value, 3), round(s.null.p, 3)) for s in results if s.measure == "procrustes"]
     [('procrustes', 1.0, 0.05)]
 
-`similarity.compare` runs this for every subspace and writes the table. METHODS 3.3.
+`similarity.stage.compare` does this for every subspace and writes the table. METHODS 3.3.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,22 +18,21 @@ from typing import NamedTuple
 import numpy as np
 
 from diptych.runtime.errors import DiptychError
-from diptych.similarity.measures import formulas as measures
-from diptych.similarity.measures import nulls as nulls
+from diptych.similarity.measures import formulas, nulls
 from diptych.similarity.measures.formulas import DoubleArray, IntArray, RealArray, SingleArray, Space
 from diptych.similarity.measures.nulls import Codes, Null
 from diptych.storage import artifacts
 
-CANONICAL = measures.CanonicalScores._fields
+CANONICAL = formulas.CanonicalScores._fields
 FAMILIES = ("cca", "procrustes", "cka", "rsa", "knn", "mmcs", "rho")
 """Families of measures, as the config names them."""
 ROWS_PER_COMPONENT = 5
-"""Pairs needed per kept component: with fewer, independent data scored .95 at p = 50 (METHODS 3.3)."""
+"""Pairs needed per component: with fewer, independent data scored .95 at p = 50 (METHODS 3.3)."""
 NO_NULL = Null(float("nan"), float("nan"), float("nan"))
 
 
 class Settings(NamedTuple):
-    """What the scores depend on; see `compare`."""
+    """Parameters of the scores, see `stage.compare`."""
 
     measures: tuple[str, ...] = FAMILIES
     variance: float = 0.99
@@ -50,16 +49,16 @@ class Settings(NamedTuple):
 
 @dataclass(frozen=True)
 class Pairs:
-    """The kept pairs of one pairing: row i of everything belongs to pair i.
+    """The matched pairs of one pairing; row i of every array belongs to pair i.
 
     Attributes:
         x, y: [p, d_A], [p, d_B], decoder rows (or rows of W_out for neurons).
         rho: [p], held-out correlation of each pair; None where none was computed.
-        mapped: [p, d_B], A's rows carried to B's space, for MMCS; None without a map.
+        mapped: [p, d_B], A's rows mapped to B's space, for MMCS; None without a map.
         tokens_a, tokens_b: top activating tokens of each pair's latents, for semantic subspaces.
-        codes: activations of the pairs' latents on the same tokens that judged `rho`, for its level: two [n, p], CSR
-            or (neurons) arrays.
-        circular: the pairing used the decoder cosine, so geometric scores repeat how pairs were chosen.
+        codes: activations of the pairs' latents on the tokens behind `rho`, for its null: two [n, p], CSR or
+            (neurons) arrays.
+        circular: the pairing used the decoder cosine, so geometric scores of its pairs are circular.
     """
 
     x: RealArray
@@ -114,18 +113,26 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Score:
-    """One cell of the table before it is written; `void` says why the value is NaN."""
+    """One measure of one set of pairs.
+
+    Attributes:
+        measure: its name.
+        value: NaN where it cannot be computed.
+        null: over re-pairings.
+        subsets: values of random subsets of the same size, [subset_draws] or empty.
+        void_reason: why `value` is NaN, else "".
+    """
 
     measure: str
     value: float
     null: Null = NO_NULL
     subsets: DoubleArray = field(default_factory=lambda: np.zeros(0))
-    void: str = ""
+    void_reason: str = ""
 
 
 @dataclass(frozen=True)
 class Clouds:
-    """The two clouds of some pairs and what several measures share, each made when first asked for."""
+    """The two point clouds of some pairs, with the intermediate results that measures share, computed on first use."""
 
     pairs: Pairs
     settings: Settings
@@ -134,18 +141,18 @@ class Clouds:
     @cached_property
     def a(self) -> Space:
         """A's centred rows."""
-        return measures.space(self.pairs.x, self.settings.variance)
+        return formulas.space(self.pairs.x, self.settings.variance)
 
     @cached_property
     def b(self) -> Space:
         """B's centred rows."""
-        return measures.space(self.pairs.y, self.settings.variance)
+        return formulas.space(self.pairs.y, self.settings.variance)
 
     @cached_property
     def near(self) -> tuple[IntArray, IntArray]:
-        """Neighbour lists of both, [p, largest k that p allows]."""
+        """Neighbour lists of both clouds, [p, largest k that p allows]."""
         k = max(self.neighbours)
-        return measures.nearest(self.a.x, k), measures.nearest(self.b.x, k)
+        return formulas.nearest(self.a.x, k), formulas.nearest(self.b.x, k)
 
     @property
     def neighbours(self) -> tuple[int, ...]:
@@ -155,23 +162,23 @@ class Clouds:
     @cached_property
     def best_cosines(self) -> tuple[DoubleArray, DoubleArray]:
         """Maximum cosine of each mapped row of A to B's rows, and its null level; needs `mapped`."""
-        return measures.mmcs(np.asarray(self.pairs.mapped), self.pairs.y)
+        return formulas.mmcs(np.asarray(self.pairs.mapped), self.pairs.y)
 
     def ranks(self, rows: int) -> tuple[SingleArray, SingleArray]:
         """Rank matrices of the dissimilarities among `rows` of the rows drawn for RSA."""
         index = self.rsa_index[:rows]
-        return measures.distance_ranks(self.a.x[index]), measures.distance_ranks(self.b.x[index])
+        return formulas.distance_ranks(self.a.x[index]), formulas.distance_ranks(self.b.x[index])
 
 
-def clouds(pairs: Pairs, settings: Settings, rng: np.random.Generator) -> Clouds:
-    """Prepare pairs; `rsa_rows` of them, drawn at random, serve RSA and the first of those its null."""
+def make_clouds(pairs: Pairs, settings: Settings, rng: np.random.Generator) -> Clouds:
+    """Clouds of some pairs; RSA uses `rsa_rows` of them, drawn at random, and its null the first of those."""
     return Clouds(pairs, settings, rng.permutation(len(pairs))[: settings.rsa_rows])
 
 
-def names(settings: Settings) -> list[str]:
-    """All measures that are asked for, in the order of the table."""
+def measure_names(settings: Settings) -> list[str]:
+    """Names of the measures in `settings`, in the order of the table."""
     compat = ("svcca_lan2024",) if "lan2024" in settings.compat else ()
-    found = {
+    by_family = {
         "cca": (*(name for name in CANONICAL if name != "procrustes"), *compat),
         "procrustes": ("procrustes",),
         "cka": ("cka", "cka_debiased"),
@@ -180,94 +187,94 @@ def names(settings: Settings) -> list[str]:
         "mmcs": ("mmcs",),
         "rho": ("mean_rho",),
     }
-    return [name for family in FAMILIES if family in settings.measures for name in found[family]]
+    return [name for family in FAMILIES if family in settings.measures for name in by_family[family]]
 
 
-def void_reasons(both: Clouds) -> dict[str, str]:
-    """Measures that these pairs cannot answer, each with why (METHODS 3.3); those not asked for are among them."""
-    p, settings = len(both.pairs), both.settings
-    requested = names(settings)
-    every = names(settings._replace(measures=FAMILIES))
+def void_reasons(clouds: Clouds) -> dict[str, str]:
+    """Measures that are not computed on these pairs, by name, each with its reason (METHODS 3.3)."""
+    p, settings = len(clouds.pairs), clouds.settings
+    requested = measure_names(settings)
+    every = measure_names(settings._replace(measures=FAMILIES))
     void = {name: "not asked for" for name in every if name not in requested}
     if p < settings.min_pairs:
         return void | dict.fromkeys(requested, f"{p} pairs, fewer than min_pairs = {settings.min_pairs}")
-    if both.pairs.rho is None:
+    if clouds.pairs.rho is None:
         void["mean_rho"] = "no correlations given"
-    if both.pairs.mapped is None:
+    if clouds.pairs.mapped is None:
         void["mmcs"] = "no map to B's space given"
     for k in settings.neighbours:
-        if k not in both.neighbours:
+        if k not in clouds.neighbours:
             void |= dict.fromkeys((f"knn_jaccard_{k}", f"knn_mutual_{k}"), f"{p} pairs, not more than 2 k = {2 * k}")
-    if min(both.a.k, both.b.k) == 0:
+    if min(clouds.a.k, clouds.b.k) == 0:
         return void | {name: "all rows of one side are alike" for name in every if name != "mean_rho"}
-    needed = ROWS_PER_COMPONENT * (both.a.k + both.b.k)
+    needed = ROWS_PER_COMPONENT * (clouds.a.k + clouds.b.k)
     if p < needed:
         void |= dict.fromkeys((*CANONICAL, "cka"), f"{p} pairs, fewer than 5 (k_A + k_B) = {needed}")
     return void
 
 
-def values(both: Clouds, void: Mapping[str, str], rsa_rows: int) -> dict[str, float]:
-    """Every measure that is not void, except `mean_rho`."""
+def measure_values(clouds: Clouds, void: Mapping[str, str], rsa_rows: int) -> dict[str, float]:
+    """Value of every measure that is not in `void`, except `mean_rho`."""
     by_measure: dict[str, float] = {}
     if not void.keys() >= set(CANONICAL):
-        by_measure |= measures.canonical_scores(both.a.u.T @ both.b.u, both.a, both.b)._asdict()
+        by_measure |= formulas.canonical_scores(clouds.a.u.T @ clouds.b.u, clouds.a, clouds.b)._asdict()
     if "cka" not in void:
-        by_measure["cka"] = measures.cka(both.a, both.b)
+        by_measure["cka"] = formulas.cka(clouds.a, clouds.b)
     if "cka_debiased" not in void:
-        by_measure["cka_debiased"] = measures.cka_debiased(both.a, both.b)
+        by_measure["cka_debiased"] = formulas.cka_debiased(clouds.a, clouds.b)
     if "rsa" not in void:
-        by_measure["rsa"] = measures.rsa(*both.ranks(rsa_rows))
-    if "lan2024" in both.settings.compat and "svcca_lan2024" not in void:
-        by_measure["svcca_lan2024"] = measures.one_component_score(both.a, both.b)
-    for k in both.neighbours:
+        by_measure["rsa"] = formulas.rsa(*clouds.ranks(rsa_rows))
+    if "lan2024" in clouds.settings.compat and "svcca_lan2024" not in void:
+        by_measure["svcca_lan2024"] = formulas.one_component_score(clouds.a, clouds.b)
+    for k in clouds.neighbours:
         if f"knn_jaccard_{k}" not in void:
-            common = measures.common_neighbours(both.near[0][:, :k], both.near[1][:, :k])
-            by_measure[f"knn_jaccard_{k}"] = measures.knn_jaccard(common, k)
-            by_measure[f"knn_mutual_{k}"] = measures.knn_mutual(common, k)
+            common = formulas.common_neighbours(clouds.near[0][:, :k], clouds.near[1][:, :k])
+            by_measure[f"knn_jaccard_{k}"] = formulas.knn_jaccard(common, k)
+            by_measure[f"knn_mutual_{k}"] = formulas.knn_mutual(common, k)
     if "mmcs" not in void:
-        by_measure["mmcs"] = float(both.best_cosines[0].mean())
+        by_measure["mmcs"] = float(clouds.best_cosines[0].mean())
     return {name: value for name, value in by_measure.items() if name not in void}
 
 
-def exact_nulls(both: Clouds, void: Mapping[str, str]) -> dict[str, Null]:
+def exact_nulls(clouds: Clouds, void: Mapping[str, str]) -> dict[str, Null]:
     """Nulls with closed forms: CKA, mean squared canonical correlation, the levels of MMCS and of mean rho."""
     nulls_of: dict[str, Null] = {}
     if "cka" not in void:
-        nulls_of["cka"] = nulls.cka_null(both.a, both.b)
+        nulls_of["cka"] = nulls.cka_null(clouds.a, clouds.b)
     if "mean_squared_cc" not in void:
-        nulls_of["mean_squared_cc"] = nulls.mean_squared_cc_null(both.a, both.b)
+        nulls_of["mean_squared_cc"] = nulls.mean_squared_cc_null(clouds.a, clouds.b)
     if "cka_debiased" not in void:
-        nulls_of["cka_debiased"] = nulls.cka_debiased_null(both.a, both.b)
+        nulls_of["cka_debiased"] = nulls.cka_debiased_null(clouds.a, clouds.b)
     if "mmcs" not in void:
-        level = both.best_cosines[1]
+        level = clouds.best_cosines[1]
         nulls_of["mmcs"] = Null(float(level.mean()), float(level.std(ddof=1) / np.sqrt(len(level))), float("nan"))
-    if both.pairs.codes is not None and "mean_rho" not in void:
-        nulls_of["mean_rho"] = nulls.mean_rho_null(*both.pairs.codes)
+    if clouds.pairs.codes is not None and "mean_rho" not in void:
+        nulls_of["mean_rho"] = nulls.mean_rho_null(*clouds.pairs.codes)
     return nulls_of
 
 
 def repaired_nulls(
-    both: Clouds, value: Mapping[str, float], void: Mapping[str, str], rng: np.random.Generator
+    clouds: Clouds, value: Mapping[str, float], void: Mapping[str, str], rng: np.random.Generator
 ) -> dict[str, Null]:
     """Nulls by re-pairing: nuclear-norm measures, RSA (on fewer rows, hence a wider null), neighbour lists."""
-    settings = both.settings
+    settings = clouds.settings
     nulls_of: dict[str, Null] = {}
     if value.keys() & set(CANONICAL):
-        draws = nulls.canonical_draws(both.a, both.b, settings.nuclear_repairings, rng)
+        draws = nulls.canonical_draws(clouds.a, clouds.b, settings.nuclear_repairings, rng)
         for column, name in enumerate(CANONICAL):
             if name in value:
                 nulls_of[name] = nulls.from_draws(value[name], draws[:, column])
     if "rsa" in value and np.isfinite(value["rsa"]):
-        repaired = nulls.rsa_draws(*both.ranks(settings.rsa_null_rows), settings.repairings, rng)
+        repaired = nulls.rsa_draws(*clouds.ranks(settings.rsa_null_rows), settings.repairings, rng)
         nulls_of["rsa"] = nulls.from_draws(value["rsa"], repaired)
     if "svcca_lan2024" in value:
-        repaired = nulls.one_component_draws(both.a, both.b, settings.repairings, rng)
+        repaired = nulls.one_component_draws(clouds.a, clouds.b, settings.repairings, rng)
         share = float(np.mean(repaired >= value["svcca_lan2024"]))
         nulls_of["svcca_lan2024"] = nulls.from_draws(value["svcca_lan2024"], repaired)._replace(p=share)
-    near = tuple(k for k in both.neighbours if f"knn_jaccard_{k}" not in void)
-    if near:
-        overlap = nulls.knn_draws(*both.near, near, settings.repairings, rng)
-        for index, k in enumerate(near):
+    ks = tuple(k for k in clouds.neighbours if f"knn_jaccard_{k}" not in void)
+    if ks:
+        overlap = nulls.knn_draws(*clouds.near, ks, settings.repairings, rng)
+        for index, k in enumerate(ks):
             for kind, column in (("jaccard", 0), ("mutual", 1)):
                 name = f"knn_{kind}_{k}"
                 nulls_of[name] = nulls.from_draws(value[name], overlap[:, index, column])
@@ -275,34 +282,34 @@ def repaired_nulls(
 
 
 def subset_values(pairs: Pairs, size: int, settings: Settings, rng: np.random.Generator) -> dict[str, DoubleArray]:
-    """Scores of random subsets of `size` rows with new random partners, [subset_draws] a measure; NaN where void."""
+    """Scores of random subsets of `size` rows with new random partners, [subset_draws] per measure; NaN if void."""
     draws_of: dict[str, DoubleArray] = {
-        name: np.full(settings.subset_draws, np.nan) for name in names(settings) if name != "mean_rho"
+        name: np.full(settings.subset_draws, np.nan) for name in measure_names(settings) if name != "mean_rho"
     }
     for draw in range(settings.subset_draws):
-        both = clouds(pairs.shuffled_partners(size, rng), settings, rng)
-        for name, value in values(both, void_reasons(both), settings.rsa_null_rows).items():
+        clouds = make_clouds(pairs.shuffled_partners(size, rng), settings, rng)
+        for name, value in measure_values(clouds, void_reasons(clouds), settings.rsa_null_rows).items():
             draws_of[name][draw] = value
     return draws_of
 
 
 def score(pairs: Pairs, settings: Settings, rng: np.random.Generator, pool: Pairs | None = None) -> list[Score]:
-    """All measures of some pairs with their nulls, in the order of `names`.
+    """All measures of some pairs with their nulls, in the order of `measure_names`.
 
     Args:
         pairs: the pairs to score.
-        settings: see `compare`.
+        settings: see `stage.compare`.
         rng: for re-pairings and subsets.
-        pool: where random subsets of the same size are drawn from; None draws none.
+        pool: pairs from which random subsets of the same size are drawn; None draws none.
     """
-    both = clouds(pairs, settings, rng)
-    void = void_reasons(both)
-    value = values(both, void, settings.rsa_rows)
+    clouds = make_clouds(pairs, settings, rng)
+    void = void_reasons(clouds)
+    value = measure_values(clouds, void, settings.rsa_rows)
     if pairs.rho is not None and "mean_rho" not in void:
         value["mean_rho"] = float(np.mean(pairs.rho))
     if "rsa" in value and np.isnan(value["rsa"]):
         void["rsa"] = "all dissimilarities of one side are equal"
-    null = repaired_nulls(both, value, void, rng) | exact_nulls(both, void)
+    null = repaired_nulls(clouds, value, void, rng) | exact_nulls(clouds, void)
     null_draws = (
         subset_values(pool, len(pairs), settings, rng) if pool is not None and len(pairs) >= settings.min_pairs else {}
     )
@@ -311,5 +318,5 @@ def score(pairs: Pairs, settings: Settings, rng: np.random.Generator, pool: Pair
         Score(
             name, value.get(name, float("nan")), null.get(name, NO_NULL), null_draws.get(name, none), void.get(name, "")
         )
-        for name in names(settings)
+        for name in measure_names(settings)
     ]

@@ -1,6 +1,6 @@
-"""Figures of a template diff as Plotly descriptions: three panels of B against A for each role, and the volcano.
+"""Plotly figures of a template diff: three panels of B against A per role, and the volcano plot.
 
-Text inside a plot is a small language of its own (<b>, <br>, <a href>), so every name and token in it is escaped here.
+Plotly interprets some markup in text (<b>, <br>, <a href>), so every name and token in it is escaped here.
 """
 
 import html
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from diptych.page.blocks import Block, Figure
 from diptych.page.figures import Plot, layout, numbers
-from diptych.template_diff.pictures.panels import METRIC_WORDS, Panel, Points, View, shown
+from diptych.template_diff.pictures.panels import METRIC_LABELS, Panel, Points, View, role_label
 
 COLOURS = {"up": "var(--b)", "down": "var(--a)"}
 SYMBOLS = {"up": "triangle-up", "down": "triangle-down"}
@@ -20,7 +20,7 @@ GAP = 0.07
 
 
 def scatter(view: View, role: str, top: int = 40) -> Plot:
-    """Three panels: all_mean, active_mean and density of B against A; `top` listed changes each way are points."""
+    """Three panels: all_mean, active_mean and density of B against A; `top` listed changes per direction are points."""
     panels = view.panels(role, top)
     width = (1.0 - GAP * (len(panels) - 1)) / len(panels)
     data: list[Plot] = []
@@ -35,22 +35,22 @@ def scatter(view: View, role: str, top: int = 40) -> Plot:
             for trace in _traces(view, panel)
         ]
         ticks, labels = panel.axis.ticks()
-        own = {"range": list(panel.axis.limits), "tickvals": numbers(ticks), "ticktext": labels, "zeroline": False}
-        shared = suffix and panel.axis == panels[0].axis
-        axes[f"xaxis{suffix}"] = {**base["xaxis"], **own, "domain": [start, start + width], "anchor": f"y{suffix}"}
-        axes[f"yaxis{suffix}"] = {**base["yaxis"], **own, "anchor": f"x{suffix}"}
-        if shared:
+        axis = {"range": list(panel.axis.limits), "tickvals": numbers(ticks), "ticktext": labels, "zeroline": False}
+        is_shared = suffix and panel.axis == panels[0].axis
+        axes[f"xaxis{suffix}"] = {**base["xaxis"], **axis, "domain": [start, start + width], "anchor": f"y{suffix}"}
+        axes[f"yaxis{suffix}"] = {**base["yaxis"], **axis, "anchor": f"x{suffix}"}
+        if is_shared:
             axes[f"xaxis{suffix}"]["matches"] = "x"
             axes[f"yaxis{suffix}"]["matches"] = "y"
         if index:
             axes[f"yaxis{suffix}"]["title"] = {"text": ""}
-        titles.append(_title(METRIC_WORDS[panel.metric], start + width / 2))
-    more = {"annotations": titles, "margin": {"t": 50}, "legend": {"y": 1.1}, "showlegend": True}
-    return {"data": data, "layout": {**layout("", "", **more), **axes}}
+        titles.append(_title(METRIC_LABELS[panel.metric], start + width / 2))
+    options = {"annotations": titles, "margin": {"t": 50}, "legend": {"y": 1.1}, "showlegend": True}
+    return {"data": data, "layout": {**layout("", "", **options), **axes}}
 
 
 def volcano(view: View, top: int = 12) -> Plot:
-    """Effect against -log10 p of every latent, role and metric."""
+    """Volcano plot: effect against -log10 p of every latent, role and metric."""
     points = view.volcano(top)
     x, y = ((edges[1:] + edges[:-1]) / 2 for edges in (points.x_edges, points.y_edges))
     data = [_bulk(points.counts, x, y), *_points(view, points.points)]
@@ -68,16 +68,16 @@ def volcano(view: View, top: int = 12) -> Plot:
 
 
 def _traces(view: View, panel: Panel) -> list[Plot]:
-    """The bulk, the line of no change and the listed changes of one panel."""
-    at = panel.centres()
+    """Traces of one panel: histogram of all features, line of no change, listed changes."""
+    centres = panel.centres()
     low, high = panel.axis.limits
     diagonal: Plot = {"type": "scatter", "mode": "lines", "x": numbers([low, high]), "y": numbers([low, high]),
                       "line": {"color": "var(--soft)", "width": 1, "dash": "dash"}, "hoverinfo": "skip"}  # fmt: skip
-    return [_bulk(panel.counts, at, at), diagonal, *_points(view, panel.points)]
+    return [_bulk(panel.counts, centres, centres), diagonal, *_points(view, panel.points)]
 
 
 def _bulk(counts: npt.NDArray[np.int64], x: npt.ArrayLike, y: npt.ArrayLike) -> Plot:
-    """Counts as shades of grey, logarithmic; empty cells are left out."""
+    """Heat map of a histogram in logarithmic shades of grey; empty bins are blank."""
     shade = np.where(counts > 0, np.log10(np.maximum(counts, 1)), np.nan)
     return {
         "type": "heatmap",
@@ -92,24 +92,24 @@ def _bulk(counts: npt.NDArray[np.int64], x: npt.ArrayLike, y: npt.ArrayLike) -> 
 
 
 def _points(view: View, points: Mapping[str, Points]) -> list[Plot]:
-    """Listed changes, one trace a direction, with what is said of each on hover."""
+    """Listed changes with hover text, one trace per direction."""
     return [
         {
             "type": "scatter",
             "mode": "markers",
             "name": f"{'more' if direction == 'up' else 'less'} in {view.names[1]}",
-            "x": numbers(found.x),
-            "y": numbers(found.y),
-            "text": [_hover(view.words(int(row))) for row in found.row],
+            "x": numbers(listed.x),
+            "y": numbers(listed.y),
+            "text": [_hover(view.hover_lines(int(row))) for row in listed.row],
             "hovertemplate": "%{text}<extra></extra>",
             "marker": {"color": COLOURS[direction], "size": 7, "symbol": SYMBOLS[direction], "opacity": 0.8},
         }
-        for direction, found in points.items()
+        for direction, listed in points.items()
     ]
 
 
 def _hover(lines: Sequence[str]) -> str:
-    """Lines of plain text as a plot's own markup."""
+    """Lines of plain text as escaped Plotly markup."""
     return "<br>".join(html.escape(line) for line in lines)
 
 
@@ -119,25 +119,25 @@ def _title(text: str, x: float) -> Plot:
 
 
 def figure_blocks(view: View, prefix: str, top: int) -> list[Block]:
-    """The panels of each role and the volcano; `top` listed changes each way are points."""
+    """Figures of the panels of each role and of the volcano; `top` listed changes per direction are points."""
     a, b = view.names
     blocks: list[Block] = [
         Figure(
-            f"{prefix}-{number_}",
-            f"Features at {shown(role)}",
-            f"Each feature by what it does in {a} (across) and in {b} (up), on logarithmic axes with a place for 0. "
+            f"{prefix}-{index}",
+            f"Features at {role_label(role)}",
+            f"Each feature by what it does in {a} (across) and in {b} (up), on logarithmic axes that include 0. "
             "Grey: all features that fire at this token, darker where there are more. Triangles: listed changes with "
             "q ≤ .05; hover for numbers. On the dashed line nothing has changed.",
             scatter(view, role, top),
             height=370,
         )
-        for number_, role in enumerate(view.roles)
+        for index, role in enumerate(view.roles)
     ]
     blocks.append(
         Figure(
             f"{prefix}-volcano",
-            "Size and certainty of every change",
-            "Every feature, token and metric: its change in standard deviations over prompts, and how sure it is. "
+            "Size and significance of every change",
+            "Every feature, token and metric: its change in standard deviations over prompts, and its p. "
             f"Right: more in {b}. The dashed line is q = .05 over all of them.",
             volcano(view, max(4, top // 4)),
             height=340,

@@ -1,9 +1,9 @@
-"""The pictures of a template diff as PNG and SVG files, drawn by matplotlib: no browser is needed.
+"""Figures of a template diff as PNG and SVG files, drawn by matplotlib.
 
     draw("template_diff.h5", scatter=["scatter.png", "scatter.svg"], volcano=["volcano.png", "volcano.svg"])
 
-The same panels as on the page (`template_view`). The files hold no date and no random name: the same artifact gives the
-same bytes.
+The panels are those of the report (`panels`). The files contain no date and no random name, so that the same artifact
+gives the same bytes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from diptych.template_diff.pictures.panels import METRIC_WORDS, Panel, Points, View, read, shown
+from diptych.template_diff.pictures.panels import METRIC_LABELS, Panel, Points, View, read, role_label
 
 COLOURS = {"up": "#b4532a", "down": "#2b6a99"}
 SYMBOLS = {"up": "^", "down": "v"}
@@ -31,13 +31,13 @@ DPI = 150
 
 
 def draw(diff: str | Path, *, scatter: Sequence[str | Path], volcano: Sequence[str | Path], top: int = 100) -> None:
-    """Write both pictures to every path, in the format of its ending.
+    """Draw the panels and the volcano, and write them to every path, in the format of its suffix.
 
     Args:
         diff: artifact of kind "template_diff".
         scatter: paths of the panels, one row of three for each role.
         volcano: paths of the volcano.
-        top: listed changes drawn as points, of each role, metric and direction.
+        top: listed changes drawn as points per role, metric and direction.
     """
     view = read(diff)
     with mpl.rc_context(LOOK):
@@ -47,15 +47,15 @@ def draw(diff: str | Path, *, scatter: Sequence[str | Path], volcano: Sequence[s
 
 def _scatter(view: View, top: int) -> Figure:
     figure = Figure(figsize=(9.6, 3.1 * len(view.roles) + 0.5), layout="constrained")
-    grid = figure.subplots(len(view.roles), len(METRIC_WORDS), squeeze=False)
+    grid = figure.subplots(len(view.roles), len(METRIC_LABELS), squeeze=False)
     for role, row in zip(view.roles, grid, strict=True):
         for panel, axes in zip(view.panels(role, top), row, strict=True):
             _panel(axes, panel)
-            axes.set(xlabel=view.names[0], title=METRIC_WORDS[panel.metric])
-        row[0].set_ylabel(f"at {shown(role)}\n{view.names[1]}")
+            axes.set(xlabel=view.names[0], title=METRIC_LABELS[panel.metric])
+        row[0].set_ylabel(f"at {role_label(role)}\n{view.names[1]}")
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    named = [f"{'more' if label == 'up' else 'less'} in {view.names[1]}" for label in labels]
-    figure.legend(handles, named, loc="outside upper right", ncols=2, frameon=False)
+    legend_labels = [f"{'more' if label == 'up' else 'less'} in {view.names[1]}" for label in labels]
+    figure.legend(handles, legend_labels, loc="outside upper right", ncols=2, frameon=False)
     return figure
 
 
@@ -84,16 +84,16 @@ def _volcano(view: View, top: int) -> Figure:
 
 
 def _bulk(axes: Axes, x: Any, y: Any, counts: Any) -> None:
-    """Counts as shades of grey, logarithmic; empty cells stay white."""
+    """Draw a histogram in logarithmic shades of grey; empty bins stay white."""
     shade = np.ma.masked_invalid(np.where(counts > 0, np.log10(np.maximum(counts, 1)), np.nan))
-    most = max(1.0, float(np.log10(max(1, counts.max()))))
-    axes.pcolormesh(x, y, shade, cmap=GREY, vmin=-0.8, vmax=most, rasterized=True)
+    largest = max(1.0, float(np.log10(max(1, counts.max()))))
+    axes.pcolormesh(x, y, shade, cmap=GREY, vmin=-0.8, vmax=largest, rasterized=True)
 
 
 def _points(axes: Axes, points: Mapping[str, Points]) -> None:
-    for direction, found in points.items():
+    for direction, listed in points.items():
         axes.scatter(
-            found.x, found.y, s=14, c=COLOURS[direction], marker=SYMBOLS[direction], alpha=0.8, linewidths=0,
+            listed.x, listed.y, s=14, c=COLOURS[direction], marker=SYMBOLS[direction], alpha=0.8, linewidths=0,
             label=direction, zorder=3,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""A page of its own with the pictures of one template diff: self-contained HTML with hover text, for slides and mail.
+"""Self-contained HTML page with the figures of one template diff.
 
 build("template_diff.h5", "figures.html", name="tuned")
 """
@@ -12,11 +12,11 @@ from diptych.template_diff.pictures import panels
 from diptych.template_diff.pictures.figures import figure_blocks
 
 POINTS = 100
-"""Listed changes drawn as points: all that the table lists by default."""
+"""Listed changes drawn as points, as many as the ranked table has by default."""
 
 
 def build(diff: str | Path, out: str | Path, *, name: str) -> None:
-    """Write the page of an artifact of kind "template_diff"."""
+    """Write the page of figures of an artifact of kind "template_diff"."""
     view = panels.read(diff)
     prompts = counted(view.summary["prompts"], "prompt")
     banner = Banner("info", f"{view.names[0]} and {view.names[1]}.", f"One dictionary read on both, {prompts}.")

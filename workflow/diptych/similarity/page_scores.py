@@ -1,4 +1,4 @@
-"""The collected scores of a study as a page shows them: by pair and cell, named, and as cells of a table."""
+"""The scores of a study for the report: looked up by pair and cell, with labels, and as table cells."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from diptych.page.blocks import Cell, number, p_value
-from diptych.similarity import table as similarity_table
+from diptych.similarity import score_table
 
 Rows = list[dict[str, Any]]
-MEASURES = {
+MEASURE_LABELS = {
     "svcca": "SVCCA: mean canonical correlation",
     "svcca_lan2024": "SVCCA as published by lan2024: one component",
     "mean_squared_cc": "mean squared canonical correlation",
@@ -23,47 +23,47 @@ MEASURES = {
     "mmcs": "MMCS: mean maximum cosine, A's rows mapped",
     "mean_rho": "mean correlation of paired activations",
 }
-"""What each measure is called; those of neighbours follow from their k."""
+"""Label of each measure; those of nearest neighbours contain k, see `measure_label`."""
 
 
-class Scores:
-    """The collected scores of a study, by cell; empty for a study without features."""
+class StudyScores:
+    """The score table of a study (`score_table.collect`), by cell; empty for a study without features."""
 
     def __init__(self, path: str | Path | None) -> None:
-        table = similarity_table.read(path) if path else {}
+        table = score_table.read(path) if path else {}
         columns = [values.tolist() for values in table.values()]
         self._rows: Rows = [dict(zip(table, row, strict=True)) for row in zip(*columns, strict=True)]
 
-    def of(self, name: str, site_a: str | None = None, site_b: str | None = None) -> Rows:
-        """The rows of a pair, or of one of its cells."""
+    def rows(self, name: str, site_a: str | None = None, site_b: str | None = None) -> Rows:
+        """The table rows of a pair, or of one of its cells."""
         rows = [row for row in self._rows if row["pair"] == name]
         return [row for row in rows if site_a is None or (row["site_a"], row["site_b"]) == (site_a, site_b)]
 
     def pairing_quality(self, name: str, site_a: str, site_b: str) -> float:
-        """Mean held-out correlation of a cell's pairs; below all others where it has none."""
-        rows = [
+        """Mean held-out correlation of a cell's matched features; -2, below any correlation, where it has none."""
+        mean_rho = [
             row["value"]
-            for row in self.of(name, site_a, site_b)
+            for row in self.rows(name, site_a, site_b)
             if (row["points"], row["subspace"], row["measure"]) == ("features", "all", "mean_rho")
         ]
-        return float(rows[0]) if rows and np.isfinite(rows[0]) else -2.0
+        return float(mean_rho[0]) if mean_rho and np.isfinite(mean_rho[0]) else -2.0
 
 
-def called(measure: str) -> str:
-    """The name of a measure for a reader."""
+def measure_label(measure: str) -> str:
+    """The label of a measure on the page."""
     if measure.startswith("knn_"):
         _, kind, k = measure.split("_")
         return f"shared neighbours among the nearest {k}, {'Jaccard' if kind == 'jaccard' else 'share'}"
-    return MEASURES[measure]
+    return MEASURE_LABELS[measure]
 
 
 def score_cells(row: Mapping[str, Any]) -> list[Cell]:
-    """Value, level, ratio, z, p and q of one score."""
-    level = f"{number(row['null_mean'])} ± {number(row['null_sd'], 4)}" if np.isfinite(row["null_mean"]) else "–"
+    """Value, null mean ± sd, ratio, z, p and q of one score, as table cells."""
+    null_level = f"{number(row['null_mean'])} ± {number(row['null_sd'], 4)}" if np.isfinite(row["null_mean"]) else "–"
     tone = "found" if row["q"] <= 0.05 else ""
     return [
         Cell(number(row["value"]), sort_key(row["value"]), tone, row["reason"]),
-        Cell(level, sort_key(row["null_mean"]), "muted", row["reason"]),
+        Cell(null_level, sort_key(row["null_mean"]), "muted", row["reason"]),
         Cell(number(row["ratio"]), sort_key(row["ratio"]), "", row["reason"]),
         Cell(number(row["z"]), sort_key(row["z"]), "", row["reason"]),
         Cell(p_value(row["p"]), sort_key(row["p"]), "", row["reason"]),
@@ -72,5 +72,5 @@ def score_cells(row: Mapping[str, Any]) -> list[Cell]:
 
 
 def sort_key(value: float) -> float | None:
-    """What a column of a table is sorted by; nothing for what is not a number."""
+    """The number by which a table column is sorted; None for NaN and infinities."""
     return float(value) if np.isfinite(value) else None
