@@ -5,8 +5,10 @@
     model(token_ids)["middle"]      # [b, length, d]
 
 Weights are never folded or centred: the values are the model's own. The residual stream before and after a block is
-taken from the transformers model itself. Any other TransformerLens hook comes through its `TransformerBridge`, which
-is slower (it computes attention step by step, so that there is something to hook) and only then imported.
+taken from the blocks of the transformers model, not from its `hidden_states`: these lack the stream behind the last
+block, and what is behind block i has index i + 1 in most architectures but i in Mamba's. Any other TransformerLens
+hook comes through its `TransformerBridge`, which is slower (it computes attention step by step, so that there is
+something to hook) and only then imported.
 """
 
 import re
