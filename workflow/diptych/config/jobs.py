@@ -21,6 +21,7 @@ from diptych.config.layout import PAGE_TEMPLATES, Layout
 from diptych.config.sections.dictionaries import TrainedDictionary
 from diptych.config.sections.strict import Strict
 from diptych.config.study import Study
+from diptych.crosscoder.published.files import files_of
 from diptych.models import sites
 from diptych.text import word_lists
 
@@ -280,58 +281,57 @@ class Jobs:
                 "stream_alignment": self.layout.alignment_of(section.stream, *section.models[:2]) or [],
             }
         read = ("models", "corpus", "site", "rows", "stream", "seeds", "splice_tokens")
-        how = ("checkpoint_every", "processes", "track", "ceiling", "sweep", "weights", "scales")
+        how = ("checkpoint_every", "processes", "track", "ceiling", "sweep", "weights", "scales", "calibrate")
         return Job(inputs, reads, {"seed": int(seed), **_dump(section, leave=(*read, *how))})
 
     def import_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
         """A crosscoder whose weights come from elsewhere."""
         section = self.study.crosscoders[crosscoder]
-        settings = {"scales": list(section.scales)}
-        weights: Path | list[Path] = Path(section.weights) if section.weights else []
-        return Job({"weights": weights}, self._crosscoder_reads(crosscoder), settings)
+        inputs = self._crosscoder_rows(crosscoder, site) if section.calibrate else {}
+        inputs["weights"] = files_of(section.weights) if section.weights else []
+        names = [getattr(self.study.models[model], "id", None) for model in section.models]
+        settings = {**_dump_only(section, ("scales", "calibrate")), "models": names}
+        return Job(inputs, self._crosscoder_reads(crosscoder), settings)
 
     def evaluate_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
         """A crosscoder on held-out rows, and its models with its reconstructions in place."""
         section = self.study.crosscoders[crosscoder]
-        inputs = self._crosscoder_rows(crosscoder, site)
+        inputs = self._crosscoder_rows(crosscoder, site) | {"weights": self.layout.weights(crosscoder, site, seed)}
         if section.splice_tokens:
             inputs["models"] = [self.layout.model(model) for model in section.models]
-        inputs["weights"] = self.layout.weights(crosscoder, site, seed)
         return Job(inputs, self._crosscoder_reads(crosscoder), {"splice_tokens": section.splice_tokens})
 
     def describe_latents(self, crosscoder: str, site: str, seed: str) -> Job:
         """The latents of a crosscoder."""
-        inputs = self._crosscoder_rows(crosscoder, site)
-        inputs["weights"] = self.layout.weights(crosscoder, site, seed)
+        inputs = self._crosscoder_rows(crosscoder, site) | {"weights": self.layout.weights(crosscoder, site, seed)}
         return Job(inputs, self._crosscoder_reads(crosscoder), _dump(self.study.latents))
 
     def compare_seeds(self, crosscoder: str, site: str) -> Job:
         """The runs of a crosscoder that differ in their seed."""
         seeds = list(self.study.crosscoders[crosscoder].seeds)
-        inputs: Inputs = {"weights": [self.layout.weights(crosscoder, site, seed) for seed in seeds]}
+        weights = [self.layout.weights(crosscoder, site, seed) for seed in seeds]
         settings = {"seeds": seeds, "exclusive": self.study.latents.exclusive}
-        return Job(inputs, self._crosscoder_reads(crosscoder), settings)
+        return Job({"weights": weights}, self._crosscoder_reads(crosscoder), settings)
 
     def export_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
         """A crosscoder for use outside Diptych."""
-        inputs: Inputs = {"weights": self.layout.weights(crosscoder, site, seed)}
-        return Job(inputs, self._crosscoder_reads(crosscoder))
+        return Job({"weights": self.layout.weights(crosscoder, site, seed)}, self._crosscoder_reads(crosscoder))
 
     def exports(self) -> Job:
         """The exports of all runs of all crosscoders that are trained here."""
-        trained = {alias: section for alias, section in self.study.crosscoders.items() if not section.weights}
-        runs = [(alias, section.site, seed) for alias, section in trained.items() for seed in section.seeds]
-        return Job({"exports": [self.layout.export(*run)[0] for run in runs]})
+        trained = [(alias, section) for alias, section in self.study.crosscoders.items() if not section.weights]
+        runs = [self.layout.export(alias, section.site, seed) for alias, section in trained for seed in section.seeds]
+        return Job({"exports": [files[0] for files in runs]})
 
     def _crosscoder_rows(self, crosscoder: str, site: str) -> Inputs:
         """The rows of all models of a crosscoder."""
         section, layout = self.study.crosscoders[crosscoder], self.layout
-        corpus, models = section.corpus, section.models
+        models = [(section.corpus, model) for model in section.models]
         return {
-            "shards": [shard for model in models for shard in layout.shards_of(corpus, model, site)],
-            "gates": [layout.gates_of(corpus, model, site) for model in models],
-            "tokens": [layout.tokens_of(corpus, model) for model in models],
-            "alignment": layout.alignment_of(corpus, *models[:2]) or [],
+            "shards": [shard for model in models for shard in layout.shards_of(*model, site)],
+            "gates": [layout.gates_of(*model, site) for model in models],
+            "tokens": [layout.tokens_of(*model) for model in models],
+            "alignment": layout.alignment_of(section.corpus, *section.models[:2]) or [],
         }
 
     def _crosscoder_reads(self, crosscoder: str) -> Reads:

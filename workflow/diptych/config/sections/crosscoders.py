@@ -101,10 +101,16 @@ class Crosscoder(Strict):
     sweep: Sweep = Sweep()
     """Values to try."""
     weights: str | None = None
-    """A safetensors or .pt file in the layout of the published Gemma-2-2B crosscoder (W_enc [M, d, F], W_dec [F, M, d],
-    b_enc, b_dec), taken over instead of training; the keys of training then mean nothing."""
+    """A published crosscoder, taken over instead of training; the keys of training then mean nothing. A safetensors or
+    .pt file, or the directory with it and its configs, in the layout of the published Gemma-2-2B crosscoder (W_enc,
+    W_dec, b_enc, b_dec), of science-of-finetuning's dictionary_learning (CrossCoder, BatchTopKCrossCoder) or of
+    crosscode. `models` are in its order; dictionary_learning's has the base model first."""
     scales: tuple[Rate, ...] = ()
-    """For such weights, the factor that each model's rows are multiplied by before they are encoded; 1 if not given."""
+    """For such weights, where they bring no scales of their own: the factor that each model's rows are multiplied by
+    before they are encoded; 1 if not given."""
+    calibrate: bool = False
+    """For such weights of a BatchTopK crosscoder: set its threshold on the training rows, so that its own k latents are
+    active on average, in place of the one it brings; crosscode's brings none."""
     splice_tokens: Annotated[int, Field(ge=0)] = 16_384
     """Held-out tokens on which each model's loss is measured with its activations replaced by their reconstruction; 0:
     not measured."""
