@@ -163,7 +163,7 @@ def load(weights, models=()):
 CONFIG = {"activation_dim": WIDTH, "dict_size": LATENTS, "num_layers": 2, "k": 4, "norm_init_scale": 1.0}
 
 
-@pytest.mark.parametrize("size", [None, (3.0, 0.2), (24_000.0, 0.2)])
+@pytest.mark.parametrize("size", [None, (3.0, 0.2), (2_400_000.0, 0.2)])
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 def test_dictionary_learnings_batchtopk_gives_its_own_codes(tmp_path, normalisation, size):
     threshold = 12.0 if normalisation == "NONE" else 3.0
@@ -514,7 +514,9 @@ def test_evaluation_and_latents_run_on_what_was_imported(tmp_path, layout):
     elif layout == "dictionary_learning":
         weights = save_hub(tmp_path / "hub", dictionary_learning_state("SAE", size=(2.0, 1.0)), CONFIG)
     else:
-        weights = save_crosscode(tmp_path / "step_0", crosscode_state(layout, factors=(0.5, 2.0)), layout)
+        state = crosscode_state(layout, factors=(0.5, 2.0))
+        state["b_enc_L"] -= 300 * (layout == "topk")  # so low that negative ones are among the k largest
+        weights = save_crosscode(tmp_path / "step_0", state, layout)
     chosen = {"calibrate": True, "rows": data} if layout == "batchtopk" else {}
     stage.import_published(files_of(weights), tmp_path / "w.h5", spec={}, models=[None, None], **chosen)
     evaluation.evaluate(tmp_path / "w.h5", data, tmp_path / "e.h5", spec={})
@@ -522,6 +524,7 @@ def test_evaluation_and_latents_run_on_what_was_imported(tmp_path, layout):
     index = np.flatnonzero(data.fold == 0)
     crosscoder = architecture.load(tmp_path / "w.h5")
     f = crosscoder.encode(torch.from_numpy(np.concatenate(data.take(index).x, axis=1))).detach().numpy()
+    assert (f < 0).any() == (layout == "topk")
     with artifacts.read(tmp_path / "e.h5", "evaluation") as file:
         np.testing.assert_allclose(file["density"][:], (f != 0).mean(0), atol=1 / len(index))
         assert artifacts.read_json(file, "summary")["l0_mean"] == pytest.approx((f != 0).sum(1).mean(), rel=1e-2)
