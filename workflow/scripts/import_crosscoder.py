@@ -10,4 +10,5 @@ pair = None
 if spec["settings"]["calibrate"]:
     models = rows.models_of(given.shards, given.gates, given.tokens, spec["reads"]["site"])
     pair = rows.stored(models, given.get("alignment") or None, spec["reads"]["rows"])
-stage.import_published(given.weights, snakemake.output[0], spec=spec, rows=pair, **spec["settings"])
+files = [given.weights] if isinstance(given.weights, str) else given.weights
+stage.import_published(files, snakemake.output[0], spec=spec, rows=pair, **spec["settings"])

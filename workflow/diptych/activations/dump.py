@@ -95,8 +95,8 @@ def dump(
     bytes_stored = _store(Path(out), spec, loader, widths(model, on), work, store)
     bytes_stored.open(batch_tokens or batch_of(loader.width))
     _run(model, loader, work, bytes_stored, on)
-    there = set(model.hooks) - set(bytes_stored.progress.dropped)
-    near = {site: [hook for hook in hooks if hook in there] for site, hooks in loader.neighbours.items()}
+    stored = set(model.hooks) - set(bytes_stored.progress.dropped)
+    near = {site: [hook for hook in hooks if hook in stored] for site, hooks in loader.neighbours.items()}
     del model
     gc.collect()  # hooks and model hold each other
     if measure_precision and shard == 0 and dtype != "float32":

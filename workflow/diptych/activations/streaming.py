@@ -210,8 +210,8 @@ INPUTS = ("shards", "gates", "tokens", "alignment", "models", "stream_tokens", "
 
 def paths_of(inputs: Any) -> dict[str, list[str]]:
     """`INPUTS` of a job as lists: Snakemake gives a single file as text, and nothing for what a rule does not name."""
-    found = {name: inputs.get(name) or [] for name in INPUTS}
-    return {name: [paths] if isinstance(paths, str) else list(paths) for name, paths in found.items()}
+    paths_by_name = {name: inputs.get(name) or [] for name in INPUTS}
+    return {name: [paths] if isinstance(paths, str) else list(paths) for name, paths in paths_by_name.items()}
 
 
 def _only(paths: Sequence[str]) -> str | None:

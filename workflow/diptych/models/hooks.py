@@ -184,8 +184,8 @@ class Loader:
 
             bridge.add_hook(hook, keep)
 
-        there = {site: hook for site, hook in hooks.items() if hook in bridge.hook_dict}
-        return HookedModel(lambda ids: bridge.original_model(input_ids=ids, use_cache=False), attach, there)
+        known = {site: hook for site, hook in hooks.items() if hook in bridge.hook_dict}
+        return HookedModel(lambda ids: bridge.original_model(input_ids=ids, use_cache=False), attach, known)
 
 
 def block_outputs(hook: str) -> dict[str, str]:

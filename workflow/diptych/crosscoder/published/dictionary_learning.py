@@ -198,12 +198,12 @@ def _alpha(settings: Mapping[str, Any], part: str) -> float:
 @torch.no_grad()
 def _set_normaliser(crosscoder: Crosscoder, tensors: Tensors) -> None:
     """Set mean and scale of each model, and fold into the decoder what the library divides by beside the scale."""
-    given = [name for name in NORMALISER[:2] if name in tensors and not tensors[name].float().isnan().any()]
-    if len(given) < 2:
+    moments = [name for name in NORMALISER[:2] if name in tensors and not tensors[name].float().isnan().any()]
+    if len(moments) < 2:
         return
-    require(LAYOUT, tensors, given)
+    require(LAYOUT, tensors, moments)
     n_models, width = len(crosscoder.scale), crosscoder.architecture.widths[0]
-    for name in given:
+    for name in moments:
         require_shape(LAYOUT, tensors, name, (n_models, width), "encoder.weight")
     target = tensors["target_rms"].float() if "target_rms" in tensors else torch.tensor(1.0)
     by_std = target / (tensors["activation_std"].float().square().sum(-1) + EPSILON).sqrt()

@@ -25,10 +25,10 @@ def refuse_unknown(layout: str, what: str, names: Iterable[str], known: Iterable
 
 def require(layout: str, tensors: Tensors, names: Iterable[str]) -> None:
     """Raise `DiptychError` unless all these tensors are there and finite."""
-    wanted = list(names)
-    if missing := [name for name in wanted if name not in tensors]:
-        raise DiptychError(f"{layout}: {', '.join(missing)} missing; expected {', '.join(wanted)}")
-    for name in wanted:
+    required = list(names)
+    if missing := [name for name in required if name not in tensors]:
+        raise DiptychError(f"{layout}: {', '.join(missing)} missing; expected {', '.join(required)}")
+    for name in required:
         if not torch.isfinite(tensors[name].float()).all():
             raise DiptychError(f"{layout}: {name} holds values that are not finite; get the file again")
 

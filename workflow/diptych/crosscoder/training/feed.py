@@ -127,23 +127,23 @@ def calibration_rows(rows: Rows, settings: Training) -> npt.NDArray[np.bool_]:
 
 def set_normalisation(crosscoder: Crosscoder, rows: Rows, index: IntArray) -> None:
     """Per model, the mean of rows `index` and the scale that makes their mean distance from it sqrt(dbar)."""
-    plan = crosscoder.architecture
-    totals = [np.zeros(width) for width in plan.widths]
-    lengths = np.zeros(len(plan.widths))
+    arch = crosscoder.architecture
+    totals = [np.zeros(width) for width in arch.widths]
+    lengths = np.zeros(len(arch.widths))
     blocks = [index[start : start + READ_ROWS] for start in range(0, len(index), READ_ROWS)]
     for block in blocks:
-        for model, x in enumerate(_inputs(rows, block, plan)):
+        for model, x in enumerate(_inputs(rows, block, arch)):
             totals[model] += x.sum(axis=0, dtype=np.float64)
     means = [total / len(index) for total in totals]
     for block in blocks:
-        for model, x in enumerate(_inputs(rows, block, plan)):
+        for model, x in enumerate(_inputs(rows, block, arch)):
             lengths[model] += np.linalg.norm(x - means[model], axis=1).sum()
     if not np.isfinite(lengths).all() or (lengths == 0).any():
         raise DiptychError("crosscoder: a model's rows are all equal or not finite; check its activations")
     crosscoder.mean.copy_(torch.from_numpy(np.concatenate(means)))
-    crosscoder.scale.copy_(torch.from_numpy(math.sqrt(plan.mean_width) * len(index) / lengths))
+    crosscoder.scale.copy_(torch.from_numpy(math.sqrt(arch.mean_width) * len(index) / lengths))
 
 
-def _inputs(rows: Rows, index: IntArray, plan: Architecture) -> list[FloatArray]:
+def _inputs(rows: Rows, index: IntArray, arch: Architecture) -> list[FloatArray]:
     x = rows.take(index).x
-    return [x[1] - x[0]] if plan.difference else list(x)
+    return [x[1] - x[0]] if arch.difference else list(x)
