@@ -15,6 +15,8 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+RECURRENT_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "bos_token_id", "eos_token_id", "pad_token_id")
+
 
 def make_tokenizer(
     directory: Path,
@@ -79,6 +81,10 @@ def make_model(
             config = transformers.Gemma2Config(**grouped_query, query_pre_attn_scalar=8, sliding_window=16)
         case "gemma3":
             config = transformers.Gemma3TextConfig(**grouped_query, query_pre_attn_scalar=8, sliding_window=16)
+        case "mamba" | "falcon_mamba" | "mamba2":
+            recurrent = {name: size for name, size in sizes.items() if name in RECURRENT_SIZES} | {"state_size": 8}
+            heads = {"num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 8} if architecture == "mamba2" else {}
+            config = transformers.AutoConfig.for_model(architecture, **recurrent, **heads)
         case _:
             config = transformers.GPT2Config(
                 vocab_size=400, n_embd=32, n_layer=layers, n_head=4, n_positions=context, bos_token_id=0, eos_token_id=0

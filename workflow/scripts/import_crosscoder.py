@@ -1,8 +1,14 @@
-"""Rule import_crosscoder: weights in the published layout, taken over instead of training."""
+"""Rule import_crosscoder: a published crosscoder, taken over instead of training one."""
 
-from diptych.crosscoder import exchange
+from diptych.activations import rows
+from diptych.crosscoder.published import stage
 from diptych.runtime import logs
 
 logs.start(snakemake.log[0], __file__)
-spec = snakemake.params.spec
-exchange.import_published(snakemake.input[0], snakemake.output[0], spec=spec, **spec["settings"])
+given, spec = snakemake.input, snakemake.params.spec
+pair = None
+if spec["settings"]["calibrate"]:
+    models = rows.models_of(given.shards, given.gates, given.tokens, spec["reads"]["site"])
+    pair = rows.stored(models, given.get("alignment") or None, spec["reads"]["rows"])
+files = [given.weights] if isinstance(given.weights, str) else given.weights
+stage.import_published(files, snakemake.output[0], spec=spec, rows=pair, **spec["settings"])

@@ -60,6 +60,21 @@ def test_a_streamed_crosscoder_reads_models_and_no_rows():
     assert job.reads["stream"]["corpus"] == "nineteenth"
 
 
+def test_an_imported_crosscoder_reads_its_weights_and_the_configs_beside_them(tmp_path):
+    for name in ("model.safetensors", "config.json", "trainer_config.json", "notes.txt"):
+        (tmp_path / name).touch()
+    weights = {"crosscoders.tuned.weights": str(tmp_path), "crosscoders.tuned.scales": [0.3, 0.2]}
+    job = jobs(weights).import_crosscoder(**RUN)
+    names = ("model.safetensors", "config.json", "trainer_config.json")
+    assert job.inputs == {"weights": [tmp_path / name for name in names]}
+    assert job.settings == {"scales": [0.3, 0.2], "calibrate": False, "models": [None, None]}
+    calibrated = jobs({**weights, "crosscoders.tuned.calibrate": True}).import_crosscoder(**RUN)
+    assert calibrated.inputs["shards"] == JOBS.train_crosscoder(**RUN).inputs["shards"]
+    assert calibrated.settings["calibrate"] is True
+    hub = {"models.base": {"kind": "hub", "id": "org/base", "revision": "main"}}
+    assert jobs({**weights, **hub}).import_crosscoder(**RUN).settings["models"] == ["org/base", None]
+
+
 def test_sites_that_differ_are_not_compared_latent_by_latent():
     grid_jobs = jobs(
         {

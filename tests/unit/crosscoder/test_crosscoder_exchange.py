@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from safetensors.torch import save_file
 from scipy.optimize import linear_sum_assignment
 
 from diptych.crosscoder import architecture, exchange, seeds
 from diptych.crosscoder.architecture import Architecture, Crosscoder
-from diptych.crosscoder.evaluation import latents, stage
 from diptych.crosscoder.training import stage as training
 from diptych.crosscoder.training import tracking
 from diptych.oracle import planted
@@ -52,69 +50,6 @@ def test_exported_weights_need_nothing_but_numpy_and_their_equation(tmp_path, ob
     off = [np.abs(f @ t[f"W_dec.{m}"] + t[f"b_dec.{m}"] - expected[m].numpy()).max(axis=1) for m in (0, 1)]
     assert (np.stack(off) > 1e-3).mean() < 0.01  # a score at the cut may fall on either side
     assert (f > 0).any()
-
-
-def test_published_layout_comes_in(tmp_path):
-    torch.manual_seed(0)
-    t = {
-        "W_enc": torch.randn(2, 6, 10),
-        "W_dec": torch.randn(10, 2, 6),
-        "b_enc": torch.randn(10),
-        "b_dec": torch.randn(2, 6),
-    }
-    save_file(t, tmp_path / "cc.safetensors")
-    crosscoder = exchange.load_published(tmp_path / "cc.safetensors")
-    x = torch.randn(5, 2, 6)
-    f = (torch.einsum("bmd,mdf->bf", x, t["W_enc"]) + t["b_enc"]).relu()
-    torch.testing.assert_close(crosscoder.encode(x.reshape(5, 12)), f)
-    expected = torch.einsum("bf,fmd->bmd", f, t["W_dec"]) + t["b_dec"]
-    torch.testing.assert_close(crosscoder(x.reshape(5, 12)), expected.reshape(5, 12))
-    with pytest.raises(DiptychError, match="W_dec has shape"):
-        exchange.from_published({**t, "W_dec": torch.zeros(10, 2, 5)})
-
-
-def test_published_weights_are_taken_over_with_their_scales(tmp_path):
-    data = planted.make_pair(n_documents=20).rows()
-    rng = np.random.default_rng(0)
-    t = {
-        "W_enc": rng.normal(size=(2, 32, 40)), "W_dec": rng.normal(size=(40, 2, 32)), "b_enc": rng.normal(size=40),
-        "b_dec": rng.normal(size=(2, 32)),
-    }  # fmt: skip
-    save_file(
-        {name: torch.from_numpy(values.astype(np.float32)) for name, values in t.items()}, tmp_path / "cc.safetensors"
-    )
-    exchange.import_published(tmp_path / "cc.safetensors", tmp_path / "w.h5", spec={}, scales=(0.3, 0.2))
-    crosscoder = architecture.load(tmp_path / "w.h5")
-    x = data.take(np.arange(50)).x
-    f = np.maximum(0.3 * x[0] @ t["W_enc"][0] + 0.2 * x[1] @ t["W_enc"][1] + t["b_enc"], 0)
-    x_BD = torch.from_numpy(np.concatenate(x, axis=1))
-    np.testing.assert_allclose(crosscoder.encode(x_BD).detach(), f, rtol=1e-3, atol=1e-3)
-    in_A = (f @ t["W_dec"][:, 0] + t["b_dec"][0]) / 0.3
-    np.testing.assert_allclose(crosscoder(x_BD).detach()[:, :32], in_A, rtol=1e-3, atol=1e-2)
-    stage.evaluate(tmp_path / "w.h5", data, tmp_path / "e.h5", spec={})
-    latents.describe(tmp_path / "w.h5", data, tmp_path / "l.h5", spec={}, n_bootstrap=10)
-    with pytest.raises(DiptychError, match="2 models, but `scales` has 3"):
-        exchange.import_published(tmp_path / "cc.safetensors", tmp_path / "w.h5", spec={}, scales=(1, 1, 1))
-
-
-class Code:
-    def __reduce__(self):
-        return print, ("run by a pickle",)
-
-
-def test_a_pt_file_gives_tensors_and_nothing_else(tmp_path, capsys):
-    names = {"W_enc": (2, 8, 12), "W_dec": (12, 2, 8), "b_enc": (12,), "b_dec": (2, 8)}
-    tensors = {name: torch.randn(shape) for name, shape in names.items()}
-    torch.save(tensors, tmp_path / "cc.pt")
-    crosscoder = exchange.load_published(tmp_path / "cc.pt")
-    torch.testing.assert_close(crosscoder.W_dec[:, :8].detach(), tensors["W_dec"][:, 0])
-    torch.save({**tensors, "more": Code()}, tmp_path / "code.pt")
-    (tmp_path / "none.safetensors").write_bytes(b"something else")
-    (tmp_path / "none.pt").write_bytes(b"something else")
-    for name in ("code.pt", "none.pt", "none.safetensors"):
-        with pytest.raises(DiptychError, match="holds no plain tensors"):
-            exchange.load_published(tmp_path / name)
-    assert "run by a pickle" not in capsys.readouterr().out
 
 
 def test_recovery_is_full_for_a_permuted_copy_and_none_for_random_weights():

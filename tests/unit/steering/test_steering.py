@@ -23,7 +23,7 @@ from diptych.text.tokenizer import Tokenizer
 from tiny_models import make_model
 
 PROMPT = np.array([7, 30, 12, 99], dtype=np.int64)
-ARCHITECTURES = ("llama", "gpt2", "neox", "gemma2")
+ARCHITECTURES = ("llama", "gpt2", "neox", "gemma2", "mamba", "mamba2")
 HOOK = "blocks.1.hook_resid_post"
 
 

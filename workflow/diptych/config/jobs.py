@@ -20,6 +20,7 @@ from diptych.config.job import Inputs, Job, Reads, dump, dump_only, files_at
 from diptych.config.layout import PAGE_TEMPLATES, Layout
 from diptych.config.sections.dictionaries import TrainedDictionary
 from diptych.config.study import Study
+from diptych.crosscoder.published.files import files_of
 from diptych.models import sites
 from diptych.text import word_lists
 
@@ -281,29 +282,29 @@ class Jobs:
                 "stream_alignment": self.layout.alignment_of(section.stream, *section.models[:2]) or [],
             }
         read_keys = ("models", "corpus", "site", "rows", "stream", "seeds", "splice_tokens")
-        other_keys = ("checkpoint_every", "processes", "track", "ceiling", "sweep", "weights", "scales")
+        other_keys = ("checkpoint_every", "processes", "track", "ceiling", "sweep", "weights", "scales", "calibrate")
         return Job(inputs, reads, {"seed": int(seed), **dump(section, exclude=(*read_keys, *other_keys))})
 
     def import_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
         """Import the published weights of a crosscoder."""
         section = self.study.crosscoders[crosscoder]
-        settings = {"scales": list(section.scales)}
-        weights: Path | list[Path] = Path(section.weights) if section.weights else []
-        return Job({"weights": weights}, self._crosscoder_reads(crosscoder), settings)
+        inputs = self._crosscoder_rows(crosscoder, site) if section.calibrate else {}
+        inputs["weights"] = files_of(section.weights) if section.weights else []
+        names = [getattr(self.study.models[model], "id", None) for model in section.models]
+        settings = {**dump_only(section, ("scales", "calibrate")), "models": names}
+        return Job(inputs, self._crosscoder_reads(crosscoder), settings)
 
     def evaluate_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
         """Evaluate a crosscoder on held-out rows, and its models' loss with its reconstructions spliced in."""
         section = self.study.crosscoders[crosscoder]
-        inputs = self._crosscoder_rows(crosscoder, site)
+        inputs = self._crosscoder_rows(crosscoder, site) | {"weights": self.layout.weights(crosscoder, site, seed)}
         if section.splice_tokens:
             inputs["models"] = [self.layout.model(model) for model in section.models]
-        inputs["weights"] = self.layout.weights(crosscoder, site, seed)
         return Job(inputs, self._crosscoder_reads(crosscoder), {"splice_tokens": section.splice_tokens})
 
     def describe_latents(self, crosscoder: str, site: str, seed: str) -> Job:
         """Describe the latents of a crosscoder."""
-        inputs = self._crosscoder_rows(crosscoder, site)
-        inputs["weights"] = self.layout.weights(crosscoder, site, seed)
+        inputs = self._crosscoder_rows(crosscoder, site) | {"weights": self.layout.weights(crosscoder, site, seed)}
         return Job(inputs, self._crosscoder_reads(crosscoder), dump(self.study.latents))
 
     def compare_seeds(self, crosscoder: str, site: str) -> Job:

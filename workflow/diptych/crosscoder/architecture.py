@@ -26,6 +26,8 @@ from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 
 Activation = Literal["relu", "topk", "threshold", "jumprelu"]
+IMPORTED = ("weighted", "signed")
+"""Fields of an architecture that training never sets."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Architecture:
         difference: the input is x_B - x_A, one "model" of the common width.
         n_shared: latents 0 .. n_shared - 1 have the same decoder row in every model.
         n_dedicated: for each model, how many of the next latents read and write that model alone.
+        weighted: scores use the stored weights `score_weight` [F] in place of the sums of decoder norms.
+        signed: topk selects among the pre-activations themselves and keeps negative ones.
     """
 
     widths: tuple[int, ...]
@@ -49,6 +53,8 @@ class Architecture:
     difference: bool = False
     n_shared: int = 0
     n_dedicated: tuple[int, ...] = ()
+    weighted: bool = False
+    signed: bool = False
 
     @property
     def mean_width(self) -> float:
@@ -68,6 +74,7 @@ class Crosscoder(nn.Module):
     mean: Tensor
     norm_unit: Tensor
     threshold: Tensor
+    score_weight: Tensor
     weight_mask: Tensor
 
     def __init__(
@@ -90,6 +97,8 @@ class Crosscoder(nn.Module):
         self.register_buffer("scale", torch.ones(len(widths)))
         self.register_buffer("norm_unit", torch.ones(len(widths)))
         self.register_buffer("threshold", torch.zeros(()))
+        if architecture.weighted:
+            self.register_buffer("score_weight", torch.ones(n_latents))
         self.register_buffer("weight_mask", dedicated_mask(architecture), persistent=False)
         self.apply_masks()
 
@@ -115,18 +124,18 @@ class Crosscoder(nn.Module):
 
         `relu`: max(pre, 0). `topk`: the k largest scores of a row. `threshold`: where the score is positive and at
         least the stored threshold. `jumprelu`: where pre is at least the latent's theta. The score of a latent
-        is relu(pre) times the sum over models of its decoder norms; what is decoded is relu(pre), unscaled.
+        is relu(pre) times its `score_weights`; what is decoded is relu(pre), unscaled. `signed` leaves out the relu.
         """
-        f_BF = pre_BF.relu()
+        f_BF = pre_BF if self.architecture.signed else pre_BF.relu()
         match self.architecture.activation:
             case "relu":
                 return f_BF
             case "topk":
-                score_BF = f_BF * self.decoder_norms().sum(0)
+                score_BF = f_BF * self.score_weights()
                 top = score_BF.topk(self.architecture.k, dim=1).indices
                 return torch.zeros_like(f_BF).scatter(1, top, f_BF.gather(1, top))
             case "threshold":
-                score_BF = f_BF * self.decoder_norms().sum(0)
+                score_BF = f_BF * self.score_weights()
                 return f_BF * (score_BF >= self.threshold)
             case "jumprelu":
                 return f_BF * (f_BF >= self.log_theta.exp())
@@ -151,6 +160,13 @@ class Crosscoder(nn.Module):
         """||d_j^m|| in normalised units, [M, F] (`norm_unit` keeps the scales of folded weights for this)."""
         norms = [torch.linalg.vector_norm(rows, dim=1) for rows in self.per_model(self.W_dec)]
         return torch.stack(norms) * self.norm_unit[:, None]
+
+    def score_weights(self) -> Tensor:
+        """What a latent's activation is multiplied by to rank it, [F]: the sum over models of its decoder norms.
+
+        Imported weights may have others of their own (`weighted`).
+        """
+        return self.score_weight if self.architecture.weighted else self.decoder_norms().sum(0)
 
     def relative_norm(self) -> Tensor:
         """r_j^m = ||d_j^m|| / sum over models: [F] of the second model for two models, else [M, F]."""
@@ -179,9 +195,11 @@ class Crosscoder(nn.Module):
         folded.norm_unit.copy_(self.norm_unit * self.scale)
         folded.b_dec.copy_(self.b_dec / self.coordinate_scale + self.mean)
         if self.architecture.activation == "threshold":
-            folded.log_theta.copy_((self.threshold / self.decoder_norms().sum(0)).clamp_min(1e-38).log())
+            folded.log_theta.copy_((self.threshold / self.score_weights()).clamp_min(1e-38).log())
         elif self.architecture.activation == "jumprelu":
             folded.log_theta.copy_(self.log_theta)
+        if self.architecture.weighted:
+            folded.score_weight.copy_(self.score_weight)
         return folded
 
 
@@ -223,7 +241,9 @@ def crosscoder_input(x: Sequence[np.ndarray[Any, Any]], architecture: Architectu
 
 def write(writer: artifacts.Writer, crosscoder: Crosscoder) -> None:
     """Store a crosscoder in an open artifact of kind "crosscoder"."""
-    writer.json("architecture", asdict(crosscoder.architecture))
+    fields = asdict(crosscoder.architecture)
+    # Only imported crosscoders have these two, and a file that lacks them means that they are not so.
+    writer.json("architecture", {name: value for name, value in fields.items() if name not in IMPORTED or value})
     for name, tensor in crosscoder.state_dict().items():
         values = tensor.detach().cpu()
         if name in ("W_enc", "W_dec", "b_dec", "mean"):

@@ -5,8 +5,10 @@
     model(token_ids)["middle"]      # [b, length, d]
 
 Weights are never folded or centred: the values are the model's own. The residual stream before and after a block is
-taken from the transformers model itself. Any other TransformerLens hook comes through its `TransformerBridge`, which
-is slower (it computes attention step by step, so that there is something to hook) and only then imported.
+taken from the blocks of the transformers model, not from its `hidden_states`: these lack the stream behind the last
+block, and what is behind block i has index i + 1 in most architectures but i in Mamba's. Any other TransformerLens
+hook comes through its `TransformerBridge`, which is slower (it computes attention step by step, so that there is
+something to hook) and only then imported.
 """
 
 import re
@@ -182,8 +184,8 @@ class Loader:
 
             bridge.add_hook(hook, keep)
 
-        there = {site: hook for site, hook in hooks.items() if hook in bridge.hook_dict}
-        return HookedModel(lambda ids: bridge.original_model(input_ids=ids, use_cache=False), attach, there)
+        known = {site: hook for site, hook in hooks.items() if hook in bridge.hook_dict}
+        return HookedModel(lambda ids: bridge.original_model(input_ids=ids, use_cache=False), attach, known)
 
 
 def block_outputs(hook: str) -> dict[str, str]:

@@ -30,7 +30,7 @@ class PatchedModel(Protocol):
         """Logits [b, length, V] and the hook's activations, of the model as it is."""
 
     def patched(self, ids: Tensor, replacement: Tensor) -> Tensor:
-        """Logits with the hook's activations replaced."""
+        """Logits with the hook's activations replaced by others of the same dtype."""
 
 
 def load(directory: str | Path, hook: str, dtype: DType, device: torch.device) -> PatchedModel:
@@ -134,10 +134,13 @@ def _returning(replacement: Tensor) -> Callable[..., Any]:
 
 @contextmanager
 def _passed_over(blocks: list[nn.Module], replacement: Tensor) -> Iterator[None]:
-    """Have each of `blocks` return `replacement` at once."""
+    """Have each of `blocks` return `replacement` at once.
+
+    It is not cast to the dtype that enters the first block: Mamba's stream is float32 behind a bfloat16 embedding.
+    """
 
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return replacement.to(hidden_states.dtype)
+        return replacement
 
     forwards = [block.forward for block in blocks]
     for block in blocks:

@@ -46,6 +46,8 @@ SHAPE_KEYS: Mapping[str, tuple[str, ...]] = {
     "context": ("max_position_embeddings", "n_positions", "n_ctx"),
 }
 """Names that architectures give the same thing in config.json."""
+NO_LIMIT = 2**31 - 1
+"""Context of a model whose config.json names none, as that of a recurrent one (Mamba)."""
 
 
 class OutOfMemoryError(DiptychError):
@@ -53,7 +55,10 @@ class OutOfMemoryError(DiptychError):
 
 
 class Description(TypedDict):
-    """A model's shape: blocks, residual width, rows of the embedding, longest sequence, transformers' model type."""
+    """A model's shape: blocks, residual width, rows of the embedding, longest sequence, transformers' model type.
+
+    `context` is `NO_LIMIT` for a model that reads sequences of any length.
+    """
 
     n_layers: int
     width: int
@@ -74,7 +79,7 @@ def describe(directory: str | Path) -> Description:
         n_layers=_shape(inner, "n_layers", directory),
         width=_shape(inner, "width", directory),
         vocabulary=_shape(inner, "vocabulary", directory),
-        context=_shape(inner, "context", directory),
+        context=_shape(inner, "context", directory, otherwise=NO_LIMIT),
         architecture=str(inner.get("model_type", config.get("model_type", "unknown"))),
     )
 
@@ -205,10 +210,12 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def _shape(config: Mapping[str, Any], what: str, directory: str | Path) -> int:
+def _shape(config: Mapping[str, Any], what: str, directory: str | Path, *, otherwise: int | None = None) -> int:
     for key in SHAPE_KEYS[what]:
         if key in config:
             return int(config[key])
+    if otherwise is not None:
+        return otherwise
     raise DiptychError(f"{directory}/config.json: none of {', '.join(SHAPE_KEYS[what])} is there; not a causal model?")
 
 

@@ -165,7 +165,8 @@ def _steps(
             token = choose(log_p, step)
             steps.append((token, log_p))
             if step + 1 < length:
-                out = model(input_ids=token[:, None], past_key_values=out.past_key_values, use_cache=True)
+                cache = "cache_params" if "cache_params" in out else "past_key_values"  # a recurrent model's state
+                out = model(input_ids=token[:, None], use_cache=True, **{cache: out[cache]})
     return steps
 
 

@@ -62,6 +62,7 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("Crosscoder", "splice_tokens"): "evaluate_crosscoder",
     ("Crosscoder", "weights"): "import_crosscoder",
     ("Crosscoder", "scales"): "import_crosscoder",
+    ("Crosscoder", "calibrate"): "import_crosscoder",
     ("Sweep", "*"): "train_crosscoder",
     ("Latents", "*"): "describe_latents",
     ("Steering", "*"): "steer_features",

@@ -111,10 +111,16 @@ class Crosscoder(Strict):
     sweep: Sweep = Sweep()
     """Settings to vary."""
     weights: str | None = None
-    """A safetensors or .pt file in the layout of the published Gemma-2-2B crosscoder (W_enc [M, d, F], W_dec [F, M, d],
-    b_enc, b_dec), used instead of training; training keys are then ignored."""
+    """A published crosscoder, used instead of training; training keys are then ignored. A safetensors or
+    .pt file, or the directory with it and its configs, in the layout of the published Gemma-2-2B crosscoder (W_enc,
+    W_dec, b_enc, b_dec), of science-of-finetuning's dictionary_learning (CrossCoder, BatchTopKCrossCoder) or of
+    crosscode. `models` are in its order; dictionary_learning's has the base model first."""
     scales: tuple[PositiveFloat, ...] = ()
-    """For such weights, the factor by which each model's rows are multiplied before encoding; 1 if not given."""
+    """For such weights, where they bring no scales of their own: the factor by which each model's rows are
+    multiplied before encoding; 1 if not given."""
+    calibrate: bool = False
+    """For such weights of a BatchTopK crosscoder: set its threshold on the training rows, so that its own k latents are
+    active on average, in place of the one it brings; crosscode's brings none."""
     splice_tokens: Count = 16_384
     """Held-out tokens on which each model's loss is measured with its activations replaced by their reconstruction; 0:
     not measured."""

@@ -52,7 +52,7 @@ def encoded_blocks(
         x = (block.x[1], block.x[0], *block.x[2:]) if swap else block.x
         z_BD = crosscoder.normalise(architecture.crosscoder_input(x, arch).to(device))
         f_BF = crosscoder.activate(crosscoder.pre_activations(z_BD))
-        flat = sparse.positions(f_BF > 0)
+        flat = sparse.positions(f_BF != 0)
         selection = sparse.selection_from_flat(flat, (len(z_BD), arch.n_latents))
         f = f_BF.view(-1)[flat]
         x_hat_BD = sparse.decode(f, crosscoder.W_dec, selection) + crosscoder.b_dec

@@ -22,8 +22,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diptych.activations.rows import Rows
-from diptych.crosscoder import architecture, sparse
+from diptych.crosscoder import architecture
 from diptych.crosscoder.architecture import Crosscoder
+from diptych.crosscoder.threshold import threshold_of
 from diptych.crosscoder.training import objectives
 from diptych.crosscoder.training.feed import READ_ROWS, Feed, set_normalisation
 from diptych.crosscoder.training.parallel import ALONE, Group
@@ -244,18 +245,9 @@ def calibrate(crosscoder: Crosscoder, feed: Feed) -> None:
     """Set the threshold so that the mean L0 over the calibration rows is k."""
     if crosscoder.architecture.activation != "threshold":
         return
-    index, k = feed.calibration(aside=True), crosscoder.architecture.k
-    norm_F = crosscoder.decoder_norms().sum(0)
-    scores = torch.zeros(0, device=norm_F.device)
-    lowest = 0.0
-    for start in range(0, len(index), READ_ROWS):
-        z_BD = torch.from_numpy(feed.normalised(index[start : start + READ_ROWS])).to(norm_F.device)
-        score_BF = crosscoder.pre_activations(z_BD).relu() * norm_F
-        scores = torch.cat([scores, score_BF.view(-1)[sparse.positions(score_BF > lowest)]])
-        if len(scores) > len(index) * k:
-            scores = scores.topk(len(index) * k, sorted=False).values
-            lowest = float(scores.min())
-    crosscoder.threshold.fill_(lowest)
+    index = feed.calibration(aside=True)
+    blocks = (feed.normalised(index[start : start + READ_ROWS]) for start in range(0, len(index), READ_ROWS))
+    crosscoder.threshold.fill_(threshold_of(crosscoder, blocks, len(index)))
 
 
 def train(
