@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diptych.models import chat_templates
+
 Inputs = dict[str, Path | list[Path]]
 Reads = dict[str, Any]
 
@@ -33,3 +35,8 @@ def files_at(path: str | None) -> list[Path]:
     if location is None:
         return []
     return sorted(location.iterdir()) if location.is_dir() else [location] * location.is_file()
+
+
+def model_files_at(path: str | None) -> list[Path]:
+    """The same for a model or an adapter, whose further chat templates are in a directory of their own."""
+    return [*files_at(path), *files_at(path and str(Path(path) / chat_templates.DIRECTORY))]

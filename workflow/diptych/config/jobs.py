@@ -16,9 +16,10 @@ from typing import Any
 
 from diptych import methods
 from diptych.config import cells
-from diptych.config.job import Inputs, Job, Reads, files_at
-from diptych.config.layout import PAGE_TEMPLATES, Layout
+from diptych.config.job import Inputs, Job, Reads, files_at, model_files_at
+from diptych.config.layout import Layout, page_templates
 from diptych.config.sections.dictionaries import TrainedDictionary
+from diptych.config.sections.models import ADAPTER_SOURCE
 from diptych.config.sections.strict import Strict
 from diptych.config.study import Study
 from diptych.models import sites
@@ -46,17 +47,23 @@ class Jobs:
     def fetch_model(self, model: str) -> Job:
         """A model that comes from outside."""
         source = _dump(self.study.models[model], leave=("dtype", "tokenizer"))
-        return Job({"files": files_at(source.get("path"))}, settings={"source": source})
+        return Job({"files": model_files_at(source.get("path"))}, settings={"source": source})
+
+    def fetch_adapter(self, model: str) -> Job:
+        """An adapter that comes from outside."""
+        source = _dump_only(self.study.models[model], ADAPTER_SOURCE)
+        return Job({"files": model_files_at(source.get("path"))}, settings={"source": source})
 
     def derive_model(self, model: str) -> Job:
         """A model made from another one."""
         derived = self.study.models[model]
         reads = {key: getattr(derived, key) for key in ("parent", "corpus", "evaluate_on") if hasattr(derived, key)}
         inputs: Inputs = {"parent": self.layout.model(reads["parent"])}
-        for key, name in (("corpus", "tokens"), ("evaluate_on", "evaluation_tokens")):
-            if key in reads:
-                inputs[name] = self.layout.tokens_of(reads[key], reads["parent"])
-        settings = _dump(derived, leave=("kind", "dtype", "tokenizer", "checkpoint_every", *reads))
+        names = {"corpus": "tokens", "evaluate_on": "evaluation_tokens"}
+        inputs |= {names[key]: self.layout.tokens_of(reads[key], reads["parent"]) for key in names if key in reads}
+        if derived.kind == "adapter":
+            inputs["adapter"] = self.layout.adapter(model)
+        settings = _dump(derived, leave=("kind", "dtype", "tokenizer", "checkpoint_every", *ADAPTER_SOURCE, *reads))
         return Job(inputs, {"kind": derived.kind, **reads}, settings)
 
     def fetch_corpus(self, corpus: str) -> Job:
@@ -78,10 +85,7 @@ class Jobs:
 
     def align_tokens(self, corpus: str, tokenizer_a: str, tokenizer_b: str) -> Job:
         """Two tokenizers' tokens of a corpus."""
-        inputs: Inputs = {
-            "a": self.layout.tokens(corpus, tokenizer_a),
-            "b": self.layout.tokens(corpus, tokenizer_b),
-        }
+        inputs: Inputs = {"a": self.layout.tokens(corpus, tokenizer_a), "b": self.layout.tokens(corpus, tokenizer_b)}
         reads = {"corpus": corpus, "a": tokenizer_a, "b": tokenizer_b}
         return Job(inputs, reads, {"min_coverage": self.study.alignment.min_coverage})
 
@@ -355,7 +359,7 @@ class Jobs:
 
     def draw_template_diff(self, template_diff: str) -> Job:
         """The pictures of a template diff."""
-        return Job({"diff": self.layout.template_diff(template_diff)}, files=_page_templates())
+        return Job({"diff": self.layout.template_diff(template_diff)}, files=page_templates())
 
     # --- over all pairs -------------------------------------------------------------------------------------
 
@@ -382,14 +386,10 @@ class Jobs:
         reads = {**cells.report_inputs(self.layout), "findings": self.layout.below(self.layout.findings())}
         settings = {"title": self.study.title, **_dump(self.study.report)}
         modules = methods.modules("section", methods.METHODS)
-        return Job(self._inputs_of(reads), reads, settings, files=_page_templates(), modules=modules)
+        return Job(self._inputs_of(reads), reads, settings, files=page_templates(), modules=modules)
 
     def _inputs_of(self, description: Any) -> Inputs:
         return {"files": sorted({self.layout.results / name for name in cells.files_in(description)})}
-
-
-def _page_templates() -> tuple[Path, ...]:
-    return tuple(sorted(PAGE_TEMPLATES.iterdir()))
 
 
 def _dump(values: Strict, leave: Iterable[str] = ()) -> dict[str, Any]:
