@@ -163,7 +163,7 @@ def test_the_closed_form_of_lora_and_its_rounding(tmp_path):
     out, record = merged(parent, adapter, tmp_path)
     before, after = (load_file(place / "model.safetensors") for place in (parent, out))
     factors = load_file(adapter / "adapter_model.safetensors")
-    squares = {"rounding": 0.0, "merged": 0.0, "change": 0.0}
+    squares = {"rounding": 0.0, "merged": 0.0, "change": 0.0, "parent": 0.0}
     lost = 0
     for layer in range(3):
         name = f"model.layers.{layer}.self_attn.q_proj"
@@ -174,10 +174,11 @@ def test_the_closed_form_of_lora_and_its_rounding(tmp_path):
         assert ((stored - exact).abs() <= 2**-8 * exact.abs() + 1e-7).all()
         squares["rounding"] += float((stored - exact).square().sum())
         squares["merged"] += float(exact.square().sum())
+        squares["parent"] += float(W.square().sum())
         squares["change"] += float((exact - W).square().sum())
         lost += int((stored == W).sum())
     assert record["stored_dtype"] == "bfloat16"
-    assert record["change"] == pytest.approx((squares["change"] / squares["merged"]) ** 0.5, rel=1e-4)
+    assert record["change"] == pytest.approx((squares["change"] / squares["parent"]) ** 0.5, rel=1e-4)
     assert record["rounding"]["relative"] == pytest.approx((squares["rounding"] / squares["merged"]) ** 0.5, rel=1e-3)
     assert record["rounding"]["of_change"] == pytest.approx((squares["rounding"] / squares["change"]) ** 0.5, rel=1e-3)
     assert record["rounding"]["lost"] == pytest.approx(lost / (3 * 32 * 32), abs=1e-3)

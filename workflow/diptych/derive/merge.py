@@ -7,7 +7,7 @@
 
 peft itself loads and merges the adapter, in float32, and the merged model must then say on a few tokens what the
 parent with its adapter says. Weights are stored in the parent's precision, which rounds W': merge.json in the new
-directory holds how much, in units of W' and of the change W' - W, for each changed weight and for all of them.
+directory holds how much, relative to W' and to the change W' - W, for each changed weight and for all of them.
 """
 
 import re
@@ -43,6 +43,7 @@ class Sums(NamedTuple):
     """Sums over the entries of weights.
 
     Attributes:
+        parent: of parent^2.
         merged: of merged^2.
         change: of (merged - parent)^2.
         rounding: of (stored - merged)^2.
@@ -51,6 +52,7 @@ class Sums(NamedTuple):
         lost: of these, those with stored = parent.
     """
 
+    parent: float
     merged: float
     change: float
     rounding: float
@@ -77,28 +79,15 @@ def merge(parent_dir: str | Path, adapter_dir: str | Path, out_dir: str | Path, 
     notes = [*_base_notes(config, parent_dir), *_config_notes(config)]
     for note in notes:
         logs.logger.warning("%s: %s", source, note)
-    model = pretrained.load(parent_dir)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), _one_line(source):
-        torch.manual_seed(0)
-        adapted = _with_adapter(model, config, Path(adapter_dir), source)
-        expected = _logits(adapted, parent_dir)
-        _untie(adapted.base_model.model)
-        tied = model.config.get_text_config().tie_word_embeddings
-        merged = adapted.merge_and_unload(safe_merge=True)
-        if tied:
-            _tie(merged, always=bool(config.get("ensure_weight_tying")))
-        difference = float((_logits(merged, parent_dir) - expected).norm() / expected.norm())
-    if not difference <= MERGE_TOLERANCE:
-        raise DiptychError(
-            f"{source}: the merged model says other things than the parent with its adapter (logits differ by "
-            f"{difference:.2g}); this adapter is no change of weights: merge it yourself"
-        )
+    merged, difference = _merged(parent_dir, Path(adapter_dir), config, source)
     dtype = pretrained.stored_dtype(parent_dir)
     record = {
         "adapter": source,
         "kind": "DoRA" if config.get("use_dora") else "LoRA",
         "rank": config.get("r"),
+        "sha256": manifest.sha256(Path(adapter_dir) / adapters.WEIGHTS),
         "base": config.get("base_model_name_or_path"),
+        "base_revision": config.get("revision"),
         "notes": notes,
         "logit_difference": difference,
         "stored_dtype": dtype,
@@ -110,7 +99,7 @@ def merge(parent_dir: str | Path, adapter_dir: str | Path, out_dir: str | Path, 
         if template.is_file():
             (directory / chat_templates.FILE).write_bytes(template.read_bytes())
     logs.logger.info(
-        "merged %s: the weights change by %.3g of their length; storing them as %s rounds by %.3g of the change",
+        "merged %s: the changed weights move by %.3g of their norm; storing them as %s rounds by %.3g of that",
         *(source, record["change"], dtype, record["rounding"]["of_change"]),
     )
 
@@ -153,6 +142,27 @@ def _config_notes(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 # --- loading and merging --------------------------------------------------------------------------------------------
+
+
+def _merged(parent_dir: str | Path, adapter_dir: Path, config: Mapping[str, Any], source: str) -> tuple[Any, float]:
+    """The merged model in float32, and how far its logits are from those of the parent with its adapter, relatively."""
+    model = pretrained.load(parent_dir)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), _one_line(source):
+        torch.manual_seed(0)
+        adapted = _with_adapter(model, config, adapter_dir, source)
+        expected = _logits(adapted, parent_dir)
+        tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+        _untie(adapted.base_model.model)
+        merged = adapted.merge_and_unload(safe_merge=True)
+        if tied:
+            _tie(merged, always=bool(config.get("ensure_weight_tying")))
+        difference = float((_logits(merged, parent_dir) - expected).norm() / expected.norm())
+    if not difference <= MERGE_TOLERANCE:
+        raise DiptychError(
+            f"{source}: the merged model says other things than the parent with its adapter (logits differ by "
+            f"{difference:.2g}); this adapter is no change of weights: merge it yourself"
+        )
+    return merged, difference
 
 
 def _with_adapter(model: Any, config: Mapping[str, Any], adapter_dir: Path, source: str) -> Any:
@@ -226,21 +236,20 @@ def _rounding(merged: Any, parent: Any, dtype: torch.dtype) -> dict[str, Any]:
     """How much the changed weights of a merged model changed, and how much storing them in `dtype` rounds.
 
     Returns:
-        `change`: ||W' - W|| / ||W'|| over all changed weights (Frobenius norms), and of the rounding `relative`:
-        ||stored - W'|| / ||W'||, `of_change`: the same over ||W' - W||, `largest`: of an entry, `lost`: share of the
-        changed entries that are stored as the parent's value; the same under `weights` for each changed weight.
+        `change`: ||W' - W|| / ||W|| over all changed weights (Frobenius norms); of the rounding `relative`:
+        ||stored - W'|| / ||W'||, `of_change`: ||stored - W'|| / ||W' - W||, `largest`: of an entry, `lost`: share of
+        the changed entries that are stored as the parent's value; the same under `weights` for each changed weight.
     """
     before = dict(parent.named_parameters(remove_duplicate=False))
     sums = {
         name: _sums(name, weight.detach(), before[name].detach(), dtype)
         for name, weight in merged.named_parameters()
-        if name in before
+        if name in before and not torch.equal(weight, before[name].float())
     }
-    changed = {name: of for name, of in sums.items() if of.changed}
-    columns = list(zip(*changed.values(), strict=True)) or [(0,)] * len(Sums._fields)
+    columns = list(zip(*sums.values(), strict=True)) or [(0,)] * len(Sums._fields)
     named = zip(Sums._fields, columns, strict=True)
     total = Sums(*(max(column) if name == "largest" else sum(column) for name, column in named))
-    return {**_shares(total), "weights": {name: _shares(of) for name, of in changed.items()}}
+    return {**_shares(total), "weights": {name: _shares(of) for name, of in sums.items()}}
 
 
 def _sums(name: str, merged: torch.Tensor, parent: torch.Tensor, dtype: torch.dtype) -> Sums:
@@ -250,6 +259,7 @@ def _sums(name: str, merged: torch.Tensor, parent: torch.Tensor, dtype: torch.dt
     change = merged - parent.float()
     rounding = stored.float() - merged
     return Sums(
+        float(parent.double().square().sum()),
         float(merged.double().square().sum()),
         float(change.double().square().sum()),
         float(rounding.double().square().sum()),
@@ -266,7 +276,7 @@ def _shares(of: Sums) -> dict[str, Any]:
         "largest": of.largest,
         "lost": _ratio(of.lost, of.changed),
     }
-    return {"change": _ratio(of.change, of.merged) ** 0.5, "rounding": rounding}
+    return {"change": _ratio(of.change, of.parent) ** 0.5, "rounding": rounding}
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -167,7 +167,8 @@ def _refusal(error: BaseException) -> str:
             f"holds more than tensors ({forbidden[1]}), and reading that could run code; not read: get the weights as "
             "safetensors, or convert them yourself if you trust their source"
         )
-    return f"cannot be read as tensors alone ({first_line(error)}); fetch it again, or get the weights as safetensors"
+    reason = "" if isinstance(error, pickle.UnpicklingError) else f" ({first_line(error)})"
+    return f"cannot be read as tensors alone{reason}; fetch it again, or get the weights as safetensors"
 
 
 def _independent(tensors: "Mapping[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
