@@ -16,6 +16,7 @@ from diptych.models import adapters, pretrained, sources
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 from tiny_models import make_model
+from tolerance import rounding_bound
 
 IDS = torch.arange(3, 60)[None]
 TARGETS = {
@@ -24,7 +25,8 @@ TARGETS = {
     "neox": ["query_key_value", "dense_4h_to_h"],
     "gemma2": ["o_proj", "gate_proj"],
 }
-FLOAT = {"rtol": 2e-4, "atol": 2e-5}
+EPS = np.finfo(np.float32).eps
+FLOAT = {"rtol": 1e-5, "atol": 1e-5}
 
 
 def fetch(source, out, hub_id=None):
@@ -120,6 +122,7 @@ def test_the_merged_model_says_what_the_parent_with_its_adapter_says(architectur
         {"target_modules": ["q_proj"], "trainable_token_indices": [5, 9]},
         {"target_modules": ["q_proj"], "task_type": None},
         {"target_modules": ["q_proj"], "init_lora_weights": "pissa"},
+        {"target_modules": ["q_proj"], "init_lora_weights": "olora"},
     ],
 )
 @pytest.mark.parametrize("tied", [False, True])
@@ -188,6 +191,30 @@ def test_the_closed_form_of_lora_and_its_rounding(tmp_path):
     assert set(before) == set(after)
 
 
+@pytest.mark.parametrize("dora", [False, True])
+def test_the_closed_form_in_float32(dora, llama, tmp_path):
+    adapter = make_adapter(llama, tmp_path / "adapter", target_modules=["up_proj"], r=4, lora_alpha=6, use_dora=dora)
+    out, _ = merged(llama, adapter, tmp_path)
+    before, after = (load_file(place / "model.safetensors") for place in (llama, out))
+    factors = load_file(adapter / "adapter_model.safetensors")
+    for layer in range(3):
+        name = f"model.layers.{layer}.mlp.up_proj"
+        A, B = (factors[f"base_model.model.{name}.lora_{factor}.weight"].double().numpy() for factor in "AB")
+        W = before[f"{name}.weight"].double().numpy()
+        exact = W + 1.5 * B @ A
+        # Of the product in float32, of the sum, and (DoRA) of the norm over 32 entries and a quotient.
+        bound = rounding_bound(np.float32(1.5 * B), np.float32(A)) + 4 * EPS * (np.abs(W) + np.abs(1.5 * B @ A))
+        if dora:
+            magnitude = factors[f"base_model.model.{name}.lora_magnitude_vector"].double().numpy()
+            scale = (magnitude / np.linalg.norm(exact, axis=1))[:, None]
+            # An error of the direction moves the norm as well: at most twice the whole row's.
+            exact, bound = (
+                scale * exact,
+                scale * (bound + np.linalg.norm(bound, axis=1)[:, None]) + 40 * EPS * np.abs(scale * exact),
+            )
+        assert (np.abs(after[f"{name}.weight"].double().numpy() - exact) <= bound).all()
+
+
 def test_an_adapter_that_changes_nothing_gives_its_parent(llama, tmp_path):
     adapter = make_adapter(llama, tmp_path / "adapter", target_modules=["q_proj"])
     factors = load_file(adapter / "adapter_model.safetensors")
@@ -250,12 +277,17 @@ def change_config(adapter, **values):
             r"auto_mapping names code of its own \(transformers_modules.x\), which is not run",
         ),
         ({"layer_replication": [[0, 2]]}, "makes a model with more blocks than its parent"),
+        (
+            {"init_lora_weights": "pissa_niter_4"},
+            r"in a way that cannot be repeated \(init_lora_weights 'pissa_niter_4'",
+        ),
+        ({"init_lora_weights": "lora_ga"}, "save it with path_initial_model_for_weight_conversion"),
         ({"target_modules": ["nothing"]}, "does not fit its parent .*nothing"),
         ({"target_modules": ["q_proj", "k_proj"]}, "weights that it lacks: '.*k_proj.lora_A.*' and 5 more"),
         ({"target_modules": ["v_proj"]}, "weights that it lacks: '.*v_proj.lora_A.*' and 5 more"),
         ({"r": 2}, "does not fit its parent .size mismatch"),
         ({"layers_to_transform": [0]}, "weights that have no place in the parent: '.*layers.1.*q_proj.*' and 3 more"),
-        ({"alora_invocation_tokens": [1, 2]}, "is no change of weights|does not fit|not support"),
+        ({"alora_invocation_tokens": [1, 2]}, "does not fit its parent .*aLoRA does not support"),
     ],
 )
 def test_adapters_that_cannot_be_merged(values, message, llama, tmp_path):
@@ -342,3 +374,19 @@ def test_a_merged_model_is_whole(llama, tmp_path):
     assert artifacts.spec_of(out / "manifest.json") == {"seed": 0}
     assert not (out / adapters.CONFIG).exists()
     assert np.isfinite(logits(out).numpy()).all()
+
+
+def test_a_merge_that_changes_the_logits_is_refused(llama, tmp_path, monkeypatch):
+    adapter = make_adapter(llama, tmp_path / "adapter", target_modules=["q_proj"])
+    monkeypatch.setattr(peft.tuners.lora.LoraModel, "merge_and_unload", lambda model, **_: model.unload())
+    with pytest.raises(DiptychError, match="it gives other logits than beside its parent's weights"):
+        merged(llama, adapter, tmp_path)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_what_float16_cannot_hold_is_refused(tmp_path):
+    parent = make_parent(tmp_path, dtype=torch.float16)
+    adapter = make_adapter(parent, tmp_path / "adapter", target_modules=["q_proj"])
+    change_config(adapter, lora_alpha=1e7)
+    with pytest.raises(DiptychError, match=r"q_proj\.weight: the merged weight exceeds what float16 can hold"):
+        merged(parent, adapter, tmp_path)

@@ -242,6 +242,8 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(write, message, sha
         ({"sparse": torch.eye(3).to_sparse()}, "'sparse' is Tensor, no dense tensor"),
         (b"neither a pickle nor a zip", "cannot be read as tensors alone"),
         (b"", "cannot be read as tensors alone"),
+        (b"PK\x03\x04" + bytes(100), "cannot be read as tensors alone"),
+        (b"\x80\x02}q\x00.", "cannot be read as tensors alone"),
     ],
 )
 def test_pickles_that_are_not_tensors_by_name(content, message, tmp_path):

@@ -1,13 +1,13 @@
 """Merging a PEFT adapter into its parent's weights, so that later stages read it as the plain model that it makes.
 
     W' = W + s B A                                  LoRA, s = alpha / r (rank-stabilised: alpha / sqrt(r))
-    W' = m (W + s B A) / ||W + s B A||_column       DoRA
+    W' = m (W + s B A) / ||W + s B A||              DoRA, m and the norm for each output
 
     merge("results/models/base", "results/adapters/tuned", "results/models/tuned", spec=spec)
 
-peft itself loads and merges the adapter, in float32, and the merged model must then say on a few tokens what the
-parent with its adapter says. Weights are stored in the parent's precision, which rounds W': merge.json in the new
-directory holds how much, relative to W' and to the change W' - W, for each changed weight and for all of them.
+peft itself loads and merges the adapter, in float32, and the merged model must then give on a few tokens the logits
+that the parent with its adapter gives. Weights are stored in the parent's precision, which rounds W': merge.json in
+the new directory holds how much, relative to W' and to the change W' - W, for each changed weight and for all of them.
 """
 
 import re
@@ -34,9 +34,9 @@ MERGE_TOLERANCE = 1e-3
 """Largest relative difference of these logits: rounding in float32 gives about 1e-6, an adapter that acts otherwise
 than by a change of weights gives as much as it does."""
 STEP = 7919
-"""A prime between the checked token ids, so that they are spread over the vocabulary."""
-CHANGES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
-"""Initialisations that change the parent's own weights when training begins."""
+"""Distance of the checked token ids, modulo the vocabulary: a prime, so that they are spread over it."""
+CHANGE_BASE = ("pissa", "olora")
+"""Initialisations that take a factorisation of the parent's weights out of them when training begins."""
 
 
 class Sums(NamedTuple):
@@ -134,7 +134,7 @@ def _config_notes(config: Mapping[str, Any]) -> Iterator[str]:
     if unknown:
         yield f"its config has keys that peft {__version__} does not know, which are ignored: {', '.join(unknown)}"
     start = str(config.get("init_lora_weights")).lower()
-    if start.startswith(CHANGES_BASE):
+    if start in CHANGE_BASE:
         yield (
             f"its training began by changing the base's own weights (init_lora_weights {start}), which is repeated "
             "here; a converted adapter (path_initial_model_for_weight_conversion) needs no such step"
@@ -159,8 +159,8 @@ def _merged(parent_dir: str | Path, adapter_dir: Path, config: Mapping[str, Any]
         difference = float((_logits(merged, parent_dir) - expected).norm() / expected.norm())
     if not difference <= MERGE_TOLERANCE:
         raise DiptychError(
-            f"{source}: the merged model says other things than the parent with its adapter (logits differ by "
-            f"{difference:.2g}); this adapter is no change of weights: merge it yourself"
+            f"{source}: merged, it gives other logits than beside its parent's weights (they differ by "
+            f"{difference:.2g}), so it is no change of weights; only LoRA and DoRA that can be merged are read"
         )
     return merged, difference
 

@@ -17,6 +17,8 @@ from diptych.runtime.errors import DiptychError, first_line
 from diptych.storage import artifacts, links
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+UNREPEATABLE = ("pissa_niter", "loftq", "corda", "lora_ga")
+"""Initialisations that change the base's own weights by a draw, or by data that the adapter does not bring."""
 
 
 def fetch(out_dir: str | Path, *, spec: Mapping[str, Any], source: Mapping[str, Any]) -> None:
@@ -81,6 +83,11 @@ def _problem(config: Mapping[str, Any]) -> str | None:
         return f"auto_mapping names code of its own ({library}), which is not run; merge it yourself, or take it out"
     if config.get("layer_replication"):
         return "layer_replication makes a model with more blocks than its parent; merge it yourself"
+    if str(start := config.get("init_lora_weights")).lower().startswith(UNREPEATABLE):
+        return (
+            "its training began by changing the base's own weights in a way that cannot be repeated "
+            f"(init_lora_weights {start!r}); save it with path_initial_model_for_weight_conversion"
+        )
     return None
 
 

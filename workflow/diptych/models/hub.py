@@ -1,5 +1,6 @@
 """The Hugging Face hub: files of a repository at a revision, out of the local cache or downloaded into it."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def snapshot(name: str, revision: str, patterns: Iterable[str], what: str = "mod
 
 def is_snapshot(directory: Path) -> bool:
     """Whether a directory is one of the hub's cache: called by its commit, its files links to blobs beside it."""
-    return directory.parent.name == "snapshots"
+    return directory.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", directory.name) is not None
 
 
 def blobs(directory: Path) -> Path:

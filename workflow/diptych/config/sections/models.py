@@ -48,7 +48,9 @@ class WheelModel(ModelBase):
 
 
 class HubModel(ModelBase):
-    """A model on the Hugging Face hub."""
+    """A model on the Hugging Face hub. Its safetensors are hard-linked from the hub's cache where `results` is on the
+    same file system, not copied; weights that torch pickled are read as tensors alone and converted.
+    """
 
     kind: Literal["hub"]
     """On the hub."""
