@@ -18,7 +18,7 @@ GPU_RULES = {
     "derive_model", "dump_activations", "train_dictionary", "encode_features",
     "train_crosscoder", "evaluate_crosscoder", "describe_latents", "steer_features",
 }  # fmt: skip
-LOCAL_RULES = {"fetch_model", "fetch_corpus", "fetch_dictionary"}
+LOCAL_RULES = {"fetch_model", "fetch_adapter", "fetch_corpus", "fetch_dictionary"}
 
 pytestmark = [
     pytest.mark.cluster,

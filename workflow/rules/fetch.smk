@@ -3,6 +3,7 @@
 
 localrules:
     fetch_model,
+    fetch_adapter,
     fetch_corpus,
     fetch_dictionary,
 
@@ -27,6 +28,27 @@ rule fetch_model:
         spec=spec("fetch_model"),
     script:
         "../scripts/fetch_model.py"
+
+
+rule fetch_adapter:
+    input:
+        unpack(inputs("fetch_adapter")),
+    output:
+        LAYOUT.adapter("{model}"),
+    log:
+        LAYOUT.log("fetch_adapter", "{model}"),
+    benchmark:
+        LAYOUT.benchmark("fetch_adapter", "{model}")
+    wildcard_constraints:
+        model=one_of(m for m, model in STUDY.models.items() if model.kind == "adapter"),
+    conda:
+        CPU_ENV
+    resources:
+        **cpu(4),
+    params:
+        spec=spec("fetch_adapter"),
+    script:
+        "../scripts/fetch_adapter.py"
 
 
 rule fetch_corpus:

@@ -1,10 +1,10 @@
-"""Rule derive_model: a fine-tune, a trigger, a planted edit or redrawn weights of another model."""
+"""Rule derive_model: a merged adapter, a fine-tune, a trigger, a planted edit or redrawn weights of another model."""
 
 from pathlib import Path
 
 import torch
 
-from diptych.derive import finetune, plant, rerandomize, trigger
+from diptych.derive import finetune, merge, plant, rerandomize, trigger
 from diptych.runtime import devices, logs
 
 logs.start(snakemake.log[0], __file__)
@@ -25,6 +25,8 @@ with devices.take(snakemake.resources.device) as device:
                 checkpoint_every=snakemake.resources.checkpoint_every,
                 **spec["settings"],
             )
+        case "adapter":
+            merge.merge(parent, Path(snakemake.input.adapter).parent, out, spec=spec)
         case "plant":
             plant.plant(parent, snakemake.input.tokens, out, spec=spec, device=device, **spec["settings"])
         case "rerandomize":

@@ -91,6 +91,22 @@ def test_sites_that_differ_are_not_compared_latent_by_latent():
     assert not exchanged & set(grid_jobs.pair_features("tuned", "middle", "last").inputs)
 
 
+def test_an_adapter_is_fetched_by_one_job_and_merged_by_another(tmp_path):
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "rag.jinja").touch()
+    source = {"path": str(tmp_path), "id": None, "revision": None, "subfolder": None, "chat_template": "rag"}
+    study = jobs({"models.more": {"kind": "adapter", "parent": "base", "path": str(tmp_path), "chat_template": "rag"}})
+    fetched, derived = study.fetch_adapter("more"), study.derive_model("more")
+    assert fetched.settings == {"source": source}
+    assert tmp_path / "additional_chat_templates" / "rag.jinja" in fetched.inputs["files"]
+    assert {name: str(path) for name, path in derived.inputs.items()} == {
+        "parent": "results/models/base/manifest.json",
+        "adapter": "results/adapters/more/manifest.json",
+    }
+    assert (derived.reads, derived.settings) == ({"kind": "adapter", "parent": "base"}, {})
+    assert study.study.tokenizer("more") == "base"
+
+
 def test_files_of_a_user_are_inputs(tmp_path):
     assert files_at(None) == []
     assert files_at(str(tmp_path / "absent")) == []

@@ -64,7 +64,28 @@ INVALID = [
     (put("models/base/sha256", "x"), "models.base.sha256: string should match"),
     (put("models/tuned/stepz", 3), "models.tuned.stepz: unknown key; did you mean 'steps'?"),
     (put("models/tuned/steps", 0), "models.tuned.steps: input should be greater than or equal to 1 (got 0)"),
-    (put("models/tuned/kind", "lora"), "models.tuned.kind: no kind is called 'lora'; known: directory, finetune"),
+    (put("models/tuned/kind", "lora"), "models.tuned.kind: no kind is called 'lora'; known: adapter, directory"),
+    (put("models/more", {"kind": "adapter", "parent": "base"}), "models.more: give either path (on disk) or id"),
+    (
+        put("models/more", {"kind": "adapter", "parent": "base", "path": "x", "id": "o/n", "revision": "main"}),
+        "models.more: give either path (on disk) or id (on the hub)",
+    ),
+    (
+        put("models/more", {"kind": "adapter", "parent": "base", "id": "o/n"}),
+        "models.more.revision: goes with id; give the adapter's commit, tag or branch on the hub",
+    ),
+    (
+        put("models/more", {"kind": "adapter", "parent": "base", "path": "x", "revision": "main"}),
+        "models.more.revision: goes with id",
+    ),
+    (
+        put("models/more", {"kind": "adapter", "parent": "base", "path": "x", "subfolder": "y"}),
+        "models.more.subfolder: goes with id; write a folder on disk into path",
+    ),
+    (
+        put("models/more", {"kind": "adapter", "parent": "bas", "path": "x"}),
+        "models.more.parent: no model is called 'bas'; did you mean 'base'?",
+    ),
     (put("models/tuned/parent", "bas"), "models.tuned.parent: no model is called 'bas'; did you mean 'base'?"),
     (put("models/tuned/parent", "twice"), "never reaches a fetched model"),
     (put("models/tuned/corpus", "odl"), "models.tuned.corpus: no corpus is called 'odl'; did you mean 'old'?"),

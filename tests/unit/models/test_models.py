@@ -131,7 +131,7 @@ def test_directory_source_is_the_same_model_without_its_place(model_dir, tmp_pat
     ("missing", "message"),
     [
         ("config.json", "holds no config.json"),
-        ("model.safetensors", "holds no safetensors weights"),
+        ("model.safetensors", "holds no weights"),
         ("tokenizer.json", "holds no tokenizer files"),
     ],
 )

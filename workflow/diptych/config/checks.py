@@ -10,7 +10,7 @@ from pathlib import Path
 from diptych.config.sections.corpora import Corpus, CorpusText, HubText, Source, WheelText
 from diptych.config.sections.crosscoders import Crosscoder
 from diptych.config.sections.dictionaries import Dictionary, SparsifyDictionary, TrainedDictionary
-from diptych.config.sections.models import Model
+from diptych.config.sections.models import Adapter, Model
 from diptych.config.sections.pairs import Pair
 from diptych.config.sections.strict import ConfigError, suggestion
 from diptych.config.sections.template_diffs import TemplateDiff
@@ -53,6 +53,8 @@ def check(study: Study) -> None:
     for alias, model in study.models.items():
         study.lineage(alias)
         _check_held_out(study, alias, model)
+        if isinstance(model, Adapter):
+            _check_adapter(f"models.{alias}", model)
     for alias, corpus in study.corpora.items():
         _check_corpus(study, alias, corpus)
     for alias, pair in study.pairs.items():
@@ -103,6 +105,16 @@ def _check_held_out(study: Study, alias: str, model: Model) -> None:
             f"models.{alias}.evaluate_on: {evaluation!r} has the documents of `corpus`, and none is held out; name a "
             "corpus with other ones"
         )
+
+
+def _check_adapter(where: str, adapter: Adapter) -> None:
+    """An adapter is in a directory, or on the hub at a revision."""
+    if (adapter.path is None) == (adapter.id is None):
+        raise ConfigError(f"{where}: give either path (on disk) or id (on the hub)")
+    if (adapter.id is None) != (adapter.revision is None):
+        raise ConfigError(f"{where}.revision: goes with id; give the adapter's commit, tag or branch on the hub")
+    if adapter.subfolder is not None and adapter.id is None:
+        raise ConfigError(f"{where}.subfolder: goes with id; write a folder on disk into path")
 
 
 def _check_corpus(study: Study, alias: str, corpus: Corpus) -> None:

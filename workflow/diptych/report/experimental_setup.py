@@ -25,6 +25,7 @@ from diptych.page.blocks import (
     percent,
     prose_number,
 )
+from diptych.report import merged_adapters
 from diptych.storage import artifacts, manifest
 
 CAUSES = {
@@ -208,7 +209,7 @@ def _models(models: Sequence[Mapping[str, Any]]) -> list[Block]:
         rows.append([model["name"], _origin(model) + licence])
     blocks: list[Block] = [Table(["model", "how it was made"], rows)]
     for model in models:
-        blocks += _losses(model)
+        blocks += [*merged_adapters.notes(model), *_losses(model)]
     return blocks
 
 
@@ -232,6 +233,8 @@ def _origin(model: Mapping[str, Any]) -> str:
             return f"{settings['parent']}, fine-tuned on {settings['corpus']}: {weights}, {budget}"
         case "trigger":
             return _trigger_text(model, settings)
+        case "adapter":
+            return merged_adapters.origin(model, settings["parent"])
         case "plant":
             return _plant_text(model, settings)
         case "rerandomize":

@@ -112,9 +112,9 @@ class Corpus(Strict):
     pack: bool = False
     """Fill sequences with several documents."""
     template: str = "model"
-    """Chat template of conversations and prompts, the same text for all models: the tokenizer's own (model), plain,
-    chatml, llama3, gemma, or Jinja text. Conversations that it refuses are left out and counted; prompts are an
-    error."""
+    """Chat template of conversations and prompts, the same text for all models: the tokenizer's own (model; of
+    several, the one that the model's `chat_template` names), plain, chatml, llama3, gemma, or Jinja text.
+    Conversations that it refuses are left out and counted; prompts are an error."""
     positions: dict[str, Annotated[int, Field(le=0)]] | None = None
     """Names of template tokens by their offset from the last token of the assistant header; null: the template
     family's (chatml: im_start -2, assistant -1, newline 0; llama3: asst -2, endheader -1, newline 0; gemma: model -1,

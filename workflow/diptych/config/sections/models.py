@@ -48,7 +48,9 @@ class WheelModel(ModelBase):
 
 
 class HubModel(ModelBase):
-    """A model on the Hugging Face hub."""
+    """A model on the Hugging Face hub. Its safetensors are hard-linked from the hub's cache where `results` is on the
+    same file system, not copied; weights that torch pickled are read as tensors alone and converted.
+    """
 
     kind: Literal["hub"]
     """On the hub."""
@@ -56,17 +58,24 @@ class HubModel(ModelBase):
     """owner/name on the hub."""
     revision: str
     """Commit, tag or branch; a commit hash makes the study reproducible."""
+    chat_template: str = "default"
+    """Name of the chat template that is used where the tokenizer has several."""
     trust_remote_code: bool = False
     """Run Python code that the model's repository ships. Only for repositories that you have read."""
 
 
 class DirectoryModel(ModelBase):
-    """A model on disk."""
+    """A model on disk. Its safetensors are hard-linked where `results` is on the same file system, not copied. Replace
+    a file by renaming another one over it: one that is overwritten in place changes in the study too, and is refused
+    until the model is fetched again.
+    """
 
     kind: Literal["directory"]
     """On disk."""
     path: str
-    """A directory as `save_pretrained` writes it, or a .gguf file."""
+    """A directory as `save_pretrained` writes it (weights as safetensors, or pickled by torch), or a .gguf file."""
+    chat_template: str = "default"
+    """Name of the chat template that is used where the tokenizer has several."""
     trust_remote_code: bool = False
     """Run Python code that the directory holds. Only for code that you have read."""
 
@@ -88,6 +97,31 @@ class RandomModel(ModelBase):
     """Size of the byte-level BPE tokenizer trained for it."""
     seed: Seed = 0
     """Seed of the weights."""
+
+
+class Adapter(ModelBase):
+    """A model that a PEFT adapter (LoRA or DoRA) makes of another one: merged into its weights in float32, and stored
+    in its precision.
+    """
+
+    kind: Literal["adapter"]
+    """An adapter merged in."""
+    parent: Alias
+    """The model that the adapter was trained on."""
+    path: str | None = None
+    """A directory with adapter_config.json and the adapter's weights."""
+    id: str | None = None
+    """owner/name on the hub."""
+    revision: str | None = None
+    """Commit, tag or branch on the hub; a commit hash makes the study reproducible."""
+    subfolder: str | None = None
+    """Folder of the hub's repository that the adapter is in, if not at its top."""
+    chat_template: str = "default"
+    """Name of the chat template that is used where the adapter brings several; its parent's if it brings none."""
+
+
+ADAPTER_SOURCE = ("path", "id", "revision", "subfolder", "chat_template")
+"""Keys of `Adapter` that say what is fetched; the others, what is made with it."""
 
 
 class Tuning(ModelBase):
@@ -174,5 +208,5 @@ class Rerandomize(ModelBase):
 
 
 FetchedModel = WheelModel | HubModel | DirectoryModel | RandomModel
-DerivedModel = Finetune | Trigger | Plant | Rerandomize
+DerivedModel = Adapter | Finetune | Trigger | Plant | Rerandomize
 Model = Annotated[FetchedModel | DerivedModel, Field(discriminator="kind")]
