@@ -9,7 +9,12 @@ from pathlib import Path
 
 from diptych.config.sections.corpora import Corpus, CorpusText, HubText, Origin, WheelText
 from diptych.config.sections.crosscoders import Crosscoder
-from diptych.config.sections.dictionaries import Dictionary, SparsifyDictionary, TrainedDictionary
+from diptych.config.sections.dictionaries import (
+    Dictionary,
+    DictionaryLearningDictionary,
+    SparsifyDictionary,
+    TrainedDictionary,
+)
 from diptych.config.sections.models import Model
 from diptych.config.sections.pairs import Pair
 from diptych.config.sections.strict import ConfigError, nearest
@@ -205,7 +210,9 @@ def _check_pair(study: Study, alias: str, pair: Pair) -> None:
 
 def _check_dictionary(study: Study, where: str, dictionary: Dictionary) -> None:
     _check_site(study, f"{where}.site", dictionary.site)
-    if isinstance(dictionary, SparsifyDictionary) and (dictionary.path is None) == (dictionary.id is None):
+    if isinstance(dictionary, SparsifyDictionary | DictionaryLearningDictionary) and (
+        (dictionary.path is None) == (dictionary.id is None)
+    ):
         raise ConfigError(f"{where}: give either path (on disk) or id (on the hub)")
     if isinstance(dictionary, TrainedDictionary) and dictionary.architecture != "standard":
         _check_active(f"{where}.k", dictionary.k, "n_features", dictionary.n_features)
