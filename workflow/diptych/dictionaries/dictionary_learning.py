@@ -99,7 +99,6 @@ def read(directory: str | Path, where: str) -> tuple[dict[str, Any], Weights]:
         **more,
     )
     _check_sizes(trainer, config, where)
-    saelens_format.check_weights(weights, config, where)
     return config, weights
 
 
@@ -143,6 +142,7 @@ def _weights(state: Mapping[str, Any], layout: Layout, dict_class: str, where: s
                 "threshold_start_step"
             )
         weights["threshold"] = np.full(len(weights["W_dec"]), weights["threshold"], dtype=np.float32)
+    saelens_format.check_weights(weights, {"architecture": layout.architecture}, where)
     if dict_class == "AutoEncoder":
         _normalise_decoder(weights)
     return weights

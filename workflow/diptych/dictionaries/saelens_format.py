@@ -92,13 +92,15 @@ def read(directory: str | Path, where: str) -> Stored:
     factor = _scaling_factor(directory, stored, where)
     config = current(stored if factor is None else {**stored, "normalize_activations": "none"}, where)
     weights, all_float32 = _tensors(directory, where)
-    finetuned = [_fold_finetuned(weights, name, stored, where) for name in FINETUNED if name in weights]
+    factors = {name: weights.pop(name) for name in FINETUNED if name in weights}
     check_weights(weights, config, where)
+    for name, values in factors.items():
+        _fold_finetuned(weights, name, values, stored, where)
     if factor is not None:
         fold_scale(weights, factor)
     if centred := _reads_centred(config):
         fold_centring(weights, config)
-    return Stored(config, weights, all_float32 and not finetuned and factor is None and not centred)
+    return Stored(config, weights, all_float32 and not factors and factor is None and not centred)
 
 
 def read_json(directory: str | Path, name: str, where: str) -> dict[str, Any]:
@@ -231,15 +233,15 @@ def _tensors(directory: str | Path, where: str) -> tuple[Weights, bool]:
     return {name: values.float().numpy() for name, values in stored.items()}, all_float32
 
 
-def _fold_finetuned(weights: Weights, name: str, stored: Mapping[str, Any], where: str) -> FloatArray:
-    """Fold a factor from fine-tuning, which is returned, into the decoder: (f * factor) W_dec = f (factor W_dec)."""
-    factor = weights.pop(name)
+def _fold_finetuned(weights: Weights, name: str, factor: FloatArray, stored: Mapping[str, Any], where: str) -> None:
+    """Fold a factor from fine-tuning into the decoder: (f * factor) W_dec = f (factor W_dec)."""
     if np.all(factor == 1):
-        return factor
+        return
     if stored.get("finetuning_scaling_factor") is False:
         raise DiptychError(f"{where}: has a {name} that is not 1, but finetuning_scaling_factor is false; set it true")
+    if factor.shape != weights["W_dec"].shape[:1]:
+        raise DiptychError(f"{where}: {name} has shape {factor.shape}, not one factor a feature; fetch it again")
     weights["W_dec"] = weights["W_dec"] * factor[:, None]
-    return factor
 
 
 def check_weights(weights: Mapping[str, npt.NDArray[Any]], config: Mapping[str, Any], where: str) -> None:
@@ -254,6 +256,8 @@ def check_weights(weights: Mapping[str, npt.NDArray[Any]], config: Mapping[str, 
         raise DiptychError(f"{where}: has no {missing[0]}, which architecture {architecture} needs; fetch it again")
     if unread := sorted(set(weights) - set(expected)):
         raise DiptychError(f"{where}: its {unread[0]} is not read in architecture {architecture}; check both")
+    if weights["W_enc"].ndim != 2:
+        raise DiptychError(f"{where}: W_enc has shape {weights['W_enc'].shape}, expected two axes; fetch it again")
     width, n_features = weights["W_enc"].shape
     width, n_features = config.get("d_in", width), config.get("d_sae", n_features)
     shapes = {"W_enc": (width, n_features), "W_dec": (n_features, width), "b_dec": (width,)}

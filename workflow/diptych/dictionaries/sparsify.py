@@ -50,6 +50,7 @@ def read(directory: str | Path, where: str) -> tuple[dict[str, Any], Weights]:
         raise DiptychError(f"{where}: {WEIGHTS_FILE} has no {missing[0]}; not a sparsify autoencoder")
     weights = {ours: stored[name].float().numpy() for name, ours in TENSORS.items()}
     weights["W_enc"] = np.ascontiguousarray(weights["W_enc"].T)
+    saelens_format.check_weights(weights, {"architecture": "topk"}, where)
     hook = hookpoints.hook_of(path.name)
     metadata = {"source": "sparsify"} | ({"hook_name": hook} if hook else {})
     return saelens_format.config_of("topk", weights, metadata, k=int(config["k"])), weights
