@@ -9,8 +9,8 @@ into xhat = decode(f). `encode_rows` runs a model's valid rows through it block 
     codes.statistics().density                   # [F] share of the rows on which each latent fires
 
 A dictionary is read on its own model and on the other model of a pair, if that is as wide (else the file says that it
-is not, `unreadable`); each shard of rows is one file, and `read` puts the shards together. `dense` gives neurons and
-residual coordinates the same face.
+is not, `unreadable`); each shard of rows is one file, and `codes.read` puts the shards together. FVU is in the units of
+the rows, also where a dictionary normalises each of them before it encodes it.
 """
 
 import time
