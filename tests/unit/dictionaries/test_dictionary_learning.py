@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-import tolerance
 from diptych.dictionaries import dictionary_learning, hookpoints, sae, sources
 from diptych.runtime.errors import DiptychError
+from saelens_directories import FEATURES, WIDTH, assert_reads_as
 
-WIDTH, FEATURES, K = 16, 24, 4
+K = 4
 SITE = "blocks.3.hook_resid_post"
 
 
@@ -119,18 +119,6 @@ def fetched(tmp_path, place, reader=None):
     source = {"kind": "dictionary_learning", "path": str(place)}
     sources.fetch(tmp_path / "out", spec={}, source=source, reader=reader)
     return sae.load(tmp_path / "out")
-
-
-def assert_reads_as(dictionary, codes, decoded, x):
-    """Float32 against float64, within rounding of the products."""
-    terms = np.abs(x) + np.abs(dictionary.b_in) + 1
-    bound = 4 * tolerance.rounding_bound(terms, dictionary.W_enc) + 1e-6 * (np.abs(dictionary.b_enc) + 1)
-    ours = dictionary.encode(torch.from_numpy(x))
-    assert (np.abs(ours.numpy() - codes.numpy()) <= bound).all()
-    limit = bound @ np.abs(dictionary.W_dec) + 4 * tolerance.rounding_bound(ours.numpy() + 1, dictionary.W_dec)
-    error = np.abs(dictionary.decode(ours).numpy() - decoded.numpy())
-    assert (error <= limit).all()
-    assert limit.max() < 1e-2 * np.abs(decoded.numpy()).max()
 
 
 def rows():
@@ -259,6 +247,17 @@ def test_hook_and_model_are_compared(tmp_path, submodule_name):
         DiptychError, match=r"^dictionaries.out.model: .*trainer_0\) was made for EleutherAI/pythia-70m-d"
     ):
         fetched(tmp_path, place, reader(name="EleutherAI/pythia-160m"))
+
+
+def test_what_is_read_of_the_submodule(tmp_path):
+    """A submodule's input is another hook than its name says, and a transcoder reads one and decodes another."""
+    place = trained(tmp_path / "d", "AutoEncoder")
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(config | {"buffer": {"io": "in"}}))
+    assert "hook_name" not in fetched(tmp_path, place, reader("blocks.5.hook_resid_post")).metadata
+    (place / "config.json").write_text(json.dumps(config | {"buffer": {"io": "in_and_out"}}))
+    with pytest.raises(DiptychError, match=r"buffer\.io is in_and_out, a transcoder's"):
+        fetched(tmp_path, place)
 
 
 def test_names_of_hookpoints():

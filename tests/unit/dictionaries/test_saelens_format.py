@@ -8,10 +8,9 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-import tolerance
 from diptych.dictionaries import sae, saelens_format, sources
 from diptych.runtime.errors import DiptychError
-from saelens_directories import FEATURES, WIDTH, weights, weights_of, write
+from saelens_directories import FEATURES, WIDTH, assert_reads_as, saelens_on, weights, weights_of, write
 
 HOOK = "blocks.1.hook_resid_post"
 SIZES = {"d_in": WIDTH, "d_sae": FEATURES}
@@ -23,44 +22,6 @@ def rows(n=200, seed=1):
     generator = np.random.default_rng(seed)
     scale = generator.lognormal(0, 1, (n, 1))
     return (scale * (generator.standard_normal((n, WIDTH)) + 0.5)).astype(np.float32)
-
-
-def normalised(x, how):
-    """Rows of float64 as SAELens normalises them, with the mean and scale that it gives back."""
-    x = x.astype(np.float64)
-    if how == "layer_norm":
-        mean = x.mean(axis=1, keepdims=True)
-        std = x.std(axis=1, ddof=1, keepdims=True)
-        return (x - mean) / (std + 1e-5), mean, std
-    scale = np.linalg.norm(x, axis=1, keepdims=True) / np.sqrt(WIDTH) if how == "constant_norm_rescale" else 1.0
-    return x / scale, 0.0, np.broadcast_to(scale, (len(x), 1))
-
-
-def assert_reads_as(dictionary, codes, decoded, x):
-    """Codes and reconstructions of float32 against those of float64, within rounding of the products."""
-    z, _, scale = normalised(x, dictionary.normalize_activations)
-    terms = np.abs(z) + np.abs(dictionary.b_in) + 1  # what is added up, cancellations and biases included
-    bound = 4 * tolerance.rounding_bound(terms.astype(np.float32), dictionary.W_enc)
-    bound += 4e-7 * (np.abs(dictionary.b_enc) + 1) * WIDTH
-    ours = dictionary.encode(torch.from_numpy(x))
-    error = np.abs(ours.numpy() - codes)
-    assert (error <= bound).all(), error.max()
-    limit = (
-        bound @ np.abs(dictionary.W_dec) + 4 * tolerance.rounding_bound(ours.numpy() + 1, dictionary.W_dec)
-    ) * scale
-    error = np.abs(dictionary.decode(ours, torch.from_numpy(x)).numpy() - decoded)
-    assert (error <= limit + 1e-5 * np.abs(x)).all(), error.max()
-    assert limit.max() < 1e-2 * np.abs(decoded).max()
-
-
-def saelens_on(directory, x):
-    """SAELens' codes and reconstructions of rows x, float64."""
-    from sae_lens import SAE
-
-    loaded = SAE.load_from_disk(directory, dtype="float64")
-    with torch.no_grad():
-        codes = loaded.encode(torch.from_numpy(x).double())
-        return codes.numpy(), loaded.decode(codes).numpy()
 
 
 def fetched(tmp_path, place, **reader):

@@ -28,6 +28,7 @@ from diptych.runtime.errors import DiptychError, first_line
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "ae.pt"
+FILES = (CONFIG_FILE, WEIGHTS_FILE)
 
 
 class Layout(NamedTuple):
@@ -73,19 +74,15 @@ def read(directory: str | Path, where: str) -> tuple[dict[str, Any], Weights]:
         DiptychError: a file is missing or damaged, the class is not read, or its tensors are others.
     """
     path = Path(directory)
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
+    for name in FILES:
         if not (path / name).is_file():
             raise DiptychError(f"{where}: holds no {name}; not a dictionary_learning directory")
-    trainer = saelens_format.read_json(path, CONFIG_FILE, where).get("trainer")
-    if not isinstance(trainer, dict):
-        raise DiptychError(f"{where}: {CONFIG_FILE} has no trainer; not a dictionary_learning directory")
-    dict_class = str(trainer.get("dict_class"))
-    if dict_class not in LAYOUTS:
-        raise DiptychError(f"{where}: dict_class {dict_class!r} is not read here; use one of {', '.join(LAYOUTS)}")
-    if trainer.get("norm_factor") not in (None, 1):
+    stored = saelens_format.read_json(path, CONFIG_FILE, where)
+    trainer, reads = _trainer(stored, where), (stored.get("buffer") or {}).get("io", "out")
+    dict_class = str(trainer["dict_class"])
+    if reads not in ("in", "out"):
         raise DiptychError(
-            f"{where}: trainer.norm_factor is {trainer['norm_factor']}, and nothing says whether {WEIGHTS_FILE} has "
-            "it; apply scale_biases to it if not, and take the key out"
+            f"{where}: buffer.io is {reads}, a transcoder's; use a dictionary that decodes what it reads"
         )
     layout = LAYOUTS[dict_class]
     state = _state(path / WEIGHTS_FILE, where)
@@ -94,12 +91,27 @@ def read(directory: str | Path, where: str) -> tuple[dict[str, Any], Weights]:
     config = saelens_format.config_of(
         layout.architecture,
         weights,
-        _metadata(trainer, path),
+        _metadata(trainer, path, reads),
         apply_b_dec_to_input=layout.apply_b_dec_to_input,
         **more,
     )
     _check_sizes(trainer, config, where)
     return config, weights
+
+
+def _trainer(stored: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """The trainer's part of a config, of a class that is read here."""
+    trainer = stored.get("trainer")
+    if not isinstance(trainer, dict):
+        raise DiptychError(f"{where}: {CONFIG_FILE} has no trainer; not a dictionary_learning directory")
+    if (dict_class := str(trainer.get("dict_class"))) not in LAYOUTS:
+        raise DiptychError(f"{where}: dict_class {dict_class!r} is not read here; use one of {', '.join(LAYOUTS)}")
+    if trainer.get("norm_factor") not in (None, 1):
+        raise DiptychError(
+            f"{where}: trainer.norm_factor is {trainer['norm_factor']}, and nothing says whether {WEIGHTS_FILE} has "
+            "it; apply scale_biases to it if not, and take the key out"
+        )
+    return trainer
 
 
 def _check_sizes(trainer: Mapping[str, Any], config: Mapping[str, Any], where: str) -> None:
@@ -170,9 +182,9 @@ def _k(state: Mapping[str, Any], trainer: Mapping[str, Any], where: str) -> int:
     return k
 
 
-def _metadata(trainer: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Model and hook, as far as the config or the names of the folders say them."""
-    names = (str(trainer.get("submodule_name")), path.name, path.parent.name)
+def _metadata(trainer: Mapping[str, Any], path: Path, reads: str) -> dict[str, Any]:
+    """Model and hook, as far as the config or the names of the folders say them: names are of a submodule's output."""
+    names = (str(trainer.get("submodule_name")), path.name, path.parent.name) if reads == "out" else ()
     hook = next((hook for hook in map(hookpoints.hook_of, names) if hook), None)
     metadata = {"source": "dictionary_learning", "model_name": trainer.get("lm_name"), "hook_name": hook}
     return {key: value for key, value in metadata.items() if value is not None}

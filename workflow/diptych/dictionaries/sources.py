@@ -63,10 +63,10 @@ def fetch(
             case "directory":
                 _from_directory(directory, Path(source["path"]), name)
             case "sparsify":
-                path = _downloaded(source, str(source.get("hookpoint", "")), name)
+                path = _downloaded(source, str(source.get("hookpoint", "")), sparsify.FILES, name)
                 saelens_format.write(directory, *sparsify.read(path, name))
             case "dictionary_learning":
-                path = _downloaded(source, str(source.get("folder", "")), name)
+                path = _downloaded(source, str(source.get("folder", "")), dictionary_learning.FILES, name)
                 saelens_format.write(directory, *dictionary_learning.read(path, name))
         dictionary = sae.load(directory, name)
         if reader is not None:
@@ -175,15 +175,15 @@ def _from_directory(directory: Path, path: Path, where: str) -> None:
     saelens_format.write_config(directory, config)
 
 
-def _downloaded(source: Mapping[str, Any], folder: str, where: str) -> Path:
+def _downloaded(source: Mapping[str, Any], folder: str, names: tuple[str, ...], where: str) -> Path:
     """The directory of a source that is on disk, or one folder of a repository out of the hub's cache."""
     if source.get("path"):
         return Path(str(source["path"]))
     from huggingface_hub import snapshot_download
 
-    patterns = [f"{folder}/*", "*.json"] if folder else ["*.json", "*.safetensors", "*.pt"]
+    files = [f"{folder}/{name}" if folder else name for name in names]
     try:
-        snapshot = snapshot_download(source["id"], revision=source["revision"], allow_patterns=patterns)
+        snapshot = snapshot_download(source["id"], revision=source["revision"], allow_patterns=files)
     except (OSError, ValueError) as error:
         raise DiptychError(f"{where}: cannot be fetched ({first_line(error)})") from error
     return Path(snapshot) / folder

@@ -11,6 +11,7 @@ from diptych.dictionaries.saelens_format import Weights
 from diptych.runtime.errors import DiptychError, first_line
 
 WEIGHTS_FILE = "sae.safetensors"
+FILES = (saelens_format.CONFIG_FILE, WEIGHTS_FILE)
 TENSORS: Mapping[str, str] = {
     "encoder.weight": "W_enc",
     "encoder.bias": "b_enc",
@@ -36,7 +37,7 @@ def read(directory: str | Path, where: str) -> tuple[dict[str, Any], Weights]:
     from safetensors.torch import load_file
 
     path = Path(directory)
-    for name in (saelens_format.CONFIG_FILE, WEIGHTS_FILE):
+    for name in FILES:
         if not (path / name).is_file():
             raise DiptychError(f"{where}: holds no {name}; not a sparsify directory")
     config = saelens_format.read_json(path, saelens_format.CONFIG_FILE, where)
