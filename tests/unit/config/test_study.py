@@ -117,6 +117,13 @@ INVALID = [
         "dictionaries.sae: give either path (on disk) or id (on the hub)",
     ),
     (
+        put(
+            "dictionaries/sae",
+            {"kind": "dictionary_learning", "model": "base", "site": "middle", "path": "saes", "id": "owner/saes"},
+        ),
+        "dictionaries.sae: give either path (on disk) or id (on the hub)",
+    ),
+    (
         put("pairs/tuned/dictionary_a", ["sae", "sae"]),
         "pairs.tuned.dictionary_a: 'sae' and 'sae' both read site 'middle'; list one for each site",
     ),

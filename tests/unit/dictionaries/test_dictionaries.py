@@ -8,11 +8,11 @@ from safetensors.numpy import load_file, save_file
 
 from diptych.activations import rows
 from diptych.dictionaries import sae as dictionaries
-from diptych.dictionaries import sources, training
+from diptych.dictionaries import training
 from diptych.runtime.errors import DiptychError
+from saelens_directories import FEATURES, WIDTH, weights, write
 
-WIDTH, FEATURES, K = 16, 24, 3
-WEIGHTS = dictionaries.WEIGHTS_FILE
+K = 3
 ARCHITECTURES = ("standard", "topk", "batchtopk", "jumprelu")
 SETTINGS = training.Settings(
     n_features=FEATURES, k=K, batch=256, learning_rate=1e-2, l1_coefficient=0.5, seed=0, steps=20
@@ -154,55 +154,6 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, capsy
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
-def write(place, config, weights):
-    place.mkdir()
-    (place / dictionaries.CONFIG_FILE).write_text(json.dumps({"dtype": "float32", "device": "cpu"} | config))
-    save_file(weights, place / dictionaries.WEIGHTS_FILE)
-    return place
-
-
-def weights(seed=0, **more):
-    generator = np.random.default_rng(seed)
-    shapes = {"W_enc": (WIDTH, FEATURES), "W_dec": (FEATURES, WIDTH), "b_enc": (FEATURES,), "b_dec": (WIDTH,)}
-    made = {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-    return made | {name: np.full(FEATURES, value, dtype=np.float32) for name, value in more.items()}
-
-
-@pytest.mark.parametrize(
-    ("config", "more"),
-    [
-        ({"architecture": "standard", "apply_b_dec_to_input": False}, {}),
-        ({"architecture": "topk", "k": 4, "rescale_acts_by_decoder_norm": True}, {}),
-        ({"architecture": "topk", "k": 4}, {}),
-        ({"architecture": "jumprelu", "apply_b_dec_to_input": False}, {"threshold": 0.7}),
-    ],
-)
-def test_settings_of_published_dictionaries(tmp_path, config, more):
-    from sae_lens import SAE
-
-    sizes = {"d_in": WIDTH, "d_sae": FEATURES, "metadata": {"sae_lens_version": "6.0.0"}}
-    place = write(tmp_path / "d", config | sizes, weights(**more))
-    sae, mine = SAE.load_from_disk(place), dictionaries.load(place)
-    x = torch.randn(50, WIDTH, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        codes = sae.encode(x)
-        torch.testing.assert_close(mine.encode(x), codes, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(mine.decode(mine.encode(x)), sae.decode(codes), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"architecture": "gated"}, "architecture 'gated' is not read"),
-        ({"architecture": "standard", "normalize_activations": "layer_norm"}, "its inputs are normalised"),
-        ({"architecture": "standard", "reshape_activations": "hook_z"}, "reads reshaped activations"),
-    ],
-)
-def test_what_would_be_read_wrongly_is_refused(tmp_path, config, message):
-    with pytest.raises(DiptychError, match=message):
-        dictionaries.load(write(tmp_path / "d", config, weights()))
-
-
 def test_damaged_directories_are_refused(tmp_path):
     with pytest.raises(DiptychError, match=r"holds no cfg\.json"):
         dictionaries.load(tmp_path)
@@ -224,156 +175,3 @@ def test_damaged_directories_are_refused(tmp_path):
 def test_training_refuses(tmp_path, settings, message):
     with pytest.raises(DiptychError, match=message):
         training.train(sparse_rows(), tmp_path / "d", replace(SETTINGS, **settings), spec={})
-
-
-# --- published dictionaries -----------------------------------------------------------------------------------------
-
-
-def test_sparsify_directory(tmp_path):
-    """Against sparsify's own equations, with top-k written out."""
-    stored = weights(seed=3)
-    W, W_dec, b_enc, b_dec = stored["W_enc"].T.copy(), stored["W_dec"], stored["b_enc"], stored["b_dec"]
-    place = tmp_path / "layers.3"
-    place.mkdir()
-    (place / "cfg.json").write_text(json.dumps({"k": 4, "d_in": WIDTH, "activation": "topk", "expansion_factor": 1.5}))
-    save_file({"encoder.weight": W, "encoder.bias": b_enc, "W_dec": W_dec, "b_dec": b_dec}, place / "sae.safetensors")
-    sources.fetch(tmp_path / "out", spec={}, source={"kind": "sparsify", "path": str(place)})
-    mine = dictionaries.load(tmp_path / "out")
-    x = np.random.default_rng(0).standard_normal((50, WIDTH)).astype(np.float32)
-    before = np.maximum((x - b_dec) @ W.T + b_enc, 0)
-    codes = np.where(before >= np.sort(before, axis=1)[:, [-4]], before, 0)
-    np.testing.assert_allclose(mine.encode(torch.from_numpy(x)).numpy(), codes, rtol=1e-4, atol=1e-4)
-    decoded = mine.decode(torch.from_numpy(codes)).numpy()
-    np.testing.assert_allclose(decoded, codes @ W_dec + b_dec, rtol=1e-4, atol=1e-4)
-
-
-def test_saelens_directory_is_stored_in_float32(trained, tmp_path):
-    source = tmp_path / "half"
-    config = json.loads((trained[1] / "topk" / dictionaries.CONFIG_FILE).read_text()) | {"dtype": "float16"}
-    write(source, config, {k: v.astype(np.float16) for k, v in load_file(trained[1] / "topk" / WEIGHTS).items()})
-    sources.fetch(tmp_path / "out", spec={}, source={"kind": "directory", "path": str(source)})
-    mine, exact = dictionaries.load(tmp_path / "out"), dictionaries.load(trained[1] / "topk")
-    np.testing.assert_allclose(mine.W_dec, exact.W_dec, atol=1e-3)
-    assert mine.metadata["hook_name"] == "blocks.1.hook_resid_post"
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ({"kind": "saelens", "release": "gpt2-small-res-jbb", "id": "blocks.9"}, "no release .*did you mean 'gpt2-"),
-        ({"kind": "saelens", "release": "gpt2-small-res-jb", "id": "blocks.9.hook_resid_prey"}, "did you mean 'blocks"),
-        ({"kind": "sparsify", "path": "/nowhere"}, "holds no cfg.json; not a sparsify directory"),
-        ({"kind": "directory", "path": "/nowhere"}, "holds no cfg.json; not a SAELens directory"),
-        ({"kind": "ftp"}, "unknown kind 'ftp'"),
-    ],
-)
-def test_sources_refuse(tmp_path, source, message):
-    with pytest.raises(DiptychError, match=message) as caught:
-        sources.fetch(tmp_path / "out", spec={}, source=source)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
-
-
-# --- what a dictionary says of itself against what the config gives it ----------------------------------------------
-
-SHAPE = {"n_layers": 6, "width": WIDTH, "vocabulary": 100, "context": 64, "architecture": "gpt_neox"}
-
-
-def published(place, hook="blocks.3.hook_resid_pre", model="pythia-70m-deduped", **metadata):
-    config = {"architecture": "standard", "dtype": "float32",
-              "metadata": {"hook_name": hook, "model_name": model, **metadata}}  # fmt: skip
-    return write(place, config, weights())
-
-
-def reader(site="blocks.2.hook_resid_post", name="EleutherAI/pythia-70m-deduped", **shape):
-    return sources.Reader("base", name, site, SHAPE | shape)
-
-
-def test_the_stream_before_a_block_is_that_after_the_block_before(tmp_path):
-    source = {"kind": "directory", "path": str(published(tmp_path / "d"))}
-    for site in ("blocks.2.hook_resid_post", "blocks.3.hook_resid_pre", "0.34"):
-        sources.fetch(tmp_path / "out", spec={}, source=source, reader=reader(site))
-    assert dictionaries.load(tmp_path / "out").metadata["hook_name"] == "blocks.3.hook_resid_pre"
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (
-            {"site": "blocks.3.hook_resid_post"},
-            r"dictionaries.out.site: .*blocks.3.hook_resid_post in base.*reads blocks",
-        ),
-        ({"site": "middle"}, "set the site that it reads"),
-        ({"name": "EleutherAI/pythia-160m"}, "dictionaries.out.model: 'base' is EleutherAI/pythia-160m.*trained_on"),
-        ({"width": 32}, "reads rows of width 16, but base has width 32"),
-    ],
-)
-def test_a_dictionary_for_something_else_is_refused(tmp_path, given, message):
-    source = {"kind": "directory", "path": str(published(tmp_path / "d"))}
-    with pytest.raises(DiptychError, match=message) as caught:
-        sources.fetch(tmp_path / "out", spec={}, source=source, reader=reader(**given))
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
-
-
-def test_names_of_models():
-    same = sources.same_model
-    assert same("gpt2-small", "openai-community/gpt2")
-    assert same("gemma-2-2b", "google/gemma-2-2b")
-    assert not same("gemma-2-2b", "google/gemma-2-2b-it")
-
-
-def test_a_sparsify_folder_names_its_hook(tmp_path):
-    hook = sources._hook_of
-    assert hook("layers.3") == {"hook_name": "blocks.3.hook_resid_post"}
-    assert hook("gpt_neox.layers.3.mlp") == {"hook_name": "blocks.3.hook_mlp_out"}
-    assert hook("elsewhere") == {}
-
-
-def test_sparsify_comes_from_the_hub_by_its_folder(tmp_path, monkeypatch):
-    """Out of the hub's own cache layout, offline."""
-    import huggingface_hub
-
-    snapshot = tmp_path / "hub" / "models--owner--saes" / "snapshots" / ("a" * 40)
-    (snapshot / "layers.3").mkdir(parents=True)
-    refs = tmp_path / "hub" / "models--owner--saes" / "refs"
-    refs.mkdir()
-    (refs / "main").write_text("a" * 40)
-    stored = weights(seed=3)
-    (snapshot / "layers.3" / "cfg.json").write_text(json.dumps({"k": 4, "activation": "topk"}))
-    save_file(
-        {"encoder.weight": stored["W_enc"].T.copy(), "encoder.bias": stored["b_enc"],
-         "W_dec": stored["W_dec"], "b_dec": stored["b_dec"]}, snapshot / "layers.3" / "sae.safetensors",
-    )  # fmt: skip
-    download = huggingface_hub.snapshot_download
-    monkeypatch.setattr(
-        huggingface_hub, "snapshot_download",
-        lambda *args, **more: download(*args, **more, cache_dir=tmp_path / "hub", local_files_only=True),
-    )  # fmt: skip
-    source = {"kind": "sparsify", "id": "owner/saes", "hookpoint": "layers.3", "revision": "main", "path": None}
-    sources.fetch(tmp_path / "out", spec={}, source=source, reader=reader("blocks.3.hook_resid_post", name=None))
-    assert dictionaries.load(tmp_path / "out").metadata["hook_name"] == "blocks.3.hook_resid_post"
-    with pytest.raises(DiptychError, match="holds no cfg"):
-        sources.fetch(tmp_path / "no", spec={}, source={**source, "hookpoint": "layers.9"})
-
-
-def test_a_dictionary_of_centred_activations_reads_the_models_own(tmp_path):
-    """Codes of x are those that the published weights give to x less its mean over the coordinates."""
-    place = write(tmp_path / "d", {"architecture": "standard"}, weights())
-    before = dictionaries.load(place)
-    sources._read_centred(place)
-    after = dictionaries.load(place)
-    x = torch.randn(20, WIDTH, generator=torch.Generator().manual_seed(0)) + 5
-    centred = x - x.mean(dim=1, keepdim=True)
-    torch.testing.assert_close(after.encode(x), before.encode(centred), rtol=1e-4, atol=1e-4)
-
-
-def test_releases_come_from_the_installed_saelens():
-    from diptych.dictionaries import releases
-
-    listed = releases.listing(releases.MODELS)
-    for release in ("gpt2-small-res-jb", "pythia-70m-deduped-res-sm", "gemma-2b-res-jb", "gemma-2b-it-res-jb",
-                    "gemma-scope-2b-pt-res-canonical", "llama_scope_lxr_8x"):  # fmt: skip
-        assert release in listed
-    assert "blocks.8.hook_resid_pre" in releases.releases("gpt2-small")["gpt2-small-res-jb"]
-    assert set(releases.releases("meta-llama/Llama-3.1-8B")) >= {"llama_scope_lxm_8x"}

@@ -20,6 +20,7 @@ FloatArray = npt.NDArray[np.float32]
 class Relu:
     """f = relu(x W_enc), xhat = f W_dec."""
 
+    normalize_activations = "none"
     W_enc: FloatArray
     W_dec: FloatArray
     as_csr: bool = False
@@ -36,7 +37,7 @@ class Relu:
         codes = (x @ torch.from_numpy(self.W_enc)).relu()
         return codes.to_sparse_csr() if self.as_csr else codes
 
-    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+    def decode(self, codes: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return codes @ torch.from_numpy(self.W_dec)
 
 

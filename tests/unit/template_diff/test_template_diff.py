@@ -414,13 +414,13 @@ def test_fvu_by_role_is_that_of_the_roles_rows(tmp_path: Path):
     class Halves:
         """Reconstructs the first two coordinates and nothing else."""
 
-        width, n_features = 4, 4
+        width, n_features, normalize_activations = 4, 4, "none"
         W_enc = W_dec = np.eye(4, dtype=np.float32)
 
         def encode(self, x_BD: torch.Tensor) -> torch.Tensor:
             return x_BD * torch.tensor([1.0, 1.0, 0.0, 0.0])
 
-        def decode(self, codes_BD: torch.Tensor) -> torch.Tensor:
+        def decode(self, codes_BD: torch.Tensor, x_BD: torch.Tensor) -> torch.Tensor:
             return codes_BD
 
     found = template_codes.fvu(codes, rows.in_memory([x], np.arange(n)), Halves())
@@ -439,12 +439,13 @@ def test_the_share_of_the_change_that_features_describe(tmp_path: Path):
         """Each latent writes to one coordinate."""
 
         width = n_features = codes.n_features
+        normalize_activations = "none"
         W_enc = W_dec = np.eye(codes.n_features, dtype=np.float32)
 
         def encode(self, x_BD: torch.Tensor) -> torch.Tensor:
             return x_BD
 
-        def decode(self, codes_BD: torch.Tensor) -> torch.Tensor:
+        def decode(self, codes_BD: torch.Tensor, x_BD: torch.Tensor) -> torch.Tensor:
             return codes_BD
 
     x_a = np.random.default_rng(9).normal(size=(n, width)).astype(np.float32)

@@ -25,7 +25,7 @@ LIMITS = Threshold(0.05, 0.5)
 class Orthants:
     """relu(x W) over unit directions: a dictionary without training."""
 
-    width, n_features = WIDTH, F
+    width, n_features, normalize_activations = WIDTH, F, "none"
 
     def __init__(self, seed: int = 0) -> None:
         rows = np.random.default_rng(seed).normal(size=(F, WIDTH)).astype(np.float32)
@@ -35,7 +35,7 @@ class Orthants:
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         return torch.relu(x @ torch.from_numpy(self.W_enc) - 1.0)
 
-    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+    def decode(self, codes: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return codes @ torch.from_numpy(self.W_dec)
 
 

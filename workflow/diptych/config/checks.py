@@ -9,7 +9,12 @@ from pathlib import Path
 
 from diptych.config.sections.corpora import Corpus, CorpusText, HubText, Source, WheelText
 from diptych.config.sections.crosscoders import Crosscoder
-from diptych.config.sections.dictionaries import Dictionary, SparsifyDictionary, TrainedDictionary
+from diptych.config.sections.dictionaries import (
+    Dictionary,
+    DictionaryLearningDictionary,
+    SparsifyDictionary,
+    TrainedDictionary,
+)
 from diptych.config.sections.models import Adapter, Model
 from diptych.config.sections.pairs import Pair
 from diptych.config.sections.strict import ConfigError, suggestion
@@ -219,7 +224,9 @@ def _check_pair(study: Study, alias: str, pair: Pair) -> None:
 
 def _check_dictionary(study: Study, key: str, dictionary: Dictionary) -> None:
     _check_site(study, f"{key}.site", dictionary.site)
-    if isinstance(dictionary, SparsifyDictionary) and (dictionary.path is None) == (dictionary.id is None):
+    if isinstance(dictionary, SparsifyDictionary | DictionaryLearningDictionary) and (
+        (dictionary.path is None) == (dictionary.id is None)
+    ):
         raise ConfigError(f"{key}: give either path (on disk) or id (on the hub)")
     if not isinstance(dictionary, TrainedDictionary):
         return

@@ -4,7 +4,7 @@
     codes.summary()["l0_mean"]                   # latents that fire on a token, on average
     codes.statistics().density                   # [F] share of the rows on which each latent fires
 
-`dense` gives neurons and residual coordinates the same face.
+`dense` makes features of neurons and residual coordinates, one latent a coordinate.
 """
 
 from collections.abc import Callable, Sequence

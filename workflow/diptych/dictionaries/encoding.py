@@ -9,8 +9,8 @@ into xhat = decode(f). `encode_rows` runs a model's valid rows through it block 
     codes.statistics().density                   # [F] share of the rows on which each latent fires
 
 A dictionary is read on its own model and on the other model of a pair, if that is as wide (else the file says that it
-is not, `unreadable`); each shard of rows is one file, and `read` puts the shards together. `dense` gives neurons and
-residual coordinates the same face.
+is not, `unreadable`); each shard of rows is one file, and `codes.read` puts the shards together. FVU is in the units of
+the rows, also where a dictionary normalises each of them before it encodes it.
 """
 
 import time
@@ -58,11 +58,15 @@ class Dictionary(Protocol):
     def W_dec(self) -> FloatArray:  # noqa: N802
         """Decoder rows, float32 [F, d]."""
 
+    @property
+    def normalize_activations(self) -> str:
+        """How each row is normalised before it is encoded; "none" where codes are in the units of the rows."""
+
     def encode(self, x: "torch.Tensor", /) -> "torch.Tensor":
         """Codes [b, F] of rows x float32 [b, d], dense or torch CSR."""
 
-    def decode(self, codes: "torch.Tensor", /) -> "torch.Tensor":
-        """Reconstructions [b, d] of codes as `encode` returns them."""
+    def decode(self, codes: "torch.Tensor", x: "torch.Tensor", /) -> "torch.Tensor":
+        """Reconstructions [b, d], in the units of the rows x, of codes as `encode` returns them of x."""
 
 
 def encode_rows(
@@ -119,12 +123,41 @@ def _encode_block(
     with torch.inference_mode():
         x_BD = torch.from_numpy(x).to(device)
         codes = dictionary.encode(x_BD)
-        error = (x_BD - dictionary.decode(codes)).double().square().sum(dim=1).cpu().numpy()
+        error = (x_BD - dictionary.decode(codes, x_BD)).double().square().sum(dim=1).cpu().numpy()
         sparse_codes = _to_csr(codes)
     total = np.square(x - mean).sum(axis=1)
     varies = total > 0
     ratios = 1 - error[varies] / total[varies]
     return sparse_codes, np.array([error.sum(), total.sum(), ratios.sum(), varies.sum()])
+
+
+def described_change(dictionary: Dictionary, a: "tuple[Csr, FloatArray]", b: "tuple[Csr, FloatArray]") -> DoubleArray:
+    """What the codes say of a change of rows, float64 [n, d]: xhat_B - xhat_A, in the units of the rows.
+
+    (f_B - f_A) W_dec, unless each row is normalised: then its code is in units of its own.
+
+    Args:
+        dictionary: the one that made the codes.
+        a: codes [n, F] before, and their rows [n, d].
+        b: the same after.
+    """
+    if dictionary.normalize_activations == "none":
+        change: DoubleArray = (b[0] - a[0]).astype(np.float64) @ dictionary.W_dec.astype(np.float64)
+        return change
+    return _decoded(dictionary, *b) - _decoded(dictionary, *a)
+
+
+def _decoded(dictionary: Dictionary, codes: "Csr", x: FloatArray, block_rows: int = 1024) -> DoubleArray:
+    """Reconstructions, float64 [n, d], of sparse codes of rows x."""
+    import torch
+
+    decoded = np.empty(x.shape)
+    with torch.inference_mode():
+        for start in range(0, len(x), block_rows):
+            block = slice(start, start + block_rows)
+            dense = torch.from_numpy(codes[block].toarray().astype(np.float32))
+            decoded[block] = dictionary.decode(dense, torch.from_numpy(x[block])).double().numpy()
+    return decoded
 
 
 def _to_csr(codes: "torch.Tensor") -> "Csr":

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from diptych.runtime.errors import DiptychError
+from diptych.dictionaries import saelens_format
+from diptych.runtime.errors import DiptychError, first_line
 
 MODELS = (
     "gpt2-small",
@@ -44,14 +45,41 @@ def releases(model: str) -> dict[str, list[str]]:
     }
 
 
-def check(release: str, name: str) -> None:
-    """Raise `DiptychError` with the nearest name unless SAELens has this release and id."""
+def check(release: str, name: str, where: str) -> None:
+    """Raise `DiptychError`, after `where`, with the nearest name unless SAELens has this release and id."""
     table = known()
     if release not in table:
-        raise DiptychError(f"dictionary: SAELens has no release {release!r}{_nearest(release, table)}")
+        raise DiptychError(f"{where}: SAELens has no release {release!r}{_nearest(release, table)}")
     ids = table[release].saes_map
     if name not in ids:
-        raise DiptychError(f"dictionary: release {release!r} has no id {name!r}{_nearest(name, ids)}")
+        raise DiptychError(f"{where}: release {release!r} has no id {name!r}{_nearest(name, ids)}")
+
+
+def load(release: str, name: str, where: str) -> Any:
+    """SAELens' own reading of a published dictionary, float32; of one in its own format every key is checked first.
+
+    SAELens drops the keys of older versions that it does not know, such as an activation function.
+
+    Raises:
+        DiptychError: no such release or id, it cannot be fetched, or a key says that the code is made in a way that is
+            not read here.
+    """
+    check(release, name, where)
+    from sae_lens import SAE
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+    from sae_lens.loading import pretrained_saes_directory as table
+
+    try:
+        if loaders.get_conversion_loader_name(release) == "sae_lens":
+            repository, folder = table.get_repo_id_and_folder_name(release, name)
+            overrides = table.get_config_overrides(release, name)
+            stored = loaders.get_sae_lens_config_from_hf(repository, folder, cfg_overrides=overrides)
+            if table.get_norm_scaling_factor(release, name) is not None:
+                stored["normalize_activations"] = "none"
+            saelens_format.current(stored, where)
+        return SAE.from_pretrained(release, name, device="cpu", dtype="float32")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DiptychError(f"{where}: cannot be fetched ({first_line(error)})") from error
 
 
 def listing(models: Iterable[str], most: int | None = IDS_SHOWN) -> str:

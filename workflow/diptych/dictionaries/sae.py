@@ -2,17 +2,21 @@
 
 A dictionary writes a row of activations x [d] as a sparse non-negative code f [F] and reads it back:
 
-    f    = activation((x - b_in) W_enc + b_enc)      standard: relu; topk: the k largest; jumprelu: those > threshold
-    xhat = f W_dec + b_dec                           b_in is b_dec, or 0 where cfg.json says so
+    z    = (x - m) / s                               m, s: 0 and 1, or of the row itself where rows are normalised
+    f    = activation((z - b_in) W_enc + b_enc)      standard: relu; topk: the k largest; jumprelu: those > threshold
+    xhat = (f W_dec + b_dec) s + m                   b_in is b_dec, or 0 where cfg.json says so
 
-    dictionary = dictionaries.load("results/dictionaries/base")
+    dictionary = sae.load("results/dictionaries/base")
     codes = dictionary.encode(x)                     # torch [b, d] -> [b, F]
+    x_hat = dictionary.decode(codes, x)              # in the units of x
+
+A gated dictionary is a jumprelu one: with W = W_enc e^r_mag its gate is open, x W_enc + b_gate > 0, iff x W + b_mag >
+b_mag - b_gate e^r_mag, and its code is relu(x W + b_mag) there.
 
 SAELens takes ten seconds to import; reading a directory that it wrote needs only its JSON and safetensors files.
-Trained dictionaries come from `dictionary_training`, published ones from `dictionary_sources`.
+Trained dictionaries come from `training`, published ones from `sources`.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +25,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from diptych.runtime.errors import DiptychError
+from diptych.dictionaries import saelens_format
+from diptych.dictionaries.saelens_format import CONFIG_FILE, WEIGHTS_FILE
+from diptych.runtime.errors import DiptychError, first_line
 from diptych.storage import manifest
 
 if TYPE_CHECKING:
@@ -29,9 +35,12 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float32]
 Architecture = Literal["standard", "topk", "jumprelu"]
+Normalisation = Literal["none", "layer_norm", "constant_norm_rescale"]
 
-CONFIG_FILE = "cfg.json"
-WEIGHTS_FILE = "sae_weights.safetensors"
+LAYER_NORM_EPSILON = 1e-5
+"""What SAELens adds to a row's standard deviation before it divides by it."""
+TINY = 1e-30
+"""Least scale that a row is divided by: a row of zeros stays one."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +48,18 @@ class Dictionary:
     """A sparse autoencoder of width d with F features, float32.
 
     Attributes:
-        architecture: standard | topk | jumprelu (a batchtopk dictionary is a jumprelu one once it is trained).
-        W_enc: [d, F], encoder columns.
+        architecture: standard | topk | jumprelu (a batchtopk dictionary is a jumprelu one once it is trained, and so
+            is a gated one).
+        W_enc: [d, F], encoder columns; of mean 0 where rows are centred before they are encoded (layer_norm).
         b_enc: [F].
         W_dec: [F, d], decoder rows.
         b_dec: [d].
-        b_in: [d], subtracted from x before encoding.
+        b_in: [d], subtracted from the (normalised) row before encoding.
         k: features kept on a row (topk; 0 otherwise).
         threshold: [F], a feature is active iff its pre-activation exceeds it (jumprelu; empty otherwise).
         metadata: what the directory says about the dictionary: model_name, hook_name, l0, ...
+        normalize_activations: none | layer_norm (each row to mean 0 and standard deviation 1) | constant_norm_rescale
+            (each row to norm sqrt(d)); codes and decoder rows are in those units.
     """
 
     architecture: Architecture
@@ -59,6 +71,7 @@ class Dictionary:
     k: int
     threshold: FloatArray
     metadata: Mapping[str, Any]
+    normalize_activations: Normalisation = "none"
     _on_device: dict[tuple[str, str], "torch.Tensor"] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -71,10 +84,29 @@ class Dictionary:
         """F."""
         return int(self.W_enc.shape[1])
 
+    def row_units(self, x: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+        """Mean m and scale s, [b, 1] each, of rows x [b, d]: a code says of the row what (x - m) / s is."""
+        import torch
+
+        match self.normalize_activations:
+            case "layer_norm":
+                return x.mean(dim=-1, keepdim=True), x.std(dim=-1, keepdim=True)
+            case "constant_norm_rescale":
+                norm = x.norm(dim=-1, keepdim=True)
+                return torch.zeros_like(norm), norm / self.width**0.5
+            case "none":
+                ones = torch.ones_like(x[:, :1])
+                return torch.zeros_like(ones), ones
+
     def pre_activations(self, x: "torch.Tensor") -> "torch.Tensor":
-        """(x - b_in) W_enc + b_enc, float32 [b, F], of rows x [b, d]."""
-        bias = self._tensor("b_in", x)
-        return (x.float() - bias) @ self._tensor("W_enc", x) + self._tensor("b_enc", x)
+        """(z - b_in) W_enc + b_enc, float32 [b, F], of rows x [b, d], normalised to z where the dictionary does so."""
+        x = x.float()
+        if self.normalize_activations == "layer_norm":
+            mean, scale = self.row_units(x)
+            x = (x - mean) / (scale + LAYER_NORM_EPSILON)
+        elif self.normalize_activations == "constant_norm_rescale":
+            x = x / self.row_units(x)[1].clamp_min(TINY)
+        return (x - self._tensor("b_in", x)) @ self._tensor("W_enc", x) + self._tensor("b_enc", x)
 
     def encode(self, x: "torch.Tensor") -> "torch.Tensor":
         """Codes, float32 [b, F], >= 0, of rows x [b, d], on x's device."""
@@ -90,9 +122,20 @@ class Dictionary:
                 top = before.topk(self.k, dim=-1, sorted=False)
                 return torch.zeros_like(before).scatter_(-1, top.indices, top.values.relu())
 
-    def decode(self, codes: "torch.Tensor") -> "torch.Tensor":
-        """Reconstructions, float32 [b, d], of codes [b, F]."""
-        return codes @ self._tensor("W_dec", codes) + self._tensor("b_dec", codes)
+    def decode(self, codes: "torch.Tensor", x: "torch.Tensor | None" = None) -> "torch.Tensor":
+        """Reconstructions, float32 [b, d], of codes [b, F], in the units of the model's activations.
+
+        Args:
+            codes: as `encode` returns them.
+            x: the rows [b, d] that the codes are of, whose mean and scale come back; needed if rows are normalised.
+        """
+        decoded = codes @ self._tensor("W_dec", codes) + self._tensor("b_dec", codes)
+        if self.normalize_activations == "none":
+            return decoded
+        if x is None:
+            raise ValueError(f"{self.normalize_activations}: the rows are needed to decode in their units")
+        mean, scale = self.row_units(x.float())
+        return decoded * scale + mean
 
     def _tensor(self, name: str, like: "torch.Tensor") -> "torch.Tensor":
         """The array `name` on the device of `like`; moved there once."""
@@ -104,73 +147,81 @@ class Dictionary:
         return self._on_device[key]
 
 
-def load(directory: str | Path) -> Dictionary:
-    """Read the dictionary that SAELens, `dictionary_training` or `dictionary_sources` wrote into `directory`.
+def load(directory: str | Path, where: str | None = None) -> Dictionary:
+    """Read the dictionary that SAELens, `training` or `sources` wrote into `directory`.
+
+    Args:
+        directory: holds cfg.json and sae_weights.safetensors.
+        where: how an error calls the dictionary; its directory if not given.
 
     Raises:
         DiptychError: a file is missing or damaged, or the dictionary is of a kind that is not read here.
     """
     manifest.check(directory)
-    path = Path(directory)
-    config = _config(path)
-    weights = _weights(path)
-    architecture = _architecture(config, path)
-    scale = _decoder_norm(weights["W_dec"]) if config.get("rescale_acts_by_decoder_norm") else None
-    b_dec = weights["b_dec"]
+    path, where = Path(directory), where or str(directory)
+    config = saelens_format.current(saelens_format.read_json(path, CONFIG_FILE, where), where)
+    weights = _float32_weights(path, where)
+    saelens_format.check_weights(weights, config, where)
+    architecture = config.get("architecture", "standard")
+    if architecture == "gated":
+        architecture, weights = "jumprelu", _as_jumprelu(weights)
+    if architecture == "topk" and config.get("rescale_acts_by_decoder_norm"):
+        weights = _with_unit_decoder(weights)
+    b_in = weights["b_dec"] if config.get("apply_b_dec_to_input", True) else np.zeros_like(weights["b_dec"])
+    normalisation = config.get("normalize_activations", "none")
+    if normalisation == "layer_norm":
+        saelens_format.fold_centring(weights, config)
     return Dictionary(
         architecture=architecture,
-        W_enc=_contiguous(weights["W_enc"] if scale is None else weights["W_enc"] * scale),
-        b_enc=weights["b_enc"] if scale is None else weights["b_enc"] * scale,
-        W_dec=_contiguous(weights["W_dec"] if scale is None else weights["W_dec"] / scale[:, None]),
-        b_dec=b_dec,
-        b_in=b_dec if config.get("apply_b_dec_to_input", True) else np.zeros_like(b_dec),
-        k=int(config["k"]) if architecture == "topk" else 0,
+        W_enc=_contiguous(weights["W_enc"]),
+        b_enc=weights["b_enc"],
+        W_dec=_contiguous(weights["W_dec"]),
+        b_dec=weights["b_dec"],
+        b_in=b_in,
+        k=config["k"] if architecture == "topk" else 0,
         threshold=weights["threshold"] if architecture == "jumprelu" else np.zeros(0, dtype=np.float32),
-        metadata=config.get("metadata", {}),
+        metadata=config["metadata"],
+        normalize_activations=normalisation,
     )
 
 
-def _architecture(config: Mapping[str, Any], path: Path) -> Architecture:
-    """The architecture, after refusing what would be read wrongly."""
-    name: str = config.get("architecture", "standard")
-    if name not in ("standard", "topk", "jumprelu"):
-        raise DiptychError(f"{path}: architecture {name!r} is not read here; use standard, topk or jumprelu")
-    if (scaling := config.get("normalize_activations", "none")) != "none":
-        raise DiptychError(
-            f"{path}: its inputs are normalised ({scaling}) and the scale is not in its weights; fold it in first"
-        )
-    if (reshaping := config.get("reshape_activations", "none")) != "none":
-        raise DiptychError(f"{path}: reads reshaped activations ({reshaping}); use one of a residual or MLP site")
-    return name  # type: ignore[return-value]
+def _as_jumprelu(weights: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """A gated dictionary's tensors as those of the jumprelu one that it is."""
+    magnitude = np.exp(weights["r_mag"].astype(np.float64))
+    return {
+        "W_enc": (weights["W_enc"] * magnitude).astype(np.float32),
+        "b_enc": weights["b_mag"],
+        "threshold": (weights["b_mag"] - weights["b_gate"] * magnitude).astype(np.float32),
+        "W_dec": weights["W_dec"],
+        "b_dec": weights["b_dec"],
+    }
 
 
-def _config(directory: Path) -> dict[str, Any]:
-    path = directory / CONFIG_FILE
-    if not path.is_file():
-        raise DiptychError(f"{directory}: holds no {CONFIG_FILE}; not a SAELens directory")
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return config
+def _with_unit_decoder(weights: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """Decoder norms moved into the encoder: SAELens selects by pre-activation times norm, and decodes by unit rows."""
+    norm = np.maximum(np.linalg.norm(weights["W_dec"], axis=1).astype(np.float32), np.float32(1e-8))
+    return {
+        **weights,
+        "W_enc": weights["W_enc"] * norm,
+        "b_enc": weights["b_enc"] * norm,
+        "W_dec": weights["W_dec"] / norm[:, None],
+    }
 
 
-def _weights(directory: Path) -> dict[str, FloatArray]:
+def _float32_weights(directory: Path, where: str) -> dict[str, FloatArray]:
     """All tensors of the weights file, which must be float32."""
     from safetensors import SafetensorError, safe_open
 
-    path = directory / WEIGHTS_FILE
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(directory / WEIGHTS_FILE, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118 - not a dict
                 if (dtype := file.get_slice(name).get_dtype()) != "F32":
-                    raise DiptychError(f"{path}: {name} is {dtype}; fetch it as a dictionary source to get float32")
+                    raise DiptychError(f"{where}: {name} is {dtype}; fetch it as a dictionary source to get float32")
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise DiptychError(f"{path}: missing or cut short ({error}); make the dictionary again") from error
-
-
-def _decoder_norm(W_dec: FloatArray) -> FloatArray:
-    """Norms of the decoder rows [F]: SAELens selects by pre-activation times this norm, and decodes divided by it."""
-    norm: FloatArray = np.linalg.norm(W_dec, axis=1).astype(np.float32)
-    return np.maximum(norm, np.float32(1e-8))
+        raise DiptychError(
+            f"{where}: {WEIGHTS_FILE} is missing or cut short ({first_line(error)}); make the dictionary again"
+        ) from error
 
 
 def _contiguous(values: FloatArray) -> FloatArray:

@@ -228,7 +228,7 @@ def change_unexplained(codes: Codes, a: Rows, b: Rows, dictionary: encoding.Dict
 
     sum ||(x_B - x_A) - (f_B - f_A) W_dec||^2 / sum ||x_B - x_A||^2: 0 if the features explain the whole change, 1 if
     nothing of it, above 1 if they describe another change. NaN where nothing changed or codes are maxima over several
-    rows (any-position mode).
+    rows (any-position mode). A dictionary that normalises each row describes xhat_B - xhat_A.
 
     Args:
         codes: read by `at_roles`; its token rows are used.
@@ -244,7 +244,7 @@ def change_unexplained(codes: Codes, a: Rows, b: Rows, dictionary: encoding.Dict
         if total == 0.0 or len(token_rows) != len(codes):
             share_of[role] = float("nan")
             continue
-        described = (codes.b[role] - codes.a[role]).astype(np.float64) @ dictionary.W_dec.astype(np.float64)
+        described = encoding.described_change(dictionary, (codes.a[role], x_a), (codes.b[role], x_b))
         share_of[role] = float(((change - described) ** 2).sum()) / total
     return share_of
 

@@ -46,6 +46,7 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("TrainedDictionary", "checkpoint_every"): "",
     ("SaelensDictionary", "*"): "fetch_dictionary",
     ("SparsifyDictionary", "*"): "fetch_dictionary",
+    ("DictionaryLearningDictionary", "*"): "fetch_dictionary",
     ("DirectoryDictionary", "*"): "fetch_dictionary",
     ("LinearMap", "*"): "fit_linear_map",
     ("Correlation", "*"): "correlate_features",

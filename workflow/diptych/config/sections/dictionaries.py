@@ -92,8 +92,23 @@ class SparsifyDictionary(FetchedDictionary):
     """Commit, tag or branch on the hub."""
 
 
+class DictionaryLearningDictionary(FetchedDictionary):
+    """A dictionary of the dictionary_learning library, on disk or on the Hugging Face hub."""
+
+    kind: Literal["dictionary_learning"]
+    """dictionary_learning's config.json and ae.pt, of which nothing but tensors is unpickled."""
+    path: str | None = None
+    """Directory of one trainer, such as .../resid_post_layer_8/trainer_0; give this or `id`."""
+    id: str | None = None
+    """owner/name on the hub."""
+    folder: str = ""
+    """Folder of the trainer on the hub, such as resid_post_layer_8/trainer_0."""
+    revision: str = "main"
+    """Commit, tag or branch on the hub."""
+
+
 class DirectoryDictionary(FetchedDictionary):
-    """A dictionary on disk in SAELens' format."""
+    """A dictionary on disk in SAELens' format, whichever version wrote it."""
 
     kind: Literal["directory"]
     """cfg.json and sae_weights.safetensors."""
@@ -102,5 +117,6 @@ class DirectoryDictionary(FetchedDictionary):
 
 
 Dictionary = Annotated[
-    TrainedDictionary | SaelensDictionary | SparsifyDictionary | DirectoryDictionary, Field(discriminator="kind")
+    TrainedDictionary | SaelensDictionary | SparsifyDictionary | DictionaryLearningDictionary | DirectoryDictionary,
+    Field(discriminator="kind"),
 ]
