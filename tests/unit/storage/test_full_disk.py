@@ -72,8 +72,8 @@ def test_a_full_disk_is_one_line(small_disk, writer):
         [sys.executable, "-c", JOB + WRITERS[writer], str(small_disk)],
         env={**os.environ, "PYTHONPATH": str(library)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    line = "ERROR No space left on device: make room where `results` lies, or move it, and run again; what is finished "
+    line = "ERROR No space left on device: free space where `results` is, or move it, and run again; finished files "
     assert found.returncode == 1
-    assert found.stderr[9:].strip() == line + "is kept"
+    assert found.stderr[9:].strip() == line + "are kept"
     assert (small_disk / "job.log").read_text() == found.stderr
     assert [path.name for path in small_disk.iterdir()] == ["job.log"]
