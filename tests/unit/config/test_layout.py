@@ -61,7 +61,7 @@ def test_a_path_contains_every_alias_that_it_depends_on(name):
 def test_the_pictures_are_those_of_every_template_diff():
     names = ["figures.html", "scatter.png", "scatter.svg", "volcano.png", "volcano.svg"]
     assert [(path.parent.name, path.name) for path in LAYOUT.pictures()] == [
-        (alias, name) for alias in STUDY.template_diffs for name in names
+        (alias, name) for alias in STUDY.reported_diffs for name in names
     ]
 
 

@@ -20,7 +20,7 @@ def study(seeds=SEEDS, change=lambda config: None):
     config = copy.deepcopy(CONFIG)
     for alias, section in config["dictionaries"].items():
         section["seeds"] = seeds.get(alias, [0])
-    del config["dictionaries"]["base_sae_reseeded"], config["pairs"]["floor"]
+    del config["pairs"]["floor"]
     change(config)
     return loading.load(config)
 
