@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -116,16 +117,14 @@ def begin(place, kind):
 import time
 from diptych.storage import artifacts
 with {WRITERS[kind].format(place=str(place))} as out:
-    if hasattr(out, "joinpath"): (out / "weights").write_text("1")
-    print("begun", flush=True)
     time.sleep(600)
 """
     here = {**os.environ, "PYTHONPATH": str(fingerprint.LIBRARY.parent)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=here
-    )
-    line = process.stdout.readline()
-    assert line == "begun\n", process.communicate()[1]
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=here)
+    unfinished_path = place.with_name(f".{place.name}.{unfinished._machine()}.{process.pid}.part")
+    while not unfinished_path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
     return process
 
 
