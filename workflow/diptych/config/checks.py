@@ -35,6 +35,8 @@ REFERENCES: Mapping[str, Mapping[str, str]] = {
     "template_diffs": {"pair": "pairs", "corpus": "corpora", "dictionary": "dictionaries"},
 }
 """The fields of each section that name something of another section."""
+PLAIN = (".txt", ".txt.gz", ".txt.zst")
+"""Endings of files that are one text each."""
 SINGULAR = {"models": "model", "corpora": "corpus", "dictionaries": "dictionary", "pairs": "pair"}
 
 
@@ -154,13 +156,13 @@ def _check_template_tokens(study: Study, where: str, diff: TemplateDiff) -> None
 
 
 def _is_plain(study: Study, origin: Origin) -> bool:
-    """Whether a source can hold no conversation: it draws no prompts, and all of its files are .txt."""
+    """Whether a source can hold no conversation: it draws no prompts, and all of its files are plain texts."""
     if origin.prompts or isinstance(origin, HubText):
         return False
     if isinstance(origin, CorpusText):
         return all(_is_plain(study, part) for part in study.corpora[origin.corpus].sources.values())
     patterns = origin.files if isinstance(origin, WheelText) else origin.paths
-    return all(pattern.endswith(".txt") for pattern in patterns)
+    return origin.layout != "dialogue" and all(pattern.endswith(PLAIN) for pattern in patterns)
 
 
 def _mixtures(study: Study) -> Iterable[tuple[str, str, str]]:
