@@ -27,7 +27,7 @@ class TextBase(Strict):
 
     column: str = "text"
     """Field that holds a text or a conversation; `meta.text` is the field `text` inside `meta`. Where it is absent,
-    `messages`, `conversation` or `conversations` is read. Conversations that cannot be read are left out and counted."""
+    `messages`, `conversation` or `conversations` is read. Conversations that cannot be read are left out, counted."""
     layout: Literal["auto", "column", "dialogue", "tree"] = "auto"
     """How a record holds a document: as it is in the column; as a `dialogue` in one text (HH-RLHF: Human:, Assistant:);
     as a message of a `tree`, whose best-ranked path is the conversation (OASST). auto: as the first record shows."""

@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 from diptych.text.corpora.records import SURROGATE, decode
 
 DECODER = json.JSONDecoder()
+LONGEST_EXPONENT = len("e+")
+"""Characters that may stand behind a number that goes on."""
 LONGEST_LITERAL = len("-Infinity")
 """Characters that may stand behind the place of an error when only the end of a literal is missing."""
 
@@ -117,8 +119,7 @@ class _Stream:
                 if self._is_cut_short(error) and self._read_more():
                     continue
                 raise
-            # A number that ends where the text ends may go on.
-            if end < len(self._text) or not self._read_more():
+            if self._text[end - 1] in '}]"' or end + LONGEST_EXPONENT < len(self._text) or not self._read_more():
                 break
         raw = self._text[self._at : end]
         self._at = end
