@@ -119,10 +119,10 @@ class _Stream:
                 if self._is_cut_short(error) and self._read_more():
                     continue
                 raise
-            if self._text[end - 1] in '}]"' or end + LONGEST_EXPONENT < len(self._text) or not self._read_more():
+            raw = self._text[self._at : end]
+            if raw[-1] in '}]"' or end + LONGEST_EXPONENT < len(self._text) or not self._read_more():
                 break
-        raw = self._text[self._at : end]
-        self._at = end
+        self._at += len(raw)
         if raw.isascii() or not SURROGATE.search(raw):
             return value, 0
         mended, replaced = decode(raw.encode("utf-8", "surrogateescape"))
