@@ -28,6 +28,7 @@ Choose = Callable[[Callable[[str], bool], Sequence[str], str], list[str]]
 
 READ_BYTES = 2**16
 """Bytes read at once."""
+MEND = "mend or remove it, or fetch the file again"
 COMPRESSED = (".gz", ".zst")
 KINDS = (".txt", ".jsonl", ".json", ".parquet")
 
@@ -91,7 +92,7 @@ def _read_json_lines(pieces: Iterable[bytes], name: str) -> Iterator[Record]:
         try:
             record = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise DiptychError(f"{name}: line {number} is not JSON ({_message(error)}); mend or remove it") from error
+            raise DiptychError(f"{name}: line {number} is not JSON ({_message(error)}); {MEND}") from error
         yield Record(f"{name}:{number}", f"{name}: line {number}", record, replaced + _surrogates(record))
 
 
@@ -102,7 +103,7 @@ def _read_json(pieces: Iterable[bytes], name: str, column: str) -> Iterator[Reco
             number += 1
             yield Record(f"{name}:{number}", f"{name}: record {number}", record, replaced + _surrogates(record))
     except (ValueError, RecursionError) as error:
-        raise DiptychError(f"{name}: record {number + 1} is not JSON ({_message(error)}); mend or remove it") from error
+        raise DiptychError(f"{name}: record {number + 1} is not JSON ({_message(error)}); {MEND}") from error
 
 
 def _surrogates(record: object) -> int:

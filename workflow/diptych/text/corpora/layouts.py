@@ -4,7 +4,7 @@
 |---|---|---|
 | `column` | a text, or a conversation's turns, in one column | C4; LMSYS-Chat-1M, UltraChat, ShareGPT |
 | `dialogue` | a conversation as one text, `Human:` or `Assistant:` before each turn | HH-RLHF |
-| `tree` | one message of a tree of messages; its best-ranked path is a conversation | OASST1 and 2 |
+| `tree` | a message of a tree, or a tree in one column; its best-ranked path is a conversation | OASST1 and 2 |
 
 `auto` takes the layout that the first record of a source shows, for the whole source: `tree` where it has
 `message_id`, `role` and `parent_id` or `message_tree_id` beside the column, `dialogue` where the first text begins with
@@ -46,7 +46,7 @@ class Reading(NamedTuple):
         column = next((name for name in (self.column, *CHAT_COLUMNS) if has(name)), None)
         if column is None:
             raise DiptychError(f"{where}: no column {self.column!r}; it has {', '.join(present)}")
-        if self.layout in ("auto", "tree") and column == self.column and trees.is_message(present):
+        if self.layout in ("auto", "tree") and column == self.column and trees.is_message(dict.fromkeys(present)):
             return [column, *(name for name in trees.FIELDS if name in present and name != column)]
         return [column]
 
@@ -63,11 +63,11 @@ def documents(records: Iterable[Record], reading: Reading, left_out: LeftOut) ->
         DiptychError: none of the first 1,000 records can be read.
     """
     layout = reading.layout
-    if layout == "auto":
-        first, records = _peek(records)
-        if first is not None and _is_message(first.fields, reading.column):
-            layout = _told(left_out.source, "tree")
-    if layout == "tree":
+    first, records = _peek(records)
+    fields = first.fields if first else None
+    if layout == "auto" and trees.is_message(fields) and reading.column in fields:
+        layout = _told(left_out.source, "tree")
+    if layout == "tree" and trees.has_id(fields):
         yield from _read_trees(records, reading, left_out)
         return
     for record in records:
@@ -81,10 +81,6 @@ def documents(records: Iterable[Record], reading: Reading, left_out: LeftOut) ->
             continue
         left_out.any_read = True
         yield Raw(record.id, content, record.replaced)
-
-
-def _is_message(fields: Any, column: str) -> bool:
-    return isinstance(fields, Mapping) and trees.is_message(fields) and column in fields
 
 
 def _told(source: str, layout: Layout) -> Layout:
@@ -111,7 +107,7 @@ def _read_trees(records: Iterable[Record], reading: Reading, left_out: LeftOut) 
 def _messages(records: Iterable[Record], left_out: LeftOut) -> Iterator[Record]:
     """The records that are messages of a tree."""
     for record in records:
-        if isinstance(record.fields, Mapping) and "message_id" in record.fields:
+        if trees.has_id(record.fields):
             yield record
         else:
             left_out.add(record.where, Unreadable("no message of a tree", f"it has {names(record.fields)}"))
@@ -129,7 +125,7 @@ def _field(fields: Any, column: str) -> Any:
 
 
 def _read_value(value: Any, layout: Layout) -> Content:
-    if isinstance(value, Mapping) and "replies" in value:
+    if isinstance(value, Mapping) and (trees.has_id(value) or "replies" in value):
         return conversations.read(trees.nested_path(value))
     if layout == "dialogue" and isinstance(value, str):
         return conversations.read_dialogue(value)

@@ -8,7 +8,7 @@ Trees are published as a message a row, depth first (`message_id`, `parent_id`),
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from diptych.text.corpora.records import LeftOut, Record, Unreadable
 
@@ -18,10 +18,14 @@ FIELDS = ("message_id", "parent_id", "message_tree_id", "role", "rank", "deleted
 """Fields of a message that are read beside its text."""
 
 
-def is_message(has: Mapping[str, Any] | Iterable[str]) -> bool:
-    """Whether fields of these names are a message of a tree, one a row."""
-    known = set(has)
-    return {"message_id", "role"} <= known and bool(known & {"parent_id", "message_tree_id"})
+def has_id(fields: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether a record is a message with an id."""
+    return isinstance(fields, Mapping) and "message_id" in fields
+
+
+def is_message(fields: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether a record is a message with a role and a place in a tree."""
+    return has_id(fields) and "role" in fields and ("parent_id" in fields or "message_tree_id" in fields)
 
 
 def best_paths(messages: Iterable[Record], left_out: LeftOut) -> Iterator[list[Record]]:
