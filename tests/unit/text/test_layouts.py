@@ -7,50 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
+from chats import chat, fetch, hub, local, write
 from diptych.runtime.errors import DiptychError
-from diptych.text.corpora import stage
-from diptych.text.corpora.records import GIVE_UP
-
-Turns = list[dict[str, str]]
-
-
-def fetch(tmp_path: Path, source: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Texts or messages of a source, and its counts."""
-    out = tmp_path / "corpus"
-    stage.fetch(out, spec={}, sources={"x": source})
-    records = [json.loads(line) for line in (out / "documents.jsonl").read_text(encoding="utf-8").splitlines()]
-    counts = json.loads((out / "corpus.json").read_text())["sources"]["x"]
-    return [record.get("messages") or record["text"] for record in records], counts
-
-
-def hub(directory: Path, **more: Any) -> dict[str, Any]:
-    return {"kind": "hub", "id": str(directory), "revision": None, "split": "train", **more}
-
-
-def local(*paths: Path, **more: Any) -> dict[str, Any]:
-    return {"kind": "local", "paths": [str(path) for path in paths], **more}
-
-
-def chat(*said: str) -> Turns:
-    """Messages by user and assistant in turn; one that begins with `system: ` by the system."""
-    roles = iter(["user", "assistant"] * len(said))
-    return [
-        {"role": "system", "content": text.removeprefix("system: ")}
-        if text.startswith("system: ")
-        else {"role": next(roles), "content": text}
-        for text in said
-    ]
-
-
-def write(path: Path, table: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(table), path)
-
-
-# --- datasets by their layouts ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("column", ["conversation", "text"])
@@ -174,6 +134,9 @@ def test_hh_rlhf(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         for split in ("train", "test"):
             (tmp_path / name / f"{split}.jsonl.gz").write_bytes(gzip.compress(json.dumps(record).encode() + b"\n"))
+    (tmp_path / "red-team-attempts").mkdir()
+    attempts = json.dumps([{"transcript": HH[0]["chosen"], "rating": 4.0}]).encode()
+    (tmp_path / "red-team-attempts" / "red_team_attempts.jsonl.gz").write_bytes(gzip.compress(attempts))
     expected = [chat("Hi", "Hello\n\nmy friend"), chat("What does Human: mean?", "A speaker.", "Thanks", "")]
     assert fetch(tmp_path, hub(tmp_path, column="chosen"))[0] == expected
     assert fetch(tmp_path, local(tmp_path / "*" / "train.jsonl.gz", column="chosen"))[0] == expected
@@ -315,6 +278,13 @@ def test_sharegpt(tmp_path: Path) -> None:
         assert counts["empty"] == 1
 
 
+def test_files_that_a_hub_dataset_has_not_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text(json.dumps(SHAREGPT))
+    with pytest.raises(DiptychError, match=r"dataset .*, split train: .*none\.json.*; check id") as caught:
+        fetch(tmp_path, hub(tmp_path, files=["none.json"]))
+    assert "\n" not in str(caught.value)
+
+
 def test_tool_turns_are_kept(tmp_path: Path) -> None:
     turns = [{"from": role, "value": role} for role in ("system", "human", "gpt", "tool", "gpt")]
     (tmp_path / "a.json").write_text(json.dumps([{"conversations": turns}]))
@@ -335,91 +305,6 @@ def test_first_user_turns_are_drawn_from_every_layout(tmp_path: Path, name: str)
     prompts = {"rule": "first_turn", "number": 5, "seed": 0}
     found, _ = fetch(tmp_path, local(tmp_path / "a.json", prompts=prompts, **more))
     assert found == [[{"role": "user", "content": expected}]]
-
-
-# --- turns and parts ----------------------------------------------------------------------------------------------
-
-
-def part(text: str, kind: str = "text") -> dict[str, str]:
-    return {"type": kind, "text": text}
-
-
-IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
-
-
-@pytest.mark.parametrize("origin", ["jsonl", "parquet", "hub"])
-def test_contents_as_typed_parts_are_joined(tmp_path: Path, origin: str) -> None:
-    parts = [
-        [{"role": "user", "content": [part("A "), part("river?")]}, {"role": "assistant", "content": [part("Rhine")]}],
-        [{"role": "user", "content": [part("What is this?"), IMAGE]}, {"role": "assistant", "content": [part("Odd")]}],
-        [{"role": "user", "content": []}, {"role": "assistant", "content": [part("x")]}],
-    ]
-    if origin == "parquet":
-        write(tmp_path / "a.parquet", {"messages": parts})
-        source = local(tmp_path / "a.parquet")
-    else:
-        # Texts and lists in one field, which a table cannot have: `datasets` stores such a field as JSON.
-        mixed = [*parts, [{"role": "user", "content": "Plain"}], [{"role": "user", "content": ["bare"]}]]
-        (tmp_path / "train.jsonl").write_text("".join(json.dumps({"messages": turns}) + "\n" for turns in mixed))
-        source = hub(tmp_path) if origin == "hub" else local(tmp_path / "train.jsonl")
-    found, counts = fetch(tmp_path, source)
-    plain = [] if origin == "parquet" else [chat("Plain"), chat("bare")]
-    assert found == [chat("A river?", "Rhine"), *plain]
-    assert counts["left_out"] == {"a part that is not text": 1, "a turn without content": 1}
-
-
-@pytest.mark.parametrize(
-    ("turn", "cause", "detail"),
-    [
-        ({"content": "x", "name": "y"}, "a turn without a role", "turn 2 has content, name"),
-        ({"role": None, "from": 3, "value": "x"}, "a turn without a role", "turn 2 has role, from, value"),
-        (
-            {"role": "critic", "content": "x"},
-            "a turn with an unknown role",
-            "turn 2 is by 'critic' and has role, content",
-        ),
-        (
-            {"role": "assistant", "content": None, "tool_calls": [1]},
-            "a turn without content",
-            "role, content, tool_calls",
-        ),
-        ({"from": "gpt"}, "a turn without content", "turn 2 has from"),
-        ({"role": "user", "content": 3}, "a content that is not text", "turn 2 holds int"),
-        ({"role": "user", "content": [part("x"), IMAGE]}, "a part that is not text", "of type 'image_url'"),
-        ({"role": "user", "content": [part("x", "thinking")]}, "a part that is not text", "of type 'thinking'"),
-        ({"role": "user", "content": [3]}, "a part that is not text", "of type 'int'"),
-        ("text among objects", "a turn that is no object", "turn 2 is str"),
-    ],
-)
-def test_a_turn_that_cannot_be_read_leaves_out_its_conversation(
-    tmp_path: Path, turn: Any, cause: str, detail: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    hi = {"role": "user", "content": "Hi"}
-    lines = [{"messages": [hi]}, {"messages": [hi, turn]}, {"messages": [{**hi, "content": "Bye"}]}]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with caplog.at_level("WARNING"):
-        found, counts = fetch(tmp_path, local(tmp_path / "a.jsonl"))
-    assert found == [chat("Hi"), chat("Bye")]
-    assert counts["left_out"] == {cause: 1}
-    logged = next(line for line in caplog.messages if "left out" in line)
-    assert f"source x: left out 1 records that cannot be read (1 with {cause}); the first: a.jsonl: line 2" in logged
-    assert detail in logged
-    (tmp_path / "a.jsonl").write_text(json.dumps(lines[1]) + "\n")
-    with pytest.raises(DiptychError, match=r"none of its 1 records can be read; the first: a\.jsonl: line 1") as caught:
-        fetch(tmp_path, local(tmp_path / "a.jsonl"))
-    assert cause in str(caught.value)
-    assert detail in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_source_that_cannot_be_read_is_given_up(tmp_path: Path) -> None:
-    """A wrong column must not read a hub dataset to its end."""
-    records = [{"body": str(number)} for number in range(GIVE_UP)]
-    (tmp_path / "a.json").write_text(json.dumps(records) + "nonsense that is never read")
-    with pytest.raises(
-        DiptychError, match=rf"none of its first {GIVE_UP} records .*a\.json: record 1: no field 'text'"
-    ):
-        fetch(tmp_path, local(tmp_path / "a.json"))
 
 
 def test_a_dialogue_that_does_not_begin_so_is_left_out(tmp_path: Path) -> None:

@@ -60,13 +60,14 @@ def documents(records: Iterable[Record], reading: Reading, left_out: LeftOut) ->
         left_out: counts the records that cannot be read.
 
     Raises:
-        DiptychError: none of the first 1,000 records can be read.
+        DiptychError: none of the first `records.GIVE_UP` records can be read.
     """
     layout = reading.layout
     first, records = _peek(records)
     fields = first.fields if first else None
     if layout == "auto" and trees.is_message(fields) and reading.column in fields:
-        layout = _told(left_out.source, "tree")
+        layout = "tree"
+        _log_layout(left_out.source, layout)
     if layout == "tree" and trees.has_id(fields):
         yield from _read_trees(records, reading, left_out)
         return
@@ -74,7 +75,8 @@ def documents(records: Iterable[Record], reading: Reading, left_out: LeftOut) ->
         try:
             value = _field(record.fields, reading.column)
             if layout == "auto" and isinstance(value, str) and value.strip():
-                layout = _told(left_out.source, "dialogue") if conversations.is_dialogue(value) else "column"
+                layout = "dialogue" if conversations.is_dialogue(value) else "column"
+                _log_layout(left_out.source, layout)
             content = _read_value(value, layout)
         except Unreadable as error:
             left_out.add(record.where, error)
@@ -83,9 +85,9 @@ def documents(records: Iterable[Record], reading: Reading, left_out: LeftOut) ->
         yield Raw(record.id, content, record.replaced)
 
 
-def _told(source: str, layout: Layout) -> Layout:
-    logs.logger.info("source %s: its first record shows the layout %s", source, layout)
-    return layout
+def _log_layout(source: str, layout: Layout) -> None:
+    if layout != "column":
+        logs.logger.info("source %s: its first record shows the layout %s", source, layout)
 
 
 def _read_trees(records: Iterable[Record], reading: Reading, left_out: LeftOut) -> Iterator[Raw]:

@@ -20,7 +20,7 @@ Content = str | list[dict[str, str]]
 
 REPLACEMENT = "\ufffd"
 SURROGATE = re.compile("[\ud800-\udfff]")
-GIVE_UP = 1000
+GIVE_UP = 10_000
 """Records in a row, from the first one, that may be unreadable: a wrong column must not read a whole hub dataset."""
 MISSING: Final = object()
 """What `lookup` returns for a field that a record has not; None is a value."""

@@ -40,7 +40,7 @@ def best_paths(messages: Iterable[Record], left_out: LeftOut) -> Iterator[list[R
     """
     tree: list[Record] = []
     for message in messages:
-        if tree and message.fields.get("parent_id") is None:
+        if tree and not _id(message, "parent_id"):
             yield from _best_path(tree, left_out)
             tree = []
         tree.append(message)
@@ -68,26 +68,32 @@ def _replies(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _best_path(tree: Sequence[Record], left_out: LeftOut) -> Iterator[list[Record]]:
-    replies: dict[Any, list[Record]] = {}
+    replies: dict[str, list[Record]] = {}
     for message in tree:
-        name, parent = message.fields.get("message_id"), message.fields.get("parent_id")
-        if name in replies or (parent is not None and parent not in replies):
+        name, parent = _id(message, "message_id"), _id(message, "parent_id")
+        if name in replies or (parent and parent not in replies):
             detail = f"message {name!r} replies to {parent!r}"
             left_out.add(message.where, Unreadable("a parent that is not in its tree", detail))
             continue
-        if parent is not None:
+        if parent:
             replies[parent].append(message)
         replies[name] = []
     prompt = tree[0]
-    if prompt.fields.get("parent_id") is not None:
+    if _id(prompt, "parent_id"):
         return
     if _is_deleted(prompt.fields):
         left_out.add(prompt.where, _deleted_prompt())
         return
     path = [prompt]
-    while (reply := _best(replies[path[-1].fields.get("message_id")], lambda child: child.fields)) is not None:
+    while (reply := _best(replies[_id(path[-1], "message_id")], lambda child: child.fields)) is not None:
         path.append(reply)
     yield path
+
+
+def _id(message: Record, field: str) -> str:
+    """An id of a message; empty where it has none."""
+    value = message.fields.get(field)
+    return "" if value is None else str(value)
 
 
 def _best(replies: Sequence[Message], fields: Callable[[Message], Mapping[str, Any]]) -> Message | None:
