@@ -147,13 +147,10 @@ def test_hh_rlhf(tmp_path: Path) -> None:
 
 
 def test_red_team_attempts(tmp_path: Path) -> None:
-    """HH-RLHF's other part: the same layout in `transcript`, in a JSON list."""
+    """HH-RLHF's other part: the same layout in `transcript`, in a list that is called .jsonl."""
     record = {"min_harmlessness_score_transcript": -1.5, "transcript": HH[0]["chosen"], "rating": 4.0}
-    (tmp_path / "red_team_attempts.jsonl").write_text(json.dumps([record]))
-    with pytest.raises(DiptychError, match=r"none of its 1 records .* no field 'transcript' \(it has list\)"):
-        fetch(tmp_path, local(tmp_path / "red_team_attempts.jsonl", column="transcript"))
-    (tmp_path / "red_team_attempts.jsonl").rename(tmp_path / "red_team_attempts.json")
-    found, _ = fetch(tmp_path, local(tmp_path / "red_team_attempts.json", column="transcript"))
+    (tmp_path / "red_team_attempts.jsonl.gz").write_bytes(gzip.compress(json.dumps([record], indent=1).encode()))
+    found, _ = fetch(tmp_path, local(tmp_path / "red_team_attempts.jsonl.gz", column="transcript"))
     assert found == [chat("Hi", "Hello\n\nmy friend")]
 
 

@@ -3,7 +3,7 @@
 | file | a record is |
 |---|---|
 | `.txt` | the whole file, a text |
-| `.jsonl` | a line |
+| `.jsonl` | a line; an item, where the file is one list |
 | `.json` | an item of the list, or a value where several follow each other (C4's `.json.gz` holds JSON lines) |
 | `.parquet` | a row |
 
@@ -11,7 +11,9 @@ A record that is a string is a text. Where a `.json` file is one object with a l
 `data.text` reads the field `text` of each item of the list `data`. All but `.txt` are streamed.
 """
 
+import codecs
 import gzip
+import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -56,7 +58,11 @@ def read_file(file: IO[bytes], name: str, column: str, choose: Choose) -> Iterat
         text, replaced = decode(b"".join(pieces))
         yield Record(name, name, text, replaced)
     elif kind.endswith(".jsonl"):
-        yield from _read_json_lines(pieces, name)
+        first = next(pieces, b"")
+        pieces = itertools.chain([first], pieces)
+        # HH-RLHF's red_team_attempts.jsonl.gz is one list.
+        listed = first.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+        yield from _read_json(pieces, name, column) if listed else _read_json_lines(pieces, name)
     elif kind.endswith(".json"):
         yield from _read_json(pieces, name, column)
     else:
