@@ -147,7 +147,7 @@ def test_hh_rlhf(tmp_path: Path) -> None:
 
 
 def test_red_team_attempts(tmp_path: Path) -> None:
-    """HH-RLHF's other part: the same layout in `transcript`, in a list that is called .jsonl."""
+    """HH-RLHF's other part: the same layout in `transcript`, here in a list that is called .jsonl."""
     record = {"min_harmlessness_score_transcript": -1.5, "transcript": HH[0]["chosen"], "rating": 4.0}
     (tmp_path / "red_team_attempts.jsonl.gz").write_bytes(gzip.compress(json.dumps([record], indent=1).encode()))
     found, _ = fetch(tmp_path, local(tmp_path / "red_team_attempts.jsonl.gz", column="transcript"))

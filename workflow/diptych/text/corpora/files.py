@@ -58,9 +58,11 @@ def read_file(file: IO[bytes], name: str, column: str, choose: Choose) -> Iterat
         text, replaced = decode(b"".join(pieces))
         yield Record(name, name, text, replaced)
     elif kind.endswith(".jsonl"):
-        first = next(pieces, b"")
+        first = b""
+        while not first.strip() and (piece := next(pieces, b"")):
+            first += piece
         pieces = itertools.chain([first], pieces)
-        # HH-RLHF's red_team_attempts.jsonl.gz is one list.
+        # Some files of this name hold one list.
         listed = first.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
         yield from _read_json(pieces, name, column) if listed else _read_json_lines(pieces, name)
     elif kind.endswith(".json"):
@@ -162,7 +164,8 @@ def _zstd_pieces(file: IO[bytes], name: str) -> Iterator[bytes]:
     frame = zstandard.ZstdDecompressor().decompressobj()
     while data := frame.unused_data or file.read(READ_BYTES):
         frame = zstandard.ZstdDecompressor().decompressobj() if frame.eof else frame
-        yield frame.decompress(data)
+        if piece := frame.decompress(data):
+            yield piece
     if not frame.eof:
         raise DiptychError(f"{name}: ends in the middle of its zstd data; fetch it again")
 
