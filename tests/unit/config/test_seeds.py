@@ -62,6 +62,8 @@ def test_template_diffs_are_repeated_but_not_those_of_a_model_with_itself():
     loaded = study()
     assert set(loaded.template_diffs) == {"tuned", "control", "tuned.1"}
     assert loaded.template_diffs["tuned.1"].dictionary == "chat_sae.1"
+    first, repeat = (Jobs(loaded).diff_template_tokens(alias) for alias in ("tuned", "tuned.1"))
+    assert {**repeat.settings, "sae": "chat_sae"} == first.settings
     assert loaded.reported_diffs == ["tuned", "control"]
     assert {path.parent.name for path in Jobs(loaded).layout.pictures()} == {"tuned", "control"}
 

@@ -184,6 +184,18 @@ INVALID = [
     (put("crosscoders/tuned/k_initial", 20_000), "crosscoders.tuned.k_initial: 20000 active of 16384; lower it"),
     (put("dictionaries/sae/n_features", 16), "dictionaries.sae.k: 32 active of 16; lower it, or raise n_features"),
     (
+        put("corpora/asked", {"sources": {"a": {"kind": "local", "paths": ["*.txt.gz"]}}, "tokens": 9}),
+        "template_diffs.tuned.corpus: source 'a' of 'asked' is plain text and holds no template tokens",
+    ),
+    (
+        put("corpora/old/sources/old/layout", "turns"),
+        "corpora.old.sources.old.layout: input should be 'auto', 'column', 'dialogue' or 'tree' (got 'turns')",
+    ),
+    (
+        put("corpora/old/sources/hub", {"kind": "hub", "id": "a/b", "revision": "main", "files": "a.json"}),
+        "corpora.old.sources.hub.files: must be a list, as [a, b] (got 'a.json')",
+    ),
+    (
         put("template_diffs/tuned/corpus", "plain"),
         "template_diffs.tuned.corpus: source 'all' of 'plain' is plain text and holds no template tokens; let it draw "
         "`prompts`, or compare at a `token`",
@@ -235,6 +247,8 @@ def test_a_valid_config_loads():
         put("template_diffs/tuned", {"pair": "tuned", "corpus": "plain", "dictionary": "sae", "token": " the"}),
         put("template_diffs/tuned", {"pair": "tuned", "corpus": "plain", "dictionary": "sae", "roles": ["template"]}),
         put("template_diffs/tuned/corpus", "both"),  # files of any kind may hold conversations
+        put("corpora/asked", {"sources": {"a": {"kind": "local", "paths": ["*.txt"], "layout": "dialogue"}},
+                              "tokens": 9}),
         put("corpora/asked/template", "{{ messages }}"),
         put("corpora/both/seed", 1),
     ],

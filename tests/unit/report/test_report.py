@@ -148,6 +148,19 @@ def test_the_rows_quality_is_shown(html):
     assert "the last of each document" not in seen
 
 
+def test_records_that_could_not_be_read_are_counted_where_there_are_any(study, tmp_path):
+    corpus = study["corpora"][0]
+    before = experimental_setup._corpus_table(corpus)
+    assert "left out: not readable" not in before.columns
+    counts = json.loads((Path(corpus["directory"]) / "corpus.json").read_text())
+    counts["sources"]["old"]["left_out"] = {"a turn without content": 3, "a part that is not text": 2}
+    (tmp_path / "corpus.json").write_text(json.dumps(counts))
+    after = experimental_setup._corpus_table({**corpus, "directory": str(tmp_path)})
+    place = after.columns.index("left out: not readable")
+    assert {row[0]: row[place].text for row in after.rows} == {"old": "5", "modern": "0"}
+    assert [(*row[:place], *row[place + 1 :]) for row in after.rows] == [tuple(row) for row in before.rows]
+
+
 def test_the_text_that_made_a_model_is_shown_with_its_content(html):
     seen = Page(html).seen()
     for text in (

@@ -1,7 +1,10 @@
 """Corpora: the same documents in the same order from every origin, and an account of what was left out."""
 
+import gzip
 import json
 import os
+import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +39,16 @@ def test_broken_encoding_is_replaced_and_counted(tmp_path: Path) -> None:
     (tmp_path / "broken.txt").write_bytes(b"\xef\xbb\xbfgood \xff\xfe bad")
     (tmp_path / "whole.txt").write_bytes("a replacement character of its own: \ufffd".encode())
     (tmp_path / "half.jsonl").write_bytes(b'{"text": "half a pair \\ud800"}\n')
-    documents, summary = fetch(tmp_path, old=local(tmp_path / "*.txt", tmp_path / "*.jsonl"))
+    (tmp_path / "list.json").write_bytes(b'[{"text": "a \xff pair \\ud800"}, {"text": "whole again"}]')
+    documents, summary = fetch(tmp_path, old=local(tmp_path / "*.txt", tmp_path / "*.jsonl", tmp_path / "*.json"))
     assert documents[0]["text"] == "good \ufffd\ufffd bad"
     assert documents[1]["text"] == "half a pair \ufffd"
-    assert summary["sources"]["old"]["broken_documents"] == 2
-    assert summary["sources"]["old"]["broken_characters"] == 3
+    assert documents[2]["text"] == "a \ufffd pair \ufffd"
+    assert summary["sources"]["old"]["broken_documents"] == 3
+    assert summary["sources"]["old"]["broken_characters"] == 5
+
+
+KINDS = ("jsonl", "jsonl.gz", "jsonl.zst", "json", "json.gz", "json.zst", "list.json", "list.json.gz", "parquet")
 
 
 def test_all_file_kinds_give_the_same_documents(tmp_path: Path) -> None:
@@ -56,10 +64,100 @@ def test_all_file_kinds_give_the_same_documents(tmp_path: Path) -> None:
         zstandard.compress(lines.splitlines(keepends=True)[0])
         + zstandard.compress(b"".join(lines.splitlines(keepends=True)[1:]))
     )
+    first, rest = lines.splitlines(keepends=True)[0], b"".join(lines.splitlines(keepends=True)[1:])
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(first) + gzip.compress(rest))
+    (tmp_path / "a.json").write_bytes(lines)
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress(lines))
+    (tmp_path / "a.json.zst").write_bytes(zstandard.compress(lines))
+    listed = json.dumps([{"text": text} for text in texts], indent=1).encode()
+    (tmp_path / "a.list.json").write_bytes(listed)
+    (tmp_path / "a.list.json.gz").write_bytes(gzip.compress(listed))
     pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
-    for kind in ("jsonl", "jsonl.zst", "parquet"):
+    for kind in KINDS:
         documents, _ = fetch(tmp_path, source=local(tmp_path / f"a.{kind}"))
         assert [document["text"] for document in documents] == texts
+        assert [document["id"] for document in documents] == [f"source/a.{kind}:{number}" for number in (1, 2, 3)]
+
+
+def test_compressed_texts_are_one_document(tmp_path: Path) -> None:
+    import zstandard
+
+    text = "line\nline " * 40_000
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "b.txt.zst").write_bytes(zstandard.compress(text.encode() + b"!"))
+    documents, _ = fetch(tmp_path, x=local(tmp_path / "a.txt.gz", tmp_path / "b.txt.zst"))
+    assert [document["text"] for document in documents] == [text, text + "!"]
+
+
+def test_lines_longer_than_what_is_read_at_once(tmp_path: Path) -> None:
+    texts = ["a" * 300_000, "b", "c" * 65_535, "d" * 65_536, "\u00e9" * 70_000]
+    lines = "\r\n\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts)
+    for name in ("a.jsonl", "a.json"):
+        (tmp_path / name).write_bytes(lines.encode())
+        documents, _ = fetch(tmp_path, x=local(tmp_path / name))
+        assert [document["text"] for document in documents] == texts
+
+
+NESTED = [
+    {"meta": {"text": "inside", "deep": {"er": "deepest"}}, "n": 1},
+    {"meta": {"text": "inside two", "deep": None}, "n": 2},
+]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet", "hub"])
+def test_columns_inside_columns(tmp_path: Path, kind: str) -> None:
+    """A column whose own name holds a dot wins; one inside nothing is empty."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    dotted = [{**record, "meta.deep": text} for record, text in zip(NESTED, ("own one", "own two"), strict=True)]
+    for name, records in (("plain", NESTED), ("dotted", dotted)):
+        place = tmp_path / name
+        place.mkdir()
+        if kind == "parquet":
+            pq.write_table(pa.Table.from_pylist(records), place / "train.parquet")
+        elif kind == "json":
+            (place / "train.json").write_text(json.dumps(records))
+        else:
+            (place / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    def read(name: str, column: str) -> tuple[list[str], int]:
+        source = local(tmp_path / name / "train.*", column=column)
+        if kind == "hub":
+            source = {"kind": "hub", "id": str(tmp_path / name), "revision": None, "split": "train", "column": column}
+        documents, summary = fetch(tmp_path, x=source)
+        return [document["text"] for document in documents], summary["sources"]["x"]["empty"]
+
+    assert read("plain", "meta.text") == (["inside", "inside two"], 0)
+    assert read("plain", "meta.deep.er") == (["deepest"], 1)
+    assert read("dotted", "meta.deep") == (["own one", "own two"], 0)
+    assert read("dotted", "meta.deep.er") == (["deepest"], 1)
+    with pytest.raises(DiptychError, match=r"no (column|field) 'meta\.none'"):
+        read("plain", "meta.none")
+
+
+def test_a_list_inside_an_object_is_read_where_the_column_names_it(tmp_path: Path) -> None:
+    whole = {"version": 1, "data": [{"text": "one", "meta": {"more": "two"}}, {"text": "three"}], "text": "outer"}
+    (tmp_path / "a.json").write_text(json.dumps(whole, indent=2))
+
+    def read(column: str) -> list[str]:
+        return [document["text"] for document in fetch(tmp_path, x=local(tmp_path / "a.json", column=column))[0]]
+
+    assert read("data.text") == ["one", "three"]
+    assert read("data.meta.more") == ["two"]
+    assert read("text") == ["outer"]
+    (tmp_path / "a.json").write_text(json.dumps({"data": {"rows": [{"text": "deep"}]}}))
+    with pytest.raises(DiptychError, match=r"no field 'data\.rows\.text' \(it has data\)"):
+        read("data.rows.text")
+
+
+def test_records_without_the_column_are_left_out_and_counted(tmp_path: Path) -> None:
+    lines = [{"text": "one"}, {"body": "x"}, ["a", "list"], {"text": 3}, {"text": {"a": 1}}, {"messages": ["Hi"]}, 7]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    documents, summary = fetch(tmp_path, x=local(tmp_path / "a.jsonl"))
+    assert [document.get("text") for document in documents] == ["one", None]
+    assert documents[1]["messages"] == [{"role": "user", "content": "Hi"}]
+    assert summary["sources"]["x"]["left_out"] == {"no field 'text'": 3, "neither text nor a list of turns": 2}
 
 
 def test_hub_layout_is_streamed_from_a_directory(tmp_path: Path) -> None:
@@ -106,7 +204,7 @@ def test_the_order_of_keys_does_not_matter(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"body": "x"}\n', "no field 'text'; it has body"),
+        ('{"body": "x"}\n', r"none of its 1 records .* a\.jsonl: line 1: no field 'text' \(it has body\)"),
         ("{broken\n", "line 1 is not JSON"),
         ('{"text": 3}\n', "neither text nor"),
         ('{"text": " "}\n', "holds no document"),
@@ -211,7 +309,15 @@ def test_parquet_conversations_with_broken_encoding(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("a.parquet", "a.parquet: broken Parquet .*; fetch"), ("a.jsonl.zst", "a.jsonl.zst: broken zstd .*; fetch")],
+    [
+        ("a.parquet", "a.parquet: broken Parquet .*; fetch"),
+        ("a.jsonl.zst", "a.jsonl.zst: broken zstd .*; fetch"),
+        ("a.jsonl.gz", "a.jsonl.gz: broken gzip .*; fetch"),
+        ("a.txt.gz", "a.txt.gz: broken gzip .*; fetch"),
+        ("a.json", "a.json: record 1 is not JSON .*; mend"),
+        ("a.parquet.gz", "a.parquet.gz: cannot read this kind of file"),
+        ("a.csv", "a.csv: cannot read this kind of file"),
+    ],
 )
 def test_files_that_are_not_what_they_are_called_are_one_line(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / name).write_bytes(b"nope" * 10)
@@ -232,6 +338,43 @@ def test_a_compressed_file_that_is_cut_short_is_one_line(tmp_path: Path) -> None
         (tmp_path / "a.jsonl.zst").write_bytes(whole[:cut])
         with pytest.raises(DiptychError, match=r"a\.jsonl\.zst: ends in the middle of its zstd data"):
             fetch(tmp_path, x=local(tmp_path / "a.jsonl.zst"))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz"])
+def test_a_damaged_gzip_file_is_one_line(tmp_path: Path, name: str) -> None:
+    """Cut short, with a byte changed, with a wrong checksum, or followed by something else."""
+    lines = [json.dumps({"text": f"text {n} " + os.urandom(40).hex()}).encode() + b"\n" for n in range(3000)]
+    whole = gzip.compress(b"".join(lines[:2000])) + gzip.compress(b"".join(lines[2000:]))
+    (tmp_path / name).write_bytes(whole)
+    documents, _ = fetch(tmp_path, x=local(tmp_path / name))
+    assert [document["text"] for document in documents] == [json.loads(line)["text"] for line in lines]
+    changed = bytearray(whole)
+    changed[-6] ^= 1  # of the checksum
+    damaged = [whole[: len(whole) - 1], whole[: len(whole) // 2], whole[:5], bytes(changed), whole + b"more"]
+    for data in damaged:
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(DiptychError, match=rf"{name}: broken gzip \(.*\); fetch it again") as caught:
+            fetch(tmp_path, x=local(tmp_path / name))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_changed_byte_of_a_gzip_file_is_never_a_text(tmp_path: Path) -> None:
+    """It is an error that names the file, or stands where it says nothing of the texts (the time in the header)."""
+    lines = "".join(json.dumps({"text": f"text {n} of few words"}) + "\n" for n in range(200))
+    whole = gzip.compress(lines.encode(), mtime=0)
+    rng, errors = random.Random(0), []
+    for _ in range(150):
+        changed = bytearray(whole)
+        changed[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        (tmp_path / "a.jsonl.gz").write_bytes(changed)
+        try:
+            documents, _ = fetch(tmp_path, x=local(tmp_path / "a.jsonl.gz"))
+        except DiptychError as error:
+            errors.append(str(error))
+        else:
+            assert [document["text"] for document in documents] == [f"text {n} of few words" for n in range(200)]
+    assert len(errors) > 140
+    assert all(re.fullmatch(r"a\.jsonl\.gz: .* fetch .*", error) for error in errors)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])

@@ -8,7 +8,7 @@ import pytest
 
 from diptych.config.sections.corpora import Prompts
 from diptych.runtime.errors import DiptychError
-from diptych.text.corpora import prompts, sources, stage
+from diptych.text.corpora import prompts, records, stage
 
 DOCUMENTS = [
     (f"d{n}", f"The mill stood by the river number {n}. It was old and it was grey. Why? Nobody of us went there {n}.")
@@ -73,7 +73,7 @@ def test_a_limited_stream_is_read_no_further():
         yield from DOCUMENTS[:3]
         raise AssertionError("read on")
 
-    raw = (sources.Raw(name, text, 0) for name, text in stream())
+    raw = (records.Raw(name, text, 0) for name, text in stream())
     source = {"documents": 3, "prompts": {"rule": "document", "number": 10, "seed": 0}}
     assert len(list(stage._draw_prompts(raw, "x", source))) == 3
 

@@ -40,6 +40,8 @@ REFERENCES: Mapping[str, Mapping[str, str]] = {
     "template_diffs": {"pair": "pairs", "corpus": "corpora", "dictionary": "dictionaries"},
 }
 """For each section, its fields that hold aliases, and the section in which these are defined."""
+PLAIN = (".txt", ".txt.gz", ".txt.zst")
+"""Endings of files that are one text each."""
 SINGULAR = {"models": "model", "corpora": "corpus", "dictionaries": "dictionary", "pairs": "pair"}
 """Singular of a section's name, for messages."""
 
@@ -173,13 +175,13 @@ def _check_template_tokens(study: Study, key: str, diff: TemplateDiff) -> None:
 
 
 def _is_plain_text(study: Study, source: Source) -> bool:
-    """Whether a source can have no conversations: it draws no prompts, and all of its files are .txt."""
+    """Whether a source can have no conversations: it draws no prompts, and all of its files are plain text."""
     if source.prompts or isinstance(source, HubText):
         return False
     if isinstance(source, CorpusText):
         return all(_is_plain_text(study, part) for part in study.corpora[source.corpus].sources.values())
     patterns = source.files if isinstance(source, WheelText) else source.paths
-    return all(pattern.endswith(".txt") for pattern in patterns)
+    return source.layout != "dialogue" and all(pattern.endswith(PLAIN) for pattern in patterns)
 
 
 def _mixture_references(study: Study) -> Iterable[tuple[str, str, str]]:

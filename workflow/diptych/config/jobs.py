@@ -359,7 +359,7 @@ class Jobs:
         inputs["tokens"] = inputs.pop("tokens_a")
         del inputs["tokens_b"]
         reads = {"a": pair.a, "b": pair.b, "corpus": corpus, "dictionary": dictionary, "site": site}
-        settings = dump(section, exclude=("pair", "corpus", "dictionary"))
+        settings = dump(section, exclude=("pair", "corpus", "dictionary", "first"))
         return Job(inputs, reads, {"model": section.pair, "sae": dictionary, **settings})
 
     def draw_template_diff(self, template_diff: str) -> Job:

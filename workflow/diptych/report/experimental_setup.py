@@ -308,10 +308,12 @@ def _corpus_table(corpus: Mapping[str, Any]) -> Table:
         summary = artifacts.read_json(file, "summary")
     path = Path(corpus["directory"]) / "corpus.json"
     fetched = json.loads(path.read_text(encoding="utf-8"))["sources"]
+    unreadable = {source: sum(fetched[source].get("left_out", {}).values()) for source in summary}
     rows: list[list[str | Cell]] = [
         [
             source,
             number_cell(fetched[source]["documents"]),
+            *([number_cell(unreadable[source])] if any(unreadable.values()) else []),
             *(number_cell(fetched[source][key]) for key in ("empty", "duplicates")),
             *(number_cell(tokenized[key]) for key in ("too_long", "refused")),
             number_cell(fetched[source]["broken_characters"]),
@@ -322,6 +324,7 @@ def _corpus_table(corpus: Mapping[str, Any]) -> Table:
     columns = [
         "source",
         "documents",
+        *(["left out: not readable"] if any(unreadable.values()) else []),
         "left out: empty",
         "left out: repeated",
         "left out: too long",

