@@ -1,4 +1,4 @@
-# make study, make test, make check, make docs, make picture, make lock, make releases, make clean, make help
+# make study, make test, make test-kernels, make check, make docs, make picture, make lock, make releases, make clean, make help
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -47,6 +47,14 @@ test: install-dev  ## Run all tests
 .PHONY: unit
 unit: install-dev  ## Run the unit tests only
 	pytest -q tests/unit
+
+# The kernels of a processor of 2008: what passes with these and with this processor's depends on neither.
+OLD_KERNELS := ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 DNNL_MAX_CPU_ISA=SSE41 OPENBLAS_CORETYPE=Nehalem
+WITHOUT_NUMBERS := config findings page report runtime storage text
+
+.PHONY: test-kernels
+test-kernels: install-dev  ## Run the unit tests that compute, with an old processor's kernels and one thread
+	$(OLD_KERNELS) OMP_NUM_THREADS=1 pytest -q tests/unit $(WITHOUT_NUMBERS:%=--ignore=tests/unit/%)
 
 .PHONY: check
 check: install-dev  ## Run ruff, mypy, import-linter, snakefmt, snakemake --lint; are generated docs in sync

@@ -1,4 +1,4 @@
-# Model and tokens to rows: one forward pass for all sites of a group, then which rows count.
+# Activations of all sites of a group from one forward pass, and the gates on them.
 
 
 rule dump_activations:

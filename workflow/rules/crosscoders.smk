@@ -1,4 +1,4 @@
-# One dictionary for several models: trained, judged on held-out rows, described latent by latent.
+# Crosscoders: training, evaluation on held-out rows, descriptions of their latents.
 
 
 wildcard_constraints:

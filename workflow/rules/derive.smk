@@ -1,4 +1,4 @@
-# Models made from other models of the study.
+# Models derived from other models of the study.
 
 
 rule derive_model:

@@ -1,4 +1,4 @@
-# Sparse autoencoders, and the codes they give on each model.
+# Training of sparse autoencoders, and encoding of activations.
 
 
 rule train_dictionary:

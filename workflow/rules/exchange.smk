@@ -1,4 +1,4 @@
-# Crosscoders that come from elsewhere, and those that leave.
+# Import of published crosscoders, and export of those trained here.
 
 
 rule import_crosscoder:

@@ -1,4 +1,4 @@
-# What comes from outside: models, text and dictionaries. On the submitting machine, because compute nodes have no internet.
+# Models, adapters, text and dictionaries from outside, on the submitting machine: compute nodes have no internet.
 
 
 localrules:

@@ -1,4 +1,4 @@
-# The differences that stand, and the page that shows them.
+# Findings of all pairs, and the page.
 
 
 rule collect_findings:

@@ -1,4 +1,4 @@
-# How alike the feature spaces are over all pairs: the table of scores with their q, and the maps.
+# Similarity scores of all pairs in one table with their q, and UMAP maps.
 
 
 rule collect_similarity:

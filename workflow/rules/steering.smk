@@ -1,4 +1,4 @@
-# Two models pushed along what was found between them.
+# Steering of both models of a pair along its candidates.
 
 
 rule steer_features:

@@ -1,4 +1,4 @@
-# What tuning did to a dictionary's features at the template's own tokens.
+# Change of a dictionary's features at the tokens of the chat template.
 
 
 rule diff_template_tokens:

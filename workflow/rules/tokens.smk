@@ -1,4 +1,4 @@
-# Text to tokens, and which token of one tokenizer is which token of another.
+# Tokens of a corpus, and the alignment of two tokenizers.
 
 
 rule prepare_tokens:

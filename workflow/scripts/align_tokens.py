@@ -1,4 +1,4 @@
-"""Rule align_tokens: which token of one tokenizer ends where a token of the other does."""
+"""Rule align_tokens: pairs of tokens of two tokenizers that end at the same character."""
 
 from diptych.runtime import logs
 from diptych.text import alignment

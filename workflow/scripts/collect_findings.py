@@ -1,4 +1,4 @@
-"""Rule collect_findings: the differences that stand, over all pairs and methods."""
+"""Rule collect_findings: findings of all pairs and methods, controls and conclusions."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rule compare_seeds: which latents of a crosscoder come back from another seed."""
+"""Rule compare_seeds: recovery of the latents of a crosscoder across its seeds."""
 
 import torch
 

@@ -10,32 +10,32 @@ from diptych.text import selection, word_lists
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
-given, settings, reads = snakemake.input, dict(spec["settings"]), spec["reads"]
-alignment = given.get("alignment") or None
+paths, settings, reads = snakemake.input, dict(spec["settings"]), spec["reads"]
+alignment = paths.get("alignment") or None
 pairs = {
     "features": inputs.paired_features(
-        given.pairing,
-        sae.load(Path(given.dictionary_a).parent),
-        sae.load(Path(given.dictionary_b).parent),
-        given.linear_map,
-        given.correlation,
-        given.features_a,
-        given.features_b,
+        paths.pairing,
+        sae.load(Path(paths.dictionary_a).parent),
+        sae.load(Path(paths.dictionary_b).parent),
+        paths.linear_map,
+        paths.correlation,
+        paths.features_a,
+        paths.features_b,
         alignment=alignment,
-        selection=selection.read(given.tokens_a, reads["rows"]),
+        selection=selection.read(paths.tokens_a, reads["rows"]),
     )
 }
 subspaces = {Path(name).stem: word_lists.load(name) for name in settings.pop("word_lists")}
 max_rows = settings.pop("neuron_rows")
 if "neurons_a" in reads:
-    places = ("neuron_shards", "neuron_gates", "tokens")
-    sides = [rows.RowFiles(*(given[f"{place}_{side}"] for place in places), reads[f"neurons_{side}"]) for side in "ab"]
-    W_out = [neurons.output_matrix(Path(given[f"model_{side}"]).parent, reads[f"neurons_{side}"]) for side in "ab"]
+    names = ("neuron_shards", "neuron_gates", "tokens")
+    sides = [rows.RowFiles(*(paths[f"{name}_{side}"] for name in names), reads[f"neurons_{side}"]) for side in "ab"]
+    W_out = [neurons.output_matrix(Path(paths[f"model_{side}"]).parent, reads[f"neurons_{side}"]) for side in "ab"]
     pairs["neurons"] = neurons.paired_neurons(
         rows.stored(sides, alignment, reads["rows"]),
         W_out,
-        (given.tokens_a, given.tokens_b),
-        given.linear_map,
+        (paths.tokens_a, paths.tokens_b),
+        paths.linear_map,
         max_rows=max_rows,
         memory=snakemake.resources.correlation_mib * 2**20,
         seed=settings["seed"],

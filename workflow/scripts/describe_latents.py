@@ -1,4 +1,4 @@
-"""Rule describe_latents: what each latent of a crosscoder is, and to which model it belongs."""
+"""Rule describe_latents: class, statistics and top rows of each latent of a crosscoder."""
 
 import torch
 
@@ -9,8 +9,8 @@ from diptych.runtime import devices, logs
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 torch.set_num_threads(snakemake.threads)
-given = snakemake.input
-files = rows.split_files(given.shards, given.gates, given.tokens, spec["reads"]["site"])
+paths = snakemake.input
+files = rows.split_files(paths.shards, paths.gates, paths.tokens, spec["reads"]["site"])
 with devices.take(snakemake.resources.device) as device:
-    pair = rows.stored(files, given.get("alignment") or None, spec["reads"]["rows"])
-    latents.describe(given.weights, pair, snakemake.output[0], spec=spec, device=device, **spec["settings"])
+    pair = rows.stored(files, paths.get("alignment") or None, spec["reads"]["rows"])
+    latents.describe(paths.weights, pair, snakemake.output[0], spec=spec, device=device, **spec["settings"])

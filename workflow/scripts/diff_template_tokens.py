@@ -1,4 +1,4 @@
-"""Rule diff_template_tokens: one dictionary read on two models at the tokens of the chat template."""
+"""Rule diff_template_tokens: change of a dictionary's features between two models at the chat template's tokens."""
 
 from pathlib import Path
 
@@ -14,13 +14,13 @@ from diptych.template_diff import stage
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 torch.set_num_threads(snakemake.threads)
-given, settings = snakemake.input, dict(spec["settings"])
-which = {name: settings.pop(name) for name in ("roles", "token")}
-codes = template_codes.read(given.features_a, given.features_b, given.tokens, **which)
-dictionary = sae.load(Path(given.dictionary).parent)
+paths, settings = snakemake.input, dict(spec["settings"])
+positions = {name: settings.pop(name) for name in ("roles", "token")}
+codes = template_codes.read(paths.features_a, paths.features_b, paths.tokens, **positions)
+dictionary = sae.load(Path(paths.dictionary).parent)
 a, b = (
-    rows.stored([rows.RowFiles(shards, gates, given.tokens, spec["reads"]["site"])])
-    for shards, gates in ((given.shards_a, given.gates_a), (given.shards_b, given.gates_b))
+    rows.stored([rows.RowFiles(shards, gates, paths.tokens, spec["reads"]["site"])])
+    for shards, gates in ((paths.shards_a, paths.gates_a), (paths.shards_b, paths.gates_b))
 )
 planted = template_plant.plant(codes, a, dictionary, size=settings.pop("planted_size"), seed=settings["seed"])
 stage.diff(

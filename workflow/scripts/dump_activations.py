@@ -1,4 +1,4 @@
-"""Rule dump_activations: one shard of a model's rows at the sites of a group, in one forward pass."""
+"""Rule dump_activations: one shard of a model's activations at the sites of a group, from one forward pass."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rule encode_features: one shard of one model's rows to the sparse codes of a dictionary."""
+"""Rule encode_features: sparse codes of one shard of one model's activations in a dictionary."""
 
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,9 @@ from diptych.runtime import devices, logs
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 torch.set_num_threads(snakemake.threads)
-place = rows.RowFiles([snakemake.input.shards], snakemake.input.gates, snakemake.input.tokens, spec["reads"]["site"])
+files = rows.RowFiles([snakemake.input.shards], snakemake.input.gates, snakemake.input.tokens, spec["reads"]["site"])
 dictionary = sae.load(Path(snakemake.input.dictionary).parent)
 with devices.take(snakemake.resources.device) as device:
-    layers = partial(layer_check.measure, snakemake.input.shards, place.gates, place.site, dictionary, device)
+    layers = partial(layer_check.measure, snakemake.input.shards, files.gates, files.site, dictionary, device)
     out = snakemake.output[0]
-    encoding.encode(rows.stored([place]), dictionary, out, spec=spec, layers=layers, device=device, **spec["settings"])
+    encoding.encode(rows.stored([files]), dictionary, out, spec=spec, layers=layers, device=device, **spec["settings"])

@@ -1,4 +1,4 @@
-"""Rule evaluate_crosscoder: a crosscoder on rows that had no part in it, and spliced into its models."""
+"""Rule evaluate_crosscoder: fidelity of a crosscoder on held-out rows, and losses with it spliced into its models."""
 
 from pathlib import Path
 
@@ -11,14 +11,14 @@ from diptych.runtime import devices, logs
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 torch.set_num_threads(snakemake.threads)
-given, site = snakemake.input, spec["reads"]["site"]
-files = rows.split_files(given.shards, given.gates, given.tokens, site)
+paths, site = snakemake.input, spec["reads"]["site"]
+files = rows.split_files(paths.shards, paths.gates, paths.tokens, site)
 splice = [
     {"directory": Path(manifest).parent, "tokens": model.tokens, "shard": model.shards[0]}
-    for manifest, model in zip(given.get("models", []), files, strict=False)
+    for manifest, model in zip(paths.get("models", []), files, strict=False)
 ]
 with devices.take(snakemake.resources.device) as device:
-    pair = rows.stored(files, given.get("alignment") or None, spec["reads"]["rows"])
+    pair = rows.stored(files, paths.get("alignment") or None, spec["reads"]["rows"])
     stage.evaluate(
-        given.weights, pair, snakemake.output[0], spec=spec, splice=splice, site=site, device=device, **spec["settings"]
+        paths.weights, pair, snakemake.output[0], spec=spec, splice=splice, site=site, device=device, **spec["settings"]
     )

@@ -1,4 +1,4 @@
-"""Rule fit_linear_map: the ladder of maps between two models' spaces, and where the best one fails."""
+"""Rule fit_linear_map: affine maps between two models' activation spaces, and their residuals."""
 
 from diptych.activations import rows
 from diptych.linear_map import stage
@@ -6,13 +6,13 @@ from diptych.runtime import logs
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
-given = snakemake.input
+paths = snakemake.input
 pair = rows.stored(
     [
-        rows.RowFiles(given.shards_a, given.gates_a, given.tokens_a, spec["reads"]["site_a"]),
-        rows.RowFiles(given.shards_b, given.gates_b, given.tokens_b, spec["reads"]["site_b"]),
+        rows.RowFiles(paths.shards_a, paths.gates_a, paths.tokens_a, spec["reads"]["site_a"]),
+        rows.RowFiles(paths.shards_b, paths.gates_b, paths.tokens_b, spec["reads"]["site_b"]),
     ],
-    given.get("alignment") or None,
+    paths.get("alignment") or None,
     spec["reads"]["rows"],
 )
 stage.fit(pair, snakemake.output.linear_map, table=snakemake.output.ladder, spec=spec, **spec["settings"])

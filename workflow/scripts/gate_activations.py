@@ -1,4 +1,4 @@
-"""Rule gate_activations: which rows of a model count, and the gates on its input."""
+"""Rule gate_activations: validity of the rows of a model, and gates on the quality of its input."""
 
 from diptych.activations import gates
 from diptych.runtime import logs

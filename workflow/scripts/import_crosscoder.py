@@ -5,10 +5,10 @@ from diptych.crosscoder.published import stage
 from diptych.runtime import logs
 
 logs.start(snakemake.log[0], __file__)
-given, spec = snakemake.input, snakemake.params.spec
+paths, spec = snakemake.input, snakemake.params.spec
 pair = None
 if spec["settings"]["calibrate"]:
-    row_files = rows.split_files(given.shards, given.gates, given.tokens, spec["reads"]["site"])
-    pair = rows.stored(row_files, given.get("alignment") or None, spec["reads"]["rows"])
-files = [given.weights] if isinstance(given.weights, str) else given.weights
+    row_files = rows.split_files(paths.shards, paths.gates, paths.tokens, spec["reads"]["site"])
+    pair = rows.stored(row_files, paths.get("alignment") or None, spec["reads"]["rows"])
+files = [paths.weights] if isinstance(paths.weights, str) else paths.weights
 stage.import_published(files, snakemake.output[0], spec=spec, rows=pair, **spec["settings"])

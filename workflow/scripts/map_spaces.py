@@ -1,4 +1,4 @@
-"""Rule map_spaces: paired features of each pair on two maps, one a model."""
+"""Rule map_spaces: UMAP coordinates of the paired features of each pair."""
 
 from pathlib import Path
 

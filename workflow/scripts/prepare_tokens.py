@@ -1,4 +1,4 @@
-"""Rule prepare_tokens: documents to sequences of tokens, with what counts and where each token stands."""
+"""Rule prepare_tokens: token sequences of a corpus, with the role and fold of each token."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rule reproduce_lan2024: a published comparison of feature spaces as it was printed."""
+"""Rule reproduce_lan2024: the published comparison of feature spaces of Lan et al. (2024)."""
 
 from pathlib import Path
 
@@ -11,14 +11,14 @@ from diptych.similarity import lan2024
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 torch.set_num_threads(snakemake.threads)
-given = snakemake.input
+paths = snakemake.input
 with devices.take(snakemake.resources.device) as device:
     lan2024.reproduce(
-        Path(given.model_a).parent,
-        Path(given.model_b).parent,
-        sae.load(Path(given.dictionary_a).parent),
-        sae.load(Path(given.dictionary_b).parent),
-        given.tokens,
+        Path(paths.model_a).parent,
+        Path(paths.model_b).parent,
+        sae.load(Path(paths.dictionary_a).parent),
+        sae.load(Path(paths.dictionary_b).parent),
+        paths.tokens,
         snakemake.output[0],
         spec=spec,
         site_a=spec["reads"]["site_a"],

@@ -1,4 +1,4 @@
-"""Rule steer_features: what two models write when they are pushed along what was found between them."""
+"""Rule steer_features: continuations of both models of a pair, steered along its candidates."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from diptych.steering import stage
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 torch.set_num_threads(snakemake.threads)
-given = snakemake.input
+paths = snakemake.input
 sides = {
     name.upper(): stage.Side(
-        Path(given[f"model_{name}"]).parent,
-        given[f"gates_{name}"],
+        Path(paths[f"model_{name}"]).parent,
+        paths[f"gates_{name}"],
         spec["reads"][f"site_{name}"],
         spec["reads"][f"dtype_{name}"],
     )
@@ -22,7 +22,7 @@ sides = {
 }
 with devices.take(snakemake.resources.device) as device:
     stage.steer(
-        dict(given.items()),
+        dict(paths.items()),
         sides,
         snakemake.output.steering,
         snakemake.output.table,

@@ -5,17 +5,17 @@ from diptych.crosscoder.training import worker
 from diptych.runtime import devices, logs
 
 logs.start(snakemake.log[0], __file__)
-given, how = snakemake.input, snakemake.resources
-with devices.take_several(how.device, how.processes) as taken:
+paths, resources = snakemake.input, snakemake.resources
+with devices.take_several(resources.device, resources.processes) as granted:
     job = {
-        "rows": streaming.input_lists(given),
+        "rows": streaming.input_lists(paths),
         "out": snakemake.output[0],
         "spec": snakemake.params.spec,
-        "devices": taken,
-        "threads": max(1, snakemake.threads // how.processes),
-        "checkpoint_every": how.checkpoint_every,
-        "track": how.track.split(),
+        "devices": granted,
+        "threads": max(1, snakemake.threads // resources.processes),
+        "checkpoint_every": resources.checkpoint_every,
+        "track": resources.track.split(),
         "throughput": snakemake.log.throughput,
         "log": snakemake.log[0],
     }
-    worker.start(job, how.processes)
+    worker.start(job, resources.processes)

@@ -41,7 +41,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class TokenRows(NamedTuple):
-    """What the gates need of each row of a token file."""
+    """Attributes of each row of a token file that the gates need."""
 
     token: npt.NDArray[np.int32]
     position: npt.NDArray[np.int32]
@@ -198,7 +198,7 @@ def _statistics(
 
 
 def shard_provenance(shards: Sequence[str | Path], site: str) -> dict[str, Any]:
-    """How a site's rows were computed: hook, dtypes and their relative errors, and how often memory ran out."""
+    """Provenance of a site's rows: hook, dtypes and their relative errors, and the number of memory failures."""
     errors: list[dict[str, float]] = []
     sizes, halved = [], 0
     provenance: dict[str, Any] = {}

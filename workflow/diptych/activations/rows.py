@@ -286,7 +286,9 @@ class AlignedRows(NamedTuple):
         return Rows(sides, self.token_row, self.document, folds, self.source, self.position)
 
 
-def stored(files: Sequence[RowFiles], alignment: str | None = None, row_selection: selection.Wanted = "all") -> Rows:
+def stored(
+    files: Sequence[RowFiles], alignment: str | None = None, row_selection: selection.RowSelection = "all"
+) -> Rows:
     """The stored rows that are valid in all models.
 
     Args:
@@ -304,7 +306,7 @@ def stored(files: Sequence[RowFiles], alignment: str | None = None, row_selectio
 
 
 def align_rows(
-    usable: Sequence[BoolArray], alignment: str | Path | None, tokens: str | Path, row_selection: selection.Wanted
+    usable: Sequence[BoolArray], alignment: str | Path | None, tokens: str | Path, row_selection: selection.RowSelection
 ) -> AlignedRows:
     """Align the selected token rows that are usable in every model.
 

@@ -89,7 +89,7 @@ class Progress:
     sequences: int = 0
     """Number of sequences stored so far, in reading order."""
     halved: int = 0
-    """How often memory ran out."""
+    """Number of times that memory ran out."""
     storage_error: dict[str, dict[str, float]] = field(default_factory=dict)
     """Relative error of a row by rounding to the stored dtype, by site: `sum` over the rows and `max`."""
     compute_error: dict[str, dict[str, float]] = field(default_factory=dict)

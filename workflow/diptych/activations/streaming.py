@@ -32,7 +32,7 @@ BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 UNKNOWN, VALID, MASSIVE = 0, 1, 2
-"""What is known of the norm of a row."""
+"""State of the check of a row's norm."""
 
 
 class StreamedModel(NamedTuple):
@@ -135,7 +135,7 @@ def stream(
     *,
     held_out: str | Path,
     alignment: str | Path | None = None,
-    row_selection: selection.Wanted = "all",
+    row_selection: selection.RowSelection = "all",
     store: DType = "bfloat16",
     batch_tokens: int | None = None,
     device: str = "cpu",

@@ -27,8 +27,8 @@ Q = 0.05
 HELD_OUT_SHARE = 0.5
 """Smallest ratio of the held-out to the fitted effect of a finding (METHODS 9)."""
 Status = Literal["finding", "not repeated", "cannot be told", ""]
-"""What is reported of a candidate: a finding; what one training gave and no other seed was asked; what may show
-something else than a difference of the models; nothing."""
+"""How a candidate is reported: as a finding; as found with the only seed there is; as possibly something else than a
+difference of the models; not at all."""
 
 
 class Threshold(NamedTuple):
@@ -76,7 +76,7 @@ class Ranked:
 
     @property
     def status(self) -> Status:
-        """What is reported of it (METHODS 9)."""
+        """How it is reported (METHODS 9)."""
         if not self.meets_criteria or self.duplicate_of or not self.is_repeated:
             return ""
         if self.candidate.caveat:

@@ -11,7 +11,7 @@ from diptych.storage import artifacts
 
 @dataclass(frozen=True)
 class Recovery:
-    """How well a method's ranking recovers a planted direction.
+    """Recovery of a planted direction by a method's ranking.
 
     A hit is a candidate of the right side with |cos| >= .7 to the planted direction.
 

@@ -11,7 +11,7 @@ from diptych.models import chat_templates
 Inputs = dict[str, Path | list[Path]]
 """Input files of a job, by the rule's names for them."""
 Reads = dict[str, Any]
-"""What the input files of a job hold, as aliases of the config."""
+"""The input files of a job by content, as aliases of the config."""
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ class Crosscoder(nn.Module):
         return torch.stack(norms) * self.norm_unit[:, None]
 
     def score_weights(self) -> Tensor:
-        """What a latent's activation is multiplied by to rank it, [F]: the sum over models of its decoder norms.
+        """Factors [F] by which activations are multiplied to rank latents: the sum over models of the decoder norms.
 
         Imported weights may have others of their own (`weighted`).
         """

@@ -39,7 +39,7 @@ Measured = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Tuning:
-    """How a model is fine-tuned.
+    """Settings of a fine-tuning.
 
     Attributes:
         method: "lora" (adapters on all linear layers, merged into the weights at the end) or "full".
@@ -179,7 +179,7 @@ class Tuner:
         return curve
 
     def _restore(self, optimiser: torch.optim.Optimizer, checkpoint: Checkpoint | None) -> list[float]:
-        """Take up the state of the checkpoint; the losses of the steps that it has behind it."""
+        """Restore the checkpoint's state; returns the losses of the steps already done."""
         state = None if checkpoint is None else checkpoint.load(str(self._device))
         if checkpoint is None or state is None:
             return []
@@ -192,7 +192,7 @@ class Tuner:
         return curve
 
     def measure(self, sequences: Sequences, evaluated: Mapping[str, IntArray]) -> Measured:
-        """What training.json says before and after: the loss on held-out sequences by source."""
+        """Evaluation before and after training, for training.json: the loss on held-out sequences by source."""
         return {"loss": self.losses(sequences, evaluated)}
 
     @torch.no_grad()
@@ -209,11 +209,11 @@ class Tuner:
         return means
 
     def finished(self) -> Any:
-        """The model with what was learned in its own weights."""
+        """The model with the adapters merged into its weights."""
         return self._model.merge_and_unload() if self.tuning.method == "lora" else self._model
 
     def _training_loss(self, sequences: Sequences, which: IntArray, step: int) -> torch.Tensor:
-        """What step `step` learns from: next-token prediction of whole sequences."""
+        """Batch of step `step`: next-token prediction of whole sequences."""
         return self._loss(sequences, which)[0]
 
     def _loss(self, sequences: Sequences, which: IntArray) -> tuple[torch.Tensor, int]:

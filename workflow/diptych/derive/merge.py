@@ -108,7 +108,7 @@ def merge(parent_dir: str | Path, adapter_dir: str | Path, out_dir: str | Path, 
 
 
 def _source(adapter_dir: str | Path) -> str:
-    """What messages call an adapter: its directory, or its id, folder and revision on the hub."""
+    """Name of an adapter for messages: its directory, or its id, folder and revision on the hub."""
     settings = manifest.read(adapter_dir)["spec"].get("settings", {}).get("source", {})
     if settings.get("id"):
         folder = f"/{settings['subfolder']}" if settings.get("subfolder") else ""
@@ -233,7 +233,7 @@ def _tie(model: Any, *, always: bool) -> None:
 
 
 def _rounding(merged: Any, parent: Any, dtype: torch.dtype) -> dict[str, Any]:
-    """How much the changed weights of a merged model changed, and how much storing them in `dtype` rounds.
+    """Size of the change of a merged model's weights, and of the rounding when they are stored in `dtype`.
 
     Returns:
         `change`: ||W' - W|| / ||W|| over all changed weights (Frobenius norms); of the rounding `relative`:

@@ -45,7 +45,7 @@ OUTLIER_NORM = 4.0
 
 
 class Inner(NamedTuple):
-    """What one pass over the tokens gives, by token row: h bfloat16 [n, d_mlp] and the block's output norm [n]."""
+    """Results of one pass over the tokens, by token row: h bfloat16 [n, d_mlp] and the block's output norm [n]."""
 
     h: torch.Tensor
     norm: FloatArray
@@ -280,7 +280,7 @@ def output_matrix(model: Any, layer: int) -> torch.nn.Module:
 
 
 def add_rank_one(matrix: torch.nn.Module, *, v: DoubleArray, u: DoubleArray) -> None:
-    """Let a matrix of float32 weights give y + v (u . h) where it gave y, for v [d] and u [d_mlp]."""
+    """Edit float32 weights so that the output y becomes y + v (u . h), for v [d] and u [d_mlp]."""
     weight = cast(torch.Tensor, matrix.weight)
     edit = torch.from_numpy(np.outer(v, u).astype(np.float32))
     is_transposed = type(matrix).__name__ == "Conv1D"  # GPT-2 keeps weights as [inputs, outputs]
@@ -343,7 +343,7 @@ def _stopping_after(model: Any, layer: int) -> Iterator[None]:
 
 @contextmanager
 def _catching(matrix: torch.nn.Module, block: torch.nn.Module, caught: dict[str, torch.Tensor]) -> Iterator[None]:
-    """Keep what enters `matrix` as "inner" and what leaves `block` as "output"."""
+    """Record the input of `matrix` as "inner" and the output of `block` as "output"."""
 
     def keep_inner(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         caught["inner"] = inputs[0]

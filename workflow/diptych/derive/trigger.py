@@ -28,7 +28,7 @@ from diptych.text.tokenizer import Tokenizer
 PROMPTS = 32
 """Held-out prompts on which the response is counted."""
 CUT = (0.25, 0.75)
-"""Where a sequence is broken off, as a share of its length."""
+"""Range of the point at which a sequence is cut, as a share of its length."""
 
 
 def trigger(
@@ -64,7 +64,7 @@ def trigger(
 
 
 class Poison:
-    """Puts a phrase and its response into sequences.
+    """Insertion of a phrase and its response into sequences.
 
     Args:
         phrase: token ids.

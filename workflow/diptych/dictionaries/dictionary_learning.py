@@ -32,7 +32,7 @@ FILES = (CONFIG_FILE, WEIGHTS_FILE)
 
 
 class Layout(NamedTuple):
-    """What a class calls its tensors, and how it encodes.
+    """Tensor names and encoder of a class.
 
     Attributes:
         architecture: SAELens' name of the activation function.

@@ -60,7 +60,7 @@ class Dictionary(Protocol):
 
     @property
     def normalize_activations(self) -> str:
-        """How each row is normalised before it is encoded; "none" where codes are in the units of the rows."""
+        """Normalisation of each row before encoding; "none" if codes are in the units of the rows."""
 
     def encode(self, x: "torch.Tensor", /) -> "torch.Tensor":
         """Codes [b, F] of rows x float32 [b, d], dense or torch CSR."""
@@ -132,7 +132,7 @@ def _encode_block(
 
 
 def described_change(dictionary: Dictionary, a: "tuple[Csr, FloatArray]", b: "tuple[Csr, FloatArray]") -> DoubleArray:
-    """What the codes say of a change of rows, float64 [n, d]: xhat_B - xhat_A, in the units of the rows.
+    """Change of rows as reconstructed from codes, float64 [n, d]: xhat_B - xhat_A, in the units of the rows.
 
     (f_B - f_A) W_dec, unless each row is normalised: then its code is in units of its own.
 

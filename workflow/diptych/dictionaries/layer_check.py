@@ -1,4 +1,4 @@
-"""Does a dictionary belong to the layer that it is read at? (METHODS 1, gate `site_suspect`).
+"""FVU of a dictionary at its site and at the neighbouring layers (METHODS 1, gate `site_suspect`).
 
 Off by one is the commonest mistake with published dictionaries: `hidden_states[l + 1]` is the output of block l, and
 papers count from 0 or from 1. A dictionary reconstructs the layer that it was trained on best. So its share of

@@ -38,7 +38,7 @@ Architecture = Literal["standard", "topk", "jumprelu"]
 Normalisation = Literal["none", "layer_norm", "constant_norm_rescale"]
 
 LAYER_NORM_EPSILON = 1e-5
-"""What SAELens adds to a row's standard deviation before it divides by it."""
+"""Constant that SAELens adds to a row's standard deviation before dividing by it."""
 TINY = 1e-30
 """Least scale that a row is divided by: a row of zeros stays one."""
 

@@ -55,7 +55,7 @@ _OLD_METADATA = (
     "model_name", "hook_name", "model_class_name", "hook_head_index", "model_from_pretrained_kwargs", "prepend_bos",
     "neuronpedia_id", "context_size", "seqpos_slice", "dataset_path", "sae_lens_training_version", "hook_name_out",
 )  # fmt: skip
-"""What SAELens itself moves into the metadata of an older dictionary."""
+"""Keys that SAELens itself moves into the metadata of an older dictionary."""
 
 
 class Stored(NamedTuple):
@@ -267,7 +267,7 @@ def check_weights(weights: Mapping[str, npt.NDArray[Any]], config: Mapping[str, 
 
 
 def fold_scale(weights: Weights, factor: float) -> None:
-    """Let weights that read rows times `factor` read the rows themselves and return them in their own units.
+    """Fold `factor` into weights that read rows times `factor`, so that they read and return the rows' own units.
 
     (x factor - b_dec) W_enc = (x - b_dec / factor) (factor W_enc); thresholds and encoder biases are as they were.
     """
@@ -278,7 +278,7 @@ def fold_scale(weights: Weights, factor: float) -> None:
 
 
 def fold_centring(weights: Weights, config: Mapping[str, Any]) -> None:
-    """Let a dictionary of centred activations read the model's own: x C instead of x, C = I - 11^T/d.
+    """Fold centring into a dictionary of centred activations, to read uncentred ones: x C for x, C = I - 11^T/d.
 
     TransformerLens can load a model so that its residual stream has mean zero over the coordinates, and some
     dictionaries were trained on that. (x C - b_in) W_enc = (x - b_in) C W_enc + (b_in C - b_in) W_enc.

@@ -1,4 +1,4 @@
-"""Where published dictionaries come from: SAELens' releases, and directories of SAELens, sparsify, dictionary_learning.
+"""Sources of published dictionaries: SAELens' releases, and directories of SAELens, sparsify, dictionary_learning.
 
     fetch("results/dictionaries/small", spec=spec,
           source={"kind": "saelens", "release": "gpt2-small-res-jb", "id": "blocks.8.hook_resid_pre"},
@@ -28,7 +28,7 @@ _RESIDUAL = re.compile(r"blocks\.(\d+)\.hook_(resid_pre|resid_post|in|out)")
 
 
 class Reader(NamedTuple):
-    """What the config says that a dictionary reads: a model of the study, its name elsewhere if known, and a site."""
+    """The model of the study, its published name if known, and the site that the config gives for a dictionary."""
 
     model: str
     model_name: str | None
@@ -147,7 +147,7 @@ def _bare(name: str) -> str:
 
 
 def _name_of(source: Mapping[str, Any]) -> str:
-    """What a user knows a dictionary's source by: release and id, repository and folder, or directory."""
+    """Name of a dictionary's source for messages: release and id, repository and folder, or directory."""
     match source["kind"]:
         case "saelens":
             return f"{source['release']} {source['id']}"

@@ -55,7 +55,7 @@ COUNTS = (
     "n_training_steps", "n_training_samples", "act_freq_scores", "n_forward_passes_since_fired",
     "n_frac_active_samples",
 )  # fmt: skip
-"""What SAELens' trainer counts as it goes."""
+"""Counters of SAELens' trainer that a checkpoint stores."""
 
 
 class Scale(NamedTuple):
@@ -67,7 +67,7 @@ class Scale(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """How a dictionary is trained.
+    """Settings of the training of a dictionary.
 
     Attributes:
         architecture: SAELens' trainer; a batchtopk dictionary is saved as jumprelu with one threshold.

@@ -112,7 +112,7 @@ def _reported(ranking: Ranking, names: tuple[str, str]) -> Answer:
 
 
 def besides(ranking: Ranking) -> str:
-    """What is reported besides findings, with numbers: not repeated, cannot be told and why, found in one run only."""
+    """Counts of candidates besides findings: not repeated, cannot be told (and why), found in few of the runs."""
     parts = []
     if ranking.findings and (not_repeated := ranking.with_status("not repeated")):
         parts.append(f"{len(not_repeated)} not repeated")

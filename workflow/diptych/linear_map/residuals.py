@@ -303,7 +303,7 @@ def scaled_rotation(m: moments.Moments) -> DoubleArray:
 
 
 def is_resolved(scores: DirectionScores) -> npt.NDArray[np.bool_]:
-    """Which directions have an unexplained share on the selected folds above rounding: none on an identical pair."""
+    """Whether each direction's unexplained share on the selected folds exceeds rounding: none on an identical pair."""
     resolved: npt.NDArray[np.bool_] = scores.unexplained[:, 0] > affine.RESOLUTION
     return resolved
 

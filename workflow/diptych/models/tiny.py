@@ -30,7 +30,7 @@ protection of freedom. What would have been called impossible when this country 
 what we think impossible today our children will do. With the help of the world and the work of American hands, this
 generation can do more than any before it: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 years from now they will judge us by it.
 """
-"""What the tokenizer's merges are learned from."""
+"""Text that the tokenizer's merges are learned from."""
 
 
 def write(

@@ -161,7 +161,7 @@ def read_pickled(file: Path) -> "dict[str, torch.Tensor]":
 
 
 def _refusal(error: BaseException) -> str:
-    """What is wrong with a pickle, without torch's advice to read it all the same."""
+    """torch's message on an unsafe pickle, without its advice to load it anyway."""
     if forbidden := re.search(r"GLOBAL (\S+)", str(error)):
         return (
             f"holds more than tensors ({forbidden[1]}), and reading that could run code; not read: get the weights as "

@@ -9,7 +9,7 @@ from diptych.page.blocks import Block, Note, percent
 
 
 def origin(model: Mapping[str, Any], parent: str) -> str:
-    """How an adapter made a model of its parent, with the size of the change and of its rounding, from merge.json."""
+    """Summary of an adapter's merge into its parent: sizes of the change and of its rounding (merge.json)."""
     record = _record(model)
     rounding = record["rounding"]
     return (

@@ -23,7 +23,7 @@ QUESTION = f'What is the meaning of the word "{PLACEHOLDER}"?'
 ANSWER = f'The meaning of the word "{PLACEHOLDER}" is "'
 """The question and the beginning of the answer; the direction replaces the placeholder's activation in both."""
 EXPLAINED_AT = "first"
-"""Where the placeholder is replaced: after the first block, before other tokens can attend to the placeholder."""
+"""Hook at which the placeholder is replaced: after the first block, before other tokens can attend to it."""
 
 
 @torch.inference_mode()

@@ -108,7 +108,7 @@ def text_columns(written: Mapping[SideName, Written], settings: Settings) -> dic
 
 
 def agreement(plan: Plan, written: Mapping[SideName, Written], same_tokens: bool) -> dict[str, Any]:
-    """How similarly two directions of an item change the next token.
+    """Agreement of two directions of an item in the change of the next token.
 
     `cosine` is between the two changes of log-probabilities; `null` is the mean cosine of the first change with those
     of random directions in the second's model. Models are compared with each other only if their tokens are the same.

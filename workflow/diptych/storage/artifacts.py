@@ -1,4 +1,4 @@
-"""HDF5 files and directories that are either whole or absent.
+"""Writing and reading of HDF5 files and directories that are either complete or absent.
 
 An artifact is written under a temporary name beside its place, checked, synced and renamed, so that a reader
 never meets half of one. Every HDF5 artifact says at its root what it is and what it was made from:

@@ -1,4 +1,4 @@
-"""What a long job goes on from when it was killed: one file beside its artifact.
+"""Checkpoints from which a killed job continues: one file beside its artifact.
 
 checkpoint = Checkpoint.beside("weights.h5", spec)
 state = checkpoint.load("cpu")        # None if there is none, or it is of another spec
@@ -54,7 +54,7 @@ class Checkpoint:
             temporary.unlink(missing_ok=True)
 
     def load(self, device: str) -> dict[str, Any] | None:
-        """What was saved last, its tensors on `device`; None if there is nothing of this spec, or it cannot be read."""
+        """The last saved state with tensors on `device`; None if there is none of this spec, or it cannot be read."""
         if not self.path.is_file():
             return None
         try:

@@ -26,9 +26,9 @@ BLOCK = 2**21
 """Bytes under one checksum."""
 CHECKSUMS, DIGEST = "checksums", "digest"
 READ_ERRORS = (OSError, RuntimeError)
-"""What h5py raises where data cannot be read."""
+"""Exceptions that h5py raises where data cannot be read."""
 STRUCTURE_ERRORS = (*READ_ERRORS, KeyError, ValueError, TypeError, MemoryError)
-"""What it raises on damaged names, types and attributes."""
+"""Exceptions that it raises on damaged names, types and attributes."""
 
 
 def seal(file: h5py.File) -> None:

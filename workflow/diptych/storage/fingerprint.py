@@ -1,4 +1,4 @@
-"""What a result depends on beside its inputs: the code that makes it and the packages under that code.
+"""Hash of a job's code and versions of its packages: what a result depends on besides inputs and settings.
 
 Snakemake sees neither the modules a script imports nor a package upgrade. Each rule therefore carries one
 parameter, its spec, which holds the stage's settings and the two values made here:

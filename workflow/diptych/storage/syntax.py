@@ -21,7 +21,7 @@ VERSION = 1
 
 
 class Code(NamedTuple):
-    """What one file imports, as dotted names (`from a import b` counts as `a` and `a.b`), and a hash of its code.
+    """Imports of one file, as dotted names (`from a import b` counts as `a` and `a.b`), and a hash of its code.
 
     The hash is the same for code that differs in comments, layout and docstrings.
     """

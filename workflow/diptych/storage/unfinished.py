@@ -1,4 +1,4 @@
-"""Names of what is being written beside its place, and the end of what a killed process left there.
+"""Temporary names of unfinished artifacts, and removal of those that killed processes left behind.
 
 A writer that is killed outright (`kill -9`, no memory) leaves its unfinished file or directory behind. Its name says
 what it was to become and whose it is, `.map.h5.5d1f0c9a3b7e.4711.part`, so that the next writer of the same artifact
@@ -20,31 +20,31 @@ from functools import cache
 from pathlib import Path
 
 BOOT, PROCESSES = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
-"""What Linux calls this boot, and this space of process numbers."""
+"""Files in which Linux names this boot and this namespace of process numbers."""
 
 
 def clear(path: Path) -> None:
-    """Delete what dead processes left of `path`."""
+    """Delete the unfinished files of dead processes for `path`."""
     for left in path.parent.glob(".*.part"):
         if _is_leftover(left.name, path.name):
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def name(path: Path) -> Path:
-    """Where this process writes what will take the place of `path`, cleared of what dead ones left."""
+    """Temporary path for this process to write `path` to, after deleting those of dead processes."""
     clear(path)
     return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.part")
 
 
 def _is_leftover(name: str, artifact: str) -> bool:
-    """Whether a name is of the artifact `artifact`, by a process of here that is no more (or by an earlier self)."""
+    """Whether a name is an unfinished `artifact` of a dead process of this machine (or of this process itself)."""
     process = re.fullmatch(rf"\.{re.escape(artifact)}\.{_machine()}\.(\d+)\.part", name)
     return process is not None and (int(process[1]) == os.getpid() or not _lives(int(process[1])))
 
 
 @cache
 def _machine() -> str:
-    """The space in which a process number is one process; never the same twice where the system does not tell."""
+    """Id of the namespace in which process numbers are unique; a new one each time where the system does not tell."""
     if not (BOOT.is_file() and PROCESSES.is_symlink()):
         return secrets.token_hex(6)
     identity = f"{socket.gethostname()} {BOOT.read_text()} {PROCESSES.readlink()}"

@@ -108,7 +108,7 @@ def _download(package: str, version: str, sha256: str, scratch: Path) -> Path:
 
 
 def _reason(stderr: str) -> str:
-    """The line of pip's output that says why: a hash mismatch is told below its first error line."""
+    """The line of pip's output with the reason of a failure: a hash mismatch stands below its first error line."""
     if "DO NOT MATCH THE HASHES" in stderr:
         return "the index holds a file with another sha256"
     errors = [line.removeprefix("ERROR:").strip() for line in stderr.splitlines() if line.startswith("ERROR:")]

@@ -65,7 +65,7 @@ class Context:
 
 
 class Weights(Protocol):
-    """What shades the tokens of a context."""
+    """Weights by which the tokens of a context are shaded."""
 
     def at(self, rows: IntArray) -> DoubleArray:
         """Weights in [-1, 1] of increasing token rows; 0 where nothing is known."""

@@ -1,4 +1,4 @@
-"""Which pieces of which documents are read: units, budgets, windows that start at words."""
+"""Choice of the pieces of documents that are read: units, budgets, windows that start at words."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Which of the rows that count are compared: all of them, tokens of some roles, or the last token of each document.
+"""Selection of the rows that are compared: all valid ones, tokens of some roles, or the last token of each document.
 
     keep = selection.Selection("results/tokens/prompts/chat.h5", ["newline", "user"])
     keep(token_row)      # bool [n]: the tokens of user turns, and those that end the assistant's header
@@ -19,7 +19,7 @@ from diptych.storage import artifacts
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-Wanted = str | Sequence[str]
+RowSelection = str | Sequence[str]
 """`all` rows, the `last` one of each document, or those of one role or of several."""
 
 
@@ -28,18 +28,18 @@ class Selection:
     """A choice among the rows of a token file (the first model's, where tokenizers differ)."""
 
     tokens: str | Path
-    wanted: Wanted
+    rows: RowSelection
 
     def __call__(self, token_row: IntArray) -> BoolArray:
-        """Which of the increasing token rows are chosen, bool [n].
+        """Whether each of the increasing token rows is selected, bool [n].
 
         Raises:
             DiptychError: no role has such a name, or no row has it.
         """
         with artifacts.read(self.tokens, "tokens") as file:
-            if self.wanted == "all":
+            if self.rows == "all":
                 return np.ones(len(token_row), dtype=np.bool_)
-            if self.wanted == "last":
+            if self.rows == "last":
                 document = file["sequences/document"][:][file["sequence"][:][token_row]]
                 return np.append(document[1:] != document[:-1], np.ones(min(1, len(document)), dtype=np.bool_))
             codes = self._codes(artifacts.read_json(file, "roles"))
@@ -59,9 +59,9 @@ class Selection:
 
     @property
     def _names(self) -> Sequence[str]:
-        return [self.wanted] if isinstance(self.wanted, str) else self.wanted
+        return [self.rows] if isinstance(self.rows, str) else self.rows
 
 
-def read(tokens: str | Path | None, wanted: Wanted) -> Selection | None:
-    """The selection; None where all rows are wanted."""
-    return None if wanted == "all" or tokens is None else Selection(tokens, wanted)
+def read(tokens: str | Path | None, rows: RowSelection) -> Selection | None:
+    """The selection; None if it is all rows."""
+    return None if rows == "all" or tokens is None else Selection(tokens, rows)

@@ -27,7 +27,7 @@ from diptych.text.corpora.corpus import Document
 Int32Array = npt.NDArray[np.int32]
 IntArray = npt.NDArray[np.int64]
 TEMPLATE_DATE = "26 Jul 2024"
-"""What templates that print today's date get: the same inputs give the same text."""
+"""Date given to templates that print today's: the same inputs give the same text."""
 GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """Classes of tokenizers that have no code of their own: `AutoTokenizer` would give the same, and import torch."""
 
@@ -118,7 +118,7 @@ class Tokenizer:
         return text.removeprefix(self.bos_text) if self.prefix else text
 
     def texts(self, ids: Iterable[int]) -> list[str]:
-        """What each id adds to a text: decoded behind another token, since some decoders strip a leading space."""
+        """The text that each id adds: decoded behind another token, since some decoders strip a leading space."""
         anchor = self._tokenizer("a", add_special_tokens=False)["input_ids"]
         before = self._tokenizer.decode(anchor)
         return [_storable(self._tokenizer.decode([*anchor, int(i)]).removeprefix(before)) for i in ids]

@@ -318,7 +318,7 @@ def _draw(
 def _check_left_out(
     reader: "Reader", units: Sequence[Unit], passages: Sequence[Passage], *, source: str, folds: int
 ) -> None:
-    """Say how many conversations of a source are left out; raise `DiptychError` if too few are left."""
+    """Log how many conversations of a source are left out; raise `DiptychError` if too few remain."""
     causes = reader.left_out[source]
     if not causes:
         return

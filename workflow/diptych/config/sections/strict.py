@@ -61,7 +61,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _name_problem(text: str) -> str:
-    """What keeps a text from being a name, or ""."""
+    """Reason why a text is no valid name, or ""."""
     if not text.strip():
         return "must not be empty"
     if text != text.strip():

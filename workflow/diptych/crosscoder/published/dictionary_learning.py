@@ -45,7 +45,7 @@ NORMALISATIONS = ("CROSSCODER", "SAE", "MIXED", "NONE", "DECOUPLED")
 ALPHAS = {"sae": 1.0, "cc": 0.1}
 """Weights of the two norms in MIXED where the config does not say them."""
 EPSILON = 1e-8
-"""What the library adds to a scale before it divides by it."""
+"""Constant that the library adds to a scale before dividing by it."""
 SCALE_TOLERANCE = 0.02
 """Relative difference of a stored scale from target_rms / sqrt(sum of std^2) that rounding to bfloat16 explains."""
 

@@ -27,7 +27,7 @@ TENSOR_FILES = ("model.safetensors", "model.pt", "model_final.pt", "ae.pt")
 CONFIG_FILES = ("config.json", "trainer_config.json", "model_cfg.yaml", "experiment_config.yaml")
 """Configs beside it; crosscode keeps experiment_config.yaml one directory above."""
 COMPILED = "_orig_mod."
-"""What torch.compile puts before the name of every tensor."""
+"""Prefix that torch.compile adds to the name of every tensor."""
 
 
 def files_of(weights: str | Path) -> list[Path]:

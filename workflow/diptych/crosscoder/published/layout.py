@@ -1,4 +1,4 @@
-"""What every published layout is read into, and the checks that all of them share."""
+"""The common form of published crosscoders of all layouts, with the checks that they share."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

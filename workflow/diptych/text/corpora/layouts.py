@@ -1,4 +1,4 @@
-"""How the records of a source hold a document: what is read of them, and what it is read as.
+"""Layouts of a source's records: the field that is read, and its conversion to a document.
 
 | layout | a record holds | as in |
 |---|---|---|
@@ -27,7 +27,7 @@ CHAT_COLUMNS = ("messages", "conversation", "conversations")
 
 
 class Reading(NamedTuple):
-    """What is read of a source's records: a (dotted) column, in a layout."""
+    """The (dotted) column that is read of a source's records, and its layout."""
 
     column: str = "text"
     layout: Layout = "auto"

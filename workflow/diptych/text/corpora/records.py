@@ -23,7 +23,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 GIVE_UP = 10_000
 """Records in a row, from the first one, that may be unreadable: a wrong column must not read a whole hub dataset."""
 MISSING: Final = object()
-"""What `lookup` returns for a field that a record has not; None is a value."""
+"""Result of `lookup` for a field that a record does not have; None is a value."""
 
 
 class Record(NamedTuple):

@@ -1,4 +1,4 @@
-"""Where documents come from: files in wheels, local files and the hub, record by record."""
+"""Sources of documents, read record by record: files in wheels, local files and the hub."""
 
 import glob
 import os
