@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from diptych.activations.rows import Model, stored
+from diptych.activations.rows import RowFiles, stored
 
 FEATURES = 48
 RESULTS = Path("results/test")
@@ -27,7 +27,7 @@ def main() -> None:
     for model in NAMES:
         directory = RESULTS / "activations" / "both" / model / "main"
         tokens = RESULTS / "tokens" / "both" / f"{model}.h5"
-        sides.append(Model([str(directory / "0.h5")], str(directory / "gates.h5"), str(tokens), "first"))
+        sides.append(RowFiles([str(directory / "0.h5")], str(directory / "gates.h5"), str(tokens), "first"))
     rows = stored(sides, str(RESULTS / "alignments" / "both" / "base--other.h5"))
     x = rows.take(np.arange(len(rows))).x
     with h5py.File(sides[0].tokens) as file:

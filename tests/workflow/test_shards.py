@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diptych.activations.rows import Model, Rows, stored
+from diptych.activations.rows import RowFiles, Rows, stored
 from trees import Tree
 
 pytestmark = pytest.mark.workflow
@@ -14,7 +14,7 @@ def rows_of(tree: Tree, shards: int) -> Rows:
     directory = tree.path / DIRECTORY
     files = [str(directory / f"{shard}.h5") for shard in range(shards)]
     tokens = tree.path / "results/test/tokens/both/other.h5"
-    return stored([Model(files, str(directory / "gates.h5"), str(tokens), "last")])
+    return stored([RowFiles(files, str(directory / "gates.h5"), str(tokens), "last")])
 
 
 def test_two_shards_hold_the_rows_of_one(done):
