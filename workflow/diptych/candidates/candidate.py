@@ -25,7 +25,7 @@ class Candidate(NamedTuple):
         side: the model that has it, or has more of it.
         effect: in the method's unit (see its proposer), B minus A: above the null for a candidate of side B.
         held_out: the same on documents that were not used to find it.
-        lo, hi: 95 % interval of the held-out effect.
+        lo, hi: 95 % interval of the held-out effect; at template tokens, of the effect over all prompts.
         p: of the held-out effect; NaN where it cannot be tested.
         null: the effect that is expected where nothing differs.
         direction: float64 [d_side], in the space of its side.

@@ -226,7 +226,7 @@ def findings_section(findings: Findings) -> Section:
     hints = (
         "", "", "One training gave it (not repeated); it may be something else (cannot be told): point at it for why.",
         "", "The model that has it, or has more of it.", "B minus A, in the method's own unit.",
-        "On documents that had no part in finding it, with its 95 % interval.",
+        "On documents that had no part in finding it, with a 95 % interval (template tokens: of all prompts).",
         "Benjamini-Hochberg, by pair and method.",
         "How far the weakest requirement is exceeded; 1 is just met.",
         "In how many runs with other seeds it is found; empty where nothing was trained.",
