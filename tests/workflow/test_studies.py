@@ -43,9 +43,12 @@ def test_a_shipped_study_can_be_planned(fresh, path):
     jobs = parse_jobs(Tree(fresh).snakemake("--dry-run", study=name).stdout)
     study = loading.load(yaml.safe_load(path.read_text()))
     count = Counter(job.rule for job in jobs)
-    cells = [(pair, *cell) for pair in study.pairs for cell in study.cells(pair)]
+    cells = [(pair, *cell) for pair in study.compared_pairs for cell in study.cells(pair)]
     assert count["fit_linear_map"] == len(cells)
-    assert count["compare_spaces"] == sum(study.has_features(*cell) for cell in cells)
+    with_features = sum(study.has_features(*cell) for cell in cells)
+    assert count["compare_spaces"] == with_features
+    repeats = set(study.pairs) - set(study.compared_pairs)
+    assert count["pair_features"] == with_features + sum(len(study.cells(repeat)) for repeat in repeats)
     used = {name for pair in study.pairs for side in "ab" for name in study.dictionaries_of(pair, side)}
     assert count["fetch_dictionary"] == sum(study.dictionaries[name].kind != "trained" for name in used)
 
