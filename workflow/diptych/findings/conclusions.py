@@ -119,7 +119,7 @@ def besides(ranking: Ranking) -> str:
     caveats = Counter(ranked.candidate.caveat for ranked in ranking.with_status("cannot be told"))
     parts += [f"{n} that cannot be told from a {caveat}" for caveat, n in sorted(caveats.items())]
     if ranking.n_single:
-        parts.append(f"{ranking.n_single} found with one seed and not with most")
+        parts.append(f"{ranking.n_single} that other seeds do not repeat")
     return ", ".join(parts)
 
 
