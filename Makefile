@@ -85,7 +85,7 @@ lock: install-dev  ## Compile both locks from pyproject.toml, then the docs; ver
 
 .PHONY: releases
 releases: install  ## List the published dictionaries (release and id) that the installed SAELens knows
-	python -m diptych.dictionaries.releases
+	python -m diptych.dictionaries.published.releases
 
 .PHONY: clean
 clean:  ## Delete results, logs and caches (not .venv)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from diptych.dictionaries import sources
+from diptych.dictionaries.published import sources
 from diptych.models import pretrained
 from diptych.runtime import logs
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from diptych.dictionaries import dictionary_learning, hookpoints, sae, sources
+from diptych.dictionaries import sae
+from diptych.dictionaries.published import dictionary_learning, hookpoints, sources
 from diptych.runtime.errors import DiptychError
 from saelens_directories import FEATURES, WIDTH, assert_reads_as
 

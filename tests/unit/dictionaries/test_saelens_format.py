@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from diptych.dictionaries import sae, saelens_format, sources
+from diptych.dictionaries import sae, saelens_format
+from diptych.dictionaries.published import sources
 from diptych.runtime.errors import DiptychError
 from saelens_directories import FEATURES, WIDTH, assert_reads_as, saelens_on, weights, weights_of, write
 

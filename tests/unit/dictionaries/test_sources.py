@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from diptych.dictionaries import sae, sources
+from diptych.dictionaries import sae
+from diptych.dictionaries.published import sources
 from diptych.runtime.errors import DiptychError
 from saelens_directories import WIDTH, weights, write
 
@@ -150,7 +151,7 @@ def test_sparsify_comes_from_the_hub_by_its_folder(tmp_path, monkeypatch):
 
 
 def test_releases_come_from_the_installed_saelens():
-    from diptych.dictionaries import releases
+    from diptych.dictionaries.published import releases
 
     listed = releases.listing(releases.MODELS)
     for release in ("gpt2-small-res-jb", "pythia-70m-deduped-res-sm", "gemma-2b-res-jb", "gemma-2b-it-res-jb",

@@ -127,8 +127,8 @@ BUDGET = {
     "diptych.dictionaries.sae": {"transformer_lens", "sae_lens", "transformers"},
     "diptych.crosscoder.training.stage": {"transformer_lens", "sae_lens", "transformers"},
     "diptych.similarity.feature_maps": {"torch", "transformers", "transformer_lens", "sae_lens", "plotly", "umap"},
-    "diptych.dictionaries.releases": HEAVY,
-    "diptych.dictionaries.sources": {"transformer_lens", "sae_lens", "transformers", "huggingface_hub"},
+    "diptych.dictionaries.published.releases": HEAVY,
+    "diptych.dictionaries.published.sources": {"transformer_lens", "sae_lens", "transformers", "huggingface_hub"},
     "diptych.similarity.neurons": {"torch", "transformers", "transformer_lens", "sae_lens", "plotly"},
     "diptych.derive.trigger": {"transformer_lens", "sae_lens"},
 }

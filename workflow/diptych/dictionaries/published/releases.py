@@ -1,7 +1,7 @@
 """Published dictionaries by model: which releases there are, as the installed SAELens knows them.
 
-    python -m diptych.dictionaries.releases                 # the models below, with their releases
-    python -m diptych.dictionaries.releases gemma-2-2b      # one model: every release with its ids
+    python -m diptych.dictionaries.published.releases                 # the models below, with their releases
+    python -m diptych.dictionaries.published.releases gemma-2-2b      # one model: every release with its ids
 
 Nothing is copied from SAELens' own table: a newer SAELens lists more.
 """

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from diptych.dictionaries import hookpoints, saelens_format
+from diptych.dictionaries import saelens_format
+from diptych.dictionaries.published import hookpoints
 from diptych.dictionaries.saelens_format import Weights
 from diptych.runtime.errors import DiptychError, first_line
 

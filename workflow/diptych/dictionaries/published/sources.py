@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diptych.dictionaries import dictionary_learning, hookpoints, releases, sae, saelens_format, sparsify
+from diptych.dictionaries import sae, saelens_format
+from diptych.dictionaries.published import dictionary_learning, hookpoints, releases, sparsify
 from diptych.dictionaries.sae import Dictionary
 from diptych.models import pretrained
 from diptych.models.sites import resolve_site
