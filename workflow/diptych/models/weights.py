@@ -95,8 +95,8 @@ def place(weights: Weights, directory: Path) -> None:
         _convert_all(weights, directory)
         return
     for shard in weights.shards:
-        way = links.link(shard, directory / shard.name)
-        logs.logger.info("%s: %s of %s", shard.name, way, shard)
+        kind = links.link(shard, directory / shard.name)
+        logs.logger.info("%s: %s of %s", shard.name, kind, shard)
     if weights.index is not None:
         (directory / weights.index.name).write_bytes(weights.index.read_bytes())
 

@@ -14,10 +14,10 @@ from typing import Literal
 FICLONE = 0x40049409
 """Linux's request to let a file share another one's blocks until either is written (Btrfs, XFS, bcachefs)."""
 
-Way = Literal["hard link", "reflink", "copy"]
+LinkKind = Literal["hard link", "reflink", "copy"]
 
 
-def link(source: Path, target: Path) -> Way:
+def link(source: Path, target: Path) -> LinkKind:
     """Make `target` hold what `source` holds: as a hard link, else a reflink, else a copy; how it was done.
 
     Args:
@@ -32,7 +32,7 @@ def link(source: Path, target: Path) -> Way:
     return "hard link"
 
 
-def _copy(file: Path, target: Path) -> Way:
+def _copy(file: Path, target: Path) -> LinkKind:
     """Copy a file, by sharing its blocks where the file system can."""
     if _share_blocks(file, target):
         return "reflink"

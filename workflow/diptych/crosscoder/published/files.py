@@ -42,9 +42,9 @@ def files_of(weights: str | Path) -> list[Path]:
     path = Path(weights)
     if path.is_dir():
         path = next((path / name for name in TENSOR_FILES if (path / name).is_file()), path)
-    places = [path.parent / name for name in CONFIG_FILES]
-    places.append(path.parent.parent / CONFIG_FILES[-1])
-    return [path, *(place for place in places if place.is_file())] if path.is_file() else [path]
+    config_paths = [path.parent / name for name in CONFIG_FILES]
+    config_paths.append(path.parent.parent / CONFIG_FILES[-1])
+    return [path, *(config for config in config_paths if config.is_file())] if path.is_file() else [path]
 
 
 def read_tensors(path: str | Path) -> "dict[str, Tensor]":

@@ -14,12 +14,12 @@ Configs = Mapping[str, Mapping[str, Any]]
 """Configs by file name."""
 
 
-def refuse_unknown(layout: str, what: str, names: Iterable[str], known: Iterable[str]) -> None:
+def refuse_unknown(layout: str, noun: str, names: Iterable[str], known: Iterable[str]) -> None:
     """Raise `DiptychError` for names that a layout does not have: they may change what its tensors mean."""
     allowed = set(known)
     if unknown := sorted(set(names) - allowed):
         raise DiptychError(
-            f"{layout}: unknown {what} {', '.join(map(repr, unknown))}; known: {', '.join(sorted(allowed))}"
+            f"{layout}: unknown {noun} {', '.join(map(repr, unknown))}; known: {', '.join(sorted(allowed))}"
         )
 
 
