@@ -12,18 +12,11 @@ logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 paths, settings, reads = snakemake.input, dict(spec["settings"]), spec["reads"]
 alignment = paths.get("alignment") or None
+dictionaries = [sae.load(Path(paths[f"dictionary_{side}"]).parent) for side in "ab"]
+files = (paths.linear_map, paths.correlation, paths.features_a, paths.features_b)
+selected = selection.read(paths.tokens_a, reads["rows"])
 pairs = {
-    "features": inputs.paired_features(
-        paths.pairing,
-        sae.load(Path(paths.dictionary_a).parent),
-        sae.load(Path(paths.dictionary_b).parent),
-        paths.linear_map,
-        paths.correlation,
-        paths.features_a,
-        paths.features_b,
-        alignment=alignment,
-        selection=selection.read(paths.tokens_a, reads["rows"]),
-    )
+    "features": inputs.paired_features(paths.pairing, *dictionaries, *files, alignment=alignment, selection=selected)
 }
 subspaces = {Path(name).stem: word_lists.load(name) for name in settings.pop("word_lists")}
 max_rows = settings.pop("neuron_rows")

@@ -47,6 +47,13 @@ def test_what_only_later_runs_have_is_a_finding_if_most_of_them_have_it():
     assert over_runs([], later).findings == []
 
 
+def test_another_crosscoder_repeats_nothing():
+    """`wide` has the latent in its second run, `main` only in its first."""
+    runs = [[make_candidate(trained="main", n_runs=2)], [make_candidate(trained="wide", n_runs=2)]]
+    found = repetition.over_runs([ranking.rank(of_run, THRESHOLD) for of_run in runs])
+    assert (found.candidates[0].seeds, found.reported, found.n_single) == ("1/2", [], 1)
+
+
 def test_a_single_run_is_not_repeated_and_what_is_not_trained_needs_no_run():
     assert over_runs([make_candidate()]).candidates[0].status == "not repeated"
     assert ranking.rank([make_candidate()], THRESHOLD).candidates[0].status == "finding"

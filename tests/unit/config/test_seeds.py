@@ -152,5 +152,13 @@ def test_a_dictionary_of_several_models_reads_the_rows_of_each():
     assert jobs.encode_features("questions", "planted", "chat_sae", "0").settings == {"own": False}
 
 
+def test_a_dictionary_with_a_dotted_alias_of_its_own_is_no_further_seed():
+    def dotted(config):
+        config["dictionaries"]["base_sae.1"] = {**config["dictionaries"]["base_sae"], "n_features": 64}
+        config["dictionaries"]["tuned_sae.1"] = {**config["dictionaries"]["tuned_sae"], "n_features": 64}
+
+    assert study({}, dotted).repeats("tuned", "middle") == []
+
+
 def test_repeated_aliases():
     assert [repeated("sae", run) for run in range(3)] == ["sae", "sae.1", "sae.2"]

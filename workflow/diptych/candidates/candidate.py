@@ -30,7 +30,8 @@ class Candidate(NamedTuple):
         null: the effect that is expected where nothing differs.
         direction: float64 [d_side], in the space of its side.
         rows: token rows of its side where it is strongest, in descending order.
-        n_runs: runs with other seeds of the dictionary or crosscoder behind it, S; 0 if nothing was trained.
+        trained: name of the dictionaries or the crosscoder behind it, or "" if nothing was trained.
+        n_runs: runs of that with different seeds, S; 0 if nothing was trained.
         nu_err, nu_rec: latent scaling (crosscoders).
         barred: why it cannot be a finding whatever its statistics, or "".
         q: Benjamini-Hochberg in the method's own family, if that has more tests than there are candidates; else NaN.
@@ -54,6 +55,7 @@ class Candidate(NamedTuple):
     direction: DoubleArray
     rows: IntArray
     null: float = 0.0
+    trained: str = ""
     n_runs: int = 0
     nu_err: float = NAN
     nu_rec: float = NAN

@@ -3,7 +3,8 @@
     rankings = [rank(of_run, threshold) for of_run in candidates_by_run(proposer, files)]
     over_runs(rankings).findings        # those that more than half of the runs have
 
-A candidate is recovered in another run if that has one that meets the criteria, of the same side, at |cos| >= .7.
+A candidate is recovered in another run if the same crosscoder or dictionaries, trained with another seed, have one that
+meets the criteria, of the same side, at |cos| >= .7.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ def candidates_by_run(proposer: Proposer, files: Files) -> list[list[Candidate]]
         return [proposer.candidates(files)]
     return [
         [
-            _of_run(candidate, name if len(runs) > 1 else "", len(of_name))
+            _of_run(candidate, name, len(of_name), is_named=len(runs) > 1)
             for name, of_name in runs.items()
             if run < len(of_name)
             for candidate in proposer.candidates(of_name[run])
@@ -52,9 +53,12 @@ def over_runs(rankings: Sequence[Ranking]) -> Ranking:
     return Ranking(first, rankings[0].untestable)
 
 
-def _of_run(candidate: Candidate, name: str, n_runs: int) -> Candidate:
-    subject = f"{name} {candidate.subject}" if name and candidate.subject else candidate.subject
-    return candidate._replace(id=f"{name} {candidate.id}".strip(), subject=subject, n_runs=n_runs)
+def _of_run(candidate: Candidate, name: str, n_runs: int, *, is_named: bool) -> Candidate:
+    of_run = candidate._replace(trained=name, n_runs=n_runs)
+    if not is_named:
+        return of_run
+    subject = f"{name} {candidate.subject}" if candidate.subject else ""
+    return of_run._replace(id=f"{name} {candidate.id}", subject=subject)
 
 
 def _n_recovered(ranked: Ranked, run: int, rankings: Sequence[Ranking]) -> int:
@@ -62,12 +66,11 @@ def _n_recovered(ranked: Ranked, run: int, rankings: Sequence[Ranking]) -> int:
     if not ranked.meets_criteria:
         return 0
     others = [ranking for number, ranking in enumerate(rankings) if number != run]
-    n_found = 1 + sum(any(_is_same(ranked, other) for other in ranking.candidates) for ranking in others)
-    return min(n_found, max(1, ranked.candidate.n_runs))
+    return 1 + sum(any(_is_same(ranked, other) for other in ranking.candidates) for ranking in others)
 
 
 def _is_same(x: Ranked, y: Ranked) -> bool:
-    """Whether y meets the criteria, on the same side and along the same direction as x."""
-    if not y.meets_criteria or x.candidate.side != y.candidate.side:
+    """Whether y meets the criteria, with the same thing trained, on the same side and along the same direction as x."""
+    if not y.meets_criteria or (x.candidate.side, x.candidate.trained) != (y.candidate.side, y.candidate.trained):
         return False
     return abs_cosine(x.candidate.direction, y.candidate.direction) >= SAME_DIRECTION

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from diptych.config import checks
 from diptych.config.sections.strict import ConfigError, first_error
-from diptych.config.seeds import expand_dictionaries, with_repeats
+from diptych.config.seeds import expand_dictionaries, n_seeds_of, with_repeats
 from diptych.config.study import Study
 from diptych.config.sweeps import expand
 
@@ -60,6 +60,7 @@ def load(config: Mapping[str, Any]) -> Study:
         study = Study.model_validate(config)
     except ValidationError as error:
         raise ConfigError(first_error(error, Study)) from None
+    n_seeds = n_seeds_of(study.dictionaries)
     study = study.model_copy(update={"dictionaries": expand_dictionaries(study.dictionaries)})
     checks.check(study)
-    return with_repeats(study.model_copy(update={"crosscoders": expand(study.crosscoders)}))
+    return with_repeats(study.model_copy(update={"crosscoders": expand(study.crosscoders)}), n_seeds)

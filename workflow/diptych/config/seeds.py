@@ -40,29 +40,43 @@ def repeated(alias: str, run: int) -> str:
     return f"{alias}.{run}" if run else alias
 
 
-def with_repeats(study: Study) -> Study:
-    """A study whose dictionaries are expanded, with the repeats of its pairs and template diffs."""
+def n_seeds_of(dictionaries: Mapping[str, Dictionary]) -> dict[str, int]:
+    """Number of seeds of each dictionary of a config, before their expansion."""
+    return {
+        name: len(entry.seeds) if isinstance(entry, TrainedDictionary) else 1 for name, entry in dictionaries.items()
+    }
+
+
+def with_repeats(study: Study, n_seeds: Mapping[str, int]) -> Study:
+    """A study whose dictionaries are expanded, with the repeats of its pairs and template diffs.
+
+    Args:
+        study: with expanded dictionaries.
+        n_seeds: of each trained dictionary of the config; others (fetched, `base_sae.1`) have one.
+    """
     pairs: dict[str, Pair] = dict(study.pairs)
     diffs: dict[str, TemplateDiff] = dict(study.template_diffs)
     for alias, pair in study.pairs.items():
-        pairs |= {repeated(alias, run): repeat for run, repeat in _repeats_of_pair(study, alias, pair)}
+        pairs |= {repeated(alias, run): repeat for run, repeat in _repeats_of_pair(study, alias, pair, n_seeds)}
     for alias, diff in study.template_diffs.items():
         pair = study.pairs[diff.pair]
-        for run in range(1, 1 if pair.a == pair.b else _n_seeds(study, diff.dictionary)):
+        for run in range(1, 1 if pair.a == pair.b else n_seeds.get(diff.dictionary, 1)):
             values = {**diff.model_dump(), "dictionary": repeated(diff.dictionary, run), "first": alias}
             diffs[repeated(alias, run)] = RepeatedTemplateDiff.model_validate(values)
     return study.model_copy(update={"pairs": pairs, "template_diffs": diffs})
 
 
-def _repeats_of_pair(study: Study, alias: str, pair: Pair) -> Iterator[tuple[int, RepeatedPair]]:
+def _repeats_of_pair(
+    study: Study, alias: str, pair: Pair, n_seeds: Mapping[str, int]
+) -> Iterator[tuple[int, RepeatedPair]]:
     if pair.a == pair.b:
         return
     equal_sites = [a for a, b in study.cells(alias) if a == b and study.has_features(alias, a, b)]
-    n_seeds = {
-        site: min(_n_seeds(study, name) for name in study.dictionaries_at(alias, site, site)) for site in equal_sites
+    n_runs = {
+        site: min(n_seeds.get(name, 1) for name in study.dictionaries_at(alias, site, site)) for site in equal_sites
     }
-    for run in range(1, max(n_seeds.values(), default=1)):
-        sites = tuple(site for site in equal_sites if n_seeds[site] > run)
+    for run in range(1, max(n_runs.values(), default=1)):
+        sites = tuple(site for site in equal_sites if n_runs[site] > run)
         names = [study.dictionaries_at(alias, site, site) for site in sites]
         values = {
             **pair.model_dump(),
@@ -73,11 +87,3 @@ def _repeats_of_pair(study: Study, alias: str, pair: Pair) -> Iterator[tuple[int
             "first": alias,
         }
         yield run, RepeatedPair.model_validate(values)
-
-
-def _n_seeds(study: Study, dictionary: str) -> int:
-    """Number of runs of a dictionary, given the alias of the first."""
-    run = 1
-    while repeated(dictionary, run) in study.dictionaries:
-        run += 1
-    return run
