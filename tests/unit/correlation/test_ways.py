@@ -116,7 +116,8 @@ def test_a_block_says_the_same_dense_and_as_entries(codes: str, monkeypatch: pyt
         monkeypatch.setattr(blocks, "DENSE_FILL", fill)
         kept.append(blocks.read_block(matrix, 10, 60))
     dense, entries = kept
-    assert isinstance(dense, blocks.DenseBlock) and isinstance(entries, blocks.SparseBlock)
+    assert isinstance(dense, blocks.DenseBlock)
+    assert isinstance(entries, blocks.SparseBlock)
     np.testing.assert_array_equal(dense.at(row, column), entries.at(row, column))
     np.testing.assert_array_equal(dense.histogram(30), entries.histogram(30))
     for k in (1, 20):  # more than 4 k entries in a row, and fewer
