@@ -87,7 +87,7 @@ class DensePeer:
             torch.histc(block, 200, -1.0, 1.0)
 
 
-SHARES = (0.001, 0.003, 0.01, 0.03, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2)
+SHARES = (0.001, 0.003, 0.01, 0.03, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25)
 """Shares of the latents drawn for a token; those that fire are fewer, because a latent may be drawn twice."""
 COSTS = {"sparse": ways.Cost(common=0.0, entry=0.0), "dense": ways.Cost(cell=0.0), "choice": ways.MEASURED}
 

@@ -137,7 +137,7 @@ class Correlations:
 
     def _add_dense(self, sums: DoubleArray, low: int, panels: list[slice]) -> None:
         """Add the products of whole panels, tokens in order; row 0 of `sums` is latent `low`."""
-        step = ways.panel_rows(self.shape[1])
+        step = ways.token_rows(self.shape[1])
         for token in range(0, self.a.z.shape[0], step):
             z_A, z_B = self.a.z[token : token + step], _array(self.b.z[token : token + step])
             for rows in panels:

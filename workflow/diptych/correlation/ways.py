@@ -16,7 +16,9 @@ BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 
 TILE = 2**22
-"""Cells of a panel of correlations, and of the codes of B that a dense product makes dense at a time: 32 MiB each."""
+"""Cells of the codes of B that a dense product makes dense at a time, and at most of a panel: 32 MiB."""
+PANEL = 256
+"""Latents of A in a panel: enough for a dense product at full speed, few enough to differ in how often they fire."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ MEASURED = Cost()
 
 def panel_rows(columns: int) -> int:
     """Latents of A in a panel, for `columns` latents of B."""
+    return min(PANEL, token_rows(columns))
+
+
+def token_rows(columns: int) -> int:
+    """Tokens on which the codes of `columns` latents of B are made dense at a time."""
     return max(1, TILE // max(columns, 1))
 
 
