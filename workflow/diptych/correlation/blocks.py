@@ -25,8 +25,8 @@ DoubleArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 DENSE_FILL = 0.4
-"""Share of a block's pairs that fire together above which it is kept dense, where its entries cost more than all
-cells (measured: parity near .5 for 1,024 latents, lower for more). Either form has the same numbers."""
+"""Share of a block's pairs that fire together above which it is kept dense, because its entries cost more than all
+cells (measured with 1,024 latents: equal near .5). Either form has the same numbers."""
 CACHED_CELLS = 2**15
 """Cells that are worked on at a time, 256 KiB."""
 
