@@ -25,10 +25,9 @@ PANEL = 256
 class Cost:
     """Nanoseconds on one thread, float64.
 
-    Only their ratios decide. They are least-squares fits near parity (1,024 and 4,096 latents, 1,000 to 8,000 tokens,
-    2 % to 20 % of latents firing on a token) with scipy 1.17 and OpenBLAS 0.3 on one core of an AMD EPYC (Zen 3, AVX2);
-    `benchmarks/correlation.py --ways` shows what the choice loses on another processor. A wrong ratio costs time, never
-    a digit.
+    Only their ratios decide. They are set by the times of single panels near parity (1,024 to 4,096 latents, up to
+    12,000 tokens, 2 % to 20 % of latents firing on a token) with scipy 1.17 and OpenBLAS 0.3 on one core of an AMD EPYC
+    (Zen 3, AVX2); `benchmarks/correlation.py --ways` shows what the choice loses on another processor.
 
     Attributes:
         common: of a sparse product, per pair of codes on a common token.
