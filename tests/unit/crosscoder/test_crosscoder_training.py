@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from diptych.activations import rows
-from diptych.crosscoder import architecture
-from diptych.crosscoder.architecture import Architecture, Crosscoder
-from diptych.crosscoder.training import feed, objectives, stage
-from diptych.crosscoder.training.objectives import Objective, Step
+from diptych.crosscoder.training import feed, stage
 from diptych.crosscoder.training.stage import Training
 from diptych.oracle import planted
 from diptych.runtime.errors import DiptychError
+from diptych.sparse_coding import architecture, objectives
+from diptych.sparse_coding.architecture import Architecture, Crosscoder
+from diptych.sparse_coding.objectives import Objective, Step
 from diptych.storage import artifacts
 from diptych.storage.checkpoints import Checkpoint
 

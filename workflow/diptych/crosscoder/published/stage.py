@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from diptych.activations.rows import FloatArray, IntArray, Rows
-from diptych.crosscoder import architecture
-from diptych.crosscoder.architecture import Crosscoder
 from diptych.crosscoder.published import crosscode, dictionary_learning, plain
 from diptych.crosscoder.published.files import read_configs, read_tensors
-from diptych.crosscoder.threshold import threshold_of
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
+from diptych.sparse_coding import architecture
+from diptych.sparse_coding.architecture import Crosscoder
+from diptych.sparse_coding.threshold import threshold_of
 from diptych.storage import artifacts
 
 CALIBRATION_ROWS, BLOCK_ROWS = 100_000, 1024

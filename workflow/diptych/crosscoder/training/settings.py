@@ -9,10 +9,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from diptych.crosscoder import architecture
-from diptych.crosscoder.architecture import Architecture
-from diptych.crosscoder.training import objectives
 from diptych.runtime.errors import DiptychError
+from diptych.sparse_coding import architecture, objectives
+from diptych.sparse_coding.architecture import Architecture
+from diptych.sparse_coding.schedule import share_of_peak
 
 PENALTY_WIDTH = 2304
 """The width for which published penalties are quoted; penalties are scaled by sqrt(dbar / this)."""
@@ -84,9 +84,12 @@ class Training:
 
     def rate_at(self, step: int) -> float:
         """Learning rate at a step: linear warm-up, constant, linear decay to 0."""
-        warm = (step + 1) / max(1.0, self.warmup_share * self.steps)
-        cool = (self.steps - step) / max(1.0, self.decay_share * self.steps)
-        return self.rate * min(1.0, warm, cool)
+        return self.rate * share_of_peak(step, steps=self.steps, warmup=self.warmup_share, decay=self.decay_share)
+
+    @property
+    def dead_after(self) -> float:
+        """Rows without firing after which a latent is dead."""
+        return self.dead_share * self.steps * self.batch
 
     def penalty_at(self, step: int, mean_width: float) -> float:
         """Sparsity penalty lambda at a step, with linear warm-up from 0."""

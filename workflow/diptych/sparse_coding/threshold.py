@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diptych.crosscoder import sparse
-from diptych.crosscoder.architecture import Crosscoder
+from diptych.sparse_coding import sparse
+from diptych.sparse_coding.architecture import Crosscoder
 
 
 @torch.no_grad()

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from diptych.crosscoder import sparse
-from diptych.crosscoder.architecture import Crosscoder
-from diptych.crosscoder.sparse import Selection
+from diptych.sparse_coding import sparse
+from diptych.sparse_coding.architecture import Crosscoder
+from diptych.sparse_coding.sparse import Selection
 
 Name = Literal["batchtopk", "topk", "l1", "jumprelu"]
 Cut = Callable[[Tensor, int], Tensor]
@@ -91,6 +91,7 @@ class Terms:
         x_hat_BD: the (full) reconstruction, without gradient.
         firings: how many rows each latent fired on [F].
         cut: the smallest selected score (batchtopk), else 0.
+        n_dead: number of dead latents, those of the auxiliary loss.
     """
 
     loss: Tensor
@@ -100,6 +101,7 @@ class Terms:
     x_hat_BD: Tensor
     firings: Tensor
     cut: float
+    n_dead: int
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ def evaluate_terms(
         x_hat_BD=x_hat_BD,
         firings=code.firings,
         cut=code.cut,
+        n_dead=0 if step.dead is None else len(step.dead),
     )
 
 
