@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
@@ -186,12 +187,15 @@ def batch_top_k(
 
 @torch.no_grad()
 def row_top_k(pre_BF: Tensor, norm_F: Tensor, k: int) -> Selection:
-    """The k largest positive scores of each row."""
-    top = (pre_BF * norm_F).topk(k, dim=1, sorted=False)
-    latent = top.indices.sort(dim=1).values
-    row = torch.arange(len(pre_BF), device=pre_BF.device).repeat_interleave(k)
-    positive = pre_BF[row, latent.view(-1)] > 0
-    return Selection(row[positive], latent.view(-1)[positive], (pre_BF.shape[0], pre_BF.shape[1]))
+    """The k largest positive scores of each row, with ties at the cut."""
+    score_BF = pre_BF * norm_F
+    if score_BF.device.type == "cpu":  # several times faster than torch.topk
+        n_less = score_BF.shape[1] - k
+        lowest_B = torch.from_numpy(np.partition(score_BF.numpy(), n_less, axis=1)[:, n_less])
+    else:
+        lowest_B = score_BF.topk(k, dim=1, sorted=False).values.amin(1)
+    mask_BF = (score_BF >= lowest_B[:, None]).logical_and_(score_BF > 0)
+    return sparse.selection_from_flat(sparse.positions(mask_BF), (score_BF.shape[0], score_BF.shape[1]))
 
 
 def product_memory(n_rows: int, n_latents: int, objective: Objective, device: torch.device) -> Tensor:
