@@ -541,6 +541,36 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch():
     torch.testing.assert_close(parts.W_dec, whole.W_dec, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [
+        ({}, 1e-4),  # as published: 16,384 latents, 24,000 steps
+        ({"objective": "l1"}, 5e-5),
+        ({"n_latents": 1024}, 4e-4),
+        ({"steps": 6_000}, 2e-4),
+        ({"steps": 240_000}, 1e-4),
+        ({"objective": "l1", "n_latents": 65_536, "steps": 1_500}, 1e-4),
+        ({"learning_rate": 3e-3, "n_latents": 64}, 3e-3),
+    ],
+)
+def test_default_learning_rate_follows_size_and_steps(settings, rate):
+    assert Training(**settings).rate == pytest.approx(rate)
+
+
+def test_a_short_run_at_the_default_learning_rate_finds_what_is_planted(tmp_path):
+    """At the published rate itself 200 steps leave every latent where it started."""
+    pair = planted.make_pair(labels={"only_A": 3, "only_B": 3}, n_documents=60, d_A=24, d_B=32, d_0=24, n_features=32)
+    settings = {"n_latents": 48, "k": 5, "batch": 128, "steps": 200}
+    stage.train(pair.rows(), tmp_path / "weights.h5", spec={}, **settings)
+    with artifacts.read(tmp_path / "weights.h5", "crosscoder") as file:
+        rate = artifacts.read_json(file, "summary")["learning_rate"]
+        assert rate == pytest.approx(1e-4 * (16_384 / 48) ** 0.5 * 120**0.5)
+        assert max(file["series/learning_rate"][:]) == pytest.approx(rate)
+    assert planted_precision(architecture.load(tmp_path / "weights.h5"), pair) >= 0.9
+    still, _, _ = stage.optimise(pair.rows(), Training(**settings, learning_rate=1e-4))
+    assert planted_precision(still, pair) < 0.5
+
+
 def test_schedules():
     settings = Training(steps=100, learning_rate=1.0, penalty=2.0, k=10, k_initial=50)
     assert settings.rate_at(0) == pytest.approx(0.2)

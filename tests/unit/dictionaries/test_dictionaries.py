@@ -230,6 +230,17 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, capsy
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk"])
+def test_gpu_and_cpu_agree(tmp_path, architecture):
+    settings = replace(SETTINGS, architecture=architecture, steps=100)
+    for device in ("cpu", "cuda:0"):
+        training.train(sparse_rows(), tmp_path / device, settings, spec={}, device=device)
+    cpu, gpu = (json.loads((tmp_path / device / "training.json").read_text())["test"] for device in ("cpu", "cuda:0"))
+    assert gpu["fvu"] == pytest.approx(cpu["fvu"], rel=0.05)
+    assert gpu["l0"] == pytest.approx(cpu["l0"], rel=0.05)
+
+
 def test_damaged_directories_are_refused(tmp_path):
     with pytest.raises(DiptychError, match=r"holds no cfg\.json"):
         dictionaries.load(tmp_path)

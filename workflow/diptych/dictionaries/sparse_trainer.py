@@ -77,7 +77,8 @@ def train(
     crosscoder = state.crosscoder
     if settings.architecture == "batchtopk":
         sample = rows.sample(THRESHOLD_ROWS, settings.seed)
-        crosscoder.threshold.fill_(threshold_of(crosscoder, rows.blocks(sample, "threshold"), len(sample)))
+        blocks = (torch.from_numpy(block).to(device) for block in rows.blocks(sample, "threshold"))
+        crosscoder.threshold.fill_(threshold_of(crosscoder, blocks, len(sample)))
     crosscoder.mean.copy_(torch.from_numpy(rows.scale.mean))
     crosscoder.scale.fill_(rows.scale.factor)
     weights = saelens_weights(crosscoder)

@@ -12,8 +12,10 @@ from typing import Literal
 from diptych.runtime.errors import DiptychError
 from diptych.sparse_coding import architecture, objectives
 from diptych.sparse_coding.architecture import Architecture
-from diptych.sparse_coding.schedule import share_of_peak
+from diptych.sparse_coding.schedule import scaled_rate, share_of_peak
 
+PUBLISHED_RATE, PUBLISHED_RATE_L1 = 1e-4, 5e-5
+"""Peak learning rates for 16,384 latents and 24,000 steps (METHODS 5)."""
 PENALTY_WIDTH = 2304
 """The width for which published penalties are quoted; penalties are scaled by sqrt(dbar / this)."""
 
@@ -29,7 +31,7 @@ class Training:
         penalty: lambda of l1 (quoted for width 2,304) and jumprelu.
         steps: optimiser steps.
         batch: rows per step.
-        learning_rate: Adam's; None is 5e-5 for l1 and 1e-4 otherwise.
+        learning_rate: peak of Adam's; None follows n_latents and steps (`scaled_rate`).
         warmup_share: share of the run in which learning rate and penalty rise from 0.
         decay_share: share of the run at its end in which the learning rate falls to 0.
         clip: largest norm of the gradient; longer gradients are scaled down to it.
@@ -80,7 +82,8 @@ class Training:
     @property
     def rate(self) -> float:
         """Peak learning rate."""
-        return self.learning_rate or (5e-5 if self.objective == "l1" else 1e-4)
+        published = PUBLISHED_RATE_L1 if self.objective == "l1" else PUBLISHED_RATE
+        return self.learning_rate or scaled_rate(published, n_latents=self.n_latents, steps=self.steps)
 
     def rate_at(self, step: int) -> float:
         """Learning rate at a step: linear warm-up, constant, linear decay to 0."""

@@ -231,7 +231,8 @@ def calibrate(crosscoder: Crosscoder, feed: Feed) -> None:
         return
     index = feed.calibration(aside=True)
     blocks = (feed.normalised(index[start : start + READ_ROWS]) for start in range(0, len(index), READ_ROWS))
-    crosscoder.threshold.fill_(threshold_of(crosscoder, blocks, len(index)))
+    normalised = (torch.from_numpy(block).to(crosscoder.threshold.device) for block in blocks)
+    crosscoder.threshold.fill_(threshold_of(crosscoder, normalised, len(index)))
 
 
 def train(
@@ -291,6 +292,7 @@ def _write(out: Path, spec: dict[str, Any], crosscoder: Crosscoder, run: Run, fe
             "summary",
             {
                 "steps": run.step,
+                "learning_rate": feed.settings.rate,
                 "rows_train": len(feed.index),
                 "rows_seen": int(feed.seen.sum()),
                 "rows_calibration": len(feed.calibration(aside=True)),
