@@ -58,8 +58,8 @@ def runs(arguments: Any) -> Iterator[tuple[int, int, float | None, list[tuple[fl
                 found = []
                 for seed, pair in enumerate(pairs):
                     settings = Training(
-                        n_latents=n_latents, k=k, steps=steps, batch=256, learning_rate=rate, objective=arguments.objective,
-                        penalty=arguments.penalty, seed=seed,
+                        objective=arguments.objective, n_latents=n_latents, k=k, penalty=arguments.penalty, steps=steps,
+                        batch=256, learning_rate=rate, seed=seed,
                     )  # fmt: skip
                     try:
                         crosscoder, _, feed = stage.optimise(pair.rows(), settings)
