@@ -26,7 +26,7 @@ from diptych.dictionaries.settings import Settings
 from diptych.sparse_coding import objectives
 
 DEFAULT = {"width": 576, "n_features": 1024, "k": 32, "batch": 1024}
-LARGE = {"width": 2304, "n_features": 16384, "k": 64, "batch": 2048}
+LARGE = {"width": 2304, "n_features": 16384, "k": 64, "batch": 1024}
 
 
 def compare(architecture: Any, size: dict[str, int], steps: int, device: str) -> None:
@@ -51,10 +51,10 @@ def compare(architecture: Any, size: dict[str, int], steps: int, device: str) ->
     rows = planted_rows(width, device)
     times: dict[str, list[float]] = {"sparse": [], "saelens": []}
     differences = []
-    for step in range(steps + 2):
+    for step in range(steps + 1):
         z_BD = rows(settings.batch)
         timings = {"sparse": timed(lambda z=z_BD: sparse(z)), "saelens": timed(lambda z=z_BD: saelens(z))}
-        if step >= 2:
+        if step >= 1:
             for name, (seconds, _) in timings.items():
                 times[name].append(seconds)
         differences.append(abs(timings["sparse"][1] / timings["saelens"][1] - 1))

@@ -2,7 +2,7 @@
 
     python benchmarks/learning_rate.py [--rates 1e-4 2e-3] [--latents 64 256 1024] [--steps 100 300 1000 3000]
 
-Both models share a space and F / 2 true features, of which some are in one model alone. Printed for every size and
+Both models share a space of max(64, F / 4) dimensions and F / 2 true features, of which some are in one model alone. Printed for every size and
 number of steps and every rate, as mean and standard deviation over seeds: the relative norm that the latents of the
 planted features reach towards their own side (1: in that model alone, .5: in both alike), and the held-out FVU.
 """
@@ -26,8 +26,8 @@ from diptych.sparse_coding import architecture
 from diptych.sparse_coding.architecture import Crosscoder
 
 
-def planted_pair(n_latents: int, width: int, seed: int) -> PlantedPair:
-    n_planted = min(8, n_latents // 16)
+def planted_pair(n_latents: int, seed: int) -> PlantedPair:
+    n_planted, width = min(8, n_latents // 16), max(64, n_latents // 4)
     return planted.make_pair(
         seed, n_documents=600, d_A=width, d_B=width, n_features=n_latents // 2, same_map=True,
         labels={"only_A": n_planted, "only_B": n_planted},
@@ -52,7 +52,7 @@ def scores(crosscoder: Crosscoder, pair: PlantedPair) -> tuple[float, float]:
 def runs(arguments: Any) -> Iterator[tuple[int, int, float | None, list[tuple[float, float]]]]:
     for n_latents in arguments.latents:
         k = round(sum(0.25 * j**-0.5 for j in range(1, n_latents // 2 + 1)))
-        pairs = [planted_pair(n_latents, arguments.width, seed) for seed in range(arguments.seeds)]
+        pairs = [planted_pair(n_latents, seed) for seed in range(arguments.seeds)]
         for steps in arguments.steps:
             for rate in arguments.rates:
                 found = []
@@ -77,7 +77,6 @@ if __name__ == "__main__":
                         default=[None, 1e-4, 2e-3])  # fmt: skip
     parser.add_argument("--latents", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--steps", type=int, nargs="+", default=[100, 300, 1000, 3000])
-    parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--objective", default="batchtopk")
     parser.add_argument("--penalty", type=float, default=2.0)
