@@ -2,9 +2,10 @@
 
     python benchmarks/learning_rate.py [--rates 1e-4 2e-3] [--latents 64 256 1024] [--steps 100 300 1000 3000]
 
-Both models share a space of max(64, F / 4) dimensions and F / 2 true features, of which some are in one model alone. Printed for every size and
-number of steps and every rate, as mean and standard deviation over seeds: the relative norm that the latents of the
-planted features reach towards their own side (1: in that model alone, .5: in both alike), and the held-out FVU.
+Both models share a space of max(64, F / 4) dimensions and F / 2 true features, of which some are in one model alone.
+Printed for every size, number of steps and rate, as mean and standard deviation over seeds: the relative norm that the
+latents of the planted features reach towards their own side (1: in that model alone, .5: in both alike), and the
+held-out FVU.
 """
 
 import argparse
