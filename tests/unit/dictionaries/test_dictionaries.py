@@ -21,11 +21,16 @@ ARCHITECTURES = ("standard", "topk", "batchtopk", "jumprelu")
 SETTINGS = Settings(n_features=FEATURES, k=K, batch=256, learning_rate=1e-2, l1_coefficient=0.5, seed=0, steps=20)
 
 
+def planted_directions(seed=0):
+    """Random unit directions [FEATURES, WIDTH]."""
+    directions = np.random.default_rng(seed).standard_normal((FEATURES, WIDTH))
+    return directions / np.linalg.norm(directions, axis=1, keepdims=True)
+
+
 def sparse_rows(n=3000, seed=0):
     """Rows that are sums of a few of FEATURES random directions, far from the origin and of odd scale."""
-    generator = np.random.default_rng(seed)
-    directions = generator.standard_normal((FEATURES, WIDTH))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    generator = np.random.default_rng([seed, 1])
+    directions = planted_directions(seed)
     active = generator.random((n, FEATURES)) < K / FEATURES
     codes = active * generator.lognormal(0, 0.3, (n, FEATURES))
     x = 40 * (codes @ directions + 3).astype(np.float32)
@@ -71,11 +76,6 @@ def test_training_reconstructs_held_out_rows(trained, architecture):
     assert report["test"]["fvu"] < 0.25
     assert report["test"]["l0"] < 2.5 * K
     assert report["train"]["rows"] + report["test"]["rows"] == 3000
-
-
-def planted_directions(seed=0):
-    directions = np.random.default_rng(seed).standard_normal((FEATURES, WIDTH))
-    return directions / np.linalg.norm(directions, axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize("architecture", ["topk", "batchtopk"])

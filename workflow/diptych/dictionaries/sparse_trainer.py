@@ -25,7 +25,7 @@ from diptych.dictionaries.scaled_rows import ScaledRows
 from diptych.dictionaries.settings import Settings, Trained
 from diptych.runtime import logs
 from diptych.sparse_coding import objectives
-from diptych.sparse_coding.architecture import Architecture, Crosscoder
+from diptych.sparse_coding.architecture import Activation, Architecture, Crosscoder
 from diptych.sparse_coding.objectives import Objective
 from diptych.sparse_coding.optimisation import (
     Optimisation,
@@ -91,7 +91,7 @@ def train(
 
 def start(settings: Settings, width: int, device: str) -> Optimisation:
     """An untrained crosscoder of one model with random decoder rows of norm `INITIAL_NORM`, and its optimiser."""
-    activation: Any = "topk" if settings.architecture == "topk" else "threshold"
+    activation: Activation = "topk" if settings.architecture == "topk" else "threshold"
     architecture = Architecture((width,), settings.n_features, activation, settings.k)
     crosscoder = Crosscoder(architecture, seed=settings.seed, decoder_norm=INITIAL_NORM).to(device)
     return Optimisation(crosscoder, adam(crosscoder), silent_rows=torch.zeros(settings.n_features, device=device))
