@@ -41,7 +41,7 @@ def compare(architecture: Any, size: dict[str, int], steps: int, device: str) ->
     product = objectives.product_memory(settings.batch, settings.n_features, objective, torch.device(device))
 
     def sparse(z_BD: Tensor) -> float:
-        return float(sparse_trainer.take_step(state, z_BD, objective, settings, product))
+        return float(sparse_trainer.take_step(state, z_BD, objective, settings, product).reconstruction)
 
     def saelens(z_BD: Tensor) -> float:
         loss = trainer.step(z_BD).losses["mse_loss"].item()

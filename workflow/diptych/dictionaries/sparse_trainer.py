@@ -26,7 +26,7 @@ from diptych.dictionaries.settings import Settings, Trained
 from diptych.runtime import logs
 from diptych.sparse_coding import objectives
 from diptych.sparse_coding.architecture import Activation, Architecture, Crosscoder
-from diptych.sparse_coding.objectives import Objective
+from diptych.sparse_coding.objectives import Objective, Terms
 from diptych.sparse_coding.optimisation import (
     Optimisation,
     adam,
@@ -113,10 +113,11 @@ def optimise(state: Optimisation, rows: ScaledRows, settings: Settings, checkpoi
     batches = rows.batches(batch=settings.batch, seed=settings.seed, first=state.step)
     with bar:
         for z_BD in islice(batches, settings.steps - state.step):
-            loss = take_step(state, z_BD.to(device), objective, settings, product)
+            terms = take_step(state, z_BD.to(device), objective, settings, product)
             if settings.reads_loss(state.step):
-                settings.check_loss(float(loss), state.step)
-                bar.set_postfix(loss=f"{float(loss):.4g}", refresh=False)
+                loss = terms.loss.item()
+                settings.check_loss(loss, state.step)
+                bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
             bar.update(settings.batch)
             if state.step % every == 0 and state.step < settings.steps:
                 checkpoint.save(_stored(state))
@@ -124,14 +125,14 @@ def optimise(state: Optimisation, rows: ScaledRows, settings: Settings, checkpoi
 
 def take_step(
     state: Optimisation, z_BD: torch.Tensor, objective: Objective, settings: Settings, product: torch.Tensor
-) -> torch.Tensor:
-    """One optimiser step on scaled rows z [B, d]; returns the loss, on their device."""
+) -> Terms:
+    """One optimiser step on scaled rows z [B, d]; returns its loss and the terms of it."""
     (terms,) = backpropagate(state, z_BD, objective, k=settings.k, dead_after=settings.dead_after, product=product)
     share = share_of_peak(state.step, steps=settings.steps, warmup=settings.warmup, decay=settings.decay)
     update(state, rate=settings.learning_rate * share, clip=CLIP)
     count_silent(state, terms.firings, len(z_BD))
     state.step += 1
-    return terms.loss.detach()
+    return terms
 
 
 @torch.no_grad()
