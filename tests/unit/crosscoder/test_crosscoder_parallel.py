@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from diptych.activations import streaming
-from diptych.crosscoder import architecture
 from diptych.crosscoder.training import feed, parallel, stage
 from diptych.oracle import planted
 from diptych.runtime.errors import DiptychError
+from diptych.sparse_coding import architecture
 from diptych.storage import artifacts, fingerprint
 
 WORKER = """

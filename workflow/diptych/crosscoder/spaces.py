@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from diptych.activations.rows import IntArray, Rows
 from diptych.affine_maps import affine, moments
-from diptych.crosscoder.architecture import Crosscoder
+from diptych.sparse_coding.architecture import Crosscoder
 
 DoubleArray = npt.NDArray[np.float64]
 

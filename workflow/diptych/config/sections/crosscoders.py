@@ -69,7 +69,8 @@ class Crosscoder(Strict):
     batch: PositiveInt = 4096
     """Rows per step."""
     learning_rate: PositiveFloat | None = None
-    """Peak learning rate of Adam; null is 5e-5 for l1 and 1e-4 otherwise."""
+    """Peak learning rate of Adam; null is the published one (5e-5 for l1, 1e-4 otherwise) times
+    sqrt(16,384 / n_latents) and, in runs of fewer than 24,000 steps, sqrt(24,000 / steps)."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the run in which learning rate and penalty rise from 0."""
     decay_share: Annotated[float, Field(ge=0, lt=1)] = 0.2

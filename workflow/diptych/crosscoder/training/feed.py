@@ -10,11 +10,11 @@ from torch import Tensor
 
 from diptych.activations import shuffling
 from diptych.activations.rows import FloatArray, IntArray, Rows
-from diptych.crosscoder import architecture
-from diptych.crosscoder.architecture import Architecture, Crosscoder
 from diptych.crosscoder.training.parallel import ALONE, Group
 from diptych.crosscoder.training.settings import Training
 from diptych.runtime.errors import DiptychError
+from diptych.sparse_coding import architecture
+from diptych.sparse_coding.architecture import Architecture, Crosscoder
 
 CALIBRATION_ROWS = 100_000
 """Largest number of rows that means and scales are computed from, and of rows that set the threshold."""

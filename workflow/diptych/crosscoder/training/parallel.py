@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from diptych.crosscoder.training import objectives
 from diptych.runtime.errors import DiptychError
+from diptych.sparse_coding import objectives
 from diptych.storage.canonical import canonical_json
 
 PR_SET_PDEATHSIG = 1
