@@ -7,6 +7,8 @@ them (`gates`). Row i is the same token in every model:
     for block in rows.blocks(4096, select=rows.fold != 0):
         block.x        # M arrays [b, d_m], float32
         block.row      # their row numbers, 0 <= row < len(rows)
+
+A side also gives its rows as they are stored (`Side.read`), bfloat16 as its 16 bits, for what keeps many of them.
 """
 
 import itertools
@@ -14,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import h5py
 import numpy as np
@@ -24,6 +26,9 @@ from diptych.runtime.errors import ArtifactError
 from diptych.storage import artifacts
 from diptych.text import selection
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 NEAR = 64
 """Rows up to this far apart are read at once: another read costs more than the rows between them."""
 SCATTERED = 8
@@ -32,6 +37,7 @@ SCATTERED = 8
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
+StoredArray = npt.NDArray[Any]
 
 
 class Block(NamedTuple):
@@ -48,13 +54,23 @@ class Side(Protocol):
     def width(self) -> int:
         """Width of a row, d."""
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of a stored value: float32, float16, or uint16 for the bits of a bfloat16."""
+
     def take(self, rows: IntArray) -> FloatArray:
         """The float32 activations [len(rows), width] of sorted token rows."""
+
+    def read(self, rows: IntArray, out: StoredArray) -> None:
+        """Copy sorted token rows to `out` [len(rows), width] as they are stored."""
 
 
 @runtime_checkable
 class Streamed(Protocol):
     """A side whose activations are computed when they are read (`streaming`), and may then turn out not to be valid."""
+
+    def compute(self, rows: IntArray) -> "Tensor":
+        """The activations [len(rows), width] of sorted token rows in the stored dtype, on the model's device."""
 
     def valid(self, rows: IntArray) -> BoolArray:
         """Which token rows are valid, bool [len(rows)]."""
@@ -127,6 +143,12 @@ class Rows:
         return Block(x, np.asarray(index, dtype=np.int64))
 
 
+def ascending_runs(index: IntArray) -> list[tuple[int, int]]:
+    """Stretches [start, end) of `index` in which it increases."""
+    cuts = (np.flatnonzero(np.diff(index) <= 0) + 1).tolist()
+    return list(itertools.pairwise([0, *cuts, len(index)]))
+
+
 @dataclass(frozen=True)
 class MemorySide:
     """Activations in memory, float32 [n, d]."""
@@ -138,9 +160,18 @@ class MemorySide:
         """Width of a row, d."""
         return int(self.values.shape[1])
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of a value."""
+        return self.values.dtype
+
     def take(self, rows: IntArray) -> FloatArray:
         """A float32 copy of some rows."""
         return self.values[rows]
+
+    def read(self, rows: IntArray, out: StoredArray) -> None:
+        """Copy some rows to `out`."""
+        out[:] = self.values[rows]
 
 
 def in_memory(
@@ -191,24 +222,34 @@ class StoredSide:
         """Width of a row, d."""
         return int(self._datasets[0].shape[1])
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of a value on disk."""
+        dtype: np.dtype[Any] = self._datasets[0].dtype
+        return dtype
+
     def take(self, rows: IntArray) -> FloatArray:
         """Sorted token rows as float32; each shard is read once, as one span where the rows are dense in it."""
         out = np.empty((len(rows), self.width), dtype=np.float32)
+        self.read(rows, out)
+        return out
+
+    def read(self, rows: IntArray, out: StoredArray) -> None:
+        """Copy sorted token rows to `out`, as they are stored or, if that is float32, converted to it."""
         edges = np.searchsorted(rows, [*self._starts, np.iinfo(np.int64).max])
         for index, (start, end) in enumerate(itertools.pairwise(edges.tolist())):
             if end > start:
                 self._read(index, rows[start:end] - self._starts[index], out[start:end])
-        return out
 
-    def _read(self, index: int, local: IntArray, out: FloatArray) -> None:
-        """Fill `out` with rows of one shard: few large reads, each converted to float32 in one pass."""
+    def _read(self, index: int, local: IntArray, out: StoredArray) -> None:
+        """Fill `out` with rows of one shard: few large reads, each copied or converted in one pass."""
         for start, end in _runs(local, NEAR):
             first = int(local[start])
             stored = self._span(index, first, int(local[end - 1]) + 1)
             for inner, (left, right) in _spans(local[start:end] - first):
                 part = stored[inner] if isinstance(inner, slice) else stored.take(inner, axis=0)
                 target = out[start + left : start + right]
-                if self._bfloat16:
+                if self._bfloat16 and out.dtype == np.float32:
                     artifacts.from_bfloat16(part, out=target)
                 else:
                     target[:] = part

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from diptych.activations.rows import FloatArray, IntArray, Rows
+from diptych.activations.rows import IntArray, Rows
 from diptych.crosscoder import architecture
 from diptych.crosscoder.architecture import Crosscoder
 from diptych.crosscoder.published import crosscode, dictionary_learning, plain
@@ -122,8 +123,7 @@ def _calibrate(crosscoder: Crosscoder, rows: Rows | None, path: str | Path) -> i
     return len(sampled)
 
 
-def _normalised(crosscoder: Crosscoder, rows: Rows, index: IntArray) -> Iterator[FloatArray]:
+def _normalised(crosscoder: Crosscoder, rows: Rows, index: IntArray) -> Iterator[Tensor]:
     for start in logs.progress(range(0, len(index), BLOCK_ROWS), "threshold", unit="block"):
         x = rows.take(index[start : start + BLOCK_ROWS]).x
-        block: FloatArray = crosscoder.normalise(architecture.crosscoder_input(x, crosscoder.architecture)).numpy()
-        yield block
+        yield crosscoder.normalise(architecture.crosscoder_input(x, crosscoder.architecture))
