@@ -139,7 +139,7 @@ class Feed:
         """The buffer each time that it is filled, two of them in turn unless all rows fit in one."""
         settings, buffers = self.settings, list[RowBuffer]()
         n_buffers = 1 if n == len(self.index) else 2
-        stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        stream = _stream(self.device) if self.device.type == "cuda" else None
         fills = shuffling.fills(
             parts, buffer_rows=settings.buffer_rows, batch=settings.batch, seed=settings.seed, first=first, end=end
         )
@@ -176,7 +176,7 @@ def own_part(batch: IntArray, accumulate: int, group: Group) -> IntArray:
 
 def _copied(batches: Generator[Batch], device: torch.device) -> Generator[Batch]:
     """Batches gathered in pinned memory and copied to a GPU on a stream of their own."""
-    stream = torch.cuda.Stream(device)
+    stream = _stream(device)
     with closing(batches):
         for batch in batches:
             assert batch.places is not None
@@ -190,6 +190,10 @@ def _copied(batches: Generator[Batch], device: torch.device) -> Generator[Batch]
                 parts = tuple(pinned.to(device, non_blocking=True) for pinned in gathered)
                 copied = stream.record_event()
             yield Batch(batch.rows, parts, None, copied)
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()
