@@ -99,11 +99,12 @@ class Feed:
         """
         n_own = self.settings.batch // self.group.size
         z_BD = torch.empty((n_own, sum(self.crosscoder.architecture.widths)), device=self.device)
+        scale_D = self.crosscoder.coordinate_scale
         with closing(self._on_device(first, end)) as batches:
             try:
                 for batch in batches:
                     self.seen[batch.rows] = True
-                    normalise(self.crosscoder, batch, out=z_BD)
+                    normalise(self.crosscoder, scale_D, batch, out=z_BD)
                     yield z_BD
             finally:
                 self._stopped.set()
@@ -197,23 +198,25 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 
 
 @torch.no_grad()
-def normalise(crosscoder: Crosscoder, batch: Batch, *, out: Tensor) -> None:
-    """Write the normalised rows of a batch to `out` [b, D]: `Crosscoder.normalise` of float32 rows, bit for bit."""
+def normalise(crosscoder: Crosscoder, scale_D: Tensor, batch: Batch, *, out: Tensor) -> None:
+    """Write the normalised rows of a batch to `out` [b, D]: `Crosscoder.normalise` of float32 rows, bit for bit.
+
+    `scale_D` is the crosscoder's `coordinate_scale`.
+    """
     if batch.copied is not None:
         batch.copied.synchronize()
         for part in batch.parts:
             part.record_stream(torch.cuda.current_stream(part.device))
-    means = crosscoder.per_model(crosscoder.mean)
     size = CACHED_ROWS if out.device.type == "cpu" else len(out)
     for start in range(0, len(out), size):
-        x = batch.parts
-        if batch.places is not None:
-            places = batch.places[start : start + size]
-            x = tuple(part.index_select(0, places) for part in batch.parts)
+        span = slice(start, start + size)
+        places = None if batch.places is None else batch.places[span]
+        x = tuple(part[span] if places is None else part.index_select(0, places) for part in batch.parts)
         if crosscoder.architecture.difference:
             x = (x[1].float() - x[0].float(),)
-        for m, z in enumerate(crosscoder.per_model(out[start : start + size])):
-            torch.sub(x[m], means[m], out=z).mul_(crosscoder.scale[m])
+        for m, z in enumerate(crosscoder.per_model(out[span])):
+            z.copy_(x[m])
+        out[span].sub_(crosscoder.mean).mul_(scale_D)
 
 
 def calibration_rows(rows: Rows, settings: Training) -> npt.NDArray[np.bool_]:
