@@ -32,8 +32,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
-from diptych.activations import buffer, dump, rows, shuffling, streaming
+from diptych.activations import buffer, dump, shuffling, streaming
 from diptych.activations.rows import Rows
+from diptych.activations.sides import StoredSide
 from diptych.crosscoder import architecture
 from diptych.crosscoder.architecture import Crosscoder
 from diptych.crosscoder.training import feed, stage
@@ -89,7 +90,7 @@ def stored_rows(directory: Path, n: int, width: int) -> Rows:
             out.array("sites/middle/values", values, dtype="bfloat16")
             out.array("sites/middle/norm", np.ones(n, dtype=np.float32))
             out._file.attrs["first_row"] = 0
-        sides.append(rows.StoredSide([directory / f"{model}.h5"], "middle"))
+        sides.append(StoredSide([directory / f"{model}.h5"], "middle"))
     row = np.flatnonzero(np.arange(n) % SEQUENCE)
     zeros = np.zeros(len(row), dtype=np.int64)
     return Rows(tuple(sides), np.stack([row, row]), row // SEQUENCE, zeros + 1, zeros, row % SEQUENCE)
@@ -112,10 +113,12 @@ def timed(action: Callable[[], object], device: str) -> tuple[float, float]:
 def consume(batches: Iterator[Tensor], pause: float = 0.0) -> float:
     """Take all batches; with steps of `pause` seconds, the share of the time after the first that is spent waiting."""
     next(batches)
-    start, n = time.perf_counter(), 0
-    for n, _ in enumerate(batches, 1):
+    start = time.perf_counter()
+    slept = 0.0
+    for _ in batches:
         time.sleep(pause)
-    return 1 - n * pause / (time.perf_counter() - start)
+        slept += pause
+    return 1 - slept / (time.perf_counter() - start)
 
 
 def copy(parts: Sequence[Tensor], out: Sequence[Tensor]) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from diptych.activations import buffer, rows, shuffling
+from diptych.activations.sides import MemorySide, StoredSide
 from diptych.crosscoder.architecture import Crosscoder, crosscoder_input
 from diptych.crosscoder.training import feed, stage
 from diptych.crosscoder.training.stage import Training
@@ -62,7 +63,7 @@ def stored_side(path, values, dtype, shards=2):
             out.array("sites/middle/values", stored[part], dtype=dtype)
             out.array("sites/middle/norm", np.ones(len(part)))
             out._file.attrs["first_row"] = int(part[0])
-    return rows.StoredSide(paths, "middle")
+    return StoredSide(paths, "middle")
 
 
 @pytest.fixture
@@ -151,7 +152,7 @@ def test_the_buffer_holds_rows_as_they_are_stored(make_rows, kind, dtypes):
         assert np.array_equal(part[20:].float().numpy(), x)
 
 
-class Gated(rows.MemorySide):
+class Gated(MemorySide):
     """A side that reports the first read of some rows, or fails there."""
 
     late, reached, message = None, None, ""

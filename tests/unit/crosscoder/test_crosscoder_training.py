@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from diptych.activations import rows
+from diptych.activations.sides import MemorySide
 from diptych.crosscoder import architecture
 from diptych.crosscoder.architecture import Architecture, Crosscoder
 from diptych.crosscoder.training import feed, objectives, stage
@@ -420,7 +421,7 @@ def test_threshold_makes_held_out_l0_equal_k(steps):
     assert sum(l0) / (data.fold == 0).sum() == pytest.approx(4, rel=0.1)
 
 
-class Watched(rows.MemorySide):
+class Watched(MemorySide):
     """A side that remembers which rows were read."""
 
     @cached_property

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diptych.activations.rows import BoolArray, IntArray, Rows, Side, StoredArray, Streamed, ascending_runs
+from diptych.activations.rows import Rows
+from diptych.activations.sides import BoolArray, IntArray, Side, StoredArray, Streamed, ascending_runs
 
 DEVICE_SHARE = 0.25
 """Share of a GPU's free memory that buffers may take: training and the models of a stream need the rest."""

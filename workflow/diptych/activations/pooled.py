@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diptych.activations.rows import Rows, Side, StoredArray
+from diptych.activations.rows import Rows
+from diptych.activations.sides import Side, StoredArray
 from diptych.runtime.errors import DiptychError
 
 IntArray = npt.NDArray[np.int64]

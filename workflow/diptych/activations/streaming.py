@@ -1,6 +1,6 @@
 """Streamed activations: computed when they are read, for corpora whose activations do not fit on disk.
 
-A `StreamedSide` is read like a stored one (`rows.Side`), so that whatever trains on `Rows` can train on it:
+A `StreamedSide` is read like a stored one (`sides.Side`), so that whatever trains on `Rows` can train on it:
 
     rows = streaming.stream(models, "middle", held_out=tokens_of_stored_corpus, devices=["cuda:1"])
     rows.take(index).x             # runs the sequences that contain these rows; nothing is stored
@@ -25,6 +25,7 @@ from torch import Tensor
 from diptych.activations import buffer, dump, gates, rows
 from diptych.activations.dump import ShardSequences
 from diptych.activations.shard_writer import STORED
+from diptych.activations.sides import StoredArray
 from diptych.models.hooks import TORCH, DType, HookedModel, Loader, widths
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
@@ -92,7 +93,7 @@ class StreamedSide:
         values: FloatArray = self.compute(token_row).float().cpu().numpy()
         return values
 
-    def read(self, token_row: IntArray, out: rows.StoredArray) -> None:
+    def read(self, token_row: IntArray, out: StoredArray) -> None:
         """Copy the activations of sorted token rows to `out` [k, d]."""
         buffer.as_tensor(out).copy_(self.compute(token_row))
 
