@@ -199,7 +199,7 @@ def compare(options: argparse.Namespace, directory: Path) -> None:
 
 
 def streamed_rows(directory: Path, device: str) -> Rows:
-    """Rows of two random models of width 576 at half depth, computed when they are read."""
+    """Rows of two random models of width 256 at half depth, computed when they are read."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sequences = dump.ShardSequences(
@@ -210,14 +210,13 @@ def streamed_rows(directory: Path, device: str) -> Rows:
     for seed in range(2):
         torch.manual_seed(seed)
         config = LlamaConfig(
-            vocab_size=4000, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-            num_key_value_heads=3,
+            vocab_size=4000, hidden_size=256, intermediate_size=704, num_hidden_layers=16, num_attention_heads=4,
         )  # fmt: skip
         LlamaForCausalLM(config).save_pretrained(directory / str(seed))
         model = hooks.Loader(directory / str(seed), ["middle"], torch.device(device)).load("float32")
         sides.append(
             streaming.StreamedSide(
-                model, "middle", sequences, torch.device(device), 576, dump.batch_tokens_for(576), "bfloat16", np.inf,
+                model, "middle", sequences, torch.device(device), 256, dump.batch_tokens_for(576), "bfloat16", np.inf,
                 np.zeros(sequences.n_rows, dtype=np.bool_),
             )
         )  # fmt: skip
@@ -229,7 +228,7 @@ def streamed_rows(directory: Path, device: str) -> Rows:
 def compare_streams(options: argparse.Namespace, directory: Path) -> None:
     """Print seconds and waiting share of a streamed run with and without overlap."""
     data = streamed_rows(directory, options.device)
-    settings = Training(n_latents=8192, k=32, steps=11, batch=2048, buffer_rows=4096, calibration_share=0.0)
+    settings = Training(n_latents=4096, k=32, steps=20, batch=512, buffer_rows=2048, calibration_share=0.0)
     overlapping = feed.ahead
     kinds = {"alternating": lambda items, depth=1: items, "overlapping": overlapping}
     runs: dict[str, list[stage.Run]] = {name: [] for name in kinds}
