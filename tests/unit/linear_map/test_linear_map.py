@@ -4,7 +4,7 @@ from scipy import linalg
 from sklearn.linear_model import Ridge
 
 from diptych.activations import rows
-from diptych.affine_maps import affine, moments
+from diptych.affine_maps import affine, moments, procrustes, ridge
 from diptych.linear_map import ladder, residuals
 from diptych.linear_map import stage as linear_map
 from diptych.oracle import planted
@@ -24,6 +24,13 @@ def climb(pair, **settings):
     steps = ladder.Ladder(moments.accumulate(pair.rows()), **settings)
     rungs = {rung.name: rung for rung in steps.cross_validate()}
     return steps, rungs, steps.best(list(rungs.values()))
+
+
+def penalty_path(steps, name, held_out, scatter):
+    training = steps.folds.training(*held_out)
+    basis = ridge.Eigenbasis(training.C_AA)
+    path = ridge.RidgePath(basis, basis.cross(training.C_AB), steps.fits.target(name, held_out))
+    return path.errors(ladder.ALPHAS, scatter, basis.rotate(scatter))
 
 
 def centred(pair, training, select):
@@ -62,7 +69,7 @@ def test_penalty_path_equals_refitting_each_penalty(d_A, d_B):
     steps = ladder.Ladder(folds)
     held = folds.fold(1).about(folds.training(0, 1))
     for name in ("ridge", "ridge_zero"):
-        path = steps._path(name, (0, 1)).errors(ladder.ALPHAS, held)
+        path = penalty_path(steps, name, (0, 1), held)
         refitted = [
             affine.squared_error(steps.slope(name, ladder.Hyperparameters(a, 0), (0, 1)), held).sum()
             for a in ladder.ALPHAS
@@ -73,11 +80,8 @@ def test_penalty_path_equals_refitting_each_penalty(d_A, d_B):
 def test_rank_path_equals_refitting_each_rank():
     _, folds = random_moments(d_A=7, d_B=5)
     steps = ladder.Ladder(folds)
-    training = folds.training(0, 1)
-    held = folds.fold(1).about(training)
-    slope = steps.slope("ridge", ladder.Hyperparameters(1e-3, 0), (0, 1))
-    basis = affine.rank_basis(slope, training.C_AA, 1e-3 * np.trace(training.C_AA) / 7)
-    path = affine.rank_errors(slope, basis, held)
+    held = folds.fold(1).about(folds.training(0, 1))
+    path = steps.fits.ridge("ridge", 1e-3, (0, 1)).rank_errors(held)
     for rank in range(1, 6):
         reduced = steps.slope("reduced_rank", ladder.Hyperparameters(1e-3, rank), (0, 1))
         assert np.linalg.matrix_rank(reduced, tol=1e-9) == rank
@@ -90,12 +94,12 @@ def brute_force_procrustes(m, starts=3, steps=1500):
     scatter = m.about(m)
 
     def loss(q):
-        return affine.squared_error(affine._procrustes_scale(q, m) * q, scatter).sum()
+        return affine.squared_error(procrustes._scale(q, m) * q, scatter).sum()
 
     for _ in range(starts):
         q, rate = np.linalg.qr(rng.normal(size=m.C_AB.shape))[0], 1.0 / np.trace(m.C_AA)
         for _ in range(steps):
-            s = affine._procrustes_scale(q, m)
+            s = procrustes._scale(q, m)
             gradient = s * m.C_AA @ q * s - s * m.C_AB
             new = linalg.polar(q - rate * gradient)[0]
             if loss(new) < loss(q):
@@ -111,20 +115,20 @@ def brute_force_procrustes(m, starts=3, steps=1500):
 def test_procrustes_narrowing_equals_brute_force():
     _, folds = random_moments(d_A=5, d_B=3, spread=0.7)
     m = folds.total
-    slope = affine.procrustes(m, tolerance=1e-9)
+    slope = procrustes.procrustes(m, tolerance=1e-9)
     gram = slope.T @ slope
     np.testing.assert_allclose(gram, gram[0, 0] * np.eye(3), atol=1e-10)
     found = affine.squared_error(slope, m.about(m)).sum()
     assert found <= brute_force_procrustes(m) * (1 + 1e-5)
     polar = linalg.polar(m.C_AB)[0]
-    naive = affine.squared_error(affine._procrustes_scale(polar, m) * polar, m.about(m)).sum()
+    naive = affine.squared_error(procrustes._scale(polar, m) * polar, m.about(m)).sum()
     assert found < 0.9 * naive
 
 
 def test_procrustes_widening_equals_brute_force():
     _, folds = random_moments(d_A=3, d_B=5)
     m = folds.total
-    slope = affine.procrustes(m)
+    slope = procrustes.procrustes(m)
     gram = slope @ slope.T
     np.testing.assert_allclose(gram, gram[0, 0] * np.eye(3), atol=1e-10)
     found = affine.squared_error(slope, m.about(m)).sum()
@@ -132,7 +136,7 @@ def test_procrustes_widening_equals_brute_force():
     for _ in range(50):  # moves along the manifold from the solution never help
         turned = np.linalg.qr(slope.T + 0.02 * np.linalg.norm(slope) * rng.normal(size=(5, 3)))[0].T
         turned *= np.sign(np.sum(turned * slope, axis=1, keepdims=True))
-        assert affine.squared_error(affine._procrustes_scale(turned, m) * turned, m.about(m)).sum() >= found
+        assert affine.squared_error(procrustes._scale(turned, m) * turned, m.about(m)).sum() >= found
 
 
 # --- the ladder ------------------------------------------------------------------------------------------------------
@@ -192,7 +196,7 @@ def test_edge_of_the_grid_is_said():
 def test_in_sample_figures_are_those_of_the_training_rows():
     pair, folds = random_moments()
     steps = ladder.Ladder(folds)
-    rung = steps.rung("scale")
+    rung = next(rung for rung in steps.cross_validate() if rung.name == "scale")
     training = folds.training(0)
     z, y = centred(pair, training, pair.fold != 0)
     slope = steps.slope("scale", rung.hyperparameters, (0,))
@@ -226,7 +230,8 @@ def fail(pair, direction="forward", count=4, **settings):
     if direction == "backward":
         both, folds = linear_map._exchanged(both, "backward"), folds.reversed()
     result = linear_map.cross_validate(folds, "simple", ladder.ALPHAS)
-    failure = linear_map._accumulator(both, result, count, 5, seed=0)
+    rotation = linear_map._rotations({"forward": result, "backward": result})["forward"]
+    failure = linear_map._accumulator(both, result, rotation, count, 5, seed=0)
     for fold in folds.ids:
         for block in both.blocks(256, select=both.fold == fold):
             failure.add(fold, *block.x, block.row)

@@ -1,0 +1,149 @@
+"""Float64 matrices on the CPU (numpy and LAPACK) or on a GPU (torch): what their operators do not provide.
+
+    C = matrices.on("cuda:0", C)                       # or "cpu": unchanged
+    values, vectors = matrices.eigh(C)                 # computed where C lies
+    error = matrices.to_numpy((vectors * values).sum(axis=0))
+
+A `Matrix` is an array or a tensor. `@`, `*`, `.T`, slices, `sum(axis=)` and `diagonal()` are the same for both, so that
+one text of a formula runs on either; a function here takes LAPACK for an array and torch for a tensor.
+"""
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy import linalg
+
+DoubleArray = npt.NDArray[np.float64]
+Matrix: TypeAlias = Any
+"""A float64 numpy array or CUDA tensor; also one of a single dimension."""
+
+ROW_BLOCKS = 8
+"""Blocks of rows of a symmetric product: of its two equal triangles 1 + 1/8 are computed."""
+
+
+def on(device: str, values: npt.ArrayLike) -> Matrix:
+    """The values as float64 on a device, `cpu` or `cuda[:i]`."""
+    array = np.asarray(values, dtype=np.float64)
+    if device == "cpu":
+        return array
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+
+def like(values: npt.ArrayLike, other: Matrix) -> Matrix:
+    """The values as float64 where another matrix lies."""
+    return on("cpu" if isinstance(other, np.ndarray) else str(other.device), values)
+
+
+def to_numpy(values: Matrix) -> DoubleArray:
+    """The values in the memory of the CPU."""
+    array: DoubleArray = values if isinstance(values, np.ndarray) else values.cpu().numpy()
+    return array
+
+
+def trace(matrix: Matrix) -> float:
+    """Sum of the diagonal."""
+    return float(matrix.diagonal().sum())
+
+
+def add_to_diagonal(matrix: Matrix, value: float) -> Matrix:
+    """matrix + value I, a new matrix."""
+    if isinstance(matrix, np.ndarray):
+        sum_: DoubleArray = matrix.copy()
+        sum_[np.diag_indices(min(matrix.shape))] += value
+        return sum_
+    sum_ = matrix.clone()
+    sum_.diagonal().add_(value)
+    return sum_
+
+
+def eigh(symmetric: Matrix) -> tuple[Matrix, Matrix]:
+    """Eigenvalues, increasing, and eigenvectors in columns."""
+    if isinstance(symmetric, np.ndarray):
+        values, vectors = np.linalg.eigh(symmetric)
+        return values, vectors
+    import torch
+
+    values, vectors = torch.linalg.eigh(symmetric)
+    return values, vectors
+
+
+def eigvalsh(symmetric: Matrix) -> DoubleArray:
+    """Eigenvalues, increasing."""
+    if isinstance(symmetric, np.ndarray):
+        values: DoubleArray = np.linalg.eigvalsh(symmetric)
+        return values
+    import torch
+
+    return to_numpy(torch.linalg.eigvalsh(symmetric))
+
+
+def svd(matrix: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    """U, s, V^T of the thin singular value decomposition."""
+    if isinstance(matrix, np.ndarray):
+        left, values, right = np.linalg.svd(matrix, full_matrices=False)
+        return left, values, right
+    import torch
+
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    return left, values, right
+
+
+def orthonormal(matrix: Matrix) -> Matrix:
+    """Orthonormal basis of the column space of a tall matrix: Q of its QR decomposition."""
+    if isinstance(matrix, np.ndarray):
+        return np.linalg.qr(matrix)[0]
+    import torch
+
+    return torch.linalg.qr(matrix)[0]
+
+
+def cholesky(positive: Matrix) -> Matrix:
+    """Lower triangular L with L L^T equal to a symmetric positive definite matrix."""
+    if isinstance(positive, np.ndarray):
+        return linalg.cholesky(positive, lower=True, check_finite=False)
+    import torch
+
+    return torch.linalg.cholesky(positive)
+
+
+def solve_triangular(lower: Matrix, right: Matrix, *, transposed: bool = False) -> Matrix:
+    """L^-1 right, or L^-T right if `transposed`, for a lower triangular L."""
+    if isinstance(lower, np.ndarray):
+        return linalg.solve_triangular(lower, right, lower=True, trans=int(transposed), check_finite=False)
+    import torch
+
+    return torch.linalg.solve_triangular(lower.T if transposed else lower, right, upper=transposed)
+
+
+def quadratic_forms(symmetric: Matrix, columns: Matrix) -> Matrix:
+    """x^T S x of every column x, from the lower triangle of S: half the work of S @ columns."""
+    forms = 0.0
+    for start, stop in _row_blocks(len(symmetric)):
+        rows = symmetric[start:stop]
+        product = rows[:, start:stop] @ columns[start:stop]
+        if start:
+            product += 2 * (rows[:, :start] @ columns[:start])
+        forms = forms + (columns[start:stop] * product).sum(axis=0)
+    return forms
+
+
+def folded_product(left: Matrix, right: Matrix) -> Matrix:
+    """A symmetric product S = left @ right folded: its upper block triangle, blocks off the diagonal doubled.
+
+    x^T (F * W) x equals x^T (S * W) x for a symmetric W, and F takes little more than half of the work of S.
+    """
+    folded = 0.0 * right
+    for start, stop in _row_blocks(len(left)):
+        rows = left[start:stop] @ right[:, start:]
+        rows[:, stop - start :] *= 2
+        folded[start:stop, start:] = rows
+    return folded
+
+
+def _row_blocks(n: int) -> Iterator[tuple[int, int]]:
+    size = -(-n // ROW_BLOCKS)
+    return ((start, min(start + size, n)) for start in range(0, n, size))

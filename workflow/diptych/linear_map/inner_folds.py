@@ -1,0 +1,96 @@
+"""Held-out errors of inner folds, which select penalty and rank of the map for each outer fold (METHODS 2).
+
+Fold j is an inner fold of the outer fold k under maps trained on neither. Both orders of a pair share these maps, so
+every pair of folds is visited once:
+
+    by_penalty = penalty_errors(fits, alphas)     # one eigendecomposition a pair, for all penalties and targets
+    by_rank = rank_r2(fits, {outer: alpha})       # one more a pair (and penalty), for all ranks
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from diptych.affine_maps import affine, matrices, moments
+from diptych.affine_maps.matrices import DoubleArray
+from diptych.affine_maps.ridge import Eigenbasis, RidgePath
+from diptych.linear_map.fits import Fits, HeldOut, Hyperparameters, PenalisedName, RungName
+from diptych.runtime import logs
+
+TEST_FOLD = 0
+NO_HYPERPARAMETERS = Hyperparameters(float("nan"), 0)
+
+
+@dataclass(frozen=True)
+class PenaltyErrors:
+    """Squared errors of each inner fold, by increasing fold.
+
+    Attributes:
+        penalised: float64 [folds - 1, penalties] of each ridge map and outer fold.
+        unpenalised: float64 [folds - 1] of each rung without penalty, for the test fold as outer fold.
+        total: float64 [folds - 1] of each outer fold, the error of the training mean.
+    """
+
+    penalised: dict[tuple[PenalisedName, int], DoubleArray]
+    unpenalised: dict[RungName, DoubleArray]
+    total: dict[int, DoubleArray]
+
+
+def penalty_errors(fits: Fits, alphas: Sequence[float]) -> PenaltyErrors:
+    """Errors of every inner fold at every penalty, and of the rungs without one."""
+    penalised: dict[tuple[PenalisedName, int], list[DoubleArray]] = {}
+    unpenalised: dict[RungName, list[float]] = {name: [] for name in fits.unpenalised}
+    total: dict[int, list[float]] = {outer: [] for outer in fits.folds.ids}
+    for held_out in _pairs(fits, "penalties"):
+        basis = Eigenbasis(fits.training(*held_out).C_AA)
+        paths = _paths(fits, held_out, basis)
+        for fold, outer, scatter in _both_orders(fits, held_out):
+            total[outer].append(matrices.trace(scatter.BB))
+            rotated = basis.rotate(scatter)
+            for name, path in paths.items():
+                if name == "shuffled":
+                    rotated = rotated._replace(AB=basis.cross(fits.folds.shuffled_cross(scatter.AB, [fold])))
+                penalised.setdefault((name, outer), []).append(path.errors(alphas, scatter, rotated))
+            if outer == TEST_FOLD:
+                for rung in fits.unpenalised:
+                    error = affine.squared_error(fits.slope(rung, NO_HYPERPARAMETERS, held_out), scatter)
+                    unpenalised[rung].append(float(error.sum()))
+    return PenaltyErrors(
+        {key: np.stack(errors) for key, errors in penalised.items()},
+        {name: np.array(errors) for name, errors in unpenalised.items()},
+        {outer: np.array(totals) for outer, totals in total.items()},
+    )
+
+
+def rank_r2(fits: Fits, alphas: Mapping[int, float]) -> dict[int, DoubleArray]:
+    """R^2 of each rank on each inner fold, float64 [ranks, folds - 1] by outer fold, at that fold's penalty."""
+    r2: dict[int, list[DoubleArray]] = {outer: [] for outer in fits.folds.ids}
+    for held_out in _pairs(fits, "ranks"):
+        for _, outer, scatter in _both_orders(fits, held_out):
+            errors = fits.ridge("ridge", alphas[outer], held_out).rank_errors(scatter)
+            r2[outer].append(1 - errors / matrices.trace(scatter.BB))
+    return {outer: np.stack(of_folds, axis=1) for outer, of_folds in r2.items()}
+
+
+def _paths(fits: Fits, held_out: HeldOut, basis: Eigenbasis) -> dict[PenalisedName, RidgePath]:
+    """Ridge paths that share an eigenbasis; `shuffled` is the last, if there are shuffled moments."""
+    cross = basis.cross(fits.training(*held_out).C_AB)
+    names: tuple[PenalisedName, ...] = ("ridge_zero",) if fits.shrink_to == "zero" else ("ridge_zero", "ridge")
+    paths = {name: RidgePath(basis, cross, fits.target(name, held_out)) for name in names}
+    if fits.folds.shuffled:
+        paths["shuffled"] = RidgePath(basis, basis.cross(fits.shuffled_cross(held_out)), 0.0)
+    return paths
+
+
+def _pairs(fits: Fits, label: str) -> Iterator[HeldOut]:
+    pairs = list(itertools.combinations(fits.folds.ids, 2))
+    yield from logs.progress(pairs, label, unit="pair")
+
+
+def _both_orders(fits: Fits, held_out: HeldOut) -> Iterator[tuple[int, int, moments.Scatter]]:
+    """Each fold of a pair as the inner one: (inner, outer, scatter of the inner fold about the training means)."""
+    first, second = held_out
+    for fold, outer in ((first, second), (second, first)):
+        yield fold, outer, fits.folds.fold(fold).about(fits.training(*held_out))
