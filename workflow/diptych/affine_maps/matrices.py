@@ -8,7 +8,7 @@ A `Matrix` is an array or a tensor. `@`, `*`, `.T`, slices, `sum(axis=)` and `di
 one text of a formula runs on either; a function here takes LAPACK for an array and torch for a tensor.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -44,6 +44,15 @@ def to_numpy(values: Matrix) -> DoubleArray:
     return array
 
 
+def stack(vectors: Sequence[Matrix]) -> Matrix:
+    """Vectors [d] as the rows of a matrix."""
+    if isinstance(vectors[0], np.ndarray):
+        return np.stack(vectors)
+    import torch
+
+    return torch.stack(list(vectors))
+
+
 def trace(matrix: Matrix) -> float:
     """Sum of the diagonal."""
     return float(matrix.diagonal().sum())
@@ -69,6 +78,16 @@ def eigh(symmetric: Matrix) -> tuple[Matrix, Matrix]:
 
     values, vectors = torch.linalg.eigh(symmetric)
     return values, vectors
+
+
+def eigenvectors(symmetric: Matrix, start: int, stop: int) -> Matrix:
+    """Eigenvectors of the eigenvalues start .. stop - 1 in increasing order, in columns."""
+    if isinstance(symmetric, np.ndarray):
+        if start == stop:
+            return np.zeros((len(symmetric), 0))
+        vectors: DoubleArray = linalg.eigh(symmetric, subset_by_index=(start, stop - 1), check_finite=False)[1]
+        return vectors
+    return eigh(symmetric)[1][:, start:stop]
 
 
 def eigvalsh(symmetric: Matrix) -> DoubleArray:

@@ -13,7 +13,7 @@ that a map reaches without information on the token.
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -70,25 +70,32 @@ class Moments:
 
     def __add__(self, other: "Moments") -> "Moments":
         """Moments of the union of two disjoint sets of rows (Chan's formula)."""
-        return self._combine(other, 1)
+        return self._combine((other,), 1)
 
-    def __sub__(self, other: "Moments") -> "Moments":
-        """Moments without the rows of `other`, which must be among them."""
-        return self._combine(other, -1)
+    def without(self, *parts: "Moments") -> "Moments":
+        """Moments without the rows of `parts`, which must be disjoint and among them."""
+        return self._combine(parts, -1)
 
-    def _combine(self, other: "Moments", sign: int) -> "Moments":
-        n = self.n + sign * other.n
+    def _combine(self, parts: Sequence["Moments"], sign: int) -> "Moments":
+        n = self.n + sign * sum(part.n for part in parts)
         if n <= 0:
-            raise DiptychError(f"moments: {self.n} rows {'+' if sign > 0 else '-'} {other.n} rows leave none")
-        shift_A, shift_B = other.mean_A - self.mean_A, other.mean_B - self.mean_B
-        weight = sign * self.n * other.n / n
+            verb = "with" if sign > 0 else "without"
+            raise DiptychError(f"moments: {self.n} rows {verb} {[part.n for part in parts]} rows leave none")
+        sets, weights = (self, *parts), [self.n, *(sign * part.n for part in parts)]
+        mean_A, mean_B = (
+            sum(weight / n * mean for weight, mean in zip(weights, means, strict=True))
+            for means in ([m.mean_A for m in sets], [m.mean_B for m in sets])
+        )
+        shifts = [
+            (weight, m.mean_A - mean_A, m.mean_B - mean_B) for weight, m in zip(weights, sets, strict=True)
+        ]
         return Moments(
             n=n,
-            mean_A=self.mean_A + shift_A * (sign * other.n / n),
-            mean_B=self.mean_B + shift_B * (sign * other.n / n),
-            C_AA=_combined(self.C_AA, other.C_AA, sign, weight, shift_A, shift_A),
-            C_AB=_combined(self.C_AB, other.C_AB, sign, weight, shift_A, shift_B),
-            C_BB=_combined(self.C_BB, other.C_BB, sign, weight, shift_B, shift_B),
+            mean_A=mean_A,
+            mean_B=mean_B,
+            C_AA=_combined([m.C_AA for m in sets], sign, [(weight * x, x) for weight, x, _ in shifts]),
+            C_AB=_combined([m.C_AB for m in sets], sign, [(weight * x, y) for weight, x, y in shifts]),
+            C_BB=_combined([m.C_BB for m in sets], sign, [(weight * y, y) for weight, _, y in shifts]),
         )
 
     def about(self, other: "Moments") -> Scatter:
@@ -122,13 +129,16 @@ def _shifted(C: Matrix, weight: float, x: Matrix, y: Matrix) -> Matrix:
     return shifted
 
 
-def _combined(C: Matrix, other: Matrix, sign: int, weight: float, x: Matrix, y: Matrix) -> Matrix:
-    """C + sign other + weight x^T y, allocating one matrix."""
-    combined = _shifted(C, weight, x, y)
-    if sign > 0:
-        combined += other
-    else:
-        combined -= other
+def _combined(Cs: Sequence[Matrix], sign: int, shifts: Sequence[tuple[Matrix, Matrix]]) -> Matrix:
+    """C_0 + sign (C_1 + ...) + sum of x^T y over the shifts (x, y), allocating one matrix."""
+    left, right = (matrices.stack(vectors) for vectors in zip(*shifts, strict=True))
+    combined = left.T @ right
+    combined += Cs[0]
+    for C in Cs[1:]:
+        if sign > 0:
+            combined += C
+        else:
+            combined -= C
     return combined
 
 
@@ -158,10 +168,7 @@ class FoldMoments:
 
     def training(self, *held_out: int) -> Moments:
         """Moments of all rows but those of the folds `held_out`."""
-        moments = self.total
-        for fold in held_out:
-            moments = moments - self.fold(fold)
-        return moments
+        return self.total.without(*(self.fold(fold) for fold in held_out))
 
     def reversed(self) -> "FoldMoments":
         """The same rows with A and B exchanged; the shuffled cross-moments are transposed."""

@@ -48,31 +48,35 @@ class Ridge:
         return change + self._target
 
     @cached_property
+    def _explained(self) -> Matrix:
+        """R^T (C_AA + lambda I) R [d_B, d_B]."""
+        whitened = affine.add_product(self._whitened, self._factor.T, self._target)  # L^T R
+        return whitened.T @ whitened
+
+    @cached_property
     def _basis(self) -> Matrix:
-        """Eigenvectors of R^T (C_AA + lambda I) R = W^T W, W = L^T R, by increasing eigenvalue [d_B, d_B]."""
-        whitened = affine.add_product(self._whitened, self._factor.T, self._target)
-        return matrices.eigh(whitened.T @ whitened)[1]
+        """Eigenvectors of R^T (C_AA + lambda I) R by increasing eigenvalue, [d_B, min(d_A, d_B)]."""
+        return matrices.eigh(self._explained)[1][:, -self._largest_rank :]
+
+    @cached_property
+    def _rotated_slope(self) -> Matrix:
+        return self.slope @ self._basis
 
     def reduced(self, rank: int) -> Matrix:
         """R P_r [d_A, d_B], P_r the projection on the first r eigenvectors of R^T (C_AA + lambda I) R."""
-        n_dropped = self._basis.shape[1] - rank
-        kept, dropped = self._basis[:, n_dropped:], self._basis[:, :n_dropped]
-        if n_dropped < rank:
+        d_B = len(self._explained)
+        if 2 * rank > d_B:
+            dropped = matrices.eigenvectors(self._explained, 0, d_B - rank)
             return self.slope - (self.slope @ dropped) @ dropped.T
+        kept = matrices.eigenvectors(self._explained, d_B - rank, d_B)
         return (self.slope @ kept) @ kept.T
 
     def rank_errors(self, scatter: moments.Scatter) -> DoubleArray:
         """Held-out squared error of R P_r for r = 1 .. min(d_A, d_B), float64."""
-        basis = self._basis[:, -self._largest_rank :]
-        cross = ((scatter.AB @ basis) * self._coordinates).sum(axis=0)
-        change = matrices.quadratic_forms(scatter.AA, self._coordinates) - 2 * cross
+        cross = ((scatter.AB @ self._basis) * self._rotated_slope).sum(axis=0)
+        change = matrices.quadratic_forms(scatter.AA, self._rotated_slope) - 2 * cross
         errors: DoubleArray = matrices.trace(scatter.BB) + np.cumsum(matrices.to_numpy(change)[::-1])
         return errors
-
-    @cached_property
-    def _coordinates(self) -> Matrix:
-        """The slopes of B's coordinates in the basis, R V [d_A, min(d_A, d_B)]."""
-        return self.slope @ self._basis[:, -self._largest_rank :]
 
 
 class RotatedScatter(NamedTuple):

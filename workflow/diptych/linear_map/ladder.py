@@ -189,7 +189,7 @@ class Ladder:
         return self.alphas[int(np.argmin(self._alpha_errors(name, outer).sum(axis=0)))]
 
     def _alpha_errors(self, name: PenalisedName, outer: int) -> DoubleArray:
-        """Squared error of each fold but `outer` at each penalty, [folds - 1, penalties]."""
+        """Squared error of each inner fold of `outer` at each penalty, [inner folds, penalties]."""
         if name == "ridge" and self.fits.shrink_to == "zero":
             name = "ridge_zero"
         return self._penalty_errors.penalised[name, outer]
