@@ -1,11 +1,14 @@
+import itertools
+
 import numpy as np
 import pytest
+import torch
 from scipy import linalg
 from sklearn.linear_model import Ridge
 
 from diptych.activations import rows
 from diptych.affine_maps import affine, moments, procrustes, ridge
-from diptych.linear_map import ladder, residuals
+from diptych.linear_map import inner_folds, ladder, residuals
 from diptych.linear_map import stage as linear_map
 from diptych.oracle import planted
 from diptych.runtime.errors import DiptychError
@@ -212,6 +215,89 @@ def test_too_few_folds_and_constant_rows_are_errors():
     still = rows.in_memory([pair.x_A, np.ones_like(pair.x_B)], pair.document)
     with pytest.raises(DiptychError, match="of B do not vary"):
         ladder.Ladder(moments.accumulate(still))
+
+
+def as_tensors(folds):
+    """The same moments as torch tensors on the CPU: the text of the formulas that a GPU runs."""
+
+    def tensor(array):
+        return torch.from_numpy(np.ascontiguousarray(array))
+
+    def of_fold(m):
+        return moments.Moments(m.n, *map(tensor, (m.mean_A, m.mean_B, m.C_AA, m.C_AB, m.C_BB)))
+
+    return moments.FoldMoments(folds.ids, tuple(map(of_fold, folds.folds)), tuple(map(tensor, folds.shuffled)))
+
+
+def assert_equal_results(result, expected):
+    assert result.best.name == expected.best.name
+    assert result.shuffled_r2 == pytest.approx(expected.shuffled_r2, rel=1e-8, abs=1e-8)
+    assert result.ladder.numerical_rank == expected.ladder.numerical_rank
+    for rung, other in zip(result.rungs, expected.rungs, strict=True):
+        np.testing.assert_equal(tuple(rung.hyperparameters), tuple(other.hyperparameters))
+        np.testing.assert_allclose(rung.r2, other.r2, rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(rung.inner_r2, other.inner_r2, rtol=1e-8, atol=1e-8)
+        assert rung.in_sample_frobenius == pytest.approx(other.in_sample_frobenius, rel=1e-8)
+        slope, same = (r.ladder.slope(rung.name, rung.hyperparameters, (0,)) for r in (result, expected))
+        np.testing.assert_allclose(slope, same, rtol=0, atol=1e-8 * np.abs(same).max())
+    first, second = (
+        residuals.select_directions(r.ladder.folds, residuals.fold_maps(r.ladder, r.best), 3)
+        for r in (result, expected)
+    )
+    largest = second.unexplained_spectrum[0]
+    np.testing.assert_allclose(first.unexplained_spectrum, second.unexplained_spectrum, rtol=0, atol=1e-8 * largest)
+    np.testing.assert_allclose(np.abs(np.sum(first.patterns * second.patterns, axis=1)), 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("d_A", "d_B"), [(16, 16), (18, 12), (12, 18)])
+def test_tensors_give_the_results_of_arrays(d_A, d_B):
+    pair = planted.make_pair(2, d_A=d_A, d_B=d_B, n_features=24, n_documents=60, noise=0.1, labels={"only_B": 1})
+    folds = moments.accumulate(pair.rows())
+    results = [linear_map.cross_validate(of, "simple", ladder.ALPHAS) for of in (as_tensors(folds), folds)]
+    assert_equal_results(*results)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize(("d_A", "d_B"), [(64, 64), (64, 48), (48, 64)])
+def test_gpu_equals_cpu(d_A, d_B):
+    pair = planted.make_pair(2, d_A=d_A, d_B=d_B, n_features=96, n_documents=80, noise=0.1, labels={"only_B": 1})
+    folds = moments.accumulate(pair.rows())
+    assert_equal_results(
+        *(linear_map.cross_validate(folds.on(device), "simple", ladder.ALPHAS) for device in ("cuda:0", "cpu"))
+    )
+
+
+@pytest.mark.parametrize("n_folds", [3, 4, 5, 8])
+def test_every_outer_fold_has_two_inner_folds_and_the_test_fold_all(n_folds):
+    pairs = inner_folds.fold_pairs(range(n_folds))
+    assert len(set(pairs)) == len(pairs) <= n_folds * (n_folds - 1) // 2
+    inner = [[pair for pair in pairs if k in pair] for k in range(n_folds)]
+    assert len(inner[0]) == n_folds - 1
+    assert all(len(folds) >= 2 for folds in inner)
+    assert all(a < b for a, b in pairs)
+
+
+def test_fewer_inner_folds_move_the_pooled_r2_by_less_than_1e_4(monkeypatch):
+    folds = moments.accumulate(planted.make_pair(0, n_documents=60).rows(), shuffled=False)
+    few = ladder.Ladder(folds).cross_validate()
+    monkeypatch.setattr(inner_folds, "fold_pairs", lambda ids: list(itertools.combinations(ids, 2)))
+    for rung, of_all in zip(few, ladder.Ladder(folds).cross_validate(), strict=True):
+        np.testing.assert_equal(tuple(rung.hyperparameters), tuple(of_all.hyperparameters))
+        np.testing.assert_array_equal(rung.inner_r2, of_all.inner_r2)
+        assert rung.pooled == pytest.approx(of_all.pooled, abs=1e-4)
+
+
+@pytest.mark.parametrize("n", [40, 12])
+def test_polar_factor_equals_scipys_also_without_full_rank(n):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(n, 20)) * np.logspace(0, -3, 20), rng.normal(size=(n, 16))
+    matrix = x.T @ y
+    q, values, right = procrustes.polar_decomposition(matrix)
+    np.testing.assert_allclose(q.T @ q, np.eye(16), atol=1e-11)
+    np.testing.assert_allclose((q @ right * values) @ right.T, matrix, atol=1e-10 * np.abs(matrix).max())
+    np.testing.assert_array_equal(procrustes.polar_factor(matrix.T), procrustes.polar_factor(matrix).T)
+    if n > 16:
+        np.testing.assert_allclose(q, linalg.polar(matrix)[0], atol=1e-8)
 
 
 # --- where the map fails ---------------------------------------------------------------------------------------------

@@ -24,18 +24,21 @@ ROW_BLOCKS = 8
 
 
 def on(device: str, values: npt.ArrayLike) -> Matrix:
-    """The values as float64 on a device, `cpu` or `cuda[:i]`."""
+    """The values as float64 on a device: an array for `cpu`, a tensor for `cuda[:i]`."""
     array = np.asarray(values, dtype=np.float64)
-    if device == "cpu":
-        return array
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+    return array if device == "cpu" else _tensor(array, device)
 
 
 def like(values: npt.ArrayLike, other: Matrix) -> Matrix:
-    """The values as float64 where another matrix lies."""
-    return on("cpu" if isinstance(other, np.ndarray) else str(other.device), values)
+    """The values as float64 of the type and on the device of another matrix."""
+    array = np.asarray(values, dtype=np.float64)
+    return array if isinstance(other, np.ndarray) else _tensor(array, other.device)
+
+
+def _tensor(array: DoubleArray, device: Any) -> Matrix:
+    import torch  # slow to import, and only needed on a GPU
+
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
 def to_numpy(values: Matrix) -> DoubleArray:
@@ -132,7 +135,7 @@ def cholesky(positive: Matrix) -> Matrix:
 def solve_triangular(lower: Matrix, right: Matrix, *, transposed: bool = False) -> Matrix:
     """L^-1 right, or L^-T right if `transposed`, for a lower triangular L."""
     if isinstance(lower, np.ndarray):
-        return linalg.solve_triangular(lower, right, lower=True, trans=int(transposed), check_finite=False)
+        return linalg.solve_triangular(lower, right, lower=True, trans="T" if transposed else "N", check_finite=False)
     import torch
 
     return torch.linalg.solve_triangular(lower.T if transposed else lower, right, upper=transposed)

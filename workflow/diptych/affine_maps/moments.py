@@ -86,9 +86,7 @@ class Moments:
             sum(weight / n * mean for weight, mean in zip(weights, means, strict=True))
             for means in ([m.mean_A for m in sets], [m.mean_B for m in sets])
         )
-        shifts = [
-            (weight, m.mean_A - mean_A, m.mean_B - mean_B) for weight, m in zip(weights, sets, strict=True)
-        ]
+        shifts = [(weight, m.mean_A - mean_A, m.mean_B - mean_B) for weight, m in zip(weights, sets, strict=True)]
         return Moments(
             n=n,
             mean_A=mean_A,

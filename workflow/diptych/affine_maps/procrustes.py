@@ -1,7 +1,7 @@
 """Rotations between two activation spaces from second moments: polar factors and Procrustes slopes (METHODS 2).
 
-    slope = procrustes(m)                     # rotation times scale, as one slope [d_A, d_B]
-    q, values, right = polar_decomposition(m.C_AB)
+slope = procrustes(m)                     # rotation times scale, as one slope [d_A, d_B]
+q, values, right = polar_decomposition(m.C_AB)
 """
 
 import numpy as np
@@ -101,7 +101,7 @@ def polar_factor(matrix: Matrix) -> Matrix:
 
 
 def polar_decomposition(matrix: Matrix) -> tuple[Matrix, Matrix, Matrix]:
-    """Q, s and V of a tall matrix M = Q V diag(s) V^T, with Q its polar factor: V and s are singular vectors and values.
+    """Polar factor Q, singular values s and right singular vectors V of a tall matrix M = Q V diag(s) V^T.
 
     From the eigenvectors of M^T M, at two thirds of the cost of a singular value decomposition (a few hundredths on a
     GPU); where M is too ill-conditioned for that (`LEAST_CONDITION`), from its singular value decomposition.
@@ -111,7 +111,8 @@ def polar_decomposition(matrix: Matrix) -> tuple[Matrix, Matrix, Matrix]:
         left, values, right_transposed = matrices.svd(matrix)
         return left @ right_transposed, values, right_transposed.T
     values = squares**0.5
-    q = matrix @ ((right / values) @ right.T)
+    scaled = right / values**0.5
+    q = matrix @ (scaled @ scaled.T)
     for _ in range(CORRECTIONS):
         error = matrices.add_to_diagonal(q.T @ q, -1.0)
         if float(abs(error).max()) < ORTHONORMAL:

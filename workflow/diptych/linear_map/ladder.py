@@ -197,7 +197,7 @@ class Ladder:
     def _frobenius(self, slope: float | Matrix) -> float:
         if isinstance(slope, float):
             return abs(slope) * float(np.sqrt(self.d_A))
-        return float((slope * slope).sum()) ** 0.5
+        return float(np.sqrt(float((slope * slope).sum())))
 
     def _rung(self, name: RungName, error: DoubleArray, total: DoubleArray, in_sample: float, norm: float) -> Rung:
         """A rung from the squared errors [folds, d_B] and totals of its maps."""

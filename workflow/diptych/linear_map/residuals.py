@@ -32,7 +32,8 @@ import numpy.typing as npt
 from diptych.activations import rows
 from diptych.affine_maps import affine, matrices, moments, procrustes
 from diptych.affine_maps.matrices import Matrix
-from diptych.linear_map.ladder import TEST_FOLD, Ladder, Rung
+from diptych.linear_map.inner_folds import TEST_FOLD
+from diptych.linear_map.ladder import Ladder, Rung
 from diptych.statistics import resampling
 
 DoubleArray = npt.NDArray[np.float64]
@@ -86,11 +87,13 @@ def select_directions(
     folds: moments.FoldMoments, maps: Mapping[int, affine.LinearMap], count: int, *, seed: int = 0
 ) -> Directions:
     """The `count` directions of each kind with the largest eigenvalues, from the moments of folds 1.. only."""
-    C_E, C_BB, n = 0.0, 0.0, 0
+    n = folds.total.n - folds.fold(TEST_FOLD).n
+    C_E: Matrix = 0.0
+    C_BB: Matrix = 0.0
     for fold in (fold for fold in folds.ids if fold != TEST_FOLD):
         scatter = folds.fold(fold).about(folds.training(TEST_FOLD, fold))
         C_E = C_E + error_scatter(matrices.like(maps[fold].slope, scatter.AA), scatter)
-        C_BB, n = C_BB + scatter.BB, n + folds.fold(fold).n
+        C_BB = C_BB + scatter.BB
     ridge = VARIANCE_FLOOR * matrices.trace(C_BB) / len(C_BB)
     variance, components = (matrices.to_numpy(part) for part in matrices.eigh(C_E))
     share, readouts = _relative_eigh(C_E, matrices.add_to_diagonal(C_BB, ridge))
