@@ -63,13 +63,10 @@ def trace(matrix: Matrix) -> float:
 
 def add_to_diagonal(matrix: Matrix, value: float) -> Matrix:
     """matrix + value I, a new matrix."""
-    if isinstance(matrix, np.ndarray):
-        sum_: DoubleArray = matrix.copy()
-        sum_[np.diag_indices(min(matrix.shape))] += value
-        return sum_
-    sum_ = matrix.clone()
-    sum_.diagonal().add_(value)
-    return sum_
+    shifted: Matrix = matrix.copy() if isinstance(matrix, np.ndarray) else matrix.clone()
+    indices = range(min(matrix.shape))
+    shifted[indices, indices] += value
+    return shifted
 
 
 def eigh(symmetric: Matrix) -> tuple[Matrix, Matrix]:
