@@ -11,7 +11,12 @@ method is loaded by the name of its package (`candidates.proposer.of`, `page.met
 and one entry here. Findings, controls, conclusions, report and config iterate over the table.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
+
+Scope = Literal["pair", "site"]
+"""What a comparison is of: two models as a whole, or one site of each."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,10 @@ class Method:
         file: key among a cell's files; a method without that file was not run.
         settings_files: keys of the files whose settings must be equal for one pair's planted control to apply to
             another pair.
-        kind: kind of its candidates: "direction", "feature" or "latent"; "" for a method that proposes none.
+        kind: kind of its candidates: "token", "direction", "feature", "latent" or "weights"; "" for a method that
+            proposes none.
+        scope: what it compares: models as a whole ("pair"), or one site of each ("site").
+        is_exact: whether its effects are known without error, so that nothing is tested or held out.
         min_effect: default minimum |effect| of a finding, in the method's unit.
         effect: definition of the effect, for the config's reference.
         is_share: whether the effect is a share, at most 1.
@@ -44,6 +52,8 @@ class Method:
     is_share: bool = True
     is_steered: bool = False
     plants: bool = False
+    scope: Scope = "site"
+    is_exact: bool = False
 
     @property
     def proposes(self) -> bool:
@@ -102,9 +112,14 @@ METHODS: tuple[Method, ...] = (
 """All methods, in the order of the page."""
 
 
-def proposing() -> tuple[Method, ...]:
-    """The methods that propose candidates."""
-    return tuple(method for method in METHODS if method.proposes)
+def proposing(scope: Scope | None = None) -> tuple[Method, ...]:
+    """The methods that propose candidates, of one scope or of both."""
+    return tuple(method for method in METHODS if method.proposes and scope in (None, method.scope))
+
+
+def scope_of(comparison: Mapping[str, Any]) -> Scope:
+    """The scope of a comparison (`config.cells.comparisons`)."""
+    return "site" if comparison["site_a"] else "pair"
 
 
 def steered() -> tuple[Method, ...]:

@@ -2,16 +2,19 @@
 
 import ast
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import example_candidates
 import small_study
 import toy_method
 from diptych import methods
 from diptych.activations import rows
-from diptych.findings import stage
+from diptych.candidates import ranking
+from diptych.findings import conclusions, stage
 from diptych.methods import Method
 from diptych.oracle import planted
 from diptych.report import stage as report
@@ -57,6 +60,41 @@ def test_a_method_is_a_package_and_a_line(study, tmp_path):
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert page.count("The toy method saw 12 documents.") == 2
     assert "toy means" in page
+
+
+def test_a_method_that_compares_models_as_a_whole(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(methods, "METHODS", (*methods.METHODS[:-1], replace(TOY, scope="pair", is_exact=True)))
+    pairs = []
+    for pair in study["pairs"]:
+        if toy_file := pair["files"].pop("toy", None):
+            text = {key: pair["files"][key] for key in ("tokens_a", "tokens_b")}
+            pairs.append({**pair, "site_a": "", "site_b": "", "files": {**text, "toy": toy_file}})
+        pairs.append(pair)
+    study["pairs"] = pairs
+    stage.collect(pairs, study["findings"], tmp_path / "findings.tsv", spec=small_study.SPEC,
+                  min_effect={**small_study.MIN_EFFECT, "toy": TOY.min_effect})  # fmt: skip
+    found = stage.read(study["findings"])
+    own = [answer for answer in found.answers if answer["method"] == "toy"]
+    assert [(answer["pair"], answer["site"], answer["status"]) for answer in own] == [
+        ("tuned", "", "found"), ("control", "", "as_it_must"),
+    ]  # fmt: skip
+    whole = next(control for control in found.controls if control["site"] == "")
+    assert [clause["name"] for clause in whole["clauses"]] == ["the means are equal", "no finding"]
+    report.build(study, tmp_path / "index.html", spec=small_study.SPEC)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert 'id="pair-tuned"' in page
+    assert "tuned: base and tuned as a whole" in page
+    assert page.index("tuned differs from base: 1 finding (1 by the toy means)") < page.index("differs from base at")
+
+
+def test_an_exact_method_needs_no_test():
+    untested = example_candidates.make_candidate(p=float("nan"), effect=0.3, held_out=0.3)
+    assert not ranking.rank([untested], ranking.Threshold(0.05, 0.1)).findings
+    exact = ranking.rank([untested], ranking.Threshold(None, 0.1))
+    assert [ranked.smallest_margin for ranked in exact.findings] == pytest.approx([3.0])
+    assert not ranking.rank([untested], ranking.Threshold(None, 0.4)).findings
+    none = conclusions.answer("compared", replace(TOY, is_exact=True), ranking.Ranking(()), None)
+    assert none == conclusions.Answer("none", "no difference found: the comparison is exact")
 
 
 def test_the_toy_method_is_small():

@@ -11,12 +11,13 @@ import small_study
 from diptych.activations import rows
 from diptych.affine_maps import affine
 from diptych.linear_map import stage as linear_map_stage
+from diptych.models import lens as logit_lens
 from diptych.models import pretrained
 from diptych.models.hooks import Loader
 from diptych.models.sites import resolve_site
 from diptych.oracle import planted
 from diptych.runtime.errors import DiptychError
-from diptych.steering import directions, effects, readout, stage, writing
+from diptych.steering import directions, effects, explanation, stage, writing
 from diptych.steering import section as report_steering
 from diptych.steering.intervention import Edit, Intervention, decode_greedily, measure, sample
 from diptych.text.tokenizer import Tokenizer
@@ -125,7 +126,7 @@ def test_lens_reads_the_unembedding(tmp_path):
     rng = np.random.default_rng(0)
     unit = rng.standard_normal((3, 32))
     unit = (unit / np.linalg.norm(unit, axis=1, keepdims=True)).astype(np.float32)
-    logits = readout.lens(model, unit, 100.0)
+    logits = logit_lens.lens(model, unit, 100.0)
     W = model.get_output_embeddings().weight.detach().numpy() * model.model.norm.weight.detach().numpy()
     np.testing.assert_allclose(logits, np.sqrt(32) * unit @ W.T, rtol=1e-3, atol=1e-3)
 
@@ -135,17 +136,19 @@ def test_lens_leaves_out_the_norms_bias(tmp_path):
     with torch.no_grad():
         model.transformer.ln_f.bias += torch.randn(32)
     direction = np.eye(32, dtype=np.float32)[:1]
-    np.testing.assert_allclose(readout.lens(model, direction, 50.0), -readout.lens(model, -direction, 50.0), atol=1e-4)
+    np.testing.assert_allclose(
+        logit_lens.lens(model, direction, 50.0), -logit_lens.lens(model, -direction, 50.0), atol=1e-4
+    )
 
 
 def test_explanation_depends_on_the_direction_only_through_the_placeholder(llama):
     model, tokenizer = pretrained.load(llama), Tokenizer(llama)
     rng = np.random.default_rng(0)
     unit = rng.standard_normal((2, 32)).astype(np.float32)
-    said = readout.explain(model, tokenizer, unit, [1.0, 30.0], 6)
+    said = explanation.explain(model, tokenizer, unit, [1.0, 30.0], 6)
     assert [len(row) for row in said] == [2, 2]
     assert said[0][1] != said[1][1]
-    again = readout.explain(model, tokenizer, unit[::-1].copy(), [1.0, 30.0], 6)
+    again = explanation.explain(model, tokenizer, unit[::-1].copy(), [1.0, 30.0], 6)
     assert again[::-1] == said
 
 

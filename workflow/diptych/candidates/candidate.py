@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 DoubleArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-Kind = Literal["token", "direction", "feature", "latent"]
+Kind = Literal["token", "direction", "feature", "latent", "weights"]
 SideName = Literal["A", "B"]
 
 SIDES: tuple[SideName, SideName] = ("A", "B")
@@ -26,7 +26,7 @@ class Candidate(NamedTuple):
         effect: in the method's unit (see its proposer), B minus A: above the null for a candidate of side B.
         held_out: the same on documents that were not used to find it.
         lo, hi: 95 % interval of the held-out effect; at template tokens, of the effect over all prompts.
-        p: of the held-out effect; NaN where it cannot be tested.
+        p: of the held-out effect; NaN where it cannot be tested or is exact.
         null: the effect that is expected where nothing differs.
         direction: float64 [d_side], in the space of its side.
         rows: token rows of its side where it is strongest, in descending order.

@@ -32,9 +32,9 @@ difference of the models; not at all."""
 
 
 class Threshold(NamedTuple):
-    """Thresholds of a finding: largest q, smallest |effect|."""
+    """Thresholds of a finding: largest q (None: effects are exact, and only their size counts), smallest |effect|."""
 
-    q: float
+    q: float | None
     min_effect: float
 
 
@@ -146,7 +146,9 @@ def rank(candidates: Sequence[Candidate], threshold: Threshold, untestable: str 
             i,
         ),
     )
-    return Ranking(_mark_duplicates([family[i] for i in order]), untestable or _untestable(candidates))
+    if threshold.q is not None:
+        untestable = untestable or _untestable(candidates)
+    return Ranking(_mark_duplicates([family[i] for i in order]), untestable)
 
 
 def best(candidates: Sequence[Candidate], threshold: Threshold, count: int) -> list[Candidate]:
@@ -194,11 +196,13 @@ def _leaks_into(strong: Candidate, weak: Candidate) -> bool:
 
 
 def _margins(candidate: Candidate, q: float, threshold: Threshold) -> tuple[float, float, float]:
-    significance = math.log(max(q, resampling.SMALLEST_P)) / math.log(threshold.q) if q == q else 0.0
     sign = 1.0 if candidate.side == "B" else -1.0
     shift, held_out = sign * (candidate.effect - candidate.null), sign * (candidate.held_out - candidate.null)
-    replication = held_out / (HELD_OUT_SHARE * shift) if shift > 0 and math.isfinite(held_out) else 0.0
     size = shift / threshold.min_effect if math.isfinite(shift) else 0.0
+    if threshold.q is None:
+        return math.inf, math.inf, size
+    replication = held_out / (HELD_OUT_SHARE * shift) if shift > 0 and math.isfinite(held_out) else 0.0
+    significance = math.log(max(q, resampling.SMALLEST_P)) / math.log(threshold.q) if q == q else 0.0
     return significance, replication, size
 
 

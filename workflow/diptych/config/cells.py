@@ -1,11 +1,14 @@
-"""Descriptions of the cells of a study, with their files, and of the other inputs of the page.
+"""Descriptions of the comparisons of a study, with their files, and of the other inputs of the page.
 
-A cell is a pair of models at one site of each. Findings, similarity and report read all cells; each is described by
-aliases and by paths relative to the results directory, so that its description can be part of a spec:
+A comparison is of a pair of models as a whole, or of a cell: one site of each. Findings, similarity and report read
+them; each is described by aliases and by paths relative to the results directory, so that its description can be part
+of a spec:
 
     all_cells(layout)[0]
     # {"name": "tuned", "role": "compared", "site_a": "middle", "site_b": "middle", "a": "base", "b": "tuned",
     #  "corpus": "text", "files": {"linear_map": "pairs/tuned/middle--middle/linear_map.h5", ...}, ...}
+
+A pair as a whole is described in the same way, with "" for its sites.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,42 +19,74 @@ from diptych.config.layout import Layout
 from diptych.config.study import Study
 
 Description = dict[str, Any]
-"""Aliases and relative paths of a cell, a crosscoder run or the page's inputs, for JSON."""
+"""Aliases and relative paths of a comparison, a crosscoder run or the page's inputs, for JSON."""
+
+
+def comparisons(layout: Layout) -> list[Description]:
+    """Every comparison, sorted by the pair's alias: each pair as a whole before its cells."""
+    described = [*whole_pairs(layout), *all_cells(layout)]
+    return sorted(described, key=lambda comparison: str(comparison["name"]))
+
+
+def whole_pairs(layout: Layout) -> list[Description]:
+    """Every pair as a whole that a method compares; of pairs of the same models and corpus the first."""
+    described = [(name, whole_files_of(layout, name)) for name in layout.study.whole_pairs]
+    return [_described(layout, name, "", "", files) for name, files in described if files]
 
 
 def all_cells(layout: Layout) -> list[Description]:
     """Every cell of every pair, sorted by the pair's alias."""
     study = layout.study
     return [
-        {
-            "name": name,
-            "role": study.role(name, site_a, site_b),
-            "site_a": site_a,
-            "site_b": site_b,
-            "files": files_of(layout, name, site_a, site_b),
-            "a": study.pairs[name].a,
-            "b": study.pairs[name].b,
-            "corpus": study.pairs[name].corpus,
-            "dictionary_a": study.dictionary(name, "a", site_a),
-            "dictionary_b": study.dictionary(name, "b", site_b),
-        }
+        _described(layout, name, site_a, site_b, files_of(layout, name, site_a, site_b))
         for name in study.compared_pairs
         for site_a, site_b in study.cells(name)
     ]
+
+
+def _described(layout: Layout, pair: str, site_a: str, site_b: str, files: Description) -> Description:
+    study = layout.study
+    return {
+        "name": pair,
+        "role": study.role(pair, site_a, site_b),
+        "site_a": site_a,
+        "site_b": site_b,
+        "files": files,
+        "a": study.pairs[pair].a,
+        "b": study.pairs[pair].b,
+        "corpus": study.pairs[pair].corpus,
+        "dictionary_a": study.dictionary(pair, "a", site_a),
+        "dictionary_b": study.dictionary(pair, "b", site_b),
+    }
+
+
+def whole_files_of(layout: Layout, pair: str) -> Description:
+    """The files of a pair as a whole by content; {} if no method compares it."""
+    compared: Description = {}
+    return {**_text_of(layout, pair), **compared} if compared else {}
+
+
+def _text_of(layout: Layout, pair: str) -> Description:
+    """The tokens of a pair's models, and their alignment if they differ."""
+    section = layout.study.pairs[pair]
+    files: Description = {
+        "tokens_a": layout.relative(layout.tokens_of(section.corpus, section.a)),
+        "tokens_b": layout.relative(layout.tokens_of(section.corpus, section.b)),
+    }
+    if alignment := layout.alignment_of(section.corpus, section.a, section.b):
+        files["alignment"] = layout.relative(alignment)
+    return files
 
 
 def files_of(layout: Layout, pair: str, site_a: str, site_b: str) -> Description:
     """The files of one cell by content: a path, a list of paths, or a list of runs."""
     study, section, cell = layout.study, layout.study.pairs[pair], (pair, site_a, site_b)
     files: Description = {
+        **_text_of(layout, pair),
         "linear_map": layout.relative(layout.linear_map(*cell)),
-        "tokens_a": layout.relative(layout.tokens_of(section.corpus, section.a)),
-        "tokens_b": layout.relative(layout.tokens_of(section.corpus, section.b)),
         "crosscoders": _crosscoders(layout, pair, site_a) if site_a == site_b else [],
         "template_diffs": _template_diffs(layout, pair, site_a) if site_a == site_b else [],
     }
-    if alignment := layout.alignment_of(section.corpus, section.a, section.b):
-        files["alignment"] = layout.relative(alignment)
     if study.role(*cell) == "planted":
         files["truth"] = layout.relative(layout.truth(section.b))
     if study.is_steered(*cell):
@@ -182,8 +217,8 @@ def mapped_spaces(layout: Layout) -> list[Description]:
 
 
 def report_inputs(layout: Layout) -> Description:
-    """The inputs of the page: all cells, and the models, corpora, gates, crosscoders and dictionaries behind them."""
-    study, cells = layout.study, all_cells(layout)
+    """The inputs of the page: comparisons, and the models, corpora, gates, crosscoders, dictionaries behind them."""
+    study, compared, cells = layout.study, comparisons(layout), all_cells(layout)
     compared_rows = _compared_rows(layout, cells)
     models = sorted({ancestor for _, model, _ in compared_rows for ancestor in study.lineage(model)})
     dictionaries = sorted(
@@ -191,7 +226,7 @@ def report_inputs(layout: Layout) -> Description:
         | {diff.dictionary for diff in study.template_diffs.values()}
     )
     description: Description = {
-        "pairs": cells,
+        "pairs": compared,
         "models": [{"name": model, "directory": _directory(layout, layout.model(model))} for model in models],
         "corpora": _corpora(layout, compared_rows, models, dictionaries),
         "gates": [

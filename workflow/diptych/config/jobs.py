@@ -381,10 +381,10 @@ class Jobs:
         return Job(self._inputs_of(mapped_cells), {"cells": mapped_cells}, settings)
 
     def collect_findings(self) -> Job:
-        """Test the candidates of all cells and collect the findings."""
-        all_cells = cells.all_cells(self.layout)
+        """Test the candidates of all comparisons and collect the findings."""
+        compared = cells.comparisons(self.layout)
         modules = methods.modules("candidates", methods.proposing())
-        return Job(self._inputs_of(all_cells), {"pairs": all_cells}, dump(self.study.findings), modules=modules)
+        return Job(self._inputs_of(compared), {"pairs": compared}, dump(self.study.findings), modules=modules)
 
     def build_report(self) -> Job:
         """Build the page."""

@@ -125,6 +125,15 @@ class Study(Strict):
         """Aliases of the pairs in the config, sorted: without the repeats that further seeds add."""
         return sorted(alias for alias, pair in self.pairs.items() if not isinstance(pair, RepeatedPair))
 
+    @property
+    def whole_pairs(self) -> list[str]:
+        """Aliases of the pairs to compare as a whole: of those with the same models and corpus the first."""
+        first: dict[tuple[str, str, str], str] = {}
+        for alias in self.compared_pairs:
+            pair = self.pairs[alias]
+            first.setdefault((pair.a, pair.b, pair.corpus), alias)
+        return list(first.values())
+
     def first_run(self, pair: str) -> str:
         """Alias of the pair that this one repeats with further seeds; its own if it is no repeat."""
         section = self.pairs[pair]
@@ -165,7 +174,7 @@ class Study(Strict):
         )
 
     def role(self, pair: str, site_a: str, site_b: str) -> Literal["compared", "planted", "control", "floor"]:
-        """Role of a cell in the study.
+        """Role of a cell, or with "" for both sites of a pair as a whole, in the study.
 
         `control` is a model with itself through the same dictionary, `floor` a model with itself through two,
         `planted` a model with its own planted edit, all at one site; all others are `compared`.

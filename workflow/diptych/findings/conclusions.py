@@ -1,6 +1,6 @@
 """Conclusions from a study's findings: the identical control, and one answer per pair and method.
 
-    control_clauses(files, rankings)                    the conditions that a model compared with itself must meet
+    control_clauses(pair, rankings)                     the conditions that a model compared with itself must meet
     answer(role, method, ranking, positive_control)     what follows from a method's findings, or from their absence
 
 That a method finds nothing is informative only if it could have found a difference: "no difference found" needs a
@@ -17,7 +17,7 @@ from diptych.candidates.candidate import SAME_DIRECTION, counted
 from diptych.candidates.proposer import Clause
 from diptych.candidates.ranking import Ranking
 from diptych.candidates.recovery import Recovery
-from diptych.methods import Method, proposing
+from diptych.methods import Method, proposing, scope_of
 
 Status = Literal[
     "found",
@@ -41,9 +41,10 @@ class Answer:
     text: str
 
 
-def control_clauses(files: Mapping[str, Any], rankings: Mapping[Method, Ranking]) -> list[Clause]:
-    """All conditions of the identical control (METHODS 0.4) for the pair of a model with itself."""
-    clauses = [clause for method in proposing() for clause in proposer.of(method).control(files)]
+def control_clauses(pair: Mapping[str, Any], rankings: Mapping[Method, Ranking]) -> list[Clause]:
+    """All conditions of the identical control (METHODS 0.4) for one comparison of a model with itself."""
+    applicable = proposing(scope_of(pair))
+    clauses = [clause for method in applicable for clause in proposer.of(method).control(pair["files"])]
     n_findings = {method.title: len(ranking.reported) for method, ranking in rankings.items()}
     total = sum(n_findings.values())
     counts = ", ".join(f"{name} {count}" for name, count in n_findings.items())
@@ -158,6 +159,8 @@ def _planted(ranking: Ranking, recovery: Recovery) -> Answer:
 
 def _no_finding(method: Method, positive_control: PositiveControl | None) -> Answer:
     name = method.title
+    if method.is_exact:
+        return Answer("none", "no difference found: the comparison is exact")
     if positive_control is None:
         return Answer(
             "unclear",

@@ -85,7 +85,8 @@ def collect(
     """Write the findings of all pairs to `table` (TSV), and with conclusions to `out` (stage `collect_findings`).
 
     Args:
-        pairs: each {name, a, b, role: compared | control | planted | floor, site_a, site_b, files}. `files` maps
+        pairs: each {name, a, b, role: compared | control | planted | floor, site_a, site_b, files}; for a pair as a
+            whole site_a and site_b are "". `files` maps
             linear_map, correlation, pairing, steering, tokens_a, tokens_b, dictionary_a, dictionary_b (their
             manifest.json) and, for a planted pair, truth to paths; features_a, features_b to lists of shards;
             repeats to a list of these of further seeds; crosscoders to a list of {name, seed, weights, evaluation,
@@ -103,7 +104,7 @@ def collect(
     answers, controls = [], []
     for pair, by_method in zip(pairs, rankings, strict=True):
         for method in by_method:
-            limits = Threshold(q, min_effects[method.name])
+            limits = _threshold(method, q, min_effects)
             if method.plants:
                 positive_control = _own_positive_control(pair, method, limits)
             else:
@@ -150,10 +151,14 @@ def _rankings(pair: Mapping[str, Any], q: float, min_effect: Mapping[str, float]
             reason = f"{pair['site_a']} and {pair['site_b']} are two places in a network, which differ in any model"
             rankings[method] = Ranking((), reason)
             continue
-        ranked = rankings[method] = _ranking(pair["files"], method, Threshold(q, min_effect[method.name]))
+        ranked = rankings[method] = _ranking(pair["files"], method, _threshold(method, q, min_effect))
         counts = ", ".join(f"{len(ranked.with_status(status))} {status}" for status in STATUSES)
         logs.logger.info("%s, %s: of %d candidates %s", pair["name"], method.name, len(ranked.candidates), counts)
     return rankings
+
+
+def _threshold(method: Method, q: float, min_effect: Mapping[str, float]) -> Threshold:
+    return Threshold(None if method.is_exact else q, min_effect[method.name])
 
 
 def _ranking(files: Mapping[str, Any], method: Method, threshold: Threshold) -> Ranking:
@@ -245,7 +250,7 @@ def _answer(
 
 
 def _control(pair: Mapping[str, Any], rankings: Mapping[Method, Ranking]) -> dict[str, Any]:
-    clauses = conclusions.control_clauses(pair["files"], rankings)
+    clauses = conclusions.control_clauses(pair, rankings)
     holds = conclusions.control_holds(clauses)
     for clause in clauses:
         if clause.holds is False:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from diptych import methods
 from diptych.dictionaries import layer_check
 from diptych.page import figures
 from diptych.page.blocks import (
@@ -355,6 +356,7 @@ def _pairs(pairs: Sequence[Mapping[str, Any]]) -> Table:
     rows: list[list[str | Cell]] = [
         [pair["name"], pair["a"], pair["b"], _sites(pair), pair["corpus"], _compared_tokens(pair), roles[pair["role"]]]
         for pair in pairs
+        if methods.scope_of(pair) == "site"
     ]
     return Table(["pair", "A", "B", "site", "text", "tokens", "role"], rows)
 

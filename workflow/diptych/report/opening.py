@@ -73,9 +73,13 @@ def answer(inputs: Mapping[str, Any], findings: Findings) -> str:
     compared = [pair for pair in inputs["pairs"] if pair["role"] == "compared"]
     sentences = []
     for name in dict.fromkeys(pair["name"] for pair in compared):
-        cells = [pair for pair in compared if pair["name"] == name]
+        of_pair = [pair for pair in compared if pair["name"] == name]
+        for whole in (pair for pair in of_pair if methods.scope_of(pair) == "pair"):
+            sentences += [*_method_openings(whole), *_comparison(whole, findings)]
+        cells = [pair for pair in of_pair if methods.scope_of(pair) == "site"]
         described = ([cell for cell in cells if cell["site_a"] == cell["site_b"]] or cells)[:CELLS_IN_WORDS]
-        sentences += [_comparison(cell, findings) for cell in described]
+        for cell in described:
+            sentences += [*_comparison(cell, findings), *_method_openings(cell)]
         if len(cells) > len(described):
             rest = counted(len(cells) - len(described), "other cell")
             sentences.append(f"The tables below have the findings in the {rest} of the grid of {name}.")
@@ -83,10 +87,11 @@ def answer(inputs: Mapping[str, Any], findings: Findings) -> str:
     return " ".join([*sentences, *planted]) or "This study compares no two different models."
 
 
-def _comparison(pair: Mapping[str, Any], findings: Findings) -> str:
+def _comparison(pair: Mapping[str, Any], findings: Findings) -> list[str]:
+    """Sentences on one comparison: findings, and what is not repeated, cannot be told, is absent or untested."""
     answers = _answers(pair, findings)
     with_findings = {methods.named(a["method"]).title: a for a in answers if a["status"] == "found"}
-    none = [methods.named(a["method"]).title for a in answers if a["status"] == "none"]
+    none = [methods.named(a["method"]) for a in answers if a["status"] == "none"]
     unclear = [methods.named(a["method"]).title for a in answers if a["status"] == "unclear"]
     by_status = {
         status: [methods.named(a["method"]).title for a in answers if a["status"] == status]
@@ -95,10 +100,12 @@ def _comparison(pair: Mapping[str, Any], findings: Findings) -> str:
     untested = [methods.named(a["method"]).title for a in answers if a["status"] == "untested"]
     sentences = []
     same_site = pair["site_a"] == pair["site_b"]
-    a, b = pair["a"] if same_site else f"{pair['a']} at {pair['site_a']}", f"{pair['b']} at {pair['site_b']}"
+    a = pair["a"] if same_site else f"{pair['a']} at {pair['site_a']}"
+    at_site = f" at {pair['site_b']}" if pair["site_b"] else ""
+    b = f"{pair['b']}{at_site}"
     if with_findings:
         counts = listed([f"{a['findings']} by the {name}{_besides(a)}" for name, a in with_findings.items()])
-        claim = f"{pair['b']} differs from {a} at {pair['site_b']}" if same_site else f"{b} differs from {a}"
+        claim = f"{pair['b']} differs from {a}{at_site}" if same_site else f"{b} differs from {a}"
         n_findings = sum(a["findings"] for a in with_findings.values())
         sentences.append(f"{claim}: {counted(n_findings, 'finding')} ({counts}).")
     if by_status["not_repeated"]:
@@ -111,10 +118,12 @@ def _comparison(pair: Mapping[str, Any], findings: Findings) -> str:
             f"What the {listed(by_status['cannot_be_told'])} shows between {a} and {b} may be something else than a "
             "difference of the models."
         )
-    if none:
+    if exact := [method.title for method in none if method.is_exact]:
+        sentences.append(f"By the {listed(exact)}, {a} and {pair['b']} are equal.")
+    if sought := [method.title for method in none if not method.is_exact]:
         sentences.append(
-            f"The {listed(none)} found no difference between {a} and {b}, though with the same settings a planted one "
-            "was found."
+            f"The {listed(sought)} found no difference between {a} and {b}, though with the same settings a planted "
+            "one was found."
         )
     if unclear:
         sentences.append(
@@ -123,11 +132,11 @@ def _comparison(pair: Mapping[str, Any], findings: Findings) -> str:
         )
     if untested:
         sentences.append(f"What the {listed(untested)} shows between {pair['a']} and {pair['b']} could not be tested.")
-    return " ".join([*sentences, *_method_openings(pair)]).strip()
+    return sentences
 
 
 def _method_openings(pair: Mapping[str, Any]) -> list[str]:
-    """Sentences of the methods that were run on a cell, besides their findings."""
+    """Sentences of the methods that were run on a comparison, besides their findings."""
     methods_run = [method for method in methods.METHODS if pair["files"].get(method.file)]
     return [sentence for method in methods_run if (sentence := method_sections.of(method).opening(pair))]
 
@@ -160,7 +169,9 @@ def section(inputs: Mapping[str, Any], findings: Findings) -> Section:
     rows: list[list[str | Cell]] = []
     for pair in inputs["pairs"]:
         by_method = {a["method"]: a for a in _answers(pair, findings)}
-        rows.append([_label(pair), pair["role"], *(_status_cell(by_method.get(method.name)) for method in columns)])
+        scope = methods.scope_of(pair)
+        cells = [_status_cell(by_method.get(method.name)) if method.scope == scope else "" for method in columns]
+        rows.append([_label(pair), pair["role"], *cells])
     overview = Table(
         ["pair", "role", *(method.title for method in columns)],
         rows,
@@ -178,7 +189,8 @@ def section(inputs: Mapping[str, Any], findings: Findings) -> Section:
 
 
 def _label(pair: Mapping[str, Any]) -> str:
-    return f"{pair['name']} ({pair['a']} → {pair['b']}, {pair['site']})"
+    models = f"{pair['a']} → {pair['b']}"
+    return f"{pair['name']} ({models}, {pair['site']})" if pair["site"] else f"{pair['name']} ({models})"
 
 
 def _status_cell(answer: Mapping[str, Any] | None) -> Cell:

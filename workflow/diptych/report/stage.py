@@ -67,15 +67,19 @@ def build(
 def _with_id(pair: Mapping[str, Any]) -> dict[str, Any]:
     """A pair with the name of its sites and an id for its HTML elements."""
     site = pair["site_a"] if pair["site_a"] == pair["site_b"] else f"{pair['site_a']}--{pair['site_b']}"
-    slug = "".join(character if character.isalnum() else "-" for character in f"{pair['name']}-{site}")
+    name = f"{pair['name']}-{site}" if site else pair["name"]
+    slug = "".join(character if character.isalnum() else "-" for character in name)
     return {**pair, "site": site, "id": f"pair-{slug}"}
 
 
 def _pair_sections(findings: Findings, page: PageData) -> list[Section]:
-    """One section per cell; sections on all cells of a pair come before those of its cells."""
+    """One section per comparison: a pair as a whole, then what is on all of its cells, then each cell."""
     sections = []
     for name in dict.fromkeys(cell["name"] for cell in page.inputs["pairs"]):
-        cells: Sequence[Mapping[str, Any]] = [cell for cell in page.inputs["pairs"] if cell["name"] == name]
+        of_pair = [comparison for comparison in page.inputs["pairs"] if comparison["name"] == name]
+        wholes = [comparison for comparison in of_pair if methods.scope_of(comparison) == "pair"]
+        cells: Sequence[Mapping[str, Any]] = [cell for cell in of_pair if methods.scope_of(cell) == "site"]
+        sections += [_cell_section(whole, findings, page) for whole in wholes]
         for method in methods.METHODS:
             sections += method_sections.of(method).of_pair(cells, page)
         for method in methods.METHODS:
@@ -85,11 +89,12 @@ def _pair_sections(findings: Findings, page: PageData) -> list[Section]:
 
 
 def _cell_section(cell: Mapping[str, Any], findings: Findings, page: PageData) -> Section:
-    """The section on a cell, with one subsection per method that was run on it."""
+    """The section on a comparison, with one subsection per method that was run on it."""
     inner = []
     for method in methods.METHODS:
         if cell["files"].get(method.file):
             finding_ids = findings.ids(cell["name"], cell["site"], method.name)
             page_of_cell = replace(page, cell=cell, finding_ids=finding_ids)
             inner.append(method_sections.of(method).of_cell(cell, page_of_cell))
-    return Section(cell["id"], f"{cell['name']}: {cell['a']} and {cell['b']} at {cell['site']}", [], inner)
+    where = f"at {cell['site']}" if cell["site"] else "as a whole"
+    return Section(cell["id"], f"{cell['name']}: {cell['a']} and {cell['b']} {where}", [], inner)

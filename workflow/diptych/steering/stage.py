@@ -2,8 +2,8 @@
 
     steer(files, sides, "steering.h5", "steering.tsv", spec=spec, device="cpu", strengths=(0.5, 1.0))
 
-`directions` selects the directions, `writing` generates texts, `record` makes tables of them, and `readout` interprets
-the directions in words; `effects` reads the artifact.
+`directions` selects the directions, `writing` generates texts, `record` makes tables of them, and `models.lens` and
+`explanation` interpret the directions in words; `effects` reads the artifact.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from diptych.candidates.candidate import SIDES, SideName
-from diptych.steering import directions, readout, record, writing
+from diptych.models import lens as logit_lens
+from diptych.steering import directions, explanation, record, writing
 from diptych.steering.directions import Plan
 from diptych.steering.effects import to_tsv
 from diptych.steering.writing import Loaded, Settings, Side, Written
@@ -105,7 +106,7 @@ def _lens(model: Loaded, plan: Plan, name: SideName, count: int) -> list[dict[st
     runs = [run for run in plan.runs[name] if run.item >= 0]
     if not runs:
         return []
-    logits = readout.lens(model.model, np.stack([run.direction for run in runs]), model.median)
+    logits = logit_lens.lens(model.model, np.stack([run.direction for run in runs]), model.median)
     order = np.argsort(-logits, axis=1, kind="stable")
     return [
         {
@@ -125,7 +126,7 @@ def _explain(model: Loaded, plan: Plan, name: SideName, scales: Sequence[float],
     if not runs or not scales or not model.tokenizer.has_template:
         return []
     rows = np.stack([run.direction for run in runs])
-    texts = readout.explain(model.model, model.tokenizer, rows, list(scales), length)
+    texts = explanation.explain(model.model, model.tokenizer, rows, list(scales), length)
     return [
         {"model": name, "item": run.item, "scale": scale, "text": text}
         for run, row in zip(runs, texts, strict=True)

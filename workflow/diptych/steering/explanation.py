@@ -1,6 +1,5 @@
-"""Interpretation of a direction in words: the logit lens, and the model's own explanation of it.
+"""Explanation of a direction by the model itself.
 
-lens(model, directions, scale)                   # [n, V]: which next tokens a direction promotes or suppresses
 explain(model, tokenizer, directions, scales)    # the model's answer to "what does <direction> mean?"
 """
 
@@ -24,30 +23,6 @@ ANSWER = f'The meaning of the word "{PLACEHOLDER}" is "'
 """The question and the beginning of the answer; the direction replaces the placeholder's activation in both."""
 EXPLAINED_AT = "first"
 """Hook at which the placeholder is replaced: after the first block, before other tokens can attend to it."""
-
-
-@torch.inference_mode()
-def lens(model: Any, directions: FloatArray, scale: float) -> FloatArray:
-    """The logit lens: logits of the final norm and unembedding on each direction alone, float32 [n, V].
-
-    Args:
-        model: a transformers causal language model.
-        directions: unit rows [n, d] of the residual stream.
-        scale: length they are scaled to, that of a typical residual; it only matters for the norm's epsilon.
-    """
-    head = model.get_output_embeddings()
-    norm = final_norm(model)
-    weight = next(model.parameters())
-    rows = (scale * torch.from_numpy(directions)).to(weight.device, weight.dtype)
-    zero = torch.zeros_like(rows[:1])
-    logits: FloatArray = (head(norm(rows)) - head(norm(zero))).float().cpu().numpy()
-    return logits
-
-
-def final_norm(model: Any) -> nn.Module:
-    """The norm before the unembedding: the last one that is a child of the model's trunk; identity if there is none."""
-    norms = [child for child in model.base_model.children() if "norm" in type(child).__name__.lower()]
-    return norms[-1] if norms else nn.Identity()
 
 
 def explain(
