@@ -56,19 +56,17 @@ def penalty_errors(fits: Fits, alphas: Sequence[float]) -> PenaltyErrors:
     unpenalised: dict[RungName, list[float]] = {name: [] for name in fits.unpenalised}
     total: dict[int, list[float]] = {outer: [] for outer in fits.folds.ids}
     for held_out in _pairs(fits, "penalties"):
+        if TEST_FOLD in held_out:
+            for rung, error in _unpenalised_errors(fits, held_out).items():
+                unpenalised[rung].append(error)
         basis = Eigenbasis(fits.training(*held_out).C_AA)
         paths = _paths(fits, held_out, basis)
-        for fold, outer, scatter in _both_orders(fits, held_out):
+        for inner, outer in (held_out, held_out[::-1]):
+            scatter = _scatter(fits, inner, held_out)
             total[outer].append(matrices.trace(scatter.BB))
-            rotated = basis.rotate(scatter)
-            for name, path in paths.items():
-                if name == "shuffled":
-                    rotated = rotated._replace(AB=basis.cross(fits.folds.shuffled_cross(scatter.AB, [fold])))
-                penalised.setdefault((name, outer), []).append(path.errors(alphas, scatter, rotated))
-            if outer == TEST_FOLD:
-                for rung in fits.unpenalised:
-                    error = affine.squared_error(fits.slope(rung, NO_HYPERPARAMETERS, held_out), scatter)
-                    unpenalised[rung].append(float(error.sum()))
+            for name, errors in _path_errors(fits, paths, basis, scatter, inner, alphas).items():
+                penalised.setdefault((name, outer), []).append(errors)
+            del scatter  # before the next one is made
     return PenaltyErrors(
         {key: np.stack(errors) for key, errors in penalised.items()},
         {name: np.array(errors) for name, errors in unpenalised.items()},
@@ -80,14 +78,23 @@ def rank_r2(fits: Fits, alphas: Mapping[int, float]) -> dict[int, DoubleArray]:
     """R^2 of each rank on each inner fold, float64 [ranks, inner folds] by outer fold, at that fold's penalty."""
     r2: dict[int, list[DoubleArray]] = {outer: [] for outer in fits.folds.ids}
     for held_out in _pairs(fits, "ranks"):
-        for _, outer, scatter in _both_orders(fits, held_out):
+        for inner, outer in (held_out, held_out[::-1]):
+            scatter = _scatter(fits, inner, held_out)
             errors = fits.ridge("ridge", alphas[outer], held_out).rank_errors(scatter)
             r2[outer].append(1 - errors / matrices.trace(scatter.BB))
     return {outer: np.stack(of_folds, axis=1) for outer, of_folds in r2.items()}
 
 
+def _unpenalised_errors(fits: Fits, held_out: HeldOut) -> dict[RungName, float]:
+    """Error of each rung without penalty on the fold that is left out together with the test fold."""
+    inner = next(fold for fold in held_out if fold != TEST_FOLD)
+    scatter = _scatter(fits, inner, held_out)
+    slopes = ((name, fits.slope(name, NO_HYPERPARAMETERS, held_out)) for name in fits.unpenalised)
+    return {name: float(affine.squared_error(slope, scatter).sum()) for name, slope in slopes}
+
+
 def _paths(fits: Fits, held_out: HeldOut, basis: Eigenbasis) -> dict[PenalisedName, RidgePath]:
-    """Ridge paths that share an eigenbasis; `shuffled` is the last, if there are shuffled moments."""
+    """Ridge paths that share an eigenbasis."""
     cross = basis.cross(fits.training(*held_out).C_AB)
     names: tuple[PenalisedName, ...] = ("ridge_zero",) if fits.shrink_to == "zero" else ("ridge_zero", "ridge")
     paths = {name: RidgePath(basis, cross, fits.target(name, held_out)) for name in names}
@@ -96,12 +103,29 @@ def _paths(fits: Fits, held_out: HeldOut, basis: Eigenbasis) -> dict[PenalisedNa
     return paths
 
 
+def _path_errors(
+    fits: Fits,
+    paths: Mapping[PenalisedName, RidgePath],
+    basis: Eigenbasis,
+    scatter: moments.Scatter,
+    inner: int,
+    alphas: Sequence[float],
+) -> dict[PenalisedName, DoubleArray]:
+    """Errors of an inner fold along every path, float64 [penalties]."""
+    rotated = basis.rotate(scatter)
+    errors: dict[PenalisedName, DoubleArray] = {
+        name: path.errors(alphas, scatter, rotated) for name, path in paths.items() if name != "shuffled"
+    }
+    if "shuffled" in paths:
+        rotated = rotated._replace(AB=basis.cross(fits.folds.shuffled_cross(scatter.AB, [inner])))
+        errors["shuffled"] = paths["shuffled"].errors(alphas, scatter, rotated)
+    return errors
+
+
 def _pairs(fits: Fits, label: str) -> Iterator[HeldOut]:
     yield from logs.progress(fold_pairs(fits.folds.ids), label, unit="pair")
 
 
-def _both_orders(fits: Fits, held_out: HeldOut) -> Iterator[tuple[int, int, moments.Scatter]]:
-    """Each fold of a pair as the inner one: (inner, outer, scatter of the inner fold about the training means)."""
-    first, second = held_out
-    for fold, outer in ((first, second), (second, first)):
-        yield fold, outer, fits.folds.fold(fold).about(fits.training(*held_out))
+def _scatter(fits: Fits, fold: int, held_out: HeldOut) -> moments.Scatter:
+    """Scatter of a fold about the training means."""
+    return fits.folds.fold(fold).about(fits.training(*held_out))
