@@ -156,6 +156,12 @@ class Jobs:
 
     # --- pairs ----------------------------------------------------------------------------------------------
 
+    def compare_weights(self, pair: str) -> Job:
+        """Compare the weights of a pair's models."""
+        section = self.study.pairs[pair]
+        inputs: Inputs = {"model_a": self.layout.model(section.a), "model_b": self.layout.model(section.b)}
+        return Job(inputs, dump_only(section, ("a", "b")), dump(self.study.weights))
+
     def fit_linear_map(self, pair: str, site_a: str, site_b: str) -> Job:
         """Fit the maps between the activation spaces of a pair."""
         section = self.study.pairs[pair]

@@ -1,8 +1,8 @@
 """The two ends of a model, embedding and final norm with unembedding, without the blocks between them.
 
-    model = ends.load("results/models/base")         # a transformers model whose blocks are on torch's meta device
-    lens.lens(model, directions, scale)              # needs no block
-    model.get_input_embeddings().weight              # [V, d]
+model = ends.load("results/models/base")         # a transformers model whose blocks are on torch's meta device
+lens.lens(model, directions, scale)              # needs no block
+model.get_input_embeddings().weight              # [V, d]
 """
 
 from pathlib import Path

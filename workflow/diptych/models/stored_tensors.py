@@ -35,7 +35,7 @@ DTYPES = {
 
 
 class Stored(NamedTuple):
-    """Where a tensor is stored, its name there, its shape, and its dtype; None for a dtype that is no floating-point."""
+    """Where a tensor is stored, its name there, its shape and its dtype (None: no floating-point numbers)."""
 
     file: Path
     name: str
@@ -98,4 +98,6 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise DiptychError(f"{path}: cannot be read as safetensors ({first_line(error)}); make the model again") from error
+        raise DiptychError(
+            f"{path}: cannot be read as safetensors ({first_line(error)}); make the model again"
+        ) from error

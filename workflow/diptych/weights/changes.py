@@ -119,7 +119,7 @@ def measure(a: torch.Tensor, b: torch.Tensor, name: str = "weights") -> Change:
             wide = _wide(x)
             sums[0] += float(wide @ wide)
             continue
-        x, y = _wide(x), _wide(y)  # noqa: PLW2901
+        x, y = _wide(x), _wide(y)
         d = y - x
         size = d.abs()
         sums += [float(x @ x), float(x @ d), float(d @ d)]

@@ -109,7 +109,9 @@ class Comparison:
         for pair in self.counterparts:
             rows = self.a[pair.key_a].shape[:1], self.b[pair.key_b].shape[:1]
             if rows[0] != rows[1]:
-                sentences.append(f"{pair.key}: {rows[0][0]:,} and {rows[1][0]:,} rows; the first {pair.shape[0]:,} of both")
+                sentences.append(
+                    f"{pair.key}: {rows[0][0]:,} and {rows[1][0]:,} rows; the first {pair.shape[0]:,} of both"
+                )
         return sentences
 
     def changes(self, max_side: int) -> Iterator[TensorChange]:

@@ -49,8 +49,10 @@ class Direction(NamedTuple):
 
 
 def shown(changes: Sequence[TensorChange], top: int) -> list[TensorChange]:
-    """The changed matrices of a known part whose directions are read: the `top` ones by relative change, and the most
-    changed one of every kind."""
+    """The changed matrices whose directions are read, of those whose part in the residual stream is known.
+
+    These are the `top` ones by relative change, and the most changed one of every kind.
+    """
     known = [each for each in changes if each.spectrum and role_of(each.place.kind).part]
     ranked = sorted(known, key=lambda each: -each.change.relative)
     most: dict[str, TensorChange] = {}

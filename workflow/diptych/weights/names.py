@@ -26,7 +26,7 @@ class Place(NamedTuple):
 
 
 class Role(NamedTuple):
-    """What matrices of a kind are called in words, "" where that is not known, and their part in the residual stream."""
+    """What matrices of a kind are called ("": unknown), and their part in the residual stream."""
 
     label: str
     part: Part
@@ -86,5 +86,5 @@ def role_of(kind: str) -> Role:
 
 
 def is_transposed(block: int, kind: str, architecture: str) -> bool:
-    """Whether a matrix is stored as [inputs, outputs]: an embedding [V, d] (its inputs are tokens), or all of GPT-2's."""
+    """Whether a matrix is stored as [inputs, outputs]: embeddings [V, d] (inputs are tokens), and those of GPT-2."""
     return role_of(kind).part == "embeds" or (block != OUTSIDE and architecture in TRANSPOSED)
