@@ -15,6 +15,9 @@ from diptych.models import lens, pretrained
 from diptych.models.stored_tensors import StoredTensors, key_of
 from diptych.runtime.errors import DiptychError
 
+SAVED_AS = {"lm_head.weight": "embed_out.weight"}
+"""Keys under which transformers saves what it calls otherwise in memory (GPT-NeoX)."""
+
 
 def load(directory: str | Path) -> Any:
     """A causal language model of which only embedding, final norm and unembedding are in memory, in float32.
@@ -36,7 +39,8 @@ def load(directory: str | Path) -> Any:
     _read(embedding, model, stored)
     _read(lens.final_norm(model), model, stored)
     if unembedding is not embedding:
-        _read(unembedding, model, stored, tied=embedding.weight)
+        is_tied = config.get_text_config().tie_word_embeddings
+        _read(unembedding, model, stored, tied=embedding.weight if is_tied else None)
     return model.eval()
 
 
@@ -45,6 +49,7 @@ def _read(module: nn.Module, model: nn.Module, stored: StoredTensors, tied: nn.P
     place = next(name for name, candidate in model.named_modules() if candidate is module)
     for name, _ in list(module.named_parameters(recurse=False)):
         key = key_of(f"{place}.{name}")
+        key = key if key in stored else SAVED_AS.get(key, key)
         if key in stored:
             with stored.tensor(key) as values:
                 parameter = nn.Parameter(values.float().clone(), requires_grad=False)

@@ -42,10 +42,15 @@ def moved(comparison: Mapping[str, Any], file: h5py.File, a: str, b: str) -> str
             f"{percent(float(tensors['relative'][i]))} of its norm{rank}."
         )
     kinds = artifacts.read_table(file, "kinds")
-    label = f"the {kinds['label'][0]}, {kinds['kind'][0]}" if kinds["label"][0] else str(kinds["kind"][0])
+    effect = percent(float(kinds["effect"][0]))
+    kind = (
+        f"the {kinds['label'][0]} ({kinds['kind'][0]}, {effect})"
+        if kinds["label"][0]
+        else f"{kinds['kind'][0]} ({effect})"
+    )
     return (
         f"Between {a} and {b} {_which(tensors, changed)} moved, by {percent(comparison['relative'])} of the norm of "
-        f"all weights; most {label} ({percent(float(kinds['effect'][0]))}){_ranks(tensors, changed)}."
+        f"all weights{_ranks(tensors, changed)}; most of all {kind}."
     )
 
 
@@ -73,5 +78,7 @@ def _ranks(tensors: Mapping[str, Any], changed: Any) -> str:
     low, high = int(ranks.min()), int(ranks.max())
     text = f"rank {high}" if low == high else f"rank {low} to {high}"
     if (ranks <= LOW_RANK * sides).all():
-        return f", {text}, as an adapter would"
-    return ", of high rank, as in training all weights" if np.median(ranks / sides) >= HALF else f", {text}"
+        return f" and by matrices of {text}, as an adapter moves them"
+    if np.median(ranks / sides) >= HALF:
+        return " and by matrices of high rank, as training all weights does"
+    return f" and by matrices of {text}"
