@@ -17,6 +17,7 @@ from diptych.config import cells
 from diptych.config.job import Inputs, Job, Reads, dump, dump_only, files_at
 from diptych.config.layout import page_templates
 from diptych.config.sections.dictionaries import TrainedDictionary
+from diptych.config.source_jobs import SourceJobs
 from diptych.crosscoder.published.files import files_of
 from diptych.models import sites
 from diptych.text import word_lists
