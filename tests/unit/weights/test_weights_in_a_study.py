@@ -11,20 +11,23 @@ from safetensors.torch import load_file, save_file
 from diptych.candidates.proposer import Clause
 from diptych.derive import plant
 from diptych.findings import stage as findings
+from diptych.text import tokens as text_tokens
+from diptych.text.corpora import stage as corpora
 from diptych.weights import stage
 from random_texts import random_texts, write_tokens
-from tiny_models import make_model
+from tiny_models import make_model, make_texts
 from weight_edits import SPEC, in_dtype
 
 LIBRARY = Path(__file__).parents[3] / "workflow"
-CODE = """
-import resource, sys
+CODE = r"""
+import re, sys
 import torch
 from diptych.weights import stage
 torch.set_num_threads(1)
 a, b, out = sys.argv[1:]
 stage.compare(a, b, f"{out}.h5", table=f"{out}.tsv", spec={}, top=1)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+status = open("/proc/self/status").read()  # getrusage would count the process that this one was forked from
+print(1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1]))
 """
 
 
@@ -33,8 +36,12 @@ def study(tmp_path_factory):
     """Answers and controls of pairs as a whole: planted, control, rounded, and of two architectures."""
     place = tmp_path_factory.mktemp("study")
     base = make_model(place / "base")
-    tokens = write_tokens(place / "tokens.h5", base, random_texts(120, 0))
-    plant.plant(base, tokens, place / "planted", spec=SPEC, layer=1, concept=["Congress"], size=0.5)
+    texts = make_texts(place / "texts", "old", 10)
+    corpora.fetch(place / "corpus", spec=SPEC, sources={"old": {"kind": "local", "paths": [str(texts / "*.txt")]}})
+    tokens = place / "tokens.h5"
+    text_tokens.prepare(place / "corpus", base, tokens, spec=SPEC, tokens=1000, sequence_length=64)
+    concept = write_tokens(place / "concept.h5", base, random_texts(120, 0))
+    plant.plant(base, concept, place / "planted", spec=SPEC, layer=1, concept=["Congress"], size=0.5)
     in_dtype(base, place / "rounded", torch.bfloat16)
     make_model(place / "other", "gpt2")
     pairs = []
@@ -47,9 +54,17 @@ def study(tmp_path_factory):
         if role == "planted":
             files["truth"] = str(place / "planted" / "truth.h5")
         pairs.append(
-            {"name": name, "role": role, "site_a": "", "site_b": "", "files": files, "a": "base", "b": b, "corpus": "text",
-             "dictionary_a": None, "dictionary_b": None}
-        )  # fmt: skip
+            {
+                "name": name,
+                "role": role,
+                "site_a": "",
+                "site_b": "",
+                "files": files,
+                "a": "base",
+                "b": b,
+                "corpus": "text",
+            }
+        )
     findings.collect(pairs, place / "findings.h5", place / "findings.tsv", spec=SPEC)
     return findings.read(place / "findings.h5")
 
