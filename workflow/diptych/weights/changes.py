@@ -10,7 +10,6 @@ A stored weight is known to p bits. Storing a matrix W in a type with p bits mov
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -114,37 +113,39 @@ def measure(a: torch.Tensor, b: torch.Tensor, name: str = "weights") -> Change:
     bits, smallest = bits_of(coarse), torch.finfo(coarse).tiny
     sums = np.zeros(3)
     largest = steps = 0.0
-    for x, y in _chunks(a, b):
-        if a.dtype == b.dtype and torch.equal(x, y):
-            wide = _wide(x)
-            sums[0] += float(wide @ wide)
+    wide = torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
+    flat_a, flat_b = a.reshape(-1), b.reshape(-1)
+    # Memory that is taken anew for every chunk costs more than the sums.
+    scratch = torch.empty((3, min(CHUNK, len(flat_a))), dtype=wide)
+    for start in range(0, len(flat_a), CHUNK):
+        stored_x, stored_y = flat_a[start : start + CHUNK], flat_b[start : start + CHUNK]
+        x_, y_, d = scratch[:, : len(stored_x)]
+        x = _widened(stored_x, x_)
+        sums[0] += float(x @ x)
+        if a.dtype == b.dtype and torch.equal(stored_x, stored_y):
             continue
-        x, y = _wide(x), _wide(y)
-        d = y - x
-        size = d.abs()
-        sums += [float(x @ x), float(x @ d), float(d @ d)]
-        largest = max(largest, float(size.max()))
+        y = _widened(stored_y, y_)
+        torch.sub(y, x, out=d)
+        sums[1:] += float(x @ d), float(d @ d)
+        largest = max(largest, float(torch.linalg.vector_norm(d, torch.inf)))
         if bits < SINGLE_BITS:
-            unit = torch.maximum(x.abs_(), y.abs_()).clamp_(min=smallest).mul_(2.0 ** (1 - bits))
-            steps = max(steps, float((size / unit).max()))
+            unit = torch.maximum(torch.abs(x, out=x_), torch.abs(y, out=y_), out=x_).clamp_(min=smallest)
+            steps = max(steps, float(torch.linalg.vector_norm(d.div_(unit), torch.inf)) * 2.0 ** (bits - 1))
     if not np.isfinite(sums).all():
         raise DiptychError(f"{name}: holds a value that is not finite, or too large to square; fetch the model again")
-    square_a, product, square = (float(value) for value in sums)
-    square_b = max(square_a + 2 * product + square, 0.0)
-    norms = math.sqrt(square_a * square_b)
-    cosine = min((square_a + product) / norms, 1.0) if norms else math.nan
-    return Change(a.numel(), math.sqrt(square_a), math.sqrt(square), largest, cosine, bits, steps)
+    norm_a, norm = math.sqrt(sums[0]), math.sqrt(sums[2])
+    return Change(a.numel(), norm_a, norm, largest, _cosine(*sums.tolist()), bits, steps)
 
 
-def _chunks(a: torch.Tensor, b: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    flat_a, flat_b = a.reshape(-1), b.reshape(-1)
-    for start in range(0, len(flat_a), CHUNK):
-        yield flat_a[start : start + CHUNK], flat_b[start : start + CHUNK]
+def _cosine(square_a: float, product: float, square: float) -> float:
+    """The cosine between x and x + d, of x . x, x . d and d . d: exact for small d, as one by their norms is not."""
+    norms = math.sqrt(square_a * max(square_a + 2 * product + square, 0.0))
+    return min((square_a + product) / norms, 1.0) if norms else math.nan
 
 
-def _wide(x: torch.Tensor) -> torch.Tensor:
-    """A copy in float32, or in float64 if it is stored so."""
-    return x.to(torch.float64 if x.dtype == torch.float64 else torch.float32, copy=True)
+def _widened(stored: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """A chunk in the dtype of `out`, in its memory; the chunk itself if it has that dtype."""
+    return stored if stored.dtype == out.dtype else out.copy_(stored)
 
 
 @dataclass(frozen=True)
