@@ -117,6 +117,14 @@ class Layout:
     def _cell(self, pair: str, site_a: str, site_b: str, name: str) -> Path:
         return self.results / "pairs" / pair / f"{site_a}--{site_b}" / name
 
+    def weight_changes(self, pair: str) -> Path:
+        """What changed between the weights of a pair's models."""
+        return self.results / "pairs" / pair / "weights.h5"
+
+    def weight_changes_table(self, pair: str) -> Path:
+        """The change of every tensor as a table."""
+        return self.results / "pairs" / pair / "weights.tsv"
+
     def linear_map(self, pair: str, site_a: str, site_b: str) -> Path:
         """The maps between the two models of a pair."""
         return self._cell(pair, site_a, site_b, "linear_map.h5")
