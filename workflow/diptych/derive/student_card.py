@@ -41,8 +41,9 @@ def _blocks(settings: Mapping[str, Any], report: Mapping[str, Any], parent: str)
 
 
 def _frozen(parent: str, tied: bool) -> str:
-    both = "Token embedding and unembedding, one matrix, are" if tied else "The token embedding is"
-    return f"{both} that of {parent}, unchanged; all else was trained."
+    if tied:
+        return f"Token embedding and unembedding are one matrix, that of {parent}, and were not trained; all else was."
+    return f"The token embedding is that of {parent} and was not trained; all else was."
 
 
 def _loss(loss: Mapping[str, Any]) -> str:
