@@ -71,13 +71,13 @@ INVALID = [
     (put("models/more", STUDENT | {"loss": {}}), "models.more.loss: no loss has a weight; give one to kl, jacobian or"),
     (put("models/more", STUDENT | {"loss": {"kl": -1}}), "models.more.loss.kl: input should be greater than or equal"),
     (put("models/more", STUDENT | {"loss": {"kd": 1}}), "models.more.loss.kd: unknown key"),
-    (put("models/more", STUDENT | {"layers": "every 0"}), "models.more.layers: "),
-    (
-        put("models/more", STUDENT | {"layers": 0}),
-        "models.more.layers: input should be greater than or equal to 1 (got 0)",
+    *(
+        (
+            put("models/more", STUDENT | {"layers": layers}),
+            "models.more.layers: must be `every k`, a number of blocks, or",
+        )
+        for layers in ("every 0", "every", "3", 0, True, [], [0, -1], [0.5], None)
     ),
-    (put("models/more", STUDENT | {"layers": []}), "models.more.layers: "),
-    (put("models/more", STUDENT | {"layers": [0, -1]}), "models.more.layers"),
     (put("models/more", STUDENT | {"init": "teacher"}), "models.more.init: input should be 'parent' or 'random'"),
     (
         put("models/more", STUDENT | {"parent": "bass"}),

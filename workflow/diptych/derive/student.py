@@ -64,7 +64,7 @@ def student_of(teacher: Any, layers: Sequence[int], init: Init) -> Any:
         init: "parent" (all weights copied) or "random" (drawn as the architecture does, from torch's generator; the
             token embedding is copied).
     """
-    student = type(teacher)(_config(teacher.config, layers)).to(teacher.device).eval()
+    student = type(teacher)(_config(teacher.config, layers)).to(teacher.device, teacher.dtype).eval()
     embedding = student.get_input_embeddings()
     embedding.load_state_dict(teacher.get_input_embeddings().state_dict())
     embedding.requires_grad_(False)

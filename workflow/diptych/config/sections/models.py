@@ -1,8 +1,9 @@
 """The section `models`: sources of models, and derivation from other models."""
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from diptych.config.sections.strict import Strict
 from diptych.config.sections.values import (
@@ -16,7 +17,18 @@ from diptych.config.sections.values import (
     Share,
 )
 
-Every = Annotated[str, Field(pattern=r"^every [1-9][0-9]{0,5}$")]
+
+def _check_layers(value: Any) -> Any:
+    """Refuse what is no choice of blocks, in one message for all ways to write it."""
+    is_every = isinstance(value, str) and re.fullmatch(r"every [1-9]\d{0,5}", value)
+    numbers = value if isinstance(value, list | tuple) else [value]
+    are_numbers = numbers and all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+    if is_every or (are_numbers and min(numbers) >= (0 if numbers is value else 1)):
+        return value
+    raise ValueError("must be `every k`, a number of blocks, or a list of blocks counted from 0")
+
+
+Layers = Annotated[PositiveInt | str | tuple[Count, ...], BeforeValidator(_check_layers)]
 
 
 class ModelBase(Strict):
@@ -219,7 +231,7 @@ class Distill(Training):
 
     kind: Literal["distill"]
     """Distilled here."""
-    layers: PositiveInt | Every | Annotated[tuple[Count, ...], Field(min_length=1)] = "every 2"
+    layers: Layers = "every 2"
     """The teacher's blocks that the student's stand for: `every k` for one in k (rounded up), or their number, both
     spread evenly with the first and the last block among them (every 2 of 12: 0, 2, 4, 7, 9, 11; a single one is the
     first); or a list of blocks, which may name some twice."""
