@@ -32,7 +32,7 @@ def test_a_student_is_described_with_its_distance_to_the_teacher(tmp_path):
     )
     assert isinstance(distances, Table)
     assert [cell if isinstance(cell, str) else cell.text for cell in distances.rows[0]] == [
-        "<new>", "3", "0.25", "-", "0.75",
+        "<new>", "3.00", ".250", "–", ".750",
     ]  # fmt: skip
     assert isinstance(losses, Table)
     assert isinstance(figure, Figure)
