@@ -12,8 +12,11 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("Adapter", "parent"): "derive_model",
     ("Finetune", "*"): "derive_model",
     ("Trigger", "*"): "derive_model",
+    ("Distill", "*"): "derive_model",
+    ("DistillLoss", "*"): "derive_model",
     ("Finetune", "checkpoint_every"): "",
     ("Trigger", "checkpoint_every"): "",
+    ("Distill", "checkpoint_every"): "",
     ("Plant", "*"): "derive_model",
     ("Rerandomize", "*"): "derive_model",
     **{
@@ -26,6 +29,7 @@ RERUNS: Mapping[tuple[str, str], str] = {
             "Adapter",
             "Finetune",
             "Trigger",
+            "Distill",
             "Plant",
             "Rerandomize",
         )
