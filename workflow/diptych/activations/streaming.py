@@ -22,6 +22,7 @@ import torch
 
 from diptych.activations import dump, gates, rows
 from diptych.activations.dump import ShardSequences
+from diptych.models import batches
 from diptych.models.hooks import TORCH, DType, HookedModel, Loader, widths
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
@@ -189,7 +190,7 @@ def _side(
         sequences=sequences,
         device=device,
         width=widths(model, device)[site],
-        batch_tokens=batch_tokens or dump.batch_tokens_for(loader.width),
+        batch_tokens=batch_tokens or batches.tokens_per_pass(loader.width),
         store=store,
         norm_limit=norm_limit,
         at_template_position=gates.read_tokens(streamed.tokens).at_template_position,
