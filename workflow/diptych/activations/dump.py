@@ -33,7 +33,7 @@ from diptych.models.pretrained import OutOfMemoryError, is_out_of_memory
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
-from diptych.text.tokenizer import tokenizer_hash
+from diptych.text.tokenizer import check_tokenizer
 
 Int32Array = npt.NDArray[np.int32]
 IntArray = npt.NDArray[np.int64]
@@ -215,17 +215,6 @@ def shard_edges(start: IntArray, shards: int) -> IntArray:
     edges = np.searchsorted(start, targets, side="left")
     clipped: IntArray = np.clip(edges, least, len(start) - 1 - least[::-1])
     return clipped
-
-
-def check_tokenizer(model_dir: str | Path, tokens_path: str | Path) -> None:
-    """Raise `DiptychError` if the model's tokenizer is not the one that made the tokens."""
-    with artifacts.read(tokens_path, "tokens") as file:
-        expected = artifacts.read_json(file, "tokenizer")
-    if tokenizer_hash(model_dir) != expected:
-        raise DiptychError(
-            f"{model_dir}: its tokenizer is not the one that made {tokens_path}; "
-            "give the model its own tokens (`tokenizer` of the model) or align the two"
-        )
 
 
 # --- forward passes -------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 from diptych.text import selection
+from diptych.text.tokenizer import check_tokenizer
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
@@ -177,7 +178,7 @@ def stream(
 def _side(
     streamed: StreamedModel, site: str, store: DType, batch_tokens: int | None, device: torch.device
 ) -> StreamedSide:
-    dump.check_tokenizer(streamed.model, streamed.tokens)
+    check_tokenizer(streamed.model, streamed.tokens)
     sequences = ShardSequences.of_shard(streamed.tokens, 0, 1)
     loader = Loader(streamed.model, [site], device)
     loader.check(int(sequences.token.max()), int(sequences.lengths().max()))

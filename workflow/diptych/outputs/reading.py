@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from diptych.models.batches import Sequences
+from diptych.models.batches import BoolArray, Sequences
 from diptych.runtime.errors import DiptychError
 
 IntArray = npt.NDArray[np.int64]
@@ -87,20 +87,29 @@ def spread(sequences: Sequences, tokens: int | None) -> Reading:
     return _reading(sequences, which[order], length[order])
 
 
-def first_replies(sequences: Sequences, prompts: int) -> Reading:
-    """Evenly spread sequences that end at a named position of the chat template, each with its last row alone.
+def first_replies(sequences: Sequences, is_named: BoolArray, prompts: int) -> Reading | None:
+    """Evenly spread sequences up to the end of the last assistant's header, each with that one row.
 
-    That row is the end of the assistant's header, and what follows it the first token of the reply.
+    The model's next token there is the first one of its reply.
 
     Args:
-        sequences: the token file of prompts with their generation prompt.
+        sequences: the token file of a chat corpus.
+        is_named: bool [n], whether a token row is a named position of the template; the last one of a sequence ends
+            the header.
         prompts: sequences at most.
+
+    Returns:
+        The reading; None if no sequence has such a position.
     """
-    count = len(sequences)
-    which = np.unique(np.linspace(0, count - 1, min(count, prompts)).round().astype(np.int64))
-    which = which[np.argsort(sequences.document[which], kind="stable")]
-    length = np.diff(sequences.start)[which]
-    return Reading(sequences, which, length, sequences.start[which + 1] - 1, sequences.document[which])
+    rows = np.flatnonzero(is_named)
+    sequence, index = np.unique(sequences.row_sequence[rows][::-1], return_index=True)
+    row = rows[::-1][index]
+    chosen = np.unique(np.linspace(0, len(row) - 1, min(len(row), prompts)).round().astype(np.int64))
+    if not len(row):
+        return None
+    chosen = chosen[np.argsort(sequences.document[sequence[chosen]], kind="stable")]
+    which, row = sequence[chosen], row[chosen]
+    return Reading(sequences, which, row + 1 - sequences.start[which], row, sequences.document[which])
 
 
 def _beginnings(sequences: Sequences, source: int, budget: int) -> list[tuple[int, int]]:

@@ -3,7 +3,7 @@
 Logits of n positions over a vocabulary of V do not fit a memory or a disk; the states behind them, n x d, do. Each
 model is therefore read once, one after the other, and of both only the heads remain:
 
-    side = states_of("results/models/base", reading, "a.f32", dtype="float32", device="cpu")
+    side, = read("results/models/base", [reading], "/tmp/a", dtype="float32", device="cpu")
     side.logits(0, 128)         # float32 [128, V], as the whole model gives them
 
 The head is the model's own `forward` around a trunk that returns stored states, so that a soft cap or a scale of the
@@ -12,6 +12,7 @@ the first tokens.
 """
 
 import gc
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -97,14 +98,21 @@ class Side:
         """Logits at positions start .. stop, float32 [stop - start, V]."""
         return self.head(self.states(start, stop))
 
+    @torch.inference_mode()
+    def logits_at(self, positions: IntArray) -> Tensor:
+        """Logits at some positions, float32 [k, V]."""
+        return self.head(torch.cat([self.states(int(i), int(i) + 1) for i in positions]))
 
-def states_of(model_dir: str | Path, reading: Reading, path: str | Path, *, dtype: Dtype, device: str) -> Side:
-    """Read the text of `reading` by a model and write its final hidden states to `path`.
+
+def read(
+    model_dir: str | Path, readings: Sequence[Reading], directory: str | Path, *, dtype: Dtype, device: str
+) -> list[Side]:
+    """Read texts by a model and write its final hidden states at their rows; one side for each text, of one head.
 
     Args:
         model_dir: transformers directory.
-        reading: what is read; states of its rows are stored, in their order.
-        path: of the states, float32 [n, d]; any float dtype of a model fits without loss.
+        readings: the texts.
+        directory: where the states are written, float32 [n, d]; any float dtype of a model fits without loss.
         dtype: of the forward pass.
         device: a torch device.
 
@@ -113,24 +121,31 @@ def states_of(model_dir: str | Path, reading: Reading, path: str | Path, *, dtyp
         DiptychError: the model does not fit the tokens, its parts do not give its logits, or its states are not finite.
     """
     description = pretrained.describe(model_dir)
-    reading.sequences.check_fits(description)
+    for reading in readings:
+        reading.sequences.check_fits(description)
     model = pretrained.load(model_dir, dtype=dtype, device=device)
-    first = reading.sequences.batch(reading.which[:1]).ids[:, :CHECKED_TOKENS]
+    first = readings[0].sequences.batch(readings[0].which[:1]).ids[:, :CHECKED_TOKENS]
     with torch.inference_mode():
         ids = torch.from_numpy(first).to(device)
         whole, halves = model(input_ids=ids, use_cache=False).logits[0].float(), _trunk_states(model, ids)[0]
-    _write_states(model, reading, Path(path), tokens_per_pass(description["width"]))
+    paths = [Path(directory) / f"states-{number}.f32" for number in range(len(readings))]
+    for reading, path in zip(readings, paths, strict=True):
+        _write_states(model, reading, path, tokens_per_pass(description["width"]))
     head = Head(model)
     del model
-    gc.collect()
-    with torch.inference_mode():
-        error = (head(halves) - whole).abs().max() / whole.abs().max()
-    if not error <= LARGEST_ERROR[dtype]:
+    gc.collect()  # the trunk that the head has been parted from
+    _check_head(head, halves, whole, f"{model_dir}", LARGEST_ERROR[dtype])
+    return [Side(head, path, halves.shape[-1], whole.shape[-1]) for path in paths]
+
+
+@torch.inference_mode()
+def _check_head(head: Head, states: Tensor, logits: Tensor, name: str, largest: float) -> None:
+    error = float((head(states) - logits).abs().max() / logits.abs().max())
+    if not error <= largest:
         raise DiptychError(
-            f"{model_dir}: its trunk and head apart do not give its logits (relative error {float(error):.2g}); this "
-            "architecture cannot be compared by its outputs"
+            f"{name}: its trunk and head apart do not give its logits (relative error {error:.2g}); this architecture "
+            "cannot be compared by its outputs"
         )
-    return Side(head, Path(path), halves.shape[-1], whole.shape[-1])
 
 
 def _trunk_states(model: Any, ids: Tensor) -> Tensor:
