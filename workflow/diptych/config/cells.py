@@ -62,7 +62,10 @@ def _described(layout: Layout, pair: str, site_a: str, site_b: str, files: Descr
 
 def whole_files_of(layout: Layout, pair: str) -> Description:
     """The files of a pair as a whole by content; {} if no method compares it."""
-    compared: Description = {}
+    study, section = layout.study, layout.study.pairs[pair]
+    compared: Description = {"outputs": layout.relative(layout.outputs(pair))}
+    if (prompts := study.prompts(pair)) is not None:
+        compared["prompts"] = layout.relative(layout.tokens_of(prompts, section.a))
     return {**_text_of(layout, pair), **compared} if compared else {}
 
 

@@ -1,6 +1,6 @@
 """Mean divergences of two models' predictions by source, role and position, with intervals over documents.
 
-    table = summarise(predictions, groups)      # one row for each group: n, and mean, lo, hi of every number
+table = summarise(predictions, groups)      # one row for each group: n, and mean, lo, hi of every number
 """
 
 from collections.abc import Mapping, Sequence

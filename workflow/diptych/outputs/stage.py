@@ -221,9 +221,7 @@ def _compare_spans(
     numbers = {"nll_a": found.nll_a, "nll_b": found.nll_b, "nll_difference": found.nll_b - found.nll_a}
     grouped = divergences.groups(source, np.zeros_like(source), np.zeros_like(source), text.sources, [])
     grouped = [group for group in grouped if group.by in ("all", "source")]
-    by_group = divergences.summarise(
-        numbers, document, grouped, bootstrap=settings.bootstrap, seed=settings.seed
-    )
+    by_group = divergences.summarise(numbers, document, grouped, bootstrap=settings.bootstrap, seed=settings.seed)
     artifacts.write_text(table, tables.tsv({name: [] for name in TSV_COLUMNS}))
     with artifacts.create(out, "outputs", spec) as writer:
         writer.json("measured", ["spans"])

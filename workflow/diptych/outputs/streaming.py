@@ -100,7 +100,9 @@ class Predictions:
         return masses
 
 
-def compare(sides: tuple[Side, Side], reading: Reading, directory: str | Path, *, block: int | None = None) -> Predictions:
+def compare(
+    sides: tuple[Side, Side], reading: Reading, directory: str | Path, *, block: int | None = None
+) -> Predictions:
     """Compare two models' predictions at all positions of a reading.
 
     Args:
@@ -194,9 +196,7 @@ class _Collected:
         names = ("kl_ab", "kl_ba", "js", "nll_a", "nll_b")
         self._numbers: dict[str, FloatArray] = {name: np.zeros(n, dtype=np.float32) for name in names}
         self._agrees = np.zeros(n, dtype=np.bool_)
-        self._moved = [
-            Moved(np.full((n, k), -1, dtype=np.int32), np.zeros((n, k), dtype=np.float32)) for _ in range(2)
-        ]
+        self._moved = [Moved(np.full((n, k), -1, dtype=np.int32), np.zeros((n, k), dtype=np.float32)) for _ in range(2)]
         self._mined = np.zeros(vocabulary, dtype=np.int64)
         self._totals = np.zeros((2, vocabulary))
         self._documents, self._n_positions = np.unique(reading.document, return_counts=True)
