@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from diptych.candidates import proposer
-from diptych.candidates.candidate import NAN, Candidate, counted
+from diptych.candidates.candidate import NAN, Candidate, IntArray, counted
 from diptych.candidates.proposer import Clause, Files
-from diptych.candidates.ranking import Ranking, Threshold, rank
+from diptych.candidates.ranking import Threshold, rank
 from diptych.candidates.recovery import Recovery
 from diptych.outputs import record
 from diptych.outputs.record import Columns, Record
@@ -37,18 +37,29 @@ def _listed(compared: Record, tokens: str) -> list[Candidate]:
     ]
 
 
-def _candidate(columns: Columns, k: int, name: str, rows: np.ndarray) -> Candidate:
-    values = {field: float(columns[field][k]) for field in ("effect", "held_out", "p", "q")}
-    bounds = {field: float(columns[field][k]) if field in columns else NAN for field in ("lo", "hi")}
-    side = "B" if values["effect"] > 0 else "A"
-    return Candidate(kind="token", id=name, side=side, **values, **bounds, direction=np.zeros(0), rows=rows)
+def _candidate(columns: Columns, k: int, name: str, rows: IntArray) -> Candidate:
+    values = {field: float(column[k]) for field, column in columns.items()}
+    return Candidate(
+        kind="token",
+        id=name,
+        side="B" if values["effect"] > 0 else "A",
+        effect=values["effect"],
+        held_out=values["held_out"],
+        lo=values.get("lo", NAN),
+        hi=values.get("hi", NAN),
+        p=values["p"],
+        q=values["q"],
+        direction=np.zeros(0),
+        rows=rows,
+    )
 
 
 def planted(compared: Record, threshold: Threshold) -> Recovery | None:
     """Recovery of the planted tokens: `written` if most of them are findings; None if none could be planted."""
     columns = compared.planted
     names = compared.texts(columns["token"])
-    ranking: Ranking = rank([_candidate(columns, k, name, np.zeros(0, int)) for k, name in enumerate(names)], threshold)
+    rows = np.zeros(0, dtype=np.int64)
+    ranking = rank([_candidate(columns, k, name, rows) for k, name in enumerate(names)], threshold)
     if not ranking.candidates:
         return None
     ranks = [i + 1 for i, each in enumerate(ranking.candidates) if each.is_finding and each.candidate.side == "B"]
@@ -80,9 +91,8 @@ class Proposer(proposer.Proposer):
         if not files.get("outputs"):
             return [Clause(name, None, "the outputs were not compared") for name in names]
         compared = record.read(files["outputs"]).values()
-        largest = max(
-            (float(np.abs(each.positions[name]).max()) for each in compared for name in DIVERGENCES), default=0
-        )
+        sizes = [float(np.abs(each.positions[name]).max()) for each in compared for name in DIVERGENCES]
+        largest = max(sizes, default=0.0)
         agree = all(bool(each.positions["agrees"].all()) for each in compared)
         p = np.concatenate([each.tested["p"] for each in compared] or [np.zeros(0)])
         n_positions = sum(each.summary["positions"] for each in compared)

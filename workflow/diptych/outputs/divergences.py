@@ -4,6 +4,7 @@ table = summarise(predictions, groups)      # one row for each group: n, and mea
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +46,7 @@ def groups(
         present = [Group(by, name, codes == code) for code, name in enumerate(names) if (codes == code).any()]
         found += present if len(present) > 1 else []
     edges = [*range(FIRST_POSITIONS), *(2**power for power in range(2, 32))]
-    for first, end in zip(edges[:-1], edges[1:], strict=True):
+    for first, end in pairwise(edges):
         members = (position >= first) & (position < end)
         if members.any():
             found.append(Group("position", str(first) if end == first + 1 else f"{first}–{end - 1}", members))
@@ -100,7 +101,9 @@ def by_document(numbers: Mapping[str, DoubleArray], document: IntArray) -> dict[
     columns: dict[str, Any] = {"document": documents, "n": np.bincount(unit)}
     for name, values in numbers.items():
         known = ~np.isnan(values)
-        sums = np.stack([np.bincount(unit[known], w, len(documents)) for w in (values[known], None)], axis=-1)
+        sums = np.zeros((len(documents), 2))
+        sums[:, 0] = np.bincount(unit[known], values[known], len(documents))
+        sums[:, 1] = np.bincount(unit[known], minlength=len(documents))
         columns[name] = _ratio(sums)
     return columns
 
@@ -108,4 +111,5 @@ def by_document(numbers: Mapping[str, DoubleArray], document: IntArray) -> dict[
 def _ratio(sums: DoubleArray) -> DoubleArray:
     """sums[..., 0] / sums[..., 1]; NaN where that is 0."""
     count = sums[..., 1]
-    return np.divide(sums[..., 0], count, out=np.full(count.shape, np.nan), where=count > 0)
+    ratio: DoubleArray = np.divide(sums[..., 0], count, out=np.full(count.shape, np.nan), where=count > 0)
+    return ratio

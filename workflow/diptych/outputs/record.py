@@ -73,7 +73,7 @@ class Record:
         return [quoted(text) for text in self.vocabulary.of(ids)]
 
     def ids(self) -> list[str]:
-        """Ids of the listed tokens as candidates: the text in quotes, with the number where it has no text of its own."""
+        """Ids of the listed tokens as candidates: the text in quotes, with the number where that is not unique."""
         numbers = self.listed["token"]
         texts = self.texts(numbers)
         names = [

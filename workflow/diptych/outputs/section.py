@@ -69,8 +69,8 @@ def _blocks(cell: Mapping[str, Any], compared: Record) -> list[Block]:
     )
     found = int((compared.planted["q"] <= 0.05).sum())
     control = (
-        f" As a yardstick, {counted(len(compared.planted['q']), 'token')} of all frequencies were made more frequent in "
-        f"a copy of these documents with the models' labels exchanged at random: {found:,} of them have q ≤ .05."
+        f" As a yardstick, {counted(len(compared.planted['q']), 'token')} of all frequencies were made more frequent "
+        f"in a copy of these documents with the models' labels exchanged at random; {found:,} of them have q ≤ .05."
         if len(compared.planted["q"])
         else ""
     )
@@ -161,7 +161,7 @@ def _token_row(compared: Record, k: int, name: str, is_finding: bool, is_up: boo
 
 def _shown_rows(compared: Record, k: int, page: PageData) -> IntArray:
     """The strongest rows of a listed token of which both models' top tokens are stored."""
-    rows = compared.rows[k]
+    rows: IntArray = compared.rows[k]
     return rows[np.isin(rows, compared.tops.row)][: max(2, page.n_contexts // 2)]
 
 
@@ -219,9 +219,7 @@ def _divergences(columns: Columns) -> Table:
         for k in range(len(columns["n"]))
     ]
     heads = [head for name in names.values() for head in (name, "95 %")]
-    caption = (
-        "Means in nats over positions, with intervals over documents. The loss is that of the text's own next token."
-    )
+    caption = "Means in nats over positions, with intervals over documents. Loss: of the text's own next token."
     return Table(["by", "part", "positions", *heads], rows, caption=caption)
 
 
@@ -237,7 +235,7 @@ def _spans(cell: Mapping[str, Any], columns: Columns) -> list[Block]:
         [
             columns["name"][k],
             number_cell(int(columns["n"][k])),
-            *(c for n in names for c in _with_interval(columns, n, k)),
+            *(bound for name in names for bound in _with_interval(columns, name, k)),
         ]
         for k in range(len(columns["n"]))
     ]
@@ -278,7 +276,7 @@ def opening(cell: Mapping[str, Any]) -> str:
         mean, lo, hi = (float(spans[f"nll_difference{suffix}"][0]) for suffix in ("", "_lo", "_hi"))
         return (
             f"{cell['b']} gives the text a loss that is {prose_number(mean)} nats a span higher than that of "
-            f"{cell['a']} ({prose_number(lo)} to {prose_number(hi)}); with different tokenizers no more can be compared."
+            f"{cell['a']} ({prose_number(lo)} to {prose_number(hi)}); different tokenizers allow no more."
         )
     text = record.read(path)["text"]
     increases = strongest(text, cell["finding_ids"])

@@ -23,6 +23,7 @@ from diptych.outputs import comparison as comparisons
 from diptych.outputs import divergences, reading, spans, states
 from diptych.outputs.comparison import SHIFT_COLUMNS, Comparison, Settings
 from diptych.outputs.reading import IntArray, Reading
+from diptych.outputs.spans import Spans
 from diptych.storage import artifacts, tables
 from diptych.storage.artifacts import Writer
 from diptych.text.tokenizer import Tokenizer, check_tokenizer
@@ -90,8 +91,8 @@ def compare(
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=Path(out).parent, prefix=".outputs-") as directory:
         if alignment is not None and not _is_identity(alignment):
-            options = {"spec": spec, "device": device, "tokens": tokens, "settings": settings}
-            _compare_spans((a, b), alignment, Path(directory), out, table, **options)
+            found = _compare_spans((a, b), alignment, Path(directory), device, tokens)
+            _write_spans(out, table, spec, found, Sequences.read(a.tokens), settings)
             return
         readings = {"text": reading.spread(Sequences.read(a.tokens), tokens)}
         if prompts is not None and (first := _replies(prompts, replies)) is not None:
@@ -197,34 +198,35 @@ def _write_comparison(writer: Writer, at: str, comparison: Comparison) -> None:
 
 
 def _compare_spans(
-    sides: tuple[Model, Model],
-    alignment: str | Path,
-    directory: Path,
+    sides: tuple[Model, Model], alignment: str | Path, directory: Path, device: str, tokens: int | None
+) -> Spans:
+    """Losses of the text's spans under models with different tokenizers."""
+    texts = [reading.spread(Sequences.read(model.tokens), tokens) for model in sides]
+    losses = []
+    for model, text, name in zip(sides, texts, "ab", strict=True):
+        (side,) = _read(model, [text], directory / name, device)
+        losses.append(spans.own_losses(side, text))
+    return spans.compare((losses[0], losses[1]), (texts[0], texts[1]), alignment)
+
+
+def _write_spans(
     out: str | Path,
     table: str | Path,
-    *,
     spec: Mapping[str, Any],
-    device: str,
-    tokens: int | None,
+    compared: Spans,
+    text: Sequences,
     settings: Settings,
 ) -> None:
-    """Compare what can be compared of models with different tokenizers, and write it."""
-    readings = [reading.spread(Sequences.read(model.tokens), tokens) for model in sides]
-    losses = []
-    for model, text, side in zip(sides, readings, "ab", strict=True):
-        (read,) = _read(model, [text], directory / side, device)
-        losses.append(spans.own_losses(read, text))
-    found = spans.compare((losses[0], losses[1]), (readings[0], readings[1]), alignment)
-    text = readings[0].sequences
-    document = text.document[text.row_sequence[found.row_a]]
-    source = text.source[document]
-    numbers = {"nll_a": found.nll_a, "nll_b": found.nll_b, "nll_difference": found.nll_b - found.nll_a}
-    grouped = divergences.groups(source, np.zeros_like(source), np.zeros_like(source), text.sources, [])
+    """Write what is compared of models with different tokenizers: losses by source and by document, and no tokens."""
+    document = text.document[text.row_sequence[compared.row_a]]
+    nothing = np.zeros_like(document)
+    grouped = divergences.groups(text.source[document], nothing, nothing, text.sources, [])
     grouped = [group for group in grouped if group.by in ("all", "source")]
+    numbers = {"nll_a": compared.nll_a, "nll_b": compared.nll_b, "nll_difference": compared.nll_b - compared.nll_a}
     by_group = divergences.summarise(numbers, document, grouped, bootstrap=settings.bootstrap, seed=settings.seed)
     artifacts.write_text(table, tables.tsv({name: [] for name in TSV_COLUMNS}))
     with artifacts.create(out, "outputs", spec) as writer:
         writer.json("measured", ["spans"])
         writer.table("spans/divergences", by_group, nan=NO_TEXT)
         writer.table("spans/documents", divergences.by_document(numbers, document), nan=NO_TEXT)
-        writer.table("spans/positions", vars(found))
+        writer.table("spans/positions", vars(compared))

@@ -55,7 +55,8 @@ def factorise(predictions: Predictions, *, number: int, seed: int) -> Topics:
     vocabulary, column = np.unique(tokens[known], return_inverse=True)
     k = min(number, len(chosen), len(vocabulary))
     if k == 0:
-        return Topics(*(np.zeros((0, TOKENS), dtype) for dtype in (np.int64, np.float64, np.int64)), np.zeros(0))
+        none = np.zeros((0, TOKENS), dtype=np.int64)
+        return Topics(none, np.zeros((0, TOKENS)), none, np.zeros(0))
     position = np.repeat(np.arange(len(chosen)), known.sum(1))
     values = raised.change[chosen][known].astype(np.float64)
     matrix = sparse.csr_array((values, (position, column)), shape=(len(chosen), len(vocabulary)))
