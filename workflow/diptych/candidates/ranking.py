@@ -46,7 +46,7 @@ class Ranked:
         candidate: as proposed by the method.
         q: Benjamini-Hochberg.
         margins: log q, held-out effect and effect, each over its threshold; a criterion is met from 1 on. The held-out
-            effect's threshold is half the fitted one; a token that meets it has the margin over half the minimum effect.
+            effect's threshold is half the fitted one; that of a token that meets it is half the minimum effect.
         duplicate_of: id of a better candidate of the same side for the same difference, or "": methods list directions
             by two criteria, or a feature by several metrics, and a difference must not be reported twice. Directions at
             |cos| >= .7 are duplicates. Otherwise, a direction duplicates a stronger one whose surplus accounts for
