@@ -29,8 +29,8 @@ def make_text(place: Path, model: Path, *, documents: int = 24, sequence_length:
 
 
 def make_prompts(place: Path, model: Path, *, number: int = 20) -> Path:
-    """A token file of questions about sentences of the texts, in ChatML with the generation prompt."""
-    prompts = {"rule": "sentence", "number": number, "seed": 0, "ask": "What is this? {sentence}"}
+    """A token file of the texts as messages of a user, in ChatML with the generation prompt."""
+    prompts = {"rule": "document", "number": number, "seed": 0}
     source = {"kind": "local", "paths": [str(place / "texts" / "*.txt")], "prompts": prompts}
     stage.fetch(place / "questions", spec={}, sources={"asked": source})
     path = place / "prompts.h5"

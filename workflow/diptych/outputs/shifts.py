@@ -118,6 +118,8 @@ def effect_of(sums: DoubleArray, n: int) -> DoubleArray:
 
 def intervals(predictions: Predictions, token: IntArray, *, bootstrap: int, seed: int) -> resampling.Interval:
     """95 % intervals [k] of the effects of some tokens over all documents, by Poisson bootstrap."""
+    if not len(token):
+        return resampling.Interval(np.zeros(0), np.zeros(0))
     masses = predictions.masses(token)
     n = np.broadcast_to(predictions.n_positions[:, None, None], (len(masses), 1, len(token)))
 
