@@ -155,3 +155,11 @@ def test_a_gpu_gives_the_same(place, tmp_path):
     for name in ("kl_ab", "js", "totals"):
         cpu, gpu = (getattr(found[device], name) for device in ("cpu", "cuda"))
         np.testing.assert_allclose(gpu, cpu, rtol=0, atol=1e-3 * cpu.max())
+
+
+def test_the_largest_entries_are_those_of_a_sort():
+    values = torch.randn(5, 64 * 120, generator=torch.Generator().manual_seed(0))
+    found, columns = streaming._largest(values, 50)
+    exact = values.topk(50)
+    assert torch.equal(found, exact.values)
+    assert torch.equal(columns, exact.indices)

@@ -38,6 +38,10 @@ MOVED = 50
 """Tokens stored at every position, of largest gain and of largest loss (METHODS 10)."""
 BLOCK_VALUES = 2**23
 """Entries of a block of positions x V: 32 MiB for each of three arrays, and long enough for a fast product."""
+DOT_ROWS = 16
+"""Rows multiplied at once for inner products: a small share of a block's memory."""
+GROUP = 64
+"""Columns in a group for the search of the largest entries."""
 SMALLEST = 1e-38
 """Probabilities below it are taken for it, so that ratios are finite."""
 
@@ -117,12 +121,12 @@ def compare(
     vocabulary = min(side.vocabulary for side in sides)
     collected = _Collected(reading, vocabulary, Path(directory) / "masses.f32")
     block = block or max(1, BLOCK_VALUES // vocabulary)
-    start = 0
+    start, next_token = 0, reading.next_token
     with collected.mass_path.open("wb") as file:
         while start < len(reading):
             stop = min(start + block, len(reading))
             try:
-                compared = _compare_block(sides, start, stop, vocabulary, reading.next_token[start:stop])
+                compared = _compare_block(sides, start, stop, vocabulary, next_token[start:stop])
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -134,6 +138,7 @@ def compare(
                 logs.logger.warning("out of memory: blocks of %d positions", block)
                 continue
             collected.add(start, stop, compared, file)
+            del compared  # two of the three arrays of the next block
             start = stop
         collected.finish(file)
     return collected.predictions()
@@ -163,18 +168,18 @@ def _compare_block(sides: tuple[Side, Side], start: int, stop: int, vocabulary: 
     k = min(MOVED, vocabulary)
     delta = log_b - log_a
     # Centring subtracts a number from each row: the order within a position is that of delta.
-    mined = delta.topk(k).indices[(delta != 0).any(1)]
+    largest, tokens = _largest(delta, k)
+    mined = tokens[largest[:, 0] > 0]
     p_a, p_b = log_a.exp_().clamp_min_(SMALLEST), log_b.exp_().clamp_min_(SMALLEST)
-    numbers["agrees"] = p_a.argmax(1) == p_b.argmax(1)
+    numbers["agrees"] = p_b.gather(1, p_a.argmax(1)[:, None])[:, 0] == p_b.amax(1)
     a_delta, b_delta = _dot(p_a, delta), _dot(p_b, delta)
     g = torch.div(p_b, p_a, out=delta).add_(1).mul_(0.5).log_()
     numbers["js"] = 0.5 * (b_delta - _dot(p_a, g) - _dot(p_b, g))
     change = torch.sub(p_b, p_a, out=g)
     surplus = change.sum(1)
     numbers |= {"kl_ab": surplus - a_delta, "kl_ba": b_delta - surplus}
-    raised = change.topk(k)
-    lowered = change.neg_().topk(k)
-    return _Block(p_a, p_b, numbers, (raised.indices, raised.values), (lowered.indices, lowered.values), mined)
+    raised = _largest(change, k)
+    return _Block(p_a, p_b, numbers, raised, _largest(change.neg_(), k), mined)
 
 
 def _normalised(logits: Tensor) -> Tensor:
@@ -184,7 +189,24 @@ def _normalised(logits: Tensor) -> Tensor:
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
     """Inner products of the rows [b, V], without another array of that size."""
-    return torch.bmm(x[:, None, :], y[:, :, None])[:, 0, 0]
+    pieces = zip(x.split(DOT_ROWS), y.split(DOT_ROWS), strict=True)
+    return torch.cat([(rows_x * rows_y).sum(1) for rows_x, rows_y in pieces])
+
+
+def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest entries of each row [b, V] and their columns, descending.
+
+    They lie in the k groups of columns with the largest maxima, so that only these have to be sorted.
+    """
+    b, n = values.shape
+    if n % GROUP or n < 2 * k * GROUP:
+        plain = values.topk(k)
+        return plain.values, plain.indices
+    grouped = values.view(b, n // GROUP, GROUP)
+    group = grouped.amax(2).topk(k).indices
+    members = grouped.gather(1, group[:, :, None].expand(-1, -1, GROUP)).flatten(1)
+    best = members.topk(k)
+    return best.values, group.gather(1, best.indices // GROUP) * GROUP + best.indices % GROUP
 
 
 class _Collected:
@@ -208,7 +230,7 @@ class _Collected:
         for name, values in self._numbers.items():
             values[start:stop] = block.numbers[name].cpu().numpy()
         self._agrees[start:stop] = block.numbers["agrees"].cpu().numpy()
-        for moved, (indices, changes) in zip(self._moved, (block.raised, block.lowered), strict=True):
+        for moved, (changes, indices) in zip(self._moved, (block.raised, block.lowered), strict=True):
             change = changes.cpu().numpy()
             moved.change[start:stop] = np.maximum(change, 0.0)
             moved.token[start:stop] = np.where(change > 0, indices.cpu().numpy(), -1)
