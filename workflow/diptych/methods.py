@@ -63,6 +63,18 @@ class Method:
 
 METHODS: tuple[Method, ...] = (
     Method(
+        "outputs",
+        "output comparison",
+        "diptych.outputs",
+        file="outputs",
+        kind="token",
+        min_effect=0.5,
+        effect="Binary logarithm of how many times as often B says a token as A; .5 is 1.4 times as often.",
+        is_share=False,
+        plants=True,
+        scope="pair",
+    ),
+    Method(
         "weights",
         "weights",
         "diptych.weights",

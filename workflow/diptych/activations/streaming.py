@@ -26,11 +26,13 @@ from diptych.activations import buffer, dump, gates, rows
 from diptych.activations.dump import ShardSequences
 from diptych.activations.shard_writer import STORED
 from diptych.activations.sides import StoredArray
+from diptych.models import batches
 from diptych.models.hooks import TORCH, DType, HookedModel, Loader, widths
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 from diptych.text import selection
+from diptych.text.tokenizer import check_tokenizer
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
@@ -195,7 +197,7 @@ def stream(
 def _side(
     streamed: StreamedModel, site: str, store: DType, batch_tokens: int | None, device: torch.device
 ) -> StreamedSide:
-    dump.check_tokenizer(streamed.model, streamed.tokens)
+    check_tokenizer(streamed.model, streamed.tokens)
     sequences = ShardSequences.of_shard(streamed.tokens, 0, 1)
     loader = Loader(streamed.model, [site], device)
     loader.check(int(sequences.token.max()), int(sequences.lengths().max()))
@@ -208,7 +210,7 @@ def _side(
         sequences=sequences,
         device=device,
         width=widths(model, device)[site],
-        batch_tokens=batch_tokens or dump.batch_tokens_for(loader.width),
+        batch_tokens=batch_tokens or batches.tokens_per_pass(loader.width),
         store=store,
         norm_limit=norm_limit,
         at_template_position=gates.read_tokens(streamed.tokens).at_template_position,

@@ -61,11 +61,17 @@ def _described(layout: Layout, pair: str, site_a: str, site_b: str, files: Descr
 
 def whole_files_of(layout: Layout, pair: str) -> Description:
     """The files of a pair as a whole by content."""
-    study = layout.study
-    compared: Description = {"weights": layout.relative(layout.weight_changes(pair))}
+    study, section = layout.study, layout.study.pairs[pair]
+    files = {
+        **_text_of(layout, pair),
+        "outputs": layout.relative(layout.outputs(pair)),
+        "weights": layout.relative(layout.weight_changes(pair)),
+    }
+    if (prompts := study.prompts(pair)) is not None:
+        files["prompts"] = layout.relative(layout.tokens_of(prompts, section.a))
     if study.role(pair, "", "") == "planted":
-        compared["truth"] = layout.relative(layout.truth(study.pairs[pair].b))
-    return {**_text_of(layout, pair), **compared}
+        files["truth"] = layout.relative(layout.truth(section.b))
+    return files
 
 
 def _text_of(layout: Layout, pair: str) -> Description:

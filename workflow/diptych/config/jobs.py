@@ -99,6 +99,20 @@ class Jobs(SourceJobs):
 
     # --- pairs ----------------------------------------------------------------------------------------------
 
+    def compare_outputs(self, pair: str) -> Job:
+        """Compare the next tokens that the models of a pair predict."""
+        study, section, layout = self.study, self.study.pairs[pair], self.layout
+        inputs: Inputs = {"alignment": layout.alignment_of(section.corpus, section.a, section.b) or []}
+        reads: Reads = dump_only(section, ("a", "b", "corpus"))
+        for side, model in (("a", section.a), ("b", section.b)):
+            inputs[f"model_{side}"] = layout.model(model)
+            inputs[f"tokens_{side}"] = layout.tokens_of(section.corpus, model)
+            reads[f"dtype_{side}"] = study.models[model].dtype
+        if (prompts := study.prompts(pair)) is not None:
+            reads["prompts"] = prompts
+            inputs["prompts"] = layout.tokens_of(prompts, section.a)
+        return Job(inputs, reads, dump(study.outputs))
+
     def compare_weights(self, pair: str) -> Job:
         """Compare the weights of a pair's models."""
         section = self.study.pairs[pair]

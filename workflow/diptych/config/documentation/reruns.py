@@ -52,6 +52,7 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("SparsifyDictionary", "*"): "fetch_dictionary",
     ("DictionaryLearningDictionary", "*"): "fetch_dictionary",
     ("DirectoryDictionary", "*"): "fetch_dictionary",
+    ("Outputs", "*"): "compare_outputs",
     ("Weights", "*"): "compare_weights",
     ("LinearMap", "*"): "fit_linear_map",
     ("Correlation", "*"): "correlate_features",
