@@ -5,7 +5,8 @@
 The peer computes both models' logits of the same batches and forgets them (target: comparison / peer >= 0.85, in
 processor seconds, which other jobs of the machine do not count towards; rounds are interleaved, the ratio is their
 median). Memory is what the comparison adds to the heads, at the given number of tokens and at four times as many, over
-three float32 arrays of a block of positions x V (target: at most 1, at both).
+three float32 arrays of a block of positions x V, which is what is alive at once; glibc keeps a fourth for reuse (target:
+flat).
 """
 
 import argparse
@@ -98,7 +99,7 @@ def main() -> None:
                 ratios.append(peer / ours)
                 print(f"comparison {text.length.sum() / ours:.0f} tokens/s, peer {text.length.sum() / peer:.0f}")
         print(f"comparison / two bare forward passes: {np.median(ratios):.2f}")
-        block = 3 * 4 * (streaming.BLOCK_VALUES // min(pair.vocabulary)) * min(pair.vocabulary)
+        block = 3 * 4 * streaming.block_of(min(pair.vocabulary)) * min(pair.vocabulary)
         for tokens in (options.tokens, 4 * options.tokens):
             longer = reading.spread(Sequences.read(options.tokens_path), tokens)
             for number, width in enumerate(pair.widths):

@@ -145,7 +145,7 @@ def top_tokens(sides: Sequence[Side], reading: Reading, rows: IntArray) -> TopTo
     """Both models' most probable next tokens after some rows of a reading."""
     order = np.argsort(reading.row)
     position = order[np.searchsorted(reading.row, rows, sorter=order)]
-    block = max(1, streaming.BLOCK_VALUES // max(side.vocabulary for side in sides))
+    block = streaming.block_of(max(side.vocabulary for side in sides))
     token = np.zeros((len(rows), len(sides), TOP), dtype=np.int64)
     p = np.zeros(token.shape, dtype=np.float32)
     for start in range(0, len(rows), block):

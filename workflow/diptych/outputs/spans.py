@@ -23,7 +23,7 @@ import torch
 from diptych.models.pretrained import is_out_of_memory
 from diptych.outputs.reading import IntArray, Reading
 from diptych.outputs.states import Side
-from diptych.outputs.streaming import BLOCK_VALUES
+from diptych.outputs.streaming import block_of
 from diptych.runtime import logs
 from diptych.storage import artifacts
 
@@ -49,7 +49,7 @@ def own_losses(side: Side, reading: Reading) -> DoubleArray:
     """-log p of the next token after each token row of the file, float64; NaN where it is not read or there is none."""
     losses = np.full(len(reading.sequences.token), np.nan)
     next_token, start = reading.next_token, 0
-    block = max(1, BLOCK_VALUES // side.vocabulary)
+    block = block_of(side.vocabulary)
     while start < len(reading):
         stop = min(start + block, len(reading))
         try:
