@@ -3,12 +3,14 @@
 import os
 import signal
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import pytest
 import torch
 
 from diptych.activations import rows
+from diptych.activations.sides import MemorySide
 from diptych.crosscoder.training import feed, stage
 from diptych.crosscoder.training.stage import Training
 from diptych.oracle import planted
@@ -256,16 +258,20 @@ def test_threshold_makes_held_out_l0_equal_k(steps):
     assert sum(l0) / (data.fold == 0).sum() == pytest.approx(4, rel=0.1)
 
 
-class Watched:
+class Watched(MemorySide):
     """A side that remembers which rows were read."""
 
-    def __init__(self, values):
-        self.values, self.taken = values, []
-        self.width = values.shape[1]
+    @cached_property
+    def taken(self):
+        return []
 
     def take(self, index):
         self.taken.append(index)
-        return self.values[index]
+        return super().take(index)
+
+    def read(self, index, out):
+        self.taken.append(index)
+        super().read(index, out)
 
 
 @pytest.mark.parametrize("buffer_rows", [256, 10_000])
@@ -290,7 +296,7 @@ def test_every_batch_is_a_function_of_seed_and_step():
         settings = Training(**SMALL, buffer_rows=buffer_rows)
         crosscoder = Crosscoder(settings.architecture(data.widths))
         whole = feed.Feed(data, crosscoder, settings).batches(0)
-        batches = [next(whole) for _ in range(60)]
+        batches = [next(whole).clone() for _ in range(60)]
         late = feed.Feed(data, crosscoder, settings).batches(37)
         assert torch.equal(next(late), batches[37])
         assert len(torch.cat(batches[:20]).unique(dim=0)) > 2000

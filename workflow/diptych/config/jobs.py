@@ -286,7 +286,8 @@ class Jobs:
                 "stream_alignment": self.layout.alignment_of(section.stream, *section.models[:2]) or [],
             }
         read_keys = ("models", "corpus", "site", "rows", "stream", "seeds", "splice_tokens")
-        other_keys = ("checkpoint_every", "processes", "track", "ceiling", "sweep", "weights", "scales", "calibrate")
+        run_keys = ("checkpoint_every", "processes", "model_gpus", "track")
+        other_keys = (*run_keys, "ceiling", "sweep", "weights", "scales", "calibrate")
         return Job(inputs, reads, {"seed": int(seed), **dump(section, exclude=(*read_keys, *other_keys))})
 
     def import_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:

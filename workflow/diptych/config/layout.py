@@ -246,7 +246,7 @@ class Layout:
         return self.results / "logs" / rule / f"{stem}.log"
 
     def benchmark(self, rule: str, stem: str) -> Path:
-        """Snakemake's benchmark of a job: seconds and memory."""
+        """Snakemake's benchmark of a job: seconds and memory; beside it lies the process's own `runtime.accounting`."""
         return self.results / "benchmarks" / rule / f"{stem}.jsonl"
 
     def throughput(self, crosscoder: str, site: str, seed: int | str) -> Path:

@@ -62,6 +62,7 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("Crosscoder", "*"): "train_crosscoder",
     ("Crosscoder", "checkpoint_every"): "",
     ("Crosscoder", "processes"): "",
+    ("Crosscoder", "model_gpus"): "",
     ("Crosscoder", "track"): "",
     ("Crosscoder", "splice_tokens"): "evaluate_crosscoder",
     ("Crosscoder", "weights"): "import_crosscoder",

@@ -45,7 +45,8 @@ class Training:
         k_initial: k at the start, annealed to `k` over `anneal_share` of the run; 0: no annealing.
         anneal_share: see k_initial.
         accumulate: parts that a batch is split into, to save memory; batchtopk selects entries within each part.
-        buffer_rows: rows held in memory; if the training rows are no more, they are read once.
+        buffer_rows: rows shuffled together in memory, where as many more are read meanwhile; if the training rows are
+            no more, they are read once.
         calibration_share: share of the training rows, in whole documents, that are held out to set the threshold
             (batchtopk, diff): L0 is lower on rows that were trained on. 0: it is set on training rows.
         compute: dtype of the products with encoder and (dense objectives) decoder; weights stay float32.

@@ -11,8 +11,8 @@ import math
 import resource
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class Run(Optimisation):
     group: Group = ALONE
     tracker: Tracker | None = None
     seconds: float = 0.0
+    waits: list[float] = field(default_factory=list)
     first_step: int = 0
 
     def state(self, rows_seen: np.ndarray[Any, Any]) -> dict[str, Any]:
@@ -141,13 +142,23 @@ def _steps(run: Run, feed: Feed, settings: Training, device: str) -> Iterator[in
         mininterval=10.0,
         disable=not run.group.leads,
     )
-    with bar:
-        for z_BD in islice(feed.batches(run.step), settings.steps - run.step):
-            loss = take_step(run, z_BD.to(device), objective, settings, product)
+    batches = feed.batches(run.step, settings.steps)
+    with bar, closing(batches):
+        for z_BD in _timed(batches, run.waits):
+            loss = take_step(run, z_BD, objective, settings, product)
             run.step += 1
             bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
             bar.update(settings.batch)
             yield run.step
+
+
+def _timed(batches: Iterator[Tensor], waits: list[float]) -> Iterator[Tensor]:
+    """The batches; the seconds that each was waited for are appended to `waits`."""
+    started = time.perf_counter()
+    for z_BD in batches:
+        waits.append(time.perf_counter() - started)
+        yield z_BD
+        started = time.perf_counter()
 
 
 def take_step(
@@ -230,8 +241,9 @@ def calibrate(crosscoder: Crosscoder, feed: Feed) -> None:
     if crosscoder.architecture.activation != "threshold":
         return
     index = feed.calibration(aside=True)
-    blocks = (feed.normalised(index[start : start + READ_ROWS]) for start in range(0, len(index), READ_ROWS))
-    normalised = (torch.from_numpy(block).to(crosscoder.threshold.device) for block in blocks)
+    blocks = (index[start : start + READ_ROWS] for start in range(0, len(index), READ_ROWS))
+    inputs = (architecture.crosscoder_input(feed.rows.take(block).x, crosscoder.architecture) for block in blocks)
+    normalised = (crosscoder.normalise(x_BD.to(feed.device)) for x_BD in inputs)
     crosscoder.threshold.fill_(threshold_of(crosscoder, normalised, len(index)))
 
 
@@ -259,7 +271,7 @@ def train(
         checkpoint_every: steps between checkpoints.
         group: the processes that share the batches; the first one writes.
         tracker: logs the points of the training curves as they are computed.
-        throughput: path of a JSON file for rows per second and peak memory.
+        throughput: path of a JSON file for rows per second, the share of time spent waiting, and peak memory.
         settings: the fields of `Training`.
     """
     out = Path(out)
@@ -304,7 +316,7 @@ def _write(out: Path, spec: dict[str, Any], crosscoder: Crosscoder, run: Run, fe
 
 
 def _report_throughput(run: Run, settings: Training, device: str, path: str | Path | None) -> None:
-    """Log rows per second and peak memory of this process, and write them as JSON."""
+    """Log rows per second, the share of time spent waiting for rows and peak memory, and write them as JSON."""
     rows = (run.step - run.first_step) * settings.batch
     megabytes = {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
     if device.startswith("cuda"):
@@ -313,9 +325,20 @@ def _report_throughput(run: Run, settings: Training, device: str, path: str | Pa
     text = ", ".join(
         f"{name.removesuffix('_mb').replace('_', ' ')} {value:,.0f} MB" for name, value in megabytes.items()
     )
-    logs.logger.info("%s rows in %.1f s: %s rows/s, %s", f"{rows:,}", run.seconds, f"{rate:,.0f}", text)
+    waiting, first_wait = sum(run.waits), sum(run.waits[:1])
+    logs.logger.info(
+        "%s rows in %.1f s: %s rows/s, %.1f %% of the time waiting for rows (%.1f s for the first), %s",
+        f"{rows:,}", run.seconds, f"{rate:,.0f}", 100 * waiting / max(run.seconds, 1e-9), first_wait, text,
+    )  # fmt: skip
     if path is not None:
-        numbers = {"rows": rows, "seconds": run.seconds, "rows_per_second": rate, "processes": run.group.size}
+        numbers = {
+            "rows": rows,
+            "seconds": run.seconds,
+            "rows_per_second": rate,
+            "waiting_share": waiting / max(run.seconds, 1e-9),
+            "first_wait_seconds": first_wait,
+            "processes": run.group.size,
+        }
         artifacts.write_text(path, canonical_json(numbers | megabytes) + "\n")
 
 
