@@ -75,6 +75,19 @@ METHODS: tuple[Method, ...] = (
         scope="pair",
     ),
     Method(
+        "weights",
+        "weights",
+        "diptych.weights",
+        file="weights",
+        kind="weights",
+        # Less than storing weights in bfloat16 does to them (.0016).
+        min_effect=0.001,
+        effect="Norm of the change of all matrices of a kind over the norm of A's.",
+        is_share=False,
+        scope="pair",
+        is_exact=True,
+    ),
+    Method(
         "linear_map",
         "linear map",
         "diptych.linear_map",

@@ -113,6 +113,12 @@ class Jobs(SourceJobs):
             inputs["prompts"] = layout.tokens_of(prompts, section.a)
         return Job(inputs, reads, dump(study.outputs))
 
+    def compare_weights(self, pair: str) -> Job:
+        """Compare the weights of a pair's models."""
+        section = self.study.pairs[pair]
+        inputs: Inputs = {"model_a": self.layout.model(section.a), "model_b": self.layout.model(section.b)}
+        return Job(inputs, dump_only(section, ("a", "b")), dump(self.study.weights))
+
     def fit_linear_map(self, pair: str, site_a: str, site_b: str) -> Job:
         """Fit the maps between the activation spaces of a pair."""
         section = self.study.pairs[pair]
@@ -243,7 +249,8 @@ class Jobs(SourceJobs):
                 "stream_alignment": self.layout.alignment_of(section.stream, *section.models[:2]) or [],
             }
         read_keys = ("models", "corpus", "site", "rows", "stream", "seeds", "splice_tokens")
-        other_keys = ("checkpoint_every", "processes", "track", "ceiling", "sweep", "weights", "scales", "calibrate")
+        run_keys = ("checkpoint_every", "processes", "model_gpus", "track")
+        other_keys = (*run_keys, "ceiling", "sweep", "weights", "scales", "calibrate")
         return Job(inputs, reads, {"seed": int(seed), **dump(section, exclude=(*read_keys, *other_keys))})
 
     def import_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:

@@ -125,6 +125,14 @@ class Layout:
         """The tokens that one model of a pair says more often as a table."""
         return self.results / "pairs" / pair / "outputs.tsv"
 
+    def weight_changes(self, pair: str) -> Path:
+        """What changed between the weights of a pair's models."""
+        return self.results / "pairs" / pair / "weights.h5"
+
+    def weight_changes_table(self, pair: str) -> Path:
+        """The change of every tensor as a table."""
+        return self.results / "pairs" / pair / "weights.tsv"
+
     def linear_map(self, pair: str, site_a: str, site_b: str) -> Path:
         """The maps between the two models of a pair."""
         return self._cell(pair, site_a, site_b, "linear_map.h5")
@@ -254,7 +262,7 @@ class Layout:
         return self.results / "logs" / rule / f"{stem}.log"
 
     def benchmark(self, rule: str, stem: str) -> Path:
-        """Snakemake's benchmark of a job: seconds and memory."""
+        """Snakemake's benchmark of a job: seconds and memory; beside it lies the process's own `runtime.accounting`."""
         return self.results / "benchmarks" / rule / f"{stem}.jsonl"
 
     def throughput(self, crosscoder: str, site: str, seed: int | str) -> Path:

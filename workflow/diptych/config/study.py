@@ -32,6 +32,7 @@ from diptych.config.sections.steering import Steering
 from diptych.config.sections.strict import ConfigError, Strict
 from diptych.config.sections.template_diffs import RepeatedTemplateDiff, TemplateDiff
 from diptych.config.sections.values import Alias, Site
+from diptych.config.sections.weights import Weights
 from diptych.config.sweeps import CEILING
 from diptych.models.sites import can_be_steered
 
@@ -68,6 +69,8 @@ class Study(Strict):
     """Rows of models with different tokenizers."""
     outputs: Outputs = Outputs()
     """Next tokens that models predict differently."""
+    weights: Weights = Weights()
+    """Changes of the weights."""
     linear_map: LinearMap = LinearMap()
     """Maps between activation spaces."""
     correlation: Correlation = Correlation()

@@ -119,7 +119,7 @@ def _comparison(pair: Mapping[str, Any], findings: Findings) -> list[str]:
             "difference of the models."
         )
     if exact := [method.title for method in none if method.is_exact]:
-        sentences.append(f"By the {listed(exact)}, {a} and {pair['b']} are equal.")
+        sentences.append(f"The {listed(exact)} of {a} and {pair['b']} show no difference that counts.")
     if sought := [method.title for method in none if not method.is_exact]:
         sentences.append(
             f"The {listed(sought)} found no difference between {a} and {b}, though with the same settings a planted "
