@@ -156,6 +156,22 @@ class Jobs:
 
     # --- pairs ----------------------------------------------------------------------------------------------
 
+    def compare_means(self, pair: str, site_a: str, site_b: str) -> Job:
+        """Compare the means of a pair's activations at a site."""
+        study, section, layout = self.study, self.study.pairs[pair], self.layout
+        inputs: Inputs = {
+            **self._rows(section.corpus, section.a, site_a, "_a"),
+            **self._rows(section.corpus, section.b, site_b, "_b"),
+            "alignment": layout.alignment_of(section.corpus, section.a, section.b) or [],
+        }
+        if sites.can_be_steered(site_a):
+            inputs |= {"model_a": layout.model(section.a), "model_b": layout.model(section.b)}
+        tuned_on = study.tuned_on(section.b)
+        if tuned_on and tuned_on != section.corpus:
+            inputs["own_tokens"] = layout.tokens_of(tuned_on, section.b)
+        reads = {**dump_only(section, ("a", "b", "corpus", "rows")), "site": site_a, "tuned_on": tuned_on}
+        return Job(inputs, reads, dump(study.means))
+
     def fit_linear_map(self, pair: str, site_a: str, site_b: str) -> Job:
         """Fit the maps between the activation spaces of a pair."""
         section = self.study.pairs[pair]
@@ -225,7 +241,8 @@ class Jobs:
     def steer_features(self, pair: str, site_a: str, site_b: str) -> Job:
         """Steer both models of a pair along its candidates."""
         study, section, layout = self.study, self.study.pairs[pair], self.layout
-        inputs: Inputs = {"linear_map": layout.linear_map(pair, site_a, site_b)}
+        cell = (pair, site_a, site_b)
+        inputs: Inputs = {"linear_map": layout.linear_map(*cell), "means": layout.means(*cell)}
         for side, model, site in (("a", section.a, site_a), ("b", section.b, site_b)):
             inputs[f"model_{side}"] = layout.model(model)
             inputs[f"gates_{side}"] = layout.gates_of(section.corpus, model, site)

@@ -117,6 +117,10 @@ class Layout:
     def _cell(self, pair: str, site_a: str, site_b: str, name: str) -> Path:
         return self.results / "pairs" / pair / f"{site_a}--{site_b}" / name
 
+    def means(self, pair: str, site_a: str, site_b: str) -> Path:
+        """The mean differences of a pair."""
+        return self._cell(pair, site_a, site_b, "means.h5")
+
     def linear_map(self, pair: str, site_a: str, site_b: str) -> Path:
         """The maps between the two models of a pair."""
         return self._cell(pair, site_a, site_b, "linear_map.h5")

@@ -22,7 +22,8 @@ from diptych.config.sections.dictionaries import Dictionary
 from diptych.config.sections.findings import Findings
 from diptych.config.sections.latents import Latents
 from diptych.config.sections.linear_map import LinearMap
-from diptych.config.sections.models import Model, Plant
+from diptych.config.sections.means import Means
+from diptych.config.sections.models import Model, Plant, Tuning
 from diptych.config.sections.pairing import Pairing
 from diptych.config.sections.pairs import Pair, RepeatedPair
 from diptych.config.sections.report import Report
@@ -65,6 +66,8 @@ class Study(Strict):
     """Storing activations."""
     alignment: Alignment = Alignment()
     """Rows of models with different tokenizers."""
+    means: Means = Means()
+    """Mean differences at named places."""
     linear_map: LinearMap = LinearMap()
     """Maps between activation spaces."""
     correlation: Correlation = Correlation()
@@ -119,6 +122,11 @@ class Study(Strict):
         """Corpora that a derived model is trained, planted or evaluated on, in its parent's tokens."""
         section = self.models[model]
         return list(dict.fromkeys(getattr(section, key) for key in ("corpus", "evaluate_on") if hasattr(section, key)))
+
+    def tuned_on(self, model: str) -> str | None:
+        """Corpus that a model of the study was fine-tuned on; None for any other model."""
+        section = self.models[model]
+        return section.corpus if isinstance(section, Tuning) else None
 
     @property
     def compared_pairs(self) -> list[str]:

@@ -14,6 +14,7 @@ torch and transformers are imported where a model is loaded, not by this module:
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -103,7 +104,7 @@ def load(
 
     manifest.check(directory)
     trusted = trusts(directory)
-    with loading(directory):
+    with loading(directory), _quiet(n_blocks is not None):
         model, report = AutoModelForCausalLM.from_pretrained(
             str(directory),
             dtype=getattr(torch, dtype),
@@ -117,6 +118,18 @@ def load(
         names = sorted(report["missing_keys"])
         raise DiptychError(f"{directory}: {len(names)} weights are missing, the first is {names[0]!r}; make it again")
     return model
+
+
+@contextmanager
+def _quiet(silence: bool) -> Iterator[None]:
+    """Keep transformers from reporting, if `silence`, the weights that a shortened model has no place for."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR if silence else level)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _shortened(directory: str | Path, n_blocks: int) -> Any:

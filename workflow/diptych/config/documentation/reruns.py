@@ -48,6 +48,7 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("SparsifyDictionary", "*"): "fetch_dictionary",
     ("DictionaryLearningDictionary", "*"): "fetch_dictionary",
     ("DirectoryDictionary", "*"): "fetch_dictionary",
+    ("Means", "*"): "compare_means",
     ("LinearMap", "*"): "fit_linear_map",
     ("Correlation", "*"): "correlate_features",
     ("Correlation", "memory"): "",
