@@ -148,14 +148,9 @@ def _tested(
         projection[:, block.row] = ((x_B - x_A) @ direction.T.astype(np.float32)).T
         spread[block.row] = np.linalg.norm(x_A - mean, axis=1)
     is_test = np.isin(np.unique(pair.document), pair.document[~fitted])
-    if not len(direction):
-        held_out = np.zeros((0, int(is_test.sum())))
-    else:
-        held_out = DocumentMeans(places.member & ~fitted, pair.document).of_documents(projection)[:, is_test]
+    held_out = DocumentMeans(places.member & ~fitted, pair.document).of_documents(projection)[:, is_test]
     scale = np.array([np.median(spread[at & fitted]) for at in places.member])
-    return Differences(
-        places, direction, length, scale, held_out, projection, sums.random(), sums.rows
-    )
+    return Differences(places, direction, length, scale, held_out, projection, sums.random(), sums.rows)
 
 
 def _norms(x_A: FloatArray, x_B: FloatArray, *, equal: bool) -> FloatArray:

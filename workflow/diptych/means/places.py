@@ -1,7 +1,7 @@
 """Places at which two models' activations are compared on average: positions, roles, and rows that moved most.
 
     places = of_tokens(pair, counts, text, positions=5)
-    places.names                # ("position 0", ..., "user", "newline", "all rows")
+    places.names                # ("position 0", ..., "role user", "token newline", "all rows")
     means = DocumentMeans(places.member, pair.document)
     means.weights(rows)         # [b, P]: sums over rows with these weights are sums of documents' means
 
@@ -9,8 +9,10 @@ The first positions of a text are places of their own, inserted tokens and massi
 fine-tune leaves traces there even on unrelated text (arXiv 2510.13900). All other places hold rows that count.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +47,7 @@ class Places:
 
 
 def of_tokens(pair: Rows, counts: BoolArray, text: Text, positions: int) -> Places:
-    """The first positions of a text, the roles of its tokens, and all rows that count.
+    """The first positions of a text, the roles of its tokens but plain text, and all rows that count.
 
     Args:
         pair: n rows.
@@ -55,8 +57,9 @@ def of_tokens(pair: Rows, counts: BoolArray, text: Text, positions: int) -> Plac
     """
     at = [(f"position {position}", pair.position == position) for position in range(positions)]
     role = text.role[pair.token_row[0]]
-    roles = [(name, (role == code) & counts) for code, name in enumerate(text.roles) if name != templates.ROLES[0]]
-    named = [(name, member) for name, member in [*at, *roles] if member.any()]
+    kinds = ["role"] * len(templates.ROLES) + ["token"] * len(text.roles)
+    roles = [(f"{kind} {name}", (role == code) & counts) for code, (kind, name) in enumerate(zip(kinds, text.roles, strict=False))]
+    named = [(name, member) for name, member in [*at, *roles[1:]] if member.any()]
     named.append((ALL_ROWS, counts))
     return Places(tuple(name for name, _ in named), np.stack([member for _, member in named]))
 
@@ -100,7 +103,7 @@ class DocumentMeans:
     def rows_of_document(self) -> IntArray:
         """Rows of each document at each place, int64 [P, D]."""
         n_documents = int(self.index.max()) + 1
-        return np.stack([np.bincount(self.index[at], minlength=n_documents) for at in self.member])
+        return _by_row([np.bincount(self.index[at], minlength=n_documents) for at in self.member], n_documents)
 
     def weights(self, rows: IntArray) -> DoubleArray:
         """Weight of each of `rows` in the sum of documents' means at each place, float64 [b, P]."""
@@ -110,10 +113,13 @@ class DocumentMeans:
     def of_documents(self, values: FloatArray) -> DoubleArray:
         """Each document's mean at each place of row values [P, n], float64 [P, D]; NaN for documents without a row."""
         count = self.rows_of_document
-        sums = np.stack(
-            [
-                np.bincount(self.index[at], weights=row[at], minlength=count.shape[1])
-                for at, row in zip(self.member, values, strict=True)
-            ]
-        )
-        return np.where(count > 0, sums / np.maximum(count, 1), np.nan)
+        sums = [
+            np.bincount(self.index[at], weights=row[at], minlength=count.shape[1])
+            for at, row in zip(self.member, values, strict=True)
+        ]
+        return np.where(count > 0, _by_row(sums, count.shape[1]) / np.maximum(count, 1), np.nan)
+
+
+def _by_row(rows: Sequence[npt.NDArray[Any]], width: int) -> npt.NDArray[Any]:
+    """Rows [P, width] as one array, also where there are none."""
+    return np.stack(rows) if rows else np.zeros((0, width))

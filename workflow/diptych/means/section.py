@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from diptych.candidates.ranking import Q
 from diptych.means import candidates
-from diptych.means.places import MOVED
+from diptych.means.places import ALL_ROWS, MOVED
 from diptych.page import figures, method_sections
 from diptych.page.blocks import (
     Block,
@@ -234,9 +234,9 @@ def _opening(pair: Mapping[str, Any]) -> str:
 
 def _where(place: str) -> str:
     """A place as the beginning of a sentence."""
-    if place == MOVED:
-        return "At the rows that moved most"
-    return f"At {place} of a text" if place.startswith("position ") else f"Over {place}"
+    if place in (MOVED, ALL_ROWS):
+        return f"Over {place.replace(MOVED, f'the {MOVED}')}"
+    return f"At {place} of a text" if place.startswith("position ") else f"At the {place}"
 
 
 class Sections(method_sections.Sections):
