@@ -27,7 +27,7 @@ stage.compare(
     Text(paths.tokens_a),
     snakemake.output[0],
     spec=spec,
-    models=[Path(paths[name]).parent for name in ("model_a", "model_b") if name in paths.keys()],
+    models=[Path(path).parent for path in map(paths.get, ("model_a", "model_b")) if path],
     corpora=stage.Corpora(own, paths.tokens_a) if own else None,
     same_tokens=aligned is None or alignment.is_identity(aligned),
     **settings,

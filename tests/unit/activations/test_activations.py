@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from diptych.activations import dump as activations
-from diptych.activations import rows, shard_writer
+from diptych.activations import rows, shard_sequences, shard_writer
 from diptych.models import hooks as hooked
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
@@ -180,9 +180,9 @@ def test_shards_join_to_the_whole(place: Path, tmp_path: Path) -> None:
 
 def test_shards_are_even_and_never_empty() -> None:
     even = np.arange(0, 101 * 24, 24)
-    assert activations.shard_edges(even, 4).tolist() == [0, 25, 50, 75, 100]
+    assert shard_sequences.shard_edges(even, 4).tolist() == [0, 25, 50, 75, 100]
     uneven = np.array([0, 1000, 1001, 1002, 1003])
-    assert activations.shard_edges(uneven, 4).tolist() == [0, 1, 2, 3, 4]
+    assert shard_sequences.shard_edges(uneven, 4).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_a_killed_dump_goes_on_and_gives_the_same_bytes(
@@ -434,8 +434,8 @@ def test_the_disk_must_hold_all_shards_to_come(
 
 
 def test_a_dump_asks_for_the_room_of_its_other_shards(place: Path, tmp_path: Path) -> None:
-    whole = activations.ShardSequences.of_shard(place / "tokens.h5", 0, 1)
-    work = activations.ShardSequences.of_shard(place / "tokens.h5", 1, 3)
+    whole = shard_sequences.ShardSequences.of_shard(place / "tokens.h5", 0, 1)
+    work = shard_sequences.ShardSequences.of_shard(place / "tokens.h5", 1, 3)
     assert list(work.others) == [0, 2]
     assert sum(work.others.values()) + work.n_rows == whole.n_rows
     assert whole.others == {}

@@ -179,6 +179,11 @@ class StoredSide:
         return np.array([int(file.attrs["first_row"]) for file in self._files], dtype=np.int64)
 
     @cached_property
+    def _token_rows(self) -> list[IntArray | None]:
+        """The token rows of each shard's rows; None where these are a span of the token file."""
+        return [file["token_row"][:] if "token_row" in file else None for file in self._files]
+
+    @cached_property
     def _datasets(self) -> list[h5py.Dataset]:
         return [file[f"sites/{self.site}/values"] for file in self._files]
 
@@ -197,8 +202,14 @@ class StoredSide:
         edges = np.searchsorted(rows, [*self._starts, np.iinfo(np.int64).max])
         for index, (start, end) in enumerate(itertools.pairwise(edges.tolist())):
             if end > start:
-                self._read(index, rows[start:end] - self._starts[index], out[start:end])
+                self._read(index, self._local(index, rows[start:end]), out[start:end])
         return out
+
+    def _local(self, index: int, rows: IntArray) -> IntArray:
+        """Rows of a shard for token rows that are in it."""
+        token_row = self._token_rows[index]
+        local: IntArray = rows - self._starts[index] if token_row is None else np.searchsorted(token_row, rows)
+        return local
 
     def _read(self, index: int, local: IntArray, out: FloatArray) -> None:
         """Fill `out` with rows of one shard: few large reads, each converted to float32 in one pass."""
@@ -224,8 +235,9 @@ class StoredSide:
     def covers(self, n: int) -> BoolArray:
         """Which of `n` token rows are in the shards, bool [n]."""
         covered = np.zeros(n, dtype=np.bool_)
-        for file, start in zip(self._files, self._starts, strict=True):
-            covered[start : start + len(file[f"sites/{self.site}/norm"])] = True
+        for file, start, token_row in zip(self._files, self._starts, self._token_rows, strict=True):
+            span = slice(start, start + len(file[f"sites/{self.site}/norm"]))
+            covered[span if token_row is None else token_row] = True
         return covered
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from diptych.activations import dump, gates, rows
-from diptych.activations.dump import ShardSequences
+from diptych.activations.shard_sequences import ShardSequences
 from diptych.models.hooks import TORCH, DType, HookedModel, Loader, widths
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError

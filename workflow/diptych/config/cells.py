@@ -81,9 +81,10 @@ def _text_of(layout: Layout, pair: str) -> Description:
 def files_of(layout: Layout, pair: str, site_a: str, site_b: str) -> Description:
     """The files of one cell by content: a path, a list of paths, or a list of runs."""
     study, section, cell = layout.study, layout.study.pairs[pair], (pair, site_a, site_b)
-    files: Description = {
-        **_text_of(layout, pair),
-        **_means(layout, *cell),
+    files: Description = {**_text_of(layout, pair), **_means(layout, *cell)}
+    if not study.has_all_rows(site_a, site_b):
+        return files
+    files |= {
         "linear_map": layout.relative(layout.linear_map(*cell)),
         "crosscoders": _crosscoders(layout, pair, site_a) if site_a == site_b else [],
         "template_diffs": _template_diffs(layout, pair, site_a) if site_a == site_b else [],

@@ -17,9 +17,8 @@ of a stored number is small beside it whatever the number.
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from diptych.activations.rows import Rows
+from diptych.activations.rows import Block, Rows
 from diptych.means.places import MOVED, BoolArray, DocumentMeans, DoubleArray, FloatArray, Places, moved_most
 from diptych.runtime import logs
 
@@ -70,9 +69,7 @@ def norms(pair: Rows) -> RowStatistics:
     return RowStatistics(*values)
 
 
-def compare(
-    pair: Rows, counts: BoolArray, places: Places, *, moved: float, random: int, seed: int
-) -> Differences:
+def compare(pair: Rows, counts: BoolArray, places: Places, *, moved: float, random: int, seed: int) -> Differences:
     """Mean differences at the places, and at the rows that moved most; places without any difference are left out.
 
     Args:
@@ -86,11 +83,11 @@ def compare(
     fitted = pair.fold != TEST_FOLD
     first = _Sums(pair, counts & fitted, DocumentMeans(places.member & fitted, pair.document), random, seed)
     for block in logs.progress(pair.blocks(BLOCK_ROWS), "differences", total=-(-len(pair) // BLOCK_ROWS), unit="block"):
-        first.add(*block.x, block.row)
+        first.add(block)
     strongest = moved_most(first.rows.distance, counts, fitted, moved)
     second = _Sums(pair, counts & fitted, DocumentMeans((strongest & fitted)[None], pair.document), 0, seed)
     for block in pair.blocks(BLOCK_ROWS, select=strongest & fitted):
-        second.add(*block.x, block.row)
+        second.add(block)
     places = places.added(MOVED, strongest)
     delta = np.concatenate([first.delta(), second.delta()])
     length = np.linalg.norm(delta, axis=1)
@@ -110,7 +107,9 @@ class _Sums:
         self._total, self._weight, self._random = np.zeros(d), np.zeros(random), np.zeros((random, d))
         self.rows = RowStatistics(*np.full((3, n), np.nan, dtype=np.float32))
 
-    def add(self, x_A: FloatArray, x_B: FloatArray, row: npt.NDArray[np.int64]) -> None:
+    def add(self, block: Block) -> None:
+        """Add a block of rows."""
+        (x_A, x_B), row = block
         difference = x_B - x_A
         for values, of_block in zip(vars(self.rows).values(), _norms(x_A, x_B, equal=True), strict=True):
             values[row] = of_block
@@ -124,7 +123,8 @@ class _Sums:
     def delta(self) -> DoubleArray:
         """Mean over documents, float64 [P, d]."""
         n_documents = (self._means.rows_of_document > 0).sum(axis=1)
-        return self._delta / np.maximum(n_documents, 1)[:, None]
+        delta: DoubleArray = self._delta / np.maximum(n_documents, 1)[:, None]
+        return delta
 
     def mean(self) -> DoubleArray:
         """Mean of A's rows that count."""

@@ -4,6 +4,7 @@ groups.write(writer, pair, counts, text, rows)     # tables "by_source", "by_rol
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +55,7 @@ def write(writer: artifacts.Writer, pair: Rows, counts: BoolArray, text: Text, r
     of_tokens = _means(number, text.words(_first_rows(token_row, number, len(token))), counts, rows, TOKEN_ROWS)
     moved = of_tokens["distance"] if np.isfinite(rows.distance).all() else np.abs(of_tokens["norm_difference"])
     order = np.argsort(-moved, kind="stable")[:TOKENS]
-    writer.table("by_token", {name: np.asarray(values)[order] for name, values in of_tokens.items()}, nan=nan)
+    writer.table("by_token", {name: values[order] for name, values in of_tokens.items()}, nan=nan)
 
 
 def _first_rows(token_row: IntArray, number: IntArray, n_tokens: int) -> IntArray:
@@ -66,17 +67,18 @@ def _first_rows(token_row: IntArray, number: IntArray, n_tokens: int) -> IntArra
 
 def _means(
     group: IntArray, names: Sequence[str], which: BoolArray, rows: RowStatistics, least: int = 1
-) -> dict[str, npt.NDArray[np.generic]]:
+) -> dict[str, npt.NDArray[Any]]:
     """Means over the rows `which` of each group with at least so many of them."""
     count = np.bincount(group[which], minlength=len(names))
     kept = np.flatnonzero(count >= least)
+    labels: npt.NDArray[Any] = np.array(names, dtype=object)
 
     def mean(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         total = np.bincount(group[which], weights=values[which], minlength=len(names))
         return total[kept] / count[kept]
 
     return {
-        "name": np.array([names[i] for i in kept], dtype=object),
+        "name": labels[kept],
         "rows": count[kept],
         "norm_a": mean(rows.norm_A),
         "norm_b": mean(rows.norm_B),

@@ -57,9 +57,10 @@ def of_tokens(pair: Rows, counts: BoolArray, text: Text, positions: int) -> Plac
     """
     at = [(f"position {position}", pair.position == position) for position in range(positions)]
     role = text.role[pair.token_row[0]]
-    kinds = ["role"] * len(templates.ROLES) + ["token"] * len(text.roles)
-    roles = [(f"{kind} {name}", (role == code) & counts) for code, (kind, name) in enumerate(zip(kinds, text.roles, strict=False))]
-    named = [(name, member) for name, member in [*at, *roles[1:]] if member.any()]
+    n_turns = len(templates.ROLES)
+    labels = [f"{'role' if code < n_turns else 'token'} {name}" for code, name in enumerate(text.roles)]
+    roles = [(label, (role == code) & counts) for code, label in enumerate(labels) if code > 0]
+    named = [(name, member) for name, member in [*at, *roles] if member.any()]
     named.append((ALL_ROWS, counts))
     return Places(tuple(name for name, _ in named), np.stack([member for _, member in named]))
 

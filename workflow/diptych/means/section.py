@@ -46,8 +46,10 @@ Columns = Mapping[str, npt.NDArray[Any]]
 def section(pair: Mapping[str, Any], text: Text, contexts: int, finding_ids: frozenset[str]) -> Section:
     """Section on one cell; `finding_ids` are "side id"."""
     with artifacts.read(pair["files"]["means"], "means") as file:
-        untested = artifacts.read_json(file, "summary")["untested"]
-        blocks: list[Block] = []
+        summary = artifacts.read_json(file, "summary")
+        untested, blocks = summary["untested"], list[Block]()
+        if summary["first_only"]:
+            blocks.append(Note("info", "Only the first positions of the texts are stored at this site."))
         if untested:
             blocks.append(Note("info", f"Means are not compared: {untested}. Below are the norms of either model."))
         elif "places" not in file:
@@ -83,9 +85,9 @@ def _places(file: h5py.File, pair: Mapping[str, Any]) -> list[Block]:
         hints.append(f"Share of the tokens promoted in {pair['b']} that its fine-tuning text is rich in.")
     blocks: list[Block] = [
         Prose(
-            f"The mean of {pair['b']}'s activations minus that of {pair['a']}'s, over documents, at the first positions "
-            "of a text, at the roles of its tokens, over all rows, and over the rows that moved most. A narrow change "
-            "of a model shows in such a mean even on unrelated text."
+            f"The mean of {pair['b']}'s activations minus that of {pair['a']}'s, over documents: at the first "
+            "positions of a text, at the roles of its tokens, over all rows, and over the rows that moved most. A "
+            "narrow change of a model shows in such a mean even on unrelated text."
         ),
         Table(columns, rows, hints=tuple(hints), caption="The largest difference first.", interactive=True),
     ]

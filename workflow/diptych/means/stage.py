@@ -85,7 +85,7 @@ def compare(
                 _write_places(writer, pair, found, contexts=contexts, bootstrap=bootstrap, seed=seed)
                 _write_words(writer, found, models, corpora, scale=float(np.median(rows.norm_A[counts])), count=lens)
         groups.write(writer, pair, counts, text, rows)
-        writer.json("summary", {"untested": untested, "positions": positions, "moved": moved})
+        writer.json("summary", {"untested": untested, "first_only": bool((pair.position < positions).all())})
 
 
 def _untested(pair: Rows, same_tokens: bool) -> str:
@@ -131,9 +131,7 @@ def _held_out(held_out: DoubleArray, bootstrap: int, seed: int) -> dict[str, Dou
     mean = np.where(tested, values.sum(axis=1) / np.maximum(n_known, 1), np.nan)
     bounds = resampling.poisson_bootstrap(
         np.stack([values.T, is_known.T.astype(np.float64)], axis=1),
-        lambda sums: np.divide(
-            sums[:, 0], sums[:, 1], out=np.full_like(sums[:, 0], np.nan), where=sums[:, 1] > 0
-        ),
+        lambda sums: np.divide(sums[:, 0], sums[:, 1], out=np.full_like(sums[:, 0], np.nan), where=sums[:, 1] > 0),
         n=bootstrap,
         seed=seed,
     )
@@ -142,7 +140,7 @@ def _held_out(held_out: DoubleArray, bootstrap: int, seed: int) -> dict[str, Dou
 
 
 def _strongest(pair: Rows, found: Differences, count: int) -> tuple[IntArray, DoubleArray]:
-    """A's token rows of fold 0 where (x_B - x_A) . u is largest at each place [P, count], and it there; -1 is padding."""
+    """A's token rows of fold 0 with the largest (x_B - x_A) . u at each place [P, count], and these; -1 is padding."""
     rows = np.full((len(found.length), count), -1, dtype=np.int64)
     values = np.zeros((len(found.length), count))
     for place, at in enumerate(found.places.member):

@@ -62,10 +62,11 @@ def log_odds_z(counts: DoubleArray, reference: DoubleArray, prior_tokens: float 
 
 
 def own_vocabulary(tokens: str | Path, reference: str | Path) -> IntArray:
-    """Ids of the tokens over-represented in one token file against another of its tokenizer, the most distinctive first."""
-    files = [_counted_tokens(path) for path in (tokens, reference)]
-    size = 1 + max(int(file.max(initial=0)) for file in files)
-    z = log_odds_z(*(np.bincount(file, minlength=size).astype(np.float64) for file in files))
+    """Ids of the tokens over-represented in a token file against another of its tokenizer, most distinctive first."""
+    token, reference_token = _counted_tokens(tokens), _counted_tokens(reference)
+    size = 1 + max(int(token.max(initial=0)), int(reference_token.max(initial=0)))
+    counts = [np.bincount(ids, minlength=size).astype(np.float64) for ids in (token, reference_token)]
+    z = log_odds_z(counts[0], counts[1])
     order = np.argsort(-z, kind="stable")
     own: IntArray = order[z[order] > OWN_Z][:OWN_TOKENS]
     return own

@@ -84,9 +84,7 @@ def describe(directory: str | Path) -> Description:
     )
 
 
-def load(
-    directory: str | Path, *, dtype: Dtype = "float32", device: str = "cpu", n_blocks: int | None = None
-) -> Any:
+def load(directory: str | Path, *, dtype: Dtype = "float32", device: str = "cpu", n_blocks: int | None = None) -> Any:
     """The causal language model in `directory`, in evaluation mode, read from disk only.
 
     Args:

@@ -9,8 +9,8 @@ from diptych.config.sections.values import PositiveInt, Seed, Share
 
 
 class Means(Strict):
-    """Mean differences of two models' activations at the first positions of a text, at the roles of its tokens, over all
-    rows, and over the rows that moved most (METHODS 11).
+    """Mean differences of two models' activations: at the first positions of a text, at the roles of its tokens, over
+    all rows, and over the rows that moved most (METHODS 11).
     """
 
     positions: Annotated[int, Field(ge=1, le=32)] = 5
