@@ -39,6 +39,7 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("Prompts", "*"): "fetch_corpus",
     ("Corpus", "sources"): "fetch_corpus",
     ("Corpus", "*"): "prepare_tokens",
+    ("SiteGroup", "*"): "dump_activations",
     ("Activations", "*"): "dump_activations",
     ("Activations", "outlier_norm"): "gate_activations",
     ("Alignment", "*"): "align_tokens",
