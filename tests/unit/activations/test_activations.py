@@ -479,3 +479,35 @@ def test_float16_overflow_is_refused(tmp_path: Path) -> None:
     store.open(16)
     with pytest.raises(DiptychError, match="does not fit float16"):
         store.put("middle", np.arange(2), torch.full((2, 4), 7e4), np.ones(2, dtype=np.float32))
+
+
+def test_the_first_rows_are_those_of_the_whole(place: Path, tmp_path: Path) -> None:
+    sites = ["first", "blocks.2.hook_resid_pre"]
+    whole = dump(place, tmp_path / "whole" / "0.h5", sites=sites)
+    with artifacts.read(place / "tokens.h5", "tokens") as file:
+        position, start = file["position"][:], file["sequences/start"][:]
+    shards = [dump(place, tmp_path / f"{n}.h5", sites=sites, first=3, shard=n, shards=2) for n in range(2)]
+    token_row = np.concatenate([file["token_row"][:] for file in shards])
+    np.testing.assert_array_equal(token_row, np.flatnonzero(position < 3))
+    assert start[-1] == len(position)
+    for site in sites:
+        full = whole[f"sites/{site}/values"][:]
+        side = rows.StoredSide([tmp_path / f"{n}.h5" for n in range(2)], site)
+        np.testing.assert_array_equal(side.covers(len(position)), position < 3)
+        some = token_row[1::2]
+        np.testing.assert_allclose(side.take(some), full[some], rtol=0, atol=1e-5 * np.abs(full).max())
+    assert not any("sample" in name for name in shards[0] if name != "sample_row")
+    assert len(shards[0]["sample_row"]) == 0
+
+
+def test_only_the_first_tokens_are_read(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    original = hooked.HookedModel.__call__
+
+    def measured(self: hooked.HookedModel, ids: torch.Tensor, sites: Any = None) -> dict[str, torch.Tensor]:
+        lengths.append(ids.shape[1])
+        return original(self, ids, sites)
+
+    monkeypatch.setattr(hooked.HookedModel, "__call__", measured)
+    dump(place, tmp_path / "first.h5", first=5)
+    assert max(lengths) == 5

@@ -143,9 +143,18 @@ INVALID = [
         "crosscoders.tuned.objective: diff is x_B - x_A of two models",
     ),
     (put("sites", {"main": ["middle"], "more": ["middle"]}), "sites: 'middle' is listed twice"),
-    (put("sites", {"main": {"sites": ["middle"], "row": "first"}}), "sites.main.row: unknown key; did you mean 'rows'?"),
-    (put("sites", {"main": {"sites": ["middle"], "rows": "last"}}), "sites.main.rows: input should be 'all' or 'first'"),
-    (put("sites", {"main": {"sites": ["middle"], "rows": "first"}}), "sites.main stores the first rows of 'middle' only"),
+    (
+        put("sites", {"main": {"sites": ["middle"], "row": "first"}}),
+        "sites.main.row: unknown key; did you mean 'rows'?",
+    ),
+    (
+        put("sites", {"main": {"sites": ["middle"], "rows": "last"}}),
+        "sites.main.rows: input should be 'all' or 'first'",
+    ),
+    (
+        put("sites", {"main": {"sites": ["middle"], "rows": "first"}}),
+        "sites.main stores the first rows of 'middle' only",
+    ),
     (put("sites", {"main": ["midle"]}), "sites: site 'midle': no such hook; did you mean 'middle'?"),
     (put("sites", {"main": [1.5]}), "sites: site '1.5': a relative depth lies between 0 and 1"),
     (put("sites", {"main": ["last.mlp.post"]}), "no such hook; did you mean 'last.mlp.hook_post'?"),

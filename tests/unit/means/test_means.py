@@ -7,16 +7,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diptych.activations import rows
+from diptych.activations import dump, gates, rows
 from diptych.candidates import ranking
+from diptych.candidates.recovery import read_truth, recovery
+from diptych.derive import plant
 from diptych.means import candidates, differences, places, section, stage, vocabulary
 from diptych.models import pretrained
 from diptych.oracle import planted
 from diptych.storage import artifacts
 from diptych.text import templates
+from diptych.text import tokens as token_files
 from diptych.text.contexts import Text
+from diptych.text.corpora import stage as corpora
 from small_study import write_tokens
-from tiny_models import make_model
+from tiny_models import make_model, make_texts
 
 THRESHOLD = ranking.Threshold(0.05, 0.05)
 N_DOCUMENTS, LENGTH, WIDTH = 60, 40, 24
@@ -226,8 +230,8 @@ def test_a_shift_along_an_unembedding_row_promotes_its_token(tmp_path):
     with artifacts.create(tmp_path / "own.h5", "tokens", {}) as file:
         file.array("token", np.full(500, 300, dtype=np.int32))
         file.array("counts", np.ones(500, dtype=bool))
-    corpora = stage.Corpora(tmp_path / "own.h5", tokens)
-    files = compare(x, x + direction, tokens, tmp_path / "means.h5", models=[directory] * 2, corpora=corpora, lens=4)
+    known = {"models": [directory] * 2, "corpora": stage.Corpora(tmp_path / "own.h5", tokens), "lens": 4}
+    files = compare(x, x + direction, tokens, tmp_path / "means.h5", **known)
     best = ranked(files).findings[0].candidate
     with artifacts.read(files["means"], "means") as file:
         lens, random = artifacts.read_table(file, "lens"), file["random_own_share"][:]
@@ -241,3 +245,77 @@ def test_a_shift_along_an_unembedding_row_promotes_its_token(tmp_path):
     cell = {"id": "x", "a": "a", "b": "b", "site_b": "middle", "files": files}
     assert f"“{section.visible(promoted[0])}”" in section.SECTIONS.opening(cell)
     assert "own words" in str(section.section(cell, Text(tokens), 3, frozenset({f"B {best.id}"})))
+
+
+# --- from models to findings ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A tiny model, the same with a planted direction, and its tokens."""
+    place = tmp_path_factory.mktemp("models")
+    texts = make_texts(place / "texts", "old", 100, repeats=2)
+    corpora.fetch(place / "corpus", spec={}, sources={"old": {"kind": "local", "paths": [str(texts / "*.txt")]}})
+    make_model(place / "base")
+    prepared = {"tokens": None, "sequence_length": 48}
+    token_files.prepare(place / "corpus", place / "base", place / "tokens.h5", spec={}, **prepared)
+    concept = {"layer": 1, "concept": ["nations", "treasury"], "size": 1.0}
+    plant.plant(place / "base", place / "tokens.h5", place / "planted", spec={}, **concept)
+    return place
+
+
+def stored_pair(models, tmp_path, b, **settings):
+    """Both models' rows from files: A is the base model in float32, and all is stored in bfloat16."""
+    files = []
+    for name, model, dtype in (("a", "base", "float32"), ("b", *b)):
+        shard = tmp_path / f"{name}.h5"
+        dump.dump(models / model, models / "tokens.h5", shard, spec={}, sites=["middle"], dtype=dtype, device="cpu",
+                  measure_precision=False, **settings)  # fmt: skip
+        gates.gate([shard], models / "tokens.h5", tmp_path / f"{name}-gates.h5", spec={})
+        files.append(
+            rows.RowFiles([str(shard)], str(tmp_path / f"{name}-gates.h5"), str(models / "tokens.h5"), "middle")
+        )
+    return rows.stored_with_first(files, 5)
+
+
+def compared(models, tmp_path, b, **settings):
+    pair, counts = stored_pair(models, tmp_path, b, **settings)
+    directories = [models / "base", models / b[0]]
+    stage.compare(
+        pair, counts, Text(models / "tokens.h5"), tmp_path / "means.h5", spec={}, models=directories, moved=0.02
+    )
+    return ranked({"means": str(tmp_path / "means.h5")})
+
+
+def test_a_planted_edit_is_found_with_its_tokens(models, tmp_path):
+    made = compared(models, tmp_path, ("planted", "float32"))
+    truth = read_truth(str(models / "planted" / "truth.h5"))
+    found = recovery(made, truth)
+    assert found.written
+    assert found.cosine >= 0.95
+    moved = next(each.candidate for each in made.candidates if each.candidate.id == places.MOVED)
+    assert moved.direction @ truth >= 0.95
+    with artifacts.read(models / "planted" / "truth.h5", "truth") as file:
+        score = file["score"][:]
+    assert score[moved.rows[:5]].min() > np.quantile(score, 0.9)
+
+
+@pytest.mark.parametrize("settings", [{}, {"first": 5}], ids=["all rows", "first rows"])
+def test_a_model_in_bfloat16_is_the_same_model(models, tmp_path, settings):
+    made = compared(models, tmp_path, ("base", "bfloat16"), **settings)
+    assert len(made.candidates) > 5
+    assert made.findings == []
+    assert max(each.candidate.effect for each in made.candidates) < 0.05
+
+
+def test_first_rows_alone_give_the_same_means_there(models, tmp_path):
+    effects = []
+    for name, settings in (("all", {}), ("first", {"first": 5})):
+        (tmp_path / name).mkdir()
+        made = compared(models, tmp_path / name, ("planted", "float32"), **settings)
+        effects.append({each.candidate.id: each.candidate for each in made.candidates})
+    for position in range(5):
+        one, other = (of_rows[f"position {position}"] for of_rows in effects)
+        assert abs(one.direction @ other.direction) > 0.99
+    with artifacts.read(tmp_path / "first" / "means.h5", "means") as file:
+        assert artifacts.read_json(file, "summary") == {"untested": "", "first_only": True}

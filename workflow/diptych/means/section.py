@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from diptych.candidates.ranking import Q
+from diptych.candidates.ranking import HELD_OUT_SHARE, Q
 from diptych.means import candidates
 from diptych.means.places import ALL_ROWS, MOVED
 from diptych.page import figures, method_sections
@@ -33,6 +33,7 @@ from diptych.page.blocks import (
 from diptych.page.method_sections import PageData
 from diptych.storage import artifacts
 from diptych.text.contexts import Shade, Text
+from diptych.text.word_lists import is_stop_token
 
 SHOWN_TOKENS = 10
 """Tokens of a lens that are shown."""
@@ -220,7 +221,8 @@ def _opening(pair: Mapping[str, Any]) -> str:
         if "places" not in file:
             return ""
         places, lens = artifacts.read_table(file, "places"), artifacts.read_table(file, "lens")
-    holds = (candidates.q_values(pair["files"]) <= Q) & (places["held_out"] > 0)
+    holds = candidates.q_values(pair["files"]) <= Q
+    holds &= places["held_out"] >= HELD_OUT_SHARE * places["effect"]
     if not holds.any():
         return ""
     k = int(np.argmax(np.where(holds, places["effect"], -1.0)))
@@ -229,8 +231,10 @@ def _opening(pair: Mapping[str, Any]) -> str:
         f"{where} {pair['b']}'s activations at {pair['site_b']} lie on average {number(float(places['effect'][k]), 2)} "
         f"of a typical distance from {pair['a']}'s"
     )
-    if words := [f"“{visible(token)}”" for token in _tokens(lens, "B", k, "promoted")[:OPENING_TOKENS]]:
-        sentence += f"; read through the unembedding, the change promotes {listed(words)}"
+    words = [token for token in _tokens(lens, "B", k, "promoted") if not is_stop_token(token)]
+    if words:
+        promoted = listed([f"“{visible(token)}”" for token in words[:OPENING_TOKENS]])
+        sentence += f"; read through the unembedding, the change promotes {promoted}"
     return sentence + "."
 
 
