@@ -41,12 +41,8 @@ from diptych.text.contexts import Text
 
 # The activations are few and noisy: a true difference may be small.
 MIN_EFFECT: dict[findings_stage.Method, float] = {
-    "means": 0.05,
-    "linear_map": 0.1,
-    "pairing": 0.1,
-    "crosscoder": 0.2,
-    "template": 0.3,
-}
+    "means": 0.05, "linear_map": 0.1, "pairing": 0.1, "crosscoder": 0.2, "template": 0.3,
+}  # fmt: skip
 SPEC: dict[str, Any] = {
     "settings": {"seed": 0},
     "reads": {"corpus": "addresses"},
