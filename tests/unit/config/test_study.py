@@ -33,6 +33,9 @@ VALID = {
 }
 
 
+STUDENT = {"kind": "distill", "parent": "base", "corpus": "old", "evaluate_on": "both"}
+
+
 def put(path, value):
     """A function that sets the value at a path of a config."""
 
@@ -66,6 +69,21 @@ INVALID = [
     (put("models/tuned/stepz", 3), "models.tuned.stepz: unknown key; did you mean 'steps'?"),
     (put("models/tuned/steps", 0), "models.tuned.steps: input should be greater than or equal to 1 (got 0)"),
     (put("models/tuned/kind", "lora"), "models.tuned.kind: no kind is called 'lora'; known: adapter, directory"),
+    (put("models/more", STUDENT | {"loss": {}}), "models.more.loss: no loss has a weight; give one to kl, jacobian or"),
+    (put("models/more", STUDENT | {"loss": {"kl": -1}}), "models.more.loss.kl: input should be greater than or equal"),
+    (put("models/more", STUDENT | {"loss": {"kd": 1}}), "models.more.loss.kd: unknown key"),
+    *(
+        (
+            put("models/more", STUDENT | {"layers": layers}),
+            "models.more.layers: must be `every k`, a number of blocks, or",
+        )
+        for layers in ("every 0", "every", "3", 0, True, [], [0, -1], [0.5], None)
+    ),
+    (put("models/more", STUDENT | {"init": "teacher"}), "models.more.init: input should be 'parent' or 'random'"),
+    (
+        put("models/more", STUDENT | {"parent": "bass"}),
+        "models.more.parent: no model is called 'bass'; did you mean 'base'?",
+    ),
     (put("models/more", {"kind": "adapter", "parent": "base"}), "models.more: give either path (on disk) or id"),
     (
         put("models/more", {"kind": "adapter", "parent": "base", "path": "x", "id": "o/n", "revision": "main"}),

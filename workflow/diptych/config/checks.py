@@ -15,7 +15,7 @@ from diptych.config.sections.dictionaries import (
     SparsifyDictionary,
     TrainedDictionary,
 )
-from diptych.config.sections.models import Adapter, Model
+from diptych.config.sections.models import Adapter, Distill, Model
 from diptych.config.sections.pairs import Pair
 from diptych.config.sections.strict import ConfigError, suggestion
 from diptych.config.sections.template_diffs import TemplateDiff
@@ -40,7 +40,7 @@ REFERENCES: Mapping[str, Mapping[str, str]] = {
     "template_diffs": {"pair": "pairs", "corpus": "corpora", "dictionary": "dictionaries"},
 }
 """For each section, its fields that hold aliases, and the section in which these are defined."""
-PLAIN = (".txt", ".txt.gz", ".txt.zst")
+PLAIN = tuple(f"{text}{packed}" for text in (".txt", ".md", ".py") for packed in ("", ".gz", ".zst"))
 """Endings of files that are one text each."""
 SINGULAR = {"models": "model", "corpora": "corpus", "dictionaries": "dictionary", "pairs": "pair"}
 """Singular of a section's name, for messages."""
@@ -62,6 +62,8 @@ def check(study: Study) -> None:
         _check_held_out(study, alias, model)
         if isinstance(model, Adapter):
             _check_adapter(f"models.{alias}", model)
+        if isinstance(model, Distill):
+            _check_student(f"models.{alias}", model)
     for alias, corpus in study.corpora.items():
         _check_corpus(study, alias, corpus)
     for alias, pair in study.pairs.items():
@@ -124,6 +126,12 @@ def _check_adapter(where: str, adapter: Adapter) -> None:
         raise ConfigError(f"{where}.revision: goes with id; give the adapter's commit, tag or branch on the hub")
     if adapter.subfolder is not None and adapter.id is None:
         raise ConfigError(f"{where}.subfolder: goes with id; write a folder on disk into path")
+
+
+def _check_student(where: str, student: Distill) -> None:
+    """A student has something to learn."""
+    if not student.loss.kl + student.loss.jacobian + student.loss.hidden:
+        raise ConfigError(f"{where}.loss: no loss has a weight; give one to kl, jacobian or hidden, as {{kl: 1}}")
 
 
 def _check_corpus(study: Study, alias: str, corpus: Corpus) -> None:

@@ -25,7 +25,7 @@ from diptych.text import word_lists
 
 @dataclass(frozen=True)
 class Jobs(SourceJobs):
-    """Jobs of a study."""
+    """Jobs of a study; those that make models and text are `SourceJobs`."""
 
     def job(self, rule: str, wildcards: Mapping[str, str]) -> Job:
         """The job of a rule with these wildcards."""
@@ -99,6 +99,26 @@ class Jobs(SourceJobs):
         }
 
     # --- pairs ----------------------------------------------------------------------------------------------
+
+    def compare_outputs(self, pair: str) -> Job:
+        """Compare the next tokens that the models of a pair predict."""
+        study, section, layout = self.study, self.study.pairs[pair], self.layout
+        inputs: Inputs = {"alignment": layout.alignment_of(section.corpus, section.a, section.b) or []}
+        reads: Reads = dump_only(section, ("a", "b", "corpus"))
+        for side, model in (("a", section.a), ("b", section.b)):
+            inputs[f"model_{side}"] = layout.model(model)
+            inputs[f"tokens_{side}"] = layout.tokens_of(section.corpus, model)
+            reads[f"dtype_{side}"] = study.models[model].dtype
+        if (prompts := study.prompts(pair)) is not None:
+            reads["prompts"] = prompts
+            inputs["prompts"] = layout.tokens_of(prompts, section.a)
+        return Job(inputs, reads, dump(study.outputs))
+
+    def compare_weights(self, pair: str) -> Job:
+        """Compare the weights of a pair's models."""
+        section = self.study.pairs[pair]
+        inputs: Inputs = {"model_a": self.layout.model(section.a), "model_b": self.layout.model(section.b)}
+        return Job(inputs, dump_only(section, ("a", "b")), dump(self.study.weights))
 
     def compare_means(self, pair: str, site_a: str, site_b: str) -> Job:
         """Compare the means of a pair's activations at a site."""
@@ -247,7 +267,8 @@ class Jobs(SourceJobs):
                 "stream_alignment": self.layout.alignment_of(section.stream, *section.models[:2]) or [],
             }
         read_keys = ("models", "corpus", "site", "rows", "stream", "seeds", "splice_tokens")
-        other_keys = ("checkpoint_every", "processes", "track", "ceiling", "sweep", "weights", "scales", "calibrate")
+        run_keys = ("checkpoint_every", "processes", "model_gpus", "track")
+        other_keys = (*run_keys, "ceiling", "sweep", "weights", "scales", "calibrate")
         return Job(inputs, reads, {"seed": int(seed), **dump(section, exclude=(*read_keys, *other_keys))})
 
     def import_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:

@@ -1,4 +1,4 @@
-"""Jobs of the rules that make models and tokens, which all later ones read; see `jobs`."""
+"""Jobs of the rules that make a study's models and text: fetched, derived, tokenized, aligned."""
 
 import glob
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from diptych.config.study import Study
 
 @dataclass(frozen=True)
 class SourceJobs:
-    """Jobs that make models and tokens."""
+    """Jobs of a study that make its models and text."""
 
     study: Study
 

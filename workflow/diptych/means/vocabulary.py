@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from diptych.models import lens, pretrained
+from diptych.models import ends, lens
 from diptych.storage import artifacts
 from diptych.text.tokenizer import Tokenizer
 
@@ -81,7 +81,7 @@ def read_lens(model: str | Path, directions: DoubleArray, *, scale: float, count
         scale: length of a typical residual.
         count: tokens at either end.
     """
-    logits = lens.lens(pretrained.load(model, n_blocks=1), directions.astype(np.float32), scale)
+    logits = lens.lens(ends.load(model), directions.astype(np.float32), scale)
     order = np.argsort(-logits, axis=1, kind="stable").astype(np.int64)
     tokenizer = Tokenizer(model)
     promoted, suppressed = order[:, :count], order[:, ::-1][:, :count]

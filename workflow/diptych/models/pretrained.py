@@ -14,7 +14,6 @@ torch and transformers are imported where a model is loaded, not by this module:
 """
 
 import json
-import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -84,14 +83,13 @@ def describe(directory: str | Path) -> Description:
     )
 
 
-def load(directory: str | Path, *, dtype: Dtype = "float32", device: str = "cpu", n_blocks: int | None = None) -> Any:
+def load(directory: str | Path, *, dtype: Dtype = "float32", device: str = "cpu") -> Any:
     """The causal language model in `directory`, in evaluation mode, read from disk only.
 
     Args:
         directory: as `model_sources.fetch` or a function of `derive` made it.
         dtype: precision of the weights.
         device: a torch device, as `devices.take` gives it.
-        n_blocks: only its first blocks, the other ones are not read; None: all.
 
     Raises:
         OutOfMemoryError: it does not fit the memory.
@@ -102,44 +100,19 @@ def load(directory: str | Path, *, dtype: Dtype = "float32", device: str = "cpu"
 
     manifest.check(directory)
     trusted = trusts(directory)
-    with loading(directory), _quiet(n_blocks is not None):
+    with loading(directory):
         model, report = AutoModelForCausalLM.from_pretrained(
             str(directory),
             dtype=getattr(torch, dtype),
             local_files_only=True,
             trust_remote_code=trusted,
             output_loading_info=True,
-            config=None if n_blocks is None else _shortened(directory, n_blocks),
         )
         model = model.eval().to(device)
     if report["missing_keys"]:
         names = sorted(report["missing_keys"])
         raise DiptychError(f"{directory}: {len(names)} weights are missing, the first is {names[0]!r}; make it again")
     return model
-
-
-@contextmanager
-def _quiet(silence: bool) -> Iterator[None]:
-    """Keep transformers from reporting, if `silence`, the weights that a shortened model has no place for."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR if silence else level)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _shortened(directory: str | Path, n_blocks: int) -> Any:
-    """The config of the model in `directory` with its first blocks only."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=trusts(directory))
-    text = config.get_text_config()
-    text.num_hidden_layers = n_blocks
-    if types := vars(text).get("layer_types"):
-        text.layer_types = types[:n_blocks]
-    return config
 
 
 @contextmanager
