@@ -22,7 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
 from diptych.activations import dump as activations
-from diptych.activations import rows
+from diptych.activations.sides import StoredSide
 from diptych.models import hooks
 from diptych.storage import artifacts
 
@@ -117,8 +117,8 @@ def read_rounds(path: Path, n: int) -> dict[str, Callable[[], object]]:
     valid = np.flatnonzero(np.arange(n) % 128)
     shuffled = np.random.default_rng(0).permutation(len(valid) // 4096 + 1)
 
-    def side() -> rows.StoredSide:
-        return rows.StoredSide([path], "middle")
+    def side() -> StoredSide:
+        return StoredSide([path], "middle")
 
     def raw() -> None:
         with artifacts.read(path, "activations") as file:

@@ -21,7 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
 
 from diptych.activations import rows
-from diptych.affine_maps import affine, moments
+from diptych.affine_maps import affine, moments, ridge
 from diptych.linear_map import ladder
 
 
@@ -69,11 +69,11 @@ def measure_moments(pair, repeats):
 def measure_path(pair, repeats):
     folds = moments.accumulate(pair, shuffled=False)
     m, held_out = folds.training(0), folds.fold(0).about(folds.training(0))
-    zero = np.zeros((m.C_AA.shape[0], m.C_BB.shape[0]))
 
     def path():
-        eigen = np.linalg.eigh(m.C_AA)
-        return affine.RidgePath(m, eigen, zero).errors(ladder.ALPHAS, held_out)
+        basis = ridge.Eigenbasis(m.C_AA)
+        zero_path = ridge.RidgePath(basis, basis.cross(m.C_AB), 0.0)
+        return zero_path.errors(ladder.ALPHAS, held_out, basis.rotate(held_out))
 
     def refit():
         unit = np.trace(m.C_AA) / len(m.C_AA)

@@ -12,10 +12,10 @@ rule fit_linear_map:
     benchmark:
         LAYOUT.benchmark("fit_linear_map", PAIR_NAME)
     conda:
-        CPU_ENV
+        GPU_ENV
     threads: 8
     resources:
-        **cpu(16, 2),
+        **gpu(16, 2),
     params:
         spec=spec("fit_linear_map"),
     script:

@@ -2,7 +2,7 @@
 
 from diptych.activations import rows
 from diptych.linear_map import stage
-from diptych.runtime import logs
+from diptych.runtime import devices, logs
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
@@ -15,4 +15,6 @@ pair = rows.stored(
     paths.get("alignment") or None,
     spec["reads"]["rows"],
 )
-stage.fit(pair, snakemake.output.linear_map, table=snakemake.output.ladder, spec=spec, **spec["settings"])
+out, table = snakemake.output.linear_map, snakemake.output.ladder
+with devices.take(snakemake.resources.device) as device:
+    stage.fit(pair, out, table=table, spec=spec, device=device, **spec["settings"])

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from diptych.activations import dump as activations
-from diptych.activations import rows, shard_writer
+from diptych.activations import shard_writer
+from diptych.activations.sides import StoredSide
 from diptych.models import hooks as hooked
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
@@ -172,7 +173,7 @@ def test_shards_join_to_the_whole(place: Path, tmp_path: Path) -> None:
     assert max(sizes) - min(sizes) <= 2 * 24
     joined = np.concatenate([file["sites/middle/values"][:] for file in shards])
     np.testing.assert_array_equal(joined, whole["sites/middle/values"][:])
-    side = rows.StoredSide([tmp_path / f"{n}.h5" for n in range(3)], "middle")
+    side = StoredSide([tmp_path / f"{n}.h5" for n in range(3)], "middle")
     np.testing.assert_array_equal(side.take(np.arange(len(joined))), joined)
     with pytest.raises(DiptychError, match="lower `shards`"):
         dump(place, tmp_path / "x.h5", shard=0, shards=10_000)
@@ -255,7 +256,7 @@ def test_storage_precision_is_kept_and_measured(
 ) -> None:
     truth = dump(place, tmp_path / "a.h5")["sites/middle/values"][:]
     file = dump(place, tmp_path / "b.h5", store=store)
-    stored = rows.StoredSide([tmp_path / "b.h5"], "middle").take(np.arange(len(truth)))
+    stored = StoredSide([tmp_path / "b.h5"], "middle").take(np.arange(len(truth)))
     error = (np.linalg.norm(stored - truth, axis=1) / np.linalg.norm(truth, axis=1)).max()
     assert least < error < most
     assert artifacts.read_json(file, "storage_error")["middle"]["max"] == pytest.approx(error, rel=1e-3)

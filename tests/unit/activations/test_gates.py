@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diptych.activations import gates, rows
+from diptych.activations import gates
+from diptych.activations.sides import MemorySide
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 from diptych.text import templates
@@ -159,5 +160,5 @@ def test_a_lack_of_memory_is_a_warning(tmp_path: Path) -> None:
 def test_rank_does_not_depend_on_the_mean() -> None:
     values = clean()
     values[:, 2] = 0
-    side = rows.MemorySide(values + np.float32(100))
+    side = MemorySide(values + np.float32(100))
     assert gates.numerical_rank(side, np.arange(N))[0] == D - 1

@@ -1,7 +1,10 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from diptych.activations import rows
+from diptych.activations import rows, sides
 from diptych.runtime.errors import ArtifactError
 from diptych.storage import artifacts
 
@@ -95,3 +98,36 @@ def test_no_common_row_is_an_error(stored, tmp_path):
         out.array("sites/middle/valid", np.zeros(N, dtype=bool))
     with pytest.raises(ArtifactError, match="no row is valid"):
         rows.stored([models[0], models[1]._replace(gates=str(tmp_path / "none.h5"))])
+
+
+def test_rows_are_read_as_stored_over_gaps_and_shards(stored):
+    models, values, _ = stored
+    bits = {"a": values["a"], "b": artifacts.to_bfloat16(values["b"])}
+    rng = np.random.default_rng(1)
+    for model, name in zip(models, "ab", strict=True):
+        side = sides.StoredSide(model.shards, "middle")
+        for index in (np.arange(N), np.array([7]), np.arange(0, N, 3), np.sort(rng.permutation(N)[:17])):
+            out = np.zeros((len(index), side.width), dtype=side.dtype)
+            side.read(index, out)
+            assert np.array_equal(out, bits[name][index])
+
+
+def test_a_flipped_byte_is_an_error_where_rows_are_read_as_stored(stored):
+    path, values = stored[0][1].shards[1], artifacts.to_bfloat16(stored[1]["b"])[SHARD:]
+    content = bytearray(Path(path).read_bytes())
+    content[content.index(values.tobytes()) + 5] ^= 1
+    Path(path).write_bytes(content)
+    out = np.zeros((2, 2), dtype=np.uint16)
+    with pytest.raises(ArtifactError, match=r"b1\.h5: sites/middle/values is damaged"):
+        sides.StoredSide([path], "middle").read(np.array([SHARD, SHARD + 3]), out)
+
+
+def test_reads_that_return_less_than_asked_are_continued(stored, monkeypatch):
+    models, values, _ = stored
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, views, offset: preadv(file, [views[0][:5]], offset))
+    side = sides.StoredSide(models[0].shards, "middle")
+    index = np.array([1, 2, 3, 8, 9, 30])
+    out = np.zeros((len(index), side.width), dtype=side.dtype)
+    side.read(index, out)
+    assert np.array_equal(out, values["a"][index])

@@ -102,7 +102,9 @@ def test_what_was_steered_has_its_effect(study):
 
 def test_planted_direction_is_recovered_by_every_method(study):
     answers = {a["method"]: a for a in stage.read(study["findings"]).answers if a["pair"] == "planted"}
-    assert set(answers) == {method.name for method in methods.proposing()} - {"template"}  # that one plants its own
+    assert set(answers) == {method.name for method in methods.proposing("site")} - {
+        "template"
+    }  # that one plants its own
     for method, answer in answers.items():
         assert answer["status"] == "recovered", (method, answer["text"])
         assert answer["recovery"]["cosine"] >= 0.9

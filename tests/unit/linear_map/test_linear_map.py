@@ -1,11 +1,14 @@
+import itertools
+
 import numpy as np
 import pytest
+import torch
 from scipy import linalg
 from sklearn.linear_model import Ridge
 
 from diptych.activations import rows
-from diptych.affine_maps import affine, moments
-from diptych.linear_map import ladder, residuals
+from diptych.affine_maps import affine, moments, procrustes, ridge
+from diptych.linear_map import inner_folds, ladder, residuals
 from diptych.linear_map import stage as linear_map
 from diptych.oracle import planted
 from diptych.runtime.errors import DiptychError
@@ -24,6 +27,13 @@ def climb(pair, **settings):
     steps = ladder.Ladder(moments.accumulate(pair.rows()), **settings)
     rungs = {rung.name: rung for rung in steps.cross_validate()}
     return steps, rungs, steps.best(list(rungs.values()))
+
+
+def penalty_path(steps, name, held_out, scatter):
+    training = steps.folds.training(*held_out)
+    basis = ridge.Eigenbasis(training.C_AA)
+    path = ridge.RidgePath(basis, basis.cross(training.C_AB), steps.fits.target(name, held_out))
+    return path.errors(ladder.ALPHAS, scatter, basis.rotate(scatter))
 
 
 def centred(pair, training, select):
@@ -62,7 +72,7 @@ def test_penalty_path_equals_refitting_each_penalty(d_A, d_B):
     steps = ladder.Ladder(folds)
     held = folds.fold(1).about(folds.training(0, 1))
     for name in ("ridge", "ridge_zero"):
-        path = steps._path(name, (0, 1)).errors(ladder.ALPHAS, held)
+        path = penalty_path(steps, name, (0, 1), held)
         refitted = [
             affine.squared_error(steps.slope(name, ladder.Hyperparameters(a, 0), (0, 1)), held).sum()
             for a in ladder.ALPHAS
@@ -73,11 +83,8 @@ def test_penalty_path_equals_refitting_each_penalty(d_A, d_B):
 def test_rank_path_equals_refitting_each_rank():
     _, folds = random_moments(d_A=7, d_B=5)
     steps = ladder.Ladder(folds)
-    training = folds.training(0, 1)
-    held = folds.fold(1).about(training)
-    slope = steps.slope("ridge", ladder.Hyperparameters(1e-3, 0), (0, 1))
-    basis = affine.rank_basis(slope, training.C_AA, 1e-3 * np.trace(training.C_AA) / 7)
-    path = affine.rank_errors(slope, basis, held)
+    held = folds.fold(1).about(folds.training(0, 1))
+    path = steps.fits.ridge("ridge", 1e-3, (0, 1)).rank_errors(held)
     for rank in range(1, 6):
         reduced = steps.slope("reduced_rank", ladder.Hyperparameters(1e-3, rank), (0, 1))
         assert np.linalg.matrix_rank(reduced, tol=1e-9) == rank
@@ -90,12 +97,12 @@ def brute_force_procrustes(m, starts=3, steps=1500):
     scatter = m.about(m)
 
     def loss(q):
-        return affine.squared_error(affine._procrustes_scale(q, m) * q, scatter).sum()
+        return affine.squared_error(procrustes._scale(q, m) * q, scatter).sum()
 
     for _ in range(starts):
         q, rate = np.linalg.qr(rng.normal(size=m.C_AB.shape))[0], 1.0 / np.trace(m.C_AA)
         for _ in range(steps):
-            s = affine._procrustes_scale(q, m)
+            s = procrustes._scale(q, m)
             gradient = s * m.C_AA @ q * s - s * m.C_AB
             new = linalg.polar(q - rate * gradient)[0]
             if loss(new) < loss(q):
@@ -111,20 +118,20 @@ def brute_force_procrustes(m, starts=3, steps=1500):
 def test_procrustes_narrowing_equals_brute_force():
     _, folds = random_moments(d_A=5, d_B=3, spread=0.7)
     m = folds.total
-    slope = affine.procrustes(m, tolerance=1e-9)
+    slope = procrustes.procrustes(m, tolerance=1e-9)
     gram = slope.T @ slope
     np.testing.assert_allclose(gram, gram[0, 0] * np.eye(3), atol=1e-10)
     found = affine.squared_error(slope, m.about(m)).sum()
     assert found <= brute_force_procrustes(m) * (1 + 1e-5)
     polar = linalg.polar(m.C_AB)[0]
-    naive = affine.squared_error(affine._procrustes_scale(polar, m) * polar, m.about(m)).sum()
+    naive = affine.squared_error(procrustes._scale(polar, m) * polar, m.about(m)).sum()
     assert found < 0.9 * naive
 
 
 def test_procrustes_widening_equals_brute_force():
     _, folds = random_moments(d_A=3, d_B=5)
     m = folds.total
-    slope = affine.procrustes(m)
+    slope = procrustes.procrustes(m)
     gram = slope @ slope.T
     np.testing.assert_allclose(gram, gram[0, 0] * np.eye(3), atol=1e-10)
     found = affine.squared_error(slope, m.about(m)).sum()
@@ -132,7 +139,7 @@ def test_procrustes_widening_equals_brute_force():
     for _ in range(50):  # moves along the manifold from the solution never help
         turned = np.linalg.qr(slope.T + 0.02 * np.linalg.norm(slope) * rng.normal(size=(5, 3)))[0].T
         turned *= np.sign(np.sum(turned * slope, axis=1, keepdims=True))
-        assert affine.squared_error(affine._procrustes_scale(turned, m) * turned, m.about(m)).sum() >= found
+        assert affine.squared_error(procrustes._scale(turned, m) * turned, m.about(m)).sum() >= found
 
 
 # --- the ladder ------------------------------------------------------------------------------------------------------
@@ -192,7 +199,7 @@ def test_edge_of_the_grid_is_said():
 def test_in_sample_figures_are_those_of_the_training_rows():
     pair, folds = random_moments()
     steps = ladder.Ladder(folds)
-    rung = steps.rung("scale")
+    rung = next(rung for rung in steps.cross_validate() if rung.name == "scale")
     training = folds.training(0)
     z, y = centred(pair, training, pair.fold != 0)
     slope = steps.slope("scale", rung.hyperparameters, (0,))
@@ -208,6 +215,89 @@ def test_too_few_folds_and_constant_rows_are_errors():
     still = rows.in_memory([pair.x_A, np.ones_like(pair.x_B)], pair.document)
     with pytest.raises(DiptychError, match="of B do not vary"):
         ladder.Ladder(moments.accumulate(still))
+
+
+def as_tensors(folds):
+    """The same moments as torch tensors on the CPU: the text of the formulas that a GPU runs."""
+
+    def tensor(array):
+        return torch.from_numpy(np.ascontiguousarray(array))
+
+    def of_fold(m):
+        return moments.Moments(m.n, *map(tensor, (m.mean_A, m.mean_B, m.C_AA, m.C_AB, m.C_BB)))
+
+    return moments.FoldMoments(folds.ids, tuple(map(of_fold, folds.folds)), tuple(map(tensor, folds.shuffled)))
+
+
+def assert_equal_results(result, expected):
+    assert result.best.name == expected.best.name
+    assert result.shuffled_r2 == pytest.approx(expected.shuffled_r2, rel=1e-8, abs=1e-8)
+    assert result.ladder.numerical_rank == expected.ladder.numerical_rank
+    for rung, other in zip(result.rungs, expected.rungs, strict=True):
+        np.testing.assert_equal(tuple(rung.hyperparameters), tuple(other.hyperparameters))
+        np.testing.assert_allclose(rung.r2, other.r2, rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(rung.inner_r2, other.inner_r2, rtol=1e-8, atol=1e-8)
+        assert rung.in_sample_frobenius == pytest.approx(other.in_sample_frobenius, rel=1e-8)
+        slope, same = (r.ladder.slope(rung.name, rung.hyperparameters, (0,)) for r in (result, expected))
+        np.testing.assert_allclose(slope, same, rtol=0, atol=1e-8 * np.abs(same).max())
+    first, second = (
+        residuals.select_directions(r.ladder.folds, residuals.fold_maps(r.ladder, r.best), 3)
+        for r in (result, expected)
+    )
+    largest = second.unexplained_spectrum[0]
+    np.testing.assert_allclose(first.unexplained_spectrum, second.unexplained_spectrum, rtol=0, atol=1e-8 * largest)
+    np.testing.assert_allclose(np.abs(np.sum(first.patterns * second.patterns, axis=1)), 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("d_A", "d_B"), [(16, 16), (18, 12), (12, 18)])
+def test_tensors_give_the_results_of_arrays(d_A, d_B):
+    pair = planted.make_pair(2, d_A=d_A, d_B=d_B, n_features=24, n_documents=60, noise=0.1, labels={"only_B": 1})
+    folds = moments.accumulate(pair.rows())
+    results = [linear_map.cross_validate(of, "simple", ladder.ALPHAS) for of in (as_tensors(folds), folds)]
+    assert_equal_results(*results)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize(("d_A", "d_B"), [(64, 64), (64, 48), (48, 64)])
+def test_gpu_equals_cpu(d_A, d_B):
+    pair = planted.make_pair(2, d_A=d_A, d_B=d_B, n_features=96, n_documents=80, noise=0.1, labels={"only_B": 1})
+    folds = moments.accumulate(pair.rows())
+    assert_equal_results(
+        *(linear_map.cross_validate(folds.on(device), "simple", ladder.ALPHAS) for device in ("cuda:0", "cpu"))
+    )
+
+
+@pytest.mark.parametrize("n_folds", [3, 4, 5, 8])
+def test_every_outer_fold_has_two_inner_folds_and_the_test_fold_all(n_folds):
+    pairs = inner_folds.fold_pairs(range(n_folds))
+    assert len(set(pairs)) == len(pairs) <= n_folds * (n_folds - 1) // 2
+    inner = [[pair for pair in pairs if k in pair] for k in range(n_folds)]
+    assert len(inner[0]) == n_folds - 1
+    assert all(len(folds) >= 2 for folds in inner)
+    assert all(a < b for a, b in pairs)
+
+
+def test_fewer_inner_folds_move_the_pooled_r2_by_less_than_1e_4(monkeypatch):
+    folds = moments.accumulate(planted.make_pair(0, n_documents=60).rows(), shuffled=False)
+    few = ladder.Ladder(folds).cross_validate()
+    monkeypatch.setattr(inner_folds, "fold_pairs", lambda ids: list(itertools.combinations(ids, 2)))
+    for rung, of_all in zip(few, ladder.Ladder(folds).cross_validate(), strict=True):
+        np.testing.assert_equal(tuple(rung.hyperparameters), tuple(of_all.hyperparameters))
+        np.testing.assert_array_equal(rung.inner_r2, of_all.inner_r2)
+        assert rung.pooled == pytest.approx(of_all.pooled, abs=1e-4)
+
+
+@pytest.mark.parametrize("n", [40, 12])
+def test_polar_factor_equals_scipys_also_without_full_rank(n):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(n, 20)) * np.logspace(0, -3, 20), rng.normal(size=(n, 16))
+    matrix = x.T @ y
+    q, values, right = procrustes.polar_decomposition(matrix)
+    np.testing.assert_allclose(q.T @ q, np.eye(16), atol=1e-11)
+    np.testing.assert_allclose((q @ right * values) @ right.T, matrix, atol=1e-10 * np.abs(matrix).max())
+    np.testing.assert_array_equal(procrustes.polar_factor(matrix.T), procrustes.polar_factor(matrix).T)
+    if n > 16:
+        np.testing.assert_allclose(q, linalg.polar(matrix)[0], atol=1e-8)
 
 
 # --- where the map fails ---------------------------------------------------------------------------------------------
@@ -226,7 +316,8 @@ def fail(pair, direction="forward", count=4, **settings):
     if direction == "backward":
         both, folds = linear_map._exchanged(both, "backward"), folds.reversed()
     result = linear_map.cross_validate(folds, "simple", ladder.ALPHAS)
-    failure = linear_map._accumulator(both, result, count, 5, seed=0)
+    rotation = linear_map._rotations({"forward": result, "backward": result})["forward"]
+    failure = linear_map._accumulator(both, result, rotation, count, 5, seed=0)
     for fold in folds.ids:
         for block in both.blocks(256, select=both.fold == fold):
             failure.add(fold, *block.x, block.row)

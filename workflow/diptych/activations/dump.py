@@ -27,12 +27,13 @@ import torch
 from torch import Tensor
 
 from diptych.activations.shard_writer import Shape, ShardWriter
+from diptych.models.batches import tokens_per_pass
 from diptych.models.hooks import DType, HookedModel, Loader, block_outputs, widths
 from diptych.models.pretrained import OutOfMemoryError, is_out_of_memory
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
-from diptych.text.tokenizer import tokenizer_hash
+from diptych.text.tokenizer import check_tokenizer
 
 Int32Array = npt.NDArray[np.int32]
 IntArray = npt.NDArray[np.int64]
@@ -43,11 +44,6 @@ PRECISION_TOKENS = 512
 """Tokens read again in float32 to measure what the compute dtype loses: enough for a median, seconds of work."""
 SAMPLE_ROWS = 4096
 """Rows of all shards together for which the neighbouring layers are stored (METHODS 1)."""
-BATCH_VALUES = 2**22
-"""Values of the residual stream in one forward pass where no `batch_tokens` is given: 16 MB of float32, of which a
-block holds some tens of times as much at once."""
-LARGEST_BATCH = 8192
-"""Tokens of one forward pass of a narrow model, where the batch no longer decides the speed."""
 
 
 def dump(
@@ -78,7 +74,7 @@ def dump(
         dtype: of the forward pass.
         store: dtype on disk.
         batch_tokens: tokens of one forward pass, padding included; at least one sequence is read. None: from the
-            model's width (`batch_tokens_for`).
+            model's width (`batches.tokens_per_pass`).
         measure_precision: read a few sequences again in float32 (shard 0 only) and store the relative error, or why
             it could not be measured.
         device: "auto", "cpu" or "cuda".
@@ -94,7 +90,7 @@ def dump(
     loader.check(int(sequences.token.max()), int(sequences.lengths().max()))
     model = loader.load(dtype)
     writer = _shard_writer(Path(out), spec, loader, widths(model, torch_device), sequences, store)
-    writer.open(batch_tokens or batch_tokens_for(loader.width))
+    writer.open(batch_tokens or tokens_per_pass(loader.width))
     _run(model, loader, sequences, writer, torch_device)
     stored_hooks = set(model.hooks) - set(writer.progress.dropped)
     neighbours = {site: [hook for hook in hooks if hook in stored_hooks] for site, hooks in loader.neighbours.items()}
@@ -106,11 +102,6 @@ def dump(
         {"hooks": loader.hooks, "first_row": sequences.first_row, "compute_dtype": dtype, "neighbours": neighbours},
         sequences.first_row + sequences.sample_rows(),
     )
-
-
-def batch_tokens_for(width: int) -> int:
-    """Default tokens per forward pass for a residual stream of this width; it does not depend on the free memory."""
-    return min(LARGEST_BATCH, max(1, BATCH_VALUES // width))
 
 
 def _shard_writer(
@@ -224,17 +215,6 @@ def shard_edges(start: IntArray, shards: int) -> IntArray:
     edges = np.searchsorted(start, targets, side="left")
     clipped: IntArray = np.clip(edges, least, len(start) - 1 - least[::-1])
     return clipped
-
-
-def check_tokenizer(model_dir: str | Path, tokens_path: str | Path) -> None:
-    """Raise `DiptychError` if the model's tokenizer is not the one that made the tokens."""
-    with artifacts.read(tokens_path, "tokens") as file:
-        expected = artifacts.read_json(file, "tokenizer")
-    if tokenizer_hash(model_dir) != expected:
-        raise DiptychError(
-            f"{model_dir}: its tokenizer is not the one that made {tokens_path}; "
-            "give the model its own tokens (`tokenizer` of the model) or align the two"
-        )
 
 
 # --- forward passes -------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from diptych.activations import rows
+from diptych.activations.sides import Side, StoredSide
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
@@ -84,7 +84,7 @@ def gate(
             cause = causes(norm, tokens, outlier_norm)
             provenance = shard_provenance(shards, site)
             _require_folds(cause, tokens, f"{tokens_path}: site {site!r}")
-            side = rows.StoredSide(shards, site)
+            side = StoredSide(shards, site)
             statistics[site] = provenance | _statistics(side, norm, cause, tokens, outlier_norm)
             _require_rank(statistics[site], f"{shards[0]}: site {site!r}")
             statistics[site]["warnings"] = _warnings(statistics[site])
@@ -135,7 +135,7 @@ def _outliers(norm: FloatArray, counted: BoolArray, outlier_norm: float) -> Bool
     return norm > outlier_norm * np.median(norm[counted])
 
 
-def numerical_rank(side: rows.Side, index: npt.NDArray[np.int64]) -> tuple[int, float, int]:
+def numerical_rank(side: Side, index: npt.NDArray[np.int64]) -> tuple[int, float, int]:
     """Rank, effective rank and constant columns of the centred rows `index`.
 
     Singular values count above s_max max(n, d) eps (float32: no stored row is finer). The effective rank is the
@@ -160,7 +160,7 @@ def numerical_rank(side: rows.Side, index: npt.NDArray[np.int64]) -> tuple[int, 
     return rank, effective, int((np.diag(C) <= 1e-12 * max(float(np.diag(C).max()), 1e-300)).sum())
 
 
-def duplicate_share(side: rows.Side, index: npt.NDArray[np.int64]) -> float:
+def duplicate_share(side: Side, index: npt.NDArray[np.int64]) -> float:
     """Share of the rows `index` that equal an earlier one exactly (compared by a 64-bit hash)."""
     weights = np.random.default_rng(0).integers(1, 2**63, size=side.width, dtype=np.uint64) | np.uint64(1)
     hashes = np.empty(len(index), dtype=np.uint64)
@@ -171,7 +171,7 @@ def duplicate_share(side: rows.Side, index: npt.NDArray[np.int64]) -> float:
 
 
 def _statistics(
-    side: rows.Side, norm: FloatArray, cause: npt.NDArray[np.uint8], tokens: TokenRows, outlier_norm: float
+    side: Side, norm: FloatArray, cause: npt.NDArray[np.uint8], tokens: TokenRows, outlier_norm: float
 ) -> dict[str, Any]:
     """Statistics of one site's rows (METHODS 1), as JSON values."""
     valid = np.flatnonzero(cause == 0)

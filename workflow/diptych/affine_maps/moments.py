@@ -12,7 +12,8 @@ Each fold also has the cross-moment of A's rows with another document's rows of 
 that a map reaches without information on the token.
 """
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -23,6 +24,8 @@ import numpy.typing as npt
 from scipy.linalg import blas
 
 from diptych.activations import rows
+from diptych.affine_maps import matrices
+from diptych.affine_maps.matrices import Matrix
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
@@ -40,14 +43,14 @@ PILOT_SPANS = 16
 class Scatter(NamedTuple):
     """Sums of products of centred rows: AA [d_A, d_A], AB [d_A, d_B], BB [d_B, d_B], float64."""
 
-    AA: DoubleArray
-    AB: DoubleArray
-    BB: DoubleArray
+    AA: Matrix
+    AB: Matrix
+    BB: Matrix
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Means and centred co-moments (sums, not averages) of n aligned rows.
+    """Means and centred co-moments (sums, not averages) of n aligned rows; arrays, or tensors of a GPU (`on`).
 
     Attributes:
         n: number of rows.
@@ -59,33 +62,38 @@ class Moments:
     """
 
     n: int
-    mean_A: DoubleArray
-    mean_B: DoubleArray
-    C_AA: DoubleArray
-    C_AB: DoubleArray
-    C_BB: DoubleArray
+    mean_A: Matrix
+    mean_B: Matrix
+    C_AA: Matrix
+    C_AB: Matrix
+    C_BB: Matrix
 
     def __add__(self, other: "Moments") -> "Moments":
         """Moments of the union of two disjoint sets of rows (Chan's formula)."""
-        return self._combine(other, 1)
+        return self._combine((other,), 1)
 
-    def __sub__(self, other: "Moments") -> "Moments":
-        """Moments without the rows of `other`, which must be among them."""
-        return self._combine(other, -1)
+    def without(self, *parts: "Moments") -> "Moments":
+        """Moments without the rows of `parts`, which must be disjoint and among them."""
+        return self._combine(parts, -1)
 
-    def _combine(self, other: "Moments", sign: int) -> "Moments":
-        n = self.n + sign * other.n
+    def _combine(self, parts: Sequence["Moments"], sign: int) -> "Moments":
+        n = self.n + sign * sum(part.n for part in parts)
         if n <= 0:
-            raise DiptychError(f"moments: {self.n} rows {'+' if sign > 0 else '-'} {other.n} rows leave none")
-        shift_A, shift_B = other.mean_A - self.mean_A, other.mean_B - self.mean_B
-        weight = sign * self.n * other.n / n
+            verb = "with" if sign > 0 else "without"
+            raise DiptychError(f"moments: {self.n} rows {verb} {[part.n for part in parts]} rows leave none")
+        sets, weights = (self, *parts), [self.n, *(sign * part.n for part in parts)]
+        mean_A, mean_B = (
+            sum(weight / n * mean for weight, mean in zip(weights, means, strict=True))
+            for means in ([m.mean_A for m in sets], [m.mean_B for m in sets])
+        )
+        shifts = [(weight, m.mean_A - mean_A, m.mean_B - mean_B) for weight, m in zip(weights, sets, strict=True)]
         return Moments(
             n=n,
-            mean_A=self.mean_A + shift_A * (sign * other.n / n),
-            mean_B=self.mean_B + shift_B * (sign * other.n / n),
-            C_AA=_combined(self.C_AA, other.C_AA, sign, weight, shift_A, shift_A),
-            C_AB=_combined(self.C_AB, other.C_AB, sign, weight, shift_A, shift_B),
-            C_BB=_combined(self.C_BB, other.C_BB, sign, weight, shift_B, shift_B),
+            mean_A=mean_A,
+            mean_B=mean_B,
+            C_AA=_combined([m.C_AA for m in sets], sign, [(weight * x, x) for weight, x, _ in shifts]),
+            C_AB=_combined([m.C_AB for m in sets], sign, [(weight * x, y) for weight, x, y in shifts]),
+            C_BB=_combined([m.C_BB for m in sets], sign, [(weight * y, y) for weight, _, y in shifts]),
         )
 
     def about(self, other: "Moments") -> Scatter:
@@ -97,24 +105,38 @@ class Moments:
             BB=_shifted(self.C_BB, self.n, shift_B, shift_B),
         )
 
+    @property
+    def scatter(self) -> Scatter:
+        """Sums of products of these rows about their own means."""
+        return Scatter(self.C_AA, self.C_AB, self.C_BB)
+
+    def on(self, device: str) -> "Moments":
+        """The same moments on a device."""
+        arrays = (self.mean_A, self.mean_B, self.C_AA, self.C_AB, self.C_BB)
+        return Moments(self.n, *(matrices.on(device, array) for array in arrays))
+
     def reversed(self) -> "Moments":
         """The same rows with A and B exchanged."""
         return Moments(self.n, self.mean_B, self.mean_A, self.C_BB, self.C_AB.T, self.C_AA)
 
 
-def _shifted(C: DoubleArray, weight: float, x: DoubleArray, y: DoubleArray) -> DoubleArray:
+def _shifted(C: Matrix, weight: float, x: Matrix, y: Matrix) -> Matrix:
     """C + weight x^T y, allocating one matrix."""
-    shifted: DoubleArray = np.outer(weight * x, y)
+    shifted = (weight * x)[:, None] * y
     shifted += C
     return shifted
 
 
-def _combined(
-    C: DoubleArray, other: DoubleArray, sign: int, weight: float, x: DoubleArray, y: DoubleArray
-) -> DoubleArray:
-    """C + sign other + weight x^T y, allocating one matrix."""
-    combined = _shifted(C, weight, x, y)
-    (np.add if sign > 0 else np.subtract)(combined, other, out=combined)
+def _combined(Cs: Sequence[Matrix], sign: int, shifts: Sequence[tuple[Matrix, Matrix]]) -> Matrix:
+    """C_0 + sign (C_1 + ...) + sum of x^T y over the shifts (x, y), allocating one matrix."""
+    left, right = (matrices.stack(vectors) for vectors in zip(*shifts, strict=True))
+    combined = left.T @ right
+    combined += Cs[0]
+    for C in Cs[1:]:
+        if sign > 0:
+            combined += C
+        else:
+            combined -= C
     return combined
 
 
@@ -131,7 +153,7 @@ class FoldMoments:
 
     ids: tuple[int, ...]
     folds: tuple[Moments, ...]
-    shuffled: tuple[DoubleArray, ...]
+    shuffled: tuple[Matrix, ...]
 
     @cached_property
     def total(self) -> Moments:
@@ -144,19 +166,27 @@ class FoldMoments:
 
     def training(self, *held_out: int) -> Moments:
         """Moments of all rows but those of the folds `held_out`."""
-        moments = self.total
-        for fold in held_out:
-            moments = moments - self.fold(fold)
-        return moments
+        return self.total.without(*(self.fold(fold) for fold in held_out))
 
     def reversed(self) -> "FoldMoments":
         """The same rows with A and B exchanged; the shuffled cross-moments are transposed."""
         return FoldMoments(self.ids, tuple(m.reversed() for m in self.folds), tuple(C_AB.T for C_AB in self.shuffled))
 
-    def as_shuffled(self) -> "FoldMoments":
-        """Moments of A's rows with another document's rows of B (needs `shuffled`)."""
-        folds = zip(self.folds, self.shuffled, strict=True)
-        return FoldMoments(self.ids, tuple(replace(fold, C_AB=C_AB) for fold, C_AB in folds), self.shuffled)
+    def on(self, device: str) -> "FoldMoments":
+        """The same moments on a device, `cpu` or `cuda[:i]`."""
+        shuffled = tuple(matrices.on(device, C_AB) for C_AB in self.shuffled)
+        return FoldMoments(self.ids, tuple(fold.on(device) for fold in self.folds), shuffled)
+
+    def shuffled_cross(self, C_AB: Matrix, folds: Iterable[int]) -> Matrix:
+        """Cross-moment C_AB of whole folds, if A's rows had another document's rows of B (needs `shuffled`).
+
+        A shuffle within folds leaves the folds' means and so what C_AB has between folds.
+        """
+        shuffled = C_AB
+        for fold in folds:
+            shuffled = shuffled + self.shuffled[self.ids.index(fold)]
+            shuffled -= self.fold(fold).C_AB
+        return shuffled
 
 
 def sum_moments(parts: Iterable[Moments]) -> Moments:
@@ -183,23 +213,24 @@ def accumulate(pair: rows.Rows, *, block_rows: int = BLOCK_ROWS, shuffled: bool 
     partner = derangement(pair.document, pair.fold, pair.position) if shuffled else None
     pilot = _pilot_mean(pair)
     ids = tuple(int(fold) for fold in np.unique(pair.fold))
-    sums = {fold: _FoldSums(pair.widths, partner is not None) for fold in ids}
     buffer = np.empty((min(block_rows, len(pair)), sum(pair.widths)), dtype=np.float32)
     blocks = ((fold, block) for fold in ids for block in pair.blocks(block_rows, select=pair.fold == fold))
     n_blocks = sum(-(-int((pair.fold == fold).sum()) // block_rows) for fold in ids)
+    progress = logs.progress(blocks, "moments", total=n_blocks, unit="block")
     only_B = replace(pair, sides=pair.sides[1:], token_row=pair.token_row[1:])
-    for fold, block in logs.progress(blocks, "moments", total=n_blocks, unit="block"):
-        z = _centre(block, pilot, buffer)
-        shuffled_B = None if partner is None else only_B.take(partner[block.row]).x[0] - pilot[pair.widths[0] :]
-        if not np.isfinite(sums[fold].add(z, shuffled_B)):
-            raise DiptychError(
-                f"moments: non-finite activation in document {_nonfinite_document(pair, block)}; dump it again"
-            )
-    return FoldMoments(
-        ids,
-        tuple(sums[fold].moments(pilot) for fold in ids),
-        () if partner is None else tuple(sums[fold].shuffled() for fold in ids),
-    )
+    folds, shuffled_cross = [], []
+    for _, fold_blocks in itertools.groupby(progress, key=lambda item: item[0]):
+        sums = _FoldSums(pair.widths, partner is not None)
+        for _, block in fold_blocks:
+            z = _centre(block, pilot, buffer)
+            shuffled_B = None if partner is None else only_B.take(partner[block.row]).x[0] - pilot[pair.widths[0] :]
+            if not np.isfinite(sums.add(z, shuffled_B)):
+                document = _nonfinite_document(pair, block)
+                raise DiptychError(f"moments: non-finite activation in document {document}; dump it again")
+        folds.append(sums.moments(pilot))
+        if partner is not None:
+            shuffled_cross.append(sums.shuffled())
+    return FoldMoments(ids, tuple(folds), tuple(shuffled_cross))
 
 
 def derangement(document: IntArray, fold: IntArray, position: IntArray) -> IntArray | None:

@@ -29,9 +29,8 @@ def comparisons(layout: Layout) -> list[Description]:
 
 
 def whole_pairs(layout: Layout) -> list[Description]:
-    """Every pair as a whole that a method compares; of pairs of the same models and corpus the first."""
-    described = [(name, whole_files_of(layout, name)) for name in layout.study.whole_pairs]
-    return [_described(layout, name, "", "", files) for name, files in described if files]
+    """Every pair as a whole; of pairs of the same models and corpus the first."""
+    return [_described(layout, name, "", "", whole_files_of(layout, name)) for name in layout.study.whole_pairs]
 
 
 def all_cells(layout: Layout) -> list[Description]:
@@ -61,9 +60,18 @@ def _described(layout: Layout, pair: str, site_a: str, site_b: str, files: Descr
 
 
 def whole_files_of(layout: Layout, pair: str) -> Description:
-    """The files of a pair as a whole by content; {} if no method compares it."""
-    compared: Description = {}
-    return {**_text_of(layout, pair), **compared} if compared else {}
+    """The files of a pair as a whole by content."""
+    study, section = layout.study, layout.study.pairs[pair]
+    files = {
+        **_text_of(layout, pair),
+        "outputs": layout.relative(layout.outputs(pair)),
+        "weights": layout.relative(layout.weight_changes(pair)),
+    }
+    if (prompts := study.prompts(pair)) is not None:
+        files["prompts"] = layout.relative(layout.tokens_of(prompts, section.a))
+    if study.role(pair, "", "") == "planted":
+        files["truth"] = layout.relative(layout.truth(section.b))
+    return files
 
 
 def _text_of(layout: Layout, pair: str) -> Description:

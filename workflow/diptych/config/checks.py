@@ -40,7 +40,7 @@ REFERENCES: Mapping[str, Mapping[str, str]] = {
     "template_diffs": {"pair": "pairs", "corpus": "corpora", "dictionary": "dictionaries"},
 }
 """For each section, its fields that hold aliases, and the section in which these are defined."""
-PLAIN = (".txt", ".txt.gz", ".txt.zst")
+PLAIN = tuple(f"{text}{packed}" for text in (".txt", ".md", ".py") for packed in ("", ".gz", ".zst"))
 """Endings of files that are one text each."""
 SINGULAR = {"models": "model", "corpora": "corpus", "dictionaries": "dictionary", "pairs": "pair"}
 """Singular of a section's name, for messages."""

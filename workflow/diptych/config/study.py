@@ -23,6 +23,7 @@ from diptych.config.sections.findings import Findings
 from diptych.config.sections.latents import Latents
 from diptych.config.sections.linear_map import LinearMap
 from diptych.config.sections.models import Model, Plant
+from diptych.config.sections.outputs import Outputs
 from diptych.config.sections.pairing import Pairing
 from diptych.config.sections.pairs import Pair, RepeatedPair
 from diptych.config.sections.report import Report
@@ -31,6 +32,7 @@ from diptych.config.sections.steering import Steering
 from diptych.config.sections.strict import ConfigError, Strict
 from diptych.config.sections.template_diffs import RepeatedTemplateDiff, TemplateDiff
 from diptych.config.sections.values import Alias, Site
+from diptych.config.sections.weights import Weights
 from diptych.config.sweeps import CEILING
 from diptych.models.sites import can_be_steered
 
@@ -65,6 +67,10 @@ class Study(Strict):
     """Storing activations."""
     alignment: Alignment = Alignment()
     """Rows of models with different tokenizers."""
+    outputs: Outputs = Outputs()
+    """Next tokens that models predict differently."""
+    weights: Weights = Weights()
+    """Changes of the weights."""
     linear_map: LinearMap = LinearMap()
     """Maps between activation spaces."""
     correlation: Correlation = Correlation()
@@ -133,6 +139,18 @@ class Study(Strict):
             pair = self.pairs[alias]
             first.setdefault((pair.a, pair.b, pair.corpus), alias)
         return list(first.values())
+
+    def prompts(self, pair: str) -> str | None:
+        """The corpus of prompts for a pair's first token of a reply: its template diff's, or its own; None for none.
+
+        Whether a corpus is in a chat template at all is known from its tokens.
+        """
+        section = self.pairs[pair]
+        if not self.outputs.replies or self.tokenizer(section.a) != self.tokenizer(section.b):
+            return None
+        diffs = (self.template_diffs[alias] for alias in self.reported_diffs)
+        compared = ((self.pairs[diff.pair], diff.corpus) for diff in diffs)
+        return next((corpus for of, corpus in compared if (of.a, of.b) == (section.a, section.b)), section.corpus)
 
     def first_run(self, pair: str) -> str:
         """Alias of the pair that this one repeats with further seeds; its own if it is no repeat."""

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.activations.rows import IntArray, Rows
-from diptych.affine_maps import affine, moments
-from diptych.crosscoder.architecture import Crosscoder
+from diptych.affine_maps import moments
+from diptych.affine_maps.procrustes import procrustes
+from diptych.sparse_coding.architecture import Crosscoder
 
 DoubleArray = npt.NDArray[np.float64]
 
@@ -33,7 +34,7 @@ def mapped_decoder(crosscoder: Crosscoder, rows: Rows, first: int, second: int) 
     decoder_rows = decoder(crosscoder, first)
     if rows.widths[first] == rows.widths[second]:
         return decoder_rows
-    slope = affine.procrustes(_moments(rows, first, second))
+    slope = procrustes(_moments(rows, first, second))
     mapped: DoubleArray = decoder_rows @ slope
     with np.errstate(divide="ignore", invalid="ignore"):
         retention = np.linalg.norm(mapped, axis=1) / np.linalg.norm(decoder_rows, axis=1)

@@ -10,49 +10,27 @@ All are fitted and scored from second moments, so no rung reads the rows again:
     forward = ladder.map(best.name, best.hyperparameters, held_out=(0,))
     forward.predict(x_A)
 
-B -> A is the same on `moments.reversed()`. The maps are fitted in `affine_maps.affine`; `residuals` analyses what the
-best one does not predict.
+B -> A is the same on `moments.reversed()`. `fits` fits the maps, `inner_folds` has the errors that select penalty and
+rank, and `residuals` analyses what the best map does not predict.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from diptych.affine_maps import moments
-from diptych.affine_maps.affine import (
-    RESOLUTION,
-    Eigen,
-    LinearMap,
-    RidgePath,
-    polar_factor,
-    procrustes,
-    rank_basis,
-    rank_errors,
-    rotate,
-    squared_error,
-)
+from diptych.affine_maps import matrices, moments
+from diptych.affine_maps.affine import RESOLUTION, LinearMap, dense, squared_error
+from diptych.affine_maps.matrices import DoubleArray, Matrix
+from diptych.linear_map import inner_folds
+from diptych.linear_map.fits import Fits, HeldOut, Hyperparameters, PenalisedName, RungName, ShrinkTo
+from diptych.linear_map.inner_folds import NO_HYPERPARAMETERS, TEST_FOLD
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 
-DoubleArray = npt.NDArray[np.float64]
-HeldOut = tuple[int, ...]
-RungName = Literal["identity", "scale", "procrustes", "reduced_rank", "ridge", "ridge_zero"]
-ShrinkTo = Literal["simple", "zero"]
-
 ALPHAS = tuple(float(10.0 ** (exponent / 2)) for exponent in range(-12, 5))
 """Ridge penalties 1e-6 .. 1e2, two per decade, in units of C_AA's mean diagonal."""
-TEST_FOLD = 0
-
-
-class Hyperparameters(NamedTuple):
-    """Penalty and rank that inner folds select for a rung: `alpha` (NaN without one) and `rank` (0 without one)."""
-
-    alpha: float
-    rank: int
 
 
 @dataclass(frozen=True)
@@ -102,11 +80,10 @@ class Ladder:
     """Maps of every rung in one direction A -> B, and their cross-validation.
 
     Args:
-        folds: moments of at least 3 folds, the test fold among them.
+        folds: moments of at least 3 folds, the test fold among them; the maps are fitted where they lie.
         shrink_to: slope that ridge shrinks towards: "simple" (identity for equal widths, else Procrustes) or "zero",
             the textbook form. `ridge_zero` is always reported too, and never selected.
         alphas: penalties, increasing.
-        eigens: eigendecompositions shared with other moments of the same C_AA.
         polars: polar factors of C_AB, if computed for the other direction.
 
     Raises:
@@ -119,37 +96,41 @@ class Ladder:
         *,
         shrink_to: ShrinkTo = "simple",
         alphas: Sequence[float] = ALPHAS,
-        eigens: dict[HeldOut, Eigen] | None = None,
-        polars: Mapping[HeldOut, DoubleArray] | None = None,
+        polars: Mapping[HeldOut, Matrix] | None = None,
     ) -> None:
         if len(folds.ids) < 3 or TEST_FOLD not in folds.ids:
             raise DiptychError(f"linear map: rows in folds {folds.ids}; needs fold 0 and two others: add documents")
         for side, C in (("A", folds.total.C_AA), ("B", folds.total.C_BB)):
-            if not np.trace(C) > 0:
+            if not matrices.trace(C) > 0:
                 raise DiptychError(f"linear map: the activations of {side} do not vary; check the site and its rows")
         self.folds = folds
         self.alphas = tuple(alphas)
-        self.shrink_to = shrink_to
-        self._eigens: dict[HeldOut, Eigen] = {} if eigens is None else eigens
-        self._procrustes: dict[HeldOut, DoubleArray] = {}
-        self.polars: dict[HeldOut, DoubleArray] = dict(polars or {})
-        """Polar factors of C_AB by held-out folds; their transposes are those of the other direction."""
-        self._errors: dict[tuple[bool, int], DoubleArray] = {}
-        self._rank_r2s: dict[int, DoubleArray] = {}
-        self._totals: dict[int, DoubleArray] = {}
-        self._hyperparameters: dict[tuple[RungName, int], Hyperparameters] = {}
-        self._latest: tuple[HeldOut, moments.Moments] | None = None
+        self.fits = Fits(folds, shrink_to, polars)
         self.d_A, self.d_B = folds.total.C_AB.shape
 
     @property
     def names(self) -> tuple[RungName, ...]:
         """The rungs, simplest first; `identity` and `scale` need equal widths."""
-        equal_width_names: tuple[RungName, ...] = ("identity", "scale") if self.d_A == self.d_B else ()
-        return (*equal_width_names, "procrustes", "reduced_rank", "ridge", "ridge_zero")
+        return (*self.fits.unpenalised, "reduced_rank", "ridge", "ridge_zero")
 
     def cross_validate(self) -> list[Rung]:
         """Cross-validate every rung, with penalty and rank selected on inner folds."""
-        return [self.rung(name) for name in logs.progress(self.names, "ladder", unit="rung")]
+        chosen = {outer: [self.tune(name, outer) for name in self.names] for outer in self.folds.ids}
+        error, total, in_sample = [], [], np.zeros((len(self.names), 2))
+        for outer in logs.progress(self.folds.ids, "ladder", unit="fold"):
+            scatter = self.folds.fold(outer).about(self.fits.training(outer))
+            total.append(matrices.to_numpy(scatter.BB.diagonal()))
+            of_rungs = []
+            for i, (name, hyperparameters) in enumerate(zip(self.names, chosen[outer], strict=True)):
+                slope = self.fits.slope(name, hyperparameters, (outer,))
+                of_rungs.append(matrices.to_numpy(squared_error(slope, scatter)))
+                if outer == TEST_FOLD:
+                    training_error = squared_error(slope, self.fits.training(outer).scatter)
+                    in_sample[i] = float(training_error.sum()), self._frobenius(slope)
+            error.append(of_rungs)
+        return [
+            self._rung(name, np.array(error)[:, i], np.array(total), *in_sample[i]) for i, name in enumerate(self.names)
+        ]
 
     def best(self, rungs: Sequence[Rung]) -> Rung:
         """The simplest rung within one standard error of the highest R^2 on the folds other than the test fold.
@@ -160,154 +141,96 @@ class Ladder:
         eligible = [rung for rung in rungs if rung.name != "ridge_zero" and rung.hyperparameters.rank != full_rank]
         return eligible[simplest(np.stack([rung.inner_r2 for rung in eligible]))]
 
-    def rung(self, name: RungName) -> Rung:
-        """Cross-validate one rung."""
-        hyperparameters = self.tune(name, TEST_FOLD)
-        training = self._training(TEST_FOLD)
-        test_slope = self.slope(name, hyperparameters, (TEST_FOLD,))
-        in_sample = max(float(squared_error(test_slope, training.about(training)).sum()), 0.0)
-        r2, error, total = [], np.zeros(self.d_B), np.zeros(self.d_B)
-        for outer in self.folds.ids:
-            scatter = self._scatter(outer, (outer,))
-            slope = test_slope if outer == TEST_FOLD else self.slope(name, self.tune(name, outer), (outer,))
-            fold_error, fold_total = squared_error(slope, scatter), np.diag(scatter.BB)
-            r2.append(1 - fold_error.sum() / fold_total.sum())
-            error, total = error + fold_error, total + fold_total
-        varies = total > 0
-        return Rung(
-            name=name,
-            r2=np.array(r2),
-            pooled=float(1 - error.sum() / total.sum()),
-            median_coordinate=float(np.median(1 - error[varies] / total[varies])),
-            inner_r2=self._inner_r2(name, hyperparameters),
-            hyperparameters=hyperparameters,
-            alpha_at_edge=self._at_edge(name, hyperparameters),
-            in_sample_mse=in_sample / (training.n * self.d_B),
-            in_sample_frobenius=float(np.sqrt(in_sample)),
-            slope_frobenius=float(np.linalg.norm(test_slope)),
-        )
-
     def tune(self, name: RungName, outer: int) -> Hyperparameters:
         """Select penalty (least pooled error) and rank (simplest within one standard error) without fold `outer`."""
-        if name in ("identity", "scale", "procrustes"):
-            return Hyperparameters(float("nan"), 0)
-        if (name, outer) not in self._hyperparameters:
-            alpha = self.alphas[int(np.argmin(self._alpha_errors(name, outer).sum(axis=0)))]
-            rank = 1 + simplest(self._rank_r2(outer)) if name == "reduced_rank" else 0
-            self._hyperparameters[name, outer] = Hyperparameters(alpha, rank)
-        return self._hyperparameters[name, outer]
+        if name in self.fits.unpenalised:
+            return NO_HYPERPARAMETERS
+        alpha = self._alpha("ridge_zero" if name == "ridge_zero" else "ridge", outer)
+        return Hyperparameters(alpha, 1 + simplest(self._rank_r2[outer]) if name == "reduced_rank" else 0)
 
     def slope(self, name: RungName, hyperparameters: Hyperparameters, held_out: HeldOut) -> DoubleArray:
         """Slope [d_A, d_B] of one rung trained on all folds but `held_out`."""
-        training = self._training(*held_out)
-        if name == "identity":
-            return np.eye(self.d_A)
-        if name == "scale":
-            return np.eye(self.d_A) * float(np.trace(training.C_AB) / np.trace(training.C_AA))
-        if name == "procrustes":
-            return self._procrustes_slope(held_out, training)
-        slope = self._path(name, held_out, training).slope(hyperparameters.alpha)
-        if name != "reduced_rank":
-            return slope
-        penalty = hyperparameters.alpha * float(np.trace(training.C_AA)) / self.d_A
-        basis = rank_basis(slope, training.C_AA, penalty)[:, : hyperparameters.rank]
-        reduced: DoubleArray = slope @ basis @ basis.T
-        return reduced
+        return dense(self.fits.slope(name, hyperparameters, held_out), (self.d_A, self.d_B))
 
     def map(self, name: RungName, hyperparameters: Hyperparameters, held_out: HeldOut) -> LinearMap:
         """The affine map of one rung trained on all folds but `held_out`."""
-        training = self._training(*held_out)
-        return LinearMap(self.slope(name, hyperparameters, held_out), training.mean_A, training.mean_B)
+        training = self.fits.training(*held_out)
+        means = (matrices.to_numpy(mean) for mean in (training.mean_A, training.mean_B))
+        return LinearMap(self.slope(name, hyperparameters, held_out), *means)
 
     def shuffled_r2(self) -> float:
         """Pooled R^2 of zero-shrunk ridge from A's rows to another document's rows of B; NaN without a derangement."""
         if not self.folds.shuffled:
             return float("nan")
-        shuffled = Ladder(self.folds.as_shuffled(), shrink_to="zero", alphas=self.alphas, eigens=self._eigens)
-        return shuffled.rung("ridge_zero").pooled
+        error = total = 0.0
+        for outer in self.folds.ids:
+            scatter = self.folds.fold(outer).about(self.fits.training(outer))
+            shuffled = scatter._replace(AB=self.folds.shuffled_cross(scatter.AB, [outer]))
+            slope = self.fits.ridge("shuffled", self._alpha("shuffled", outer), (outer,)).slope
+            error += float(squared_error(slope, shuffled).sum())
+            total += matrices.trace(scatter.BB)
+        return 1 - error / total
 
+    @cached_property
     def numerical_rank(self) -> int:
         """Numerical rank of A's training covariance: eigenvalues above float32's resolution of the largest."""
-        values = self._eigen((TEST_FOLD,), self._training(TEST_FOLD))[0]
+        values = matrices.eigvalsh(self.fits.training(TEST_FOLD).C_AA)
         return int(np.sum(values > np.finfo(np.float32).eps * values[-1]))
 
-    def _training(self, *held_out: int) -> moments.Moments:
-        """Training moments; only the latest are cached: all of them would take three times the folds' memory."""
-        if self._latest is None or self._latest[0] != held_out:
-            self._latest = held_out, self.folds.training(*held_out)
-        return self._latest[1]
+    @cached_property
+    def _penalty_errors(self) -> inner_folds.PenaltyErrors:
+        return inner_folds.penalty_errors(self.fits, self.alphas)
 
-    def _scatter(self, fold: int, held_out: HeldOut) -> moments.Scatter:
-        return self.folds.fold(fold).about(self._training(*held_out))
+    @cached_property
+    def _rank_r2(self) -> dict[int, DoubleArray]:
+        return inner_folds.rank_r2(self.fits, {outer: self._alpha("ridge", outer) for outer in self.folds.ids})
 
-    def _inner(self, outer: int) -> list[tuple[int, HeldOut]]:
-        """Each fold but `outer`, with the (sorted) pair of folds that its training leaves out."""
-        return [(j, (min(j, outer), max(j, outer))) for j in self.folds.ids if j != outer]
+    def _alpha(self, name: PenalisedName, outer: int) -> float:
+        return self.alphas[int(np.argmin(self._alpha_errors(name, outer).sum(axis=0)))]
 
-    def _alpha_errors(self, name: RungName, outer: int) -> DoubleArray:
-        """Squared error of each fold but `outer` at each penalty, [folds - 1, penalties]."""
-        if not self._errors:
-            self._try_penalties()
-        return self._errors[name == "ridge_zero" or self.shrink_to == "zero", outer]
+    def _alpha_errors(self, name: PenalisedName, outer: int) -> DoubleArray:
+        """Squared error of each inner fold of `outer` at each penalty, [inner folds, penalties]."""
+        if name == "ridge" and self.fits.shrink_to == "zero":
+            name = "ridge_zero"
+        return self._penalty_errors.penalised[name, outer]
 
-    def _try_penalties(self) -> None:
-        """Compute the errors of every penalty for every pair of held-out folds, each once the outer and once the inner.
+    def _frobenius(self, slope: float | Matrix) -> float:
+        if isinstance(slope, float):
+            return abs(slope) * float(np.sqrt(self.d_A))
+        return float(np.sqrt(float((slope * slope).sum())))
 
-        Both orders of a pair share their training moments, ridge paths and rotations.
-        """
-        kinds: tuple[RungName, ...] = ("ridge_zero",) if self.shrink_to == "zero" else ("ridge_zero", "ridge")
-        errors: dict[tuple[bool, int], list[DoubleArray]] = {}
-        totals: dict[int, list[float]] = {}
-        for held_out in itertools.combinations(self.folds.ids, 2):
-            training = self._training(*held_out)
-            paths = {kind == "ridge_zero": self._path(kind, held_out, training) for kind in kinds}
-            for fold, outer in (held_out, held_out[::-1]):
-                scatter = self._scatter(fold, held_out)
-                rotated = rotate(self._eigen(held_out, training)[1], scatter)
-                totals.setdefault(outer, []).append(float(np.trace(scatter.BB)))
-                for kind, path in paths.items():
-                    errors.setdefault((kind, outer), []).append(path.errors(self.alphas, scatter, rotated))
-        self._errors = {key: np.stack(by_fold) for key, by_fold in errors.items()}
-        self._totals = {outer: np.array(total) for outer, total in totals.items()}
-
-    def _rank_r2(self, outer: int) -> DoubleArray:
-        """R^2 of each rank on each fold but `outer`, [ranks, folds - 1], at the penalty selected on these folds."""
-        if not self._rank_r2s:
-            self._try_ranks()
-        return self._rank_r2s[outer]
-
-    def _try_ranks(self) -> None:
-        """Compute the R^2 of every rank for every pair of held-out folds, as `_try_penalties` does."""
-        alphas = {outer: self.tune("ridge", outer).alpha for outer in self.folds.ids}
-        r2s: dict[int, list[DoubleArray]] = {outer: [] for outer in self.folds.ids}
-        for held_out in itertools.combinations(self.folds.ids, 2):
-            training = self._training(*held_out)
-            path = self._path("ridge", held_out, training)
-            reduced: dict[float, tuple[DoubleArray, DoubleArray]] = {}
-            for fold, outer in (held_out, held_out[::-1]):
-                alpha = alphas[outer]
-                if alpha not in reduced:
-                    slope = path.slope(alpha)
-                    reduced[alpha] = slope, rank_basis(slope, training.C_AA, alpha * path.penalty_unit)
-                scatter = self._scatter(fold, held_out)
-                r2s[outer].append(1 - rank_errors(*reduced[alpha], scatter) / np.trace(scatter.BB))
-        self._rank_r2s = {outer: np.stack(r2, axis=1) for outer, r2 in r2s.items()}
+    def _rung(self, name: RungName, error: DoubleArray, total: DoubleArray, in_sample: float, norm: float) -> Rung:
+        """A rung from the squared errors [folds, d_B] and totals of its maps."""
+        hyperparameters = self.tune(name, TEST_FOLD)
+        training_rows = self.folds.total.n - self.folds.fold(TEST_FOLD).n
+        pooled_error, pooled_total = error.sum(axis=0), total.sum(axis=0)
+        varies = pooled_total > 0
+        return Rung(
+            name=name,
+            r2=1 - error.sum(axis=1) / total.sum(axis=1),
+            pooled=float(1 - pooled_error.sum() / pooled_total.sum()),
+            median_coordinate=float(np.median(1 - pooled_error[varies] / pooled_total[varies])),
+            inner_r2=self._inner_r2(name, hyperparameters),
+            hyperparameters=hyperparameters,
+            alpha_at_edge=self._at_edge(name, hyperparameters),
+            in_sample_mse=max(in_sample, 0.0) / (training_rows * self.d_B),
+            in_sample_frobenius=max(in_sample, 0.0) ** 0.5,
+            slope_frobenius=norm,
+        )
 
     def _inner_r2(self, name: RungName, hyperparameters: Hyperparameters) -> DoubleArray:
+        """R^2 of each fold but the test fold under the map trained on all but these two."""
         if name == "reduced_rank":
-            of_rank: DoubleArray = self._rank_r2(TEST_FOLD)[hyperparameters.rank - 1]
+            of_rank: DoubleArray = self._rank_r2[TEST_FOLD][hyperparameters.rank - 1]
             return of_rank
-        if name in ("ridge", "ridge_zero"):
-            errors = self._alpha_errors(name, TEST_FOLD)[:, self.alphas.index(hyperparameters.alpha)]
-            inner: DoubleArray = 1 - errors / self._totals[TEST_FOLD]
-            return inner
-        r2 = []
-        for j, held_out in self._inner(TEST_FOLD):
-            scatter = self._scatter(j, held_out)
-            r2.append(
-                1 - squared_error(self.slope(name, hyperparameters, held_out), scatter).sum() / np.trace(scatter.BB)
-            )
-        return np.array(r2)
+        errors = self._penalty_errors
+        if name in errors.unpenalised:
+            error = errors.unpenalised[name]
+        else:
+            kind: PenalisedName = "ridge_zero" if name == "ridge_zero" else "ridge"
+            error = self._alpha_errors(kind, TEST_FOLD)[:, self.alphas.index(hyperparameters.alpha)]
+        inner: DoubleArray = 1 - error / errors.total[TEST_FOLD]
+        return inner
 
     def _at_edge(self, name: RungName, hyperparameters: Hyperparameters) -> bool:
         if name not in ("ridge", "ridge_zero") or hyperparameters.alpha not in (self.alphas[0], self.alphas[-1]):
@@ -315,29 +238,5 @@ class Ladder:
         errors = self._alpha_errors(name, TEST_FOLD).sum(axis=0)
         at = self.alphas.index(hyperparameters.alpha)
         neighbour = 1 if at == 0 else at - 1
-        return len(self.alphas) > 1 and bool(
-            errors[neighbour] - errors[at] > RESOLUTION * self._totals[TEST_FOLD].sum()
-        )
-
-    def _path(self, name: RungName, held_out: HeldOut, training: moments.Moments | None = None) -> RidgePath:
-        m = self._training(*held_out) if training is None else training
-        if name == "ridge_zero" or self.shrink_to == "zero":
-            target = np.zeros((self.d_A, self.d_B))
-        elif self.d_A == self.d_B:
-            target = np.eye(self.d_A)
-        else:
-            target = self._procrustes_slope(held_out, m)
-        return RidgePath(m, self._eigen(held_out, m), target)
-
-    def _eigen(self, held_out: HeldOut, m: moments.Moments) -> Eigen:
-        if held_out not in self._eigens:
-            values, vectors = np.linalg.eigh(m.C_AA)
-            self._eigens[held_out] = (np.maximum(values, 0.0), vectors)
-        return self._eigens[held_out]
-
-    def _procrustes_slope(self, held_out: HeldOut, m: moments.Moments) -> DoubleArray:
-        if held_out not in self._procrustes:
-            if held_out not in self.polars:
-                self.polars[held_out] = polar_factor(m.C_AB)
-            self._procrustes[held_out] = procrustes(m, polar=self.polars[held_out])
-        return self._procrustes[held_out]
+        total = self._penalty_errors.total[TEST_FOLD].sum()
+        return len(self.alphas) > 1 and bool(errors[neighbour] - errors[at] > RESOLUTION * total)

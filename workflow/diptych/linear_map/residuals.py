@@ -28,11 +28,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import linalg
 
 from diptych.activations import rows
-from diptych.affine_maps import affine, moments
-from diptych.linear_map.ladder import TEST_FOLD, Ladder, Rung
+from diptych.affine_maps import affine, matrices, moments, procrustes
+from diptych.affine_maps.matrices import Matrix
+from diptych.linear_map.inner_folds import TEST_FOLD
+from diptych.linear_map.ladder import Ladder, Rung
 from diptych.statistics import resampling
 
 DoubleArray = npt.NDArray[np.float64]
@@ -76,28 +77,29 @@ def fold_maps(ladder: Ladder, best: Rung) -> dict[int, affine.LinearMap]:
     return {fold: ladder.map(best.name, best.hyperparameters, folds) for fold, folds in held_out.items()}
 
 
-def error_scatter(slope: DoubleArray, held_out: moments.Scatter) -> DoubleArray:
+def error_scatter(slope: Matrix, held_out: moments.Scatter) -> Matrix:
     """Sum of e^T e over held-out rows, float64 [d_B, d_B], from their scatter about the training means."""
-    cross = slope.T @ held_out.AB
-    scatter: DoubleArray = held_out.BB - cross - cross.T + slope.T @ held_out.AA @ slope
-    return scatter
+    change = slope.T @ (held_out.AA @ slope - 2 * held_out.AB)
+    return held_out.BB + (change + change.T) / 2
 
 
 def select_directions(
     folds: moments.FoldMoments, maps: Mapping[int, affine.LinearMap], count: int, *, seed: int = 0
 ) -> Directions:
     """The `count` directions of each kind with the largest eigenvalues, from the moments of folds 1.. only."""
-    selection = [fold for fold in folds.ids if fold != TEST_FOLD]
-    scatters = {fold: folds.fold(fold).about(folds.training(TEST_FOLD, fold)) for fold in selection}
-    C_E = np.sum([error_scatter(maps[fold].slope, scatters[fold]) for fold in selection], axis=0)
-    C_BB = np.sum([scatters[fold].BB for fold in selection], axis=0)
-    n, d_B = sum(folds.fold(fold).n for fold in selection), len(C_BB)
-    variance, components = np.linalg.eigh(C_E)
-    ridge = VARIANCE_FLOOR * float(np.trace(C_BB)) / d_B
-    share, readouts = linalg.eigh(C_E, C_BB + ridge * np.eye(d_B))
+    n = folds.total.n - folds.fold(TEST_FOLD).n
+    C_E: Matrix = 0.0
+    C_BB: Matrix = 0.0
+    for fold in (fold for fold in folds.ids if fold != TEST_FOLD):
+        scatter = folds.fold(fold).about(folds.training(TEST_FOLD, fold))
+        C_E = C_E + error_scatter(matrices.like(maps[fold].slope, scatter.AA), scatter)
+        C_BB = C_BB + scatter.BB
+    ridge = VARIANCE_FLOOR * matrices.trace(C_BB) / len(C_BB)
+    variance, components = (matrices.to_numpy(part) for part in matrices.eigh(C_E))
+    share, readouts = _relative_eigh(C_E, matrices.add_to_diagonal(C_BB, ridge))
     principal = components[:, ::-1][:, :count].T
-    readout = readouts[:, ::-1][:, :count].T * np.sqrt(n)
-    pattern = _unit_rows(readout @ C_BB)
+    readout = matrices.to_numpy(readouts[:, -count:])[:, ::-1].T * np.sqrt(n)
+    pattern = _unit_rows(matrices.to_numpy(matrices.like(readout, C_BB) @ C_BB))
     sign = _signs(np.vstack([principal, pattern]))
     return Directions(
         kind=np.repeat(np.arange(2, dtype=np.int8), len(principal)),
@@ -107,6 +109,14 @@ def select_directions(
         unexplained_spectrum=np.clip(share[::-1], 0.0, None),
         random=_random_directions(np.where(variance > ridge, variance, 0.0), components, seed),
     )
+
+
+def _relative_eigh(symmetric: Matrix, positive: Matrix) -> tuple[DoubleArray, Matrix]:
+    """Eigenvalues, increasing, and vectors of S g = mu P g, with g^T P g = 1."""
+    factor = matrices.cholesky(positive)
+    half = matrices.solve_triangular(factor, symmetric)
+    values, vectors = matrices.eigh(matrices.solve_triangular(factor, half.T))
+    return matrices.to_numpy(values), matrices.solve_triangular(factor, vectors, transposed=True)
 
 
 def _random_directions(variance: DoubleArray, components: DoubleArray, seed: int) -> DoubleArray:
@@ -266,9 +276,9 @@ class _BlockScorer:
         self.rotation = rotation
         if rotation is not None:
             self.rotated_h = (rotation @ directions.patterns.T).astype(np.float32)
-            # (s Q)^-1 R = (s Q)^T R / s^2: the map for rows that are already in B's coordinates
-            inverse = rotation.T / (np.sum(rotation**2) / len(rotation))
-            self.mapped_h = (inverse @ (linear.slope @ directions.patterns.T)).astype(np.float32)
+            # (s Q)^-1 R: the map for rows that are already in B's coordinates
+            mapped_h = inverse_rotation(rotation) @ (linear.slope @ directions.patterns.T)
+            self.mapped_h = mapped_h.astype(np.float32)
 
     def score(self, x_A: FloatArray, x_B: FloatArray) -> _BlockScores:
         centred_A, y = x_A - self.mean_A, x_B - self.mean_B
@@ -284,22 +294,30 @@ class _BlockScorer:
 
 
 def scaled_rotation(m: moments.Moments) -> DoubleArray:
-    """Scaled rotation s Q [d, d] that maps A's centred rows into B's coordinates; its inverse maps B to A.
+    """Scaled rotation s Q [d, d] that maps A's centred rows into B's coordinates.
 
     Q is the polar factor of C_AB. The scale s is the square root of the weighted median ratio of B's to A's variance
     along the paired singular directions: the least-squares scale is too small by the noise, and a ratio of total
     variances would rescale what is shared because of what one model has alone.
     """
-    left, weight, right = np.linalg.svd(m.C_AB)
-    variance_A = np.sum(left * (m.C_AA @ left), axis=0)
-    variance_B = np.sum(right.T * (m.C_BB @ right.T), axis=0)
+    q, weights, right = procrustes.polar_decomposition(m.C_AB)
+    weight, variance_A, variance_B = (
+        matrices.to_numpy(values)
+        for values in (weights, matrices.quadratic_forms(m.C_AA, q @ right), matrices.quadratic_forms(m.C_BB, right))
+    )
     varies = (variance_A > 0) & (variance_B > 0) & (weight > 0)
     log_ratio = np.log(variance_B[varies] / variance_A[varies])
     order = np.argsort(log_ratio)
     share = (np.cumsum(weight[varies][order]) - weight[varies][order] / 2) / weight[varies].sum()
     scale: float = np.exp(np.interp(0.5, share, log_ratio[order]) / 2)
-    rotation: DoubleArray = scale * (left @ right)
+    rotation: DoubleArray = scale * matrices.to_numpy(q)
     return rotation
+
+
+def inverse_rotation(rotation: DoubleArray) -> DoubleArray:
+    """(s Q)^-1 = (s Q)^T / s^2, which maps B's centred rows into A's coordinates."""
+    inverse: DoubleArray = rotation.T / (np.sum(rotation**2) / len(rotation))
+    return inverse
 
 
 def is_resolved(scores: DirectionScores) -> npt.NDArray[np.bool_]:

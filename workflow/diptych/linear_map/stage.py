@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from diptych.activations import rows
-from diptych.affine_maps import affine, moments
+from diptych.affine_maps import affine, matrices, moments
 from diptych.affine_maps.affine import DIRECTIONS, DirectionName
+from diptych.affine_maps.matrices import DoubleArray, Matrix
 from diptych.linear_map import residuals
-from diptych.linear_map.ladder import ALPHAS, TEST_FOLD, HeldOut, Ladder, Rung, ShrinkTo
+from diptych.linear_map.fits import HeldOut, ShrinkTo
+from diptych.linear_map.inner_folds import TEST_FOLD
+from diptych.linear_map.ladder import ALPHAS, Ladder, Rung
 from diptych.runtime import logs
 from diptych.storage import artifacts, tables
 
@@ -53,6 +55,7 @@ def fit(
     bootstrap: int = 1000,
     seed: int = 0,
     block_rows: int = moments.BLOCK_ROWS,
+    device: str = "cpu",
 ) -> None:
     """Cross-validate the maps in both directions, analyse the residuals of the best; write a `linear_map` artifact.
 
@@ -68,19 +71,17 @@ def fit(
         bootstrap: Poisson replicates over documents for the bounds.
         seed: of the bootstrap and the random directions.
         block_rows: rows read at a time; changes rounding only.
+        device: `cpu` or `cuda[:i]`, where maps are fitted.
 
     Raises:
         DiptychError: too few folds, rows that do not vary, non-finite rows.
     """
-    folds = moments.accumulate(pair, block_rows=block_rows)
-    forward = cross_validate(folds, shrink_to, alphas)
-    polars = {held_out: polar.T for held_out, polar in forward.ladder.polars.items()}
-    results: dict[DirectionName, DirectionResult] = {
-        "forward": forward,
-        "backward": cross_validate(folds.reversed(), shrink_to, alphas, polars),
-    }
+    folds = moments.accumulate(pair, block_rows=block_rows).on(device)
+    results = _both_directions(folds, shrink_to, alphas)
+    rotations = _rotations(results)
     accumulators = {
-        name: _accumulator(_exchanged(pair, name), results[name], directions, contexts, seed) for name in DIRECTIONS
+        name: _accumulator(_exchanged(pair, name), results[name], rotations[name], directions, contexts, seed)
+        for name in DIRECTIONS
     }
     for fold, block in _blocks(pair, folds.ids, block_rows):
         x_A, x_B = block.x
@@ -98,11 +99,19 @@ def fit(
         artifacts.write_text(table, ladder_tsv(results))
 
 
+def _both_directions(
+    folds: moments.FoldMoments, shrink_to: ShrinkTo, alphas: Sequence[float]
+) -> dict[DirectionName, DirectionResult]:
+    forward = cross_validate(folds, shrink_to, alphas)
+    polars = {held_out: polar.T for held_out, polar in forward.ladder.fits.polars.items()}
+    return {"forward": forward, "backward": cross_validate(folds.reversed(), shrink_to, alphas, polars)}
+
+
 def cross_validate(
     folds: moments.FoldMoments,
     shrink_to: ShrinkTo,
     alphas: Sequence[float],
-    polars: Mapping[HeldOut, npt.NDArray[np.float64]] | None = None,
+    polars: Mapping[HeldOut, Matrix] | None = None,
 ) -> DirectionResult:
     """Cross-validate the maps of one direction and select the best rung; arguments as for `Ladder`."""
     ladder = Ladder(folds, shrink_to=shrink_to, alphas=alphas, polars=polars)
@@ -112,7 +121,7 @@ def cross_validate(
 
 def summary(result: DirectionResult) -> dict[str, Any]:
     """Best map and R^2 of one direction, with warnings as flags and, under `words`, as sentences."""
-    n_train = result.ladder.folds.training(TEST_FOLD).n
+    n_train = result.ladder.folds.total.n - result.ladder.folds.fold(TEST_FOLD).n
     d_A = result.ladder.d_A
     underdetermined = n_train < ROWS_PER_DIMENSION * d_A
     equal = d_A == result.ladder.d_B
@@ -136,7 +145,7 @@ def summary(result: DirectionResult) -> dict[str, Any]:
         "r2": result.best.pooled,
         "shuffled_r2": result.shuffled_r2,
         "n_train": n_train,
-        "numerical_rank": result.ladder.numerical_rank(),
+        "numerical_rank": result.ladder.numerical_rank,
         "underdetermined": underdetermined,
         "identity_beats_textbook": identity_wins,
         "alpha_at_edge": at_edge,
@@ -145,20 +154,29 @@ def summary(result: DirectionResult) -> dict[str, Any]:
 
 
 def _accumulator(
-    pair: rows.Rows, result: DirectionResult, count: int, contexts: int, seed: int
+    pair: rows.Rows,
+    result: DirectionResult,
+    rotation: DoubleArray | None,
+    count: int,
+    contexts: int,
+    seed: int,
 ) -> residuals.ResidualAccumulator:
     maps = residuals.fold_maps(result.ladder, result.best)
     directions = residuals.select_directions(result.ladder.folds, maps, count, seed=seed)
-    return residuals.ResidualAccumulator(pair, maps, directions, _rotation(result), contexts)
+    return residuals.ResidualAccumulator(pair, maps, directions, rotation, contexts)
 
 
-def _rotation(result: DirectionResult) -> npt.NDArray[np.float64] | None:
-    """Scaled rotation from A's to B's coordinates for the label swap; None for unequal widths."""
-    if result.ladder.d_A != result.ladder.d_B:
-        return None
-    if result.best.name == "identity":
-        return np.eye(result.ladder.d_A)
-    return residuals.scaled_rotation(result.ladder.folds.training(TEST_FOLD))
+def _rotations(results: Mapping[DirectionName, DirectionResult]) -> dict[DirectionName, DoubleArray | None]:
+    """Scaled rotation from A's to B's coordinates and back, for the label swap; None for unequal widths."""
+    ladder = results["forward"].ladder
+    if ladder.d_A != ladder.d_B:
+        return dict.fromkeys(DIRECTIONS)
+    identity = np.eye(ladder.d_A)
+    if all(result.best.name == "identity" for result in results.values()):
+        return dict.fromkeys(DIRECTIONS, identity)
+    there = residuals.scaled_rotation(ladder.fits.training(TEST_FOLD))
+    rotations = {"forward": there, "backward": residuals.inverse_rotation(there)}
+    return {name: identity if results[name].best.name == "identity" else rotations[name] for name in DIRECTIONS}
 
 
 def _exchanged(pair: rows.Rows, name: DirectionName) -> rows.Rows:
@@ -175,13 +193,14 @@ def _input(
     pair: rows.Rows, folds: moments.FoldMoments, results: dict[DirectionName, DirectionResult]
 ) -> dict[str, Any]:
     total = folds.total
+    variances = [matrices.to_numpy(C.diagonal()) for C in (total.C_AA, total.C_BB)]
     return {
         "rows": len(pair),
         "documents": len(np.unique(pair.document)),
         "rows_by_fold": {fold: folds.fold(fold).n for fold in folds.ids},
         "widths": pair.widths,
-        "constant_coordinates": [int(np.sum(np.diag(C) <= 0)) for C in (total.C_AA, total.C_BB)],
-        "numerical_rank": [results[name].ladder.numerical_rank() for name in DIRECTIONS],
+        "constant_coordinates": [int(np.sum(variance <= 0)) for variance in variances],
+        "numerical_rank": [results[name].ladder.numerical_rank for name in DIRECTIONS],
         "shuffled": "permuted documents" if folds.shuffled else "no derangement: a document owns over half of a fold",
     }
 
@@ -193,11 +212,11 @@ def _write_rows(out: artifacts.Writer, pair: rows.Rows) -> None:
 
 
 def _write_maps(out: artifacts.Writer, name: DirectionName, result: DirectionResult) -> None:
-    training = result.ladder.folds.training(TEST_FOLD)
-    out.array(f"{name}/mean_in", training.mean_A)
-    out.array(f"{name}/mean_out", training.mean_B)
     for map_name, rung in (("best", result.best), ("ridge", result.rung("ridge"))):
         linear = result.ladder.map(rung.name, rung.hyperparameters, (TEST_FOLD,))
+        if map_name == "best":
+            out.array(f"{name}/mean_in", linear.mean_A)
+            out.array(f"{name}/mean_out", linear.mean_B)
         out.array(f"{name}/{map_name}/slope", linear.slope.astype(np.float32), rung=rung.name)
         out.array(f"{name}/{map_name}/intercept", linear.intercept)
     out.table(f"{name}/ladder", _ladder_columns(result), nan="alpha: this rung has no penalty")

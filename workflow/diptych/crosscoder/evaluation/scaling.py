@@ -19,11 +19,11 @@ from scipy import sparse as sp
 from torch import Tensor
 
 from diptych.activations.rows import IntArray, Rows
-from diptych.crosscoder import sparse
-from diptych.crosscoder.architecture import Crosscoder
 from diptych.crosscoder.evaluation.encoded import encoded_blocks
 from diptych.crosscoder.limits import EXCLUSIVE_NU
 from diptych.runtime import logs
+from diptych.sparse_coding import sparse
+from diptych.sparse_coding.architecture import Crosscoder
 from diptych.statistics import resampling
 
 DoubleArray = npt.NDArray[np.float64]
