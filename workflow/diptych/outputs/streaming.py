@@ -37,8 +37,8 @@ DoubleArray = npt.NDArray[np.float64]
 MOVED = 50
 """Tokens stored at every position, of largest gain and of largest loss (METHODS 10)."""
 BLOCK_VALUES = 2**23
-"""Entries of a block of positions x V, 32 MiB for each of three arrays: long enough for a fast product, and short enough
-for glibc to keep the memory from one block to the next, which saves a twentieth of the time."""
+"""Entries of a block of positions x V, 32 MiB for each of three arrays: long enough for a fast product, and short
+enough for glibc to keep the memory from one block to the next, which saves a twentieth of the time."""
 ROWS = 16
 """Rows multiplied or searched at once: a small share of a block's memory."""
 GROUP = 64
@@ -206,7 +206,7 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
 
 def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest entries of each row [b, V] and their columns, descending."""
-    pieces = [_largest_of_rows(rows, k) for rows in values.split(ROWS)]
+    pieces = [_largest_of_rows(values[start : start + ROWS], k) for start in range(0, len(values), ROWS)]
     return torch.cat([piece[0] for piece in pieces]), torch.cat([piece[1] for piece in pieces])
 
 
