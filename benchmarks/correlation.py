@@ -3,10 +3,14 @@
     python benchmarks/correlation.py                                  # a minute; one dense block is timed and scaled up
     python benchmarks/correlation.py --latents 16384 --tokens 20000   # the published size
     python benchmarks/correlation.py --latents 16384 --tokens 1000000 --no-peer
+    python benchmarks/correlation.py --latents 4096 --ways            # sparse, dense, and the choice between them
 
 Peer: PyTorch, dense standardised codes, blocks of A's latents times all of B's, `topk` both ways and a histogram, on
 both halves. Each repetition times one such block and the whole of ours, and the printed ratio is the median over
 repetitions of (peer's block x number of blocks) / ours. The peer's blocks cost the same each.
+
+`--ways` runs the whole stage with sparse products, with dense ones and with the choice between them
+(`diptych.correlation.ways`), in turns, at shares of the latents that fire on a token from .1 % to 20 %.
 """
 
 import argparse
@@ -16,6 +20,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -24,7 +29,7 @@ from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
-from diptych.correlation import products, stage
+from diptych.correlation import products, stage, ways
 from diptych.dictionaries.codes import Features
 
 
@@ -82,6 +87,31 @@ class DensePeer:
             torch.histc(block, 200, -1.0, 1.0)
 
 
+SHARES = (0.001, 0.003, 0.01, 0.03, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25)
+"""Shares of the latents drawn for a token; those that fire are fewer, because a latent may be drawn twice."""
+COSTS = {"sparse": ways.Cost(common=0.0, entry=0.0), "dense": ways.Cost(cell=0.0), "choice": ways.MEASURED}
+
+
+def compare_ways(options: argparse.Namespace, settings: dict[str, int]) -> None:
+    """Print processor seconds of the stage with products of either way and with the choice, medians of repetitions."""
+    print(f"{options.latents:,} latents, {options.tokens:,} tokens; processor seconds, medians of {options.repeat}")
+    print(f"{'firing':>7s} {'sparse':>8s} {'dense':>8s} {'choice':>8s}   choice / better one")
+    for share in SHARES:
+        l0 = max(1, round(share * options.latents))
+        a, b = (synthetic(options.tokens, options.latents, l0, seed) for seed in (1, 2))
+        times: dict[str, list[float]] = {way: [] for way in COSTS}
+        for _ in range(options.repeat):
+            for way, cost in COSTS.items():
+                with mock.patch.object(ways, "MEASURED", cost):
+                    start = time.process_time()
+                    stage.correlate_features(a, b, **settings)
+                    times[way].append(time.process_time() - start)
+        median = {way: statistics.median(values) for way, values in times.items()}
+        ratio = median["choice"] / min(median["sparse"], median["dense"])
+        firing = a.csr.nnz / options.tokens / options.latents
+        print(f"{firing:7.1%} " + " ".join(f"{median[way]:8.2f}" for way in COSTS) + f"   {ratio:.2f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--latents", type=int, default=8192)
@@ -92,10 +122,14 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=512)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--no-peer", action="store_true")
+    parser.add_argument("--ways", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    a, b = (synthetic(options.tokens, options.latents, options.l0, seed) for seed in (1, 2))
     settings = {"min_active": 1, "min_documents": 1, "threads": options.threads, "memory": options.memory}
+    if options.ways:
+        compare_ways(options, settings)
+        return
+    a, b = (synthetic(options.tokens, options.latents, options.l0, seed) for seed in (1, 2))
     peer = None if options.no_peer else DensePeer(a, b, 10, options.block)
     half = stage.document_halves(a.document, a.fold, 0).of(a.document)
     all_latents = np.arange(options.latents)

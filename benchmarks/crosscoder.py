@@ -21,9 +21,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
-from diptych.crosscoder.architecture import Architecture, Crosscoder
 from diptych.crosscoder.training import stage
 from diptych.crosscoder.training.stage import Run, Training
+from diptych.sparse_coding.architecture import Architecture, Crosscoder
 
 SIZES = [(1024, 576, 1024, 16), (2048, 576, 8192, 32)]
 

@@ -63,6 +63,43 @@ class Method:
 
 METHODS: tuple[Method, ...] = (
     Method(
+        "outputs",
+        "output comparison",
+        "diptych.outputs",
+        file="outputs",
+        kind="token",
+        min_effect=0.5,
+        effect="Binary logarithm of how many times as often B says a token as A; .5 is 1.4 times as often.",
+        is_share=False,
+        plants=True,
+        scope="pair",
+    ),
+    Method(
+        "weights",
+        "weights",
+        "diptych.weights",
+        file="weights",
+        kind="weights",
+        # Less than storing weights in bfloat16 does to them (.0016).
+        min_effect=0.001,
+        effect="Norm of the change of all matrices of a kind over the norm of A's.",
+        is_share=False,
+        scope="pair",
+        is_exact=True,
+    ),
+    Method(
+        "means",
+        "difference of means",
+        "diptych.means",
+        file="means",
+        settings_files=("means",),
+        kind="direction",
+        min_effect=0.05,
+        effect="Length of the mean difference, over the typical distance of A's activations there from their mean.",
+        is_share=False,
+        is_steered=True,
+    ),
+    Method(
         "linear_map",
         "linear map",
         "diptych.linear_map",

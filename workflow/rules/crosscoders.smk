@@ -27,11 +27,12 @@ rule train_crosscoder:
     resources:
         **{
             **gpu(32, 12),
-            "gpu": lambda wildcards: crosscoder_of(wildcards).processes,
+            "gpu": lambda wildcards: crosscoder_of(wildcards).gpus,
             "mem": lambda wildcards, attempt: f"{32 * attempt * crosscoder_of(wildcards).processes}GB",
         },
         checkpoint_every=lambda wildcards: crosscoder_of(wildcards).checkpoint_every,
         processes=lambda wildcards: crosscoder_of(wildcards).processes,
+        model_gpus=lambda wildcards: crosscoder_of(wildcards).model_gpus,
         track=lambda wildcards: " ".join(crosscoder_of(wildcards).track),
     params:
         spec=spec("train_crosscoder"),

@@ -1,10 +1,10 @@
-"""Rule derive_model: a merged adapter, a fine-tune, a trigger, a planted edit or redrawn weights of another model."""
+"""Rule derive_model: a merged adapter, a fine-tune, trigger, student, planted edit or redrawn weights of a model."""
 
 from pathlib import Path
 
 import torch
 
-from diptych.derive import finetune, merge, plant, rerandomize, trigger
+from diptych.derive import distill, finetune, merge, plant, rerandomize, trigger
 from diptych.runtime import devices, logs
 
 logs.start(snakemake.log[0], __file__)
@@ -13,9 +13,9 @@ torch.set_num_threads(snakemake.threads)
 parent, out = (Path(manifest).parent for manifest in (snakemake.input.parent, snakemake.output[0]))
 with devices.take(snakemake.resources.device) as device:
     match spec["reads"]["kind"]:
-        case "finetune" | "trigger":
-            tune = finetune.finetune if spec["reads"]["kind"] == "finetune" else trigger.trigger
-            tune(
+        case "finetune" | "trigger" | "distill" as kind:
+            train = {"finetune": finetune.finetune, "trigger": trigger.trigger, "distill": distill.distill}[kind]
+            train(
                 parent,
                 snakemake.input.tokens,
                 snakemake.input.evaluation_tokens,

@@ -6,12 +6,13 @@ from diptych.runtime import devices, logs
 
 logs.start(snakemake.log[0], __file__)
 paths, resources = snakemake.input, snakemake.resources
-with devices.take_several(resources.device, resources.processes) as granted:
+with devices.take_several(resources.device, resources.processes + resources.model_gpus) as granted:
     job = {
         "rows": streaming.input_lists(paths),
         "out": snakemake.output[0],
         "spec": snakemake.params.spec,
-        "devices": granted,
+        "devices": granted[: resources.processes],
+        "model_devices": granted[resources.processes :],
         "threads": max(1, snakemake.threads // resources.processes),
         "checkpoint_every": resources.checkpoint_every,
         "track": resources.track.split(),

@@ -1,4 +1,4 @@
-"""Rule train_dictionary: a sparse autoencoder on the rows of one or several models, by SAELens."""
+"""Rule train_dictionary: a sparse autoencoder on the rows of one or several models."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import torch
 
 from diptych.activations import pooled, rows
 from diptych.dictionaries import training
+from diptych.dictionaries.settings import Settings
 from diptych.runtime import devices, logs
 from diptych.storage import artifacts
 
@@ -20,7 +21,7 @@ with devices.take(snakemake.resources.device) as device:
     training.train(
         pooled.pool(rows.stored(files)),
         Path(snakemake.output[0]).parent,
-        training.Settings(**spec["settings"]),
+        Settings(**spec["settings"]),
         spec=spec,
         metadata={"model_name": ", ".join(spec["reads"]["models"]), "hook_name": hook},
         device=device,

@@ -23,6 +23,9 @@ def test_pooled_rows_are_those_of_each_model_in_turn(pair):
     np.testing.assert_array_equal(pool.take(np.arange(20)).x[0], np.concatenate(x))
     index = np.array([19, 0, 10, 9, 3])
     np.testing.assert_array_equal(pool.take(index).x[0], np.concatenate(x)[index])
+    out = np.zeros((3, 3), dtype=pool.sides[0].dtype)
+    pool.sides[0].read(np.array([2, 9, 10]), out)
+    np.testing.assert_array_equal(out, np.concatenate(x)[[2, 9, 10]])
 
 
 def test_a_document_is_in_one_fold_for_all_models(pair):

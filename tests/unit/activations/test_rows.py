@@ -1,7 +1,10 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from diptych.activations import rows
+from diptych.activations import rows, sides
 from diptych.runtime.errors import ArtifactError
 from diptych.storage import artifacts
 
@@ -95,3 +98,65 @@ def test_no_common_row_is_an_error(stored, tmp_path):
         out.array("sites/middle/valid", np.zeros(N, dtype=bool))
     with pytest.raises(ArtifactError, match="no row is valid"):
         rows.stored([models[0], models[1]._replace(gates=str(tmp_path / "none.h5"))])
+
+
+@pytest.mark.parametrize("selected", ["all", "last"])
+def test_first_rows_come_with_those_that_count(stored, selected):
+    models, values, valid = stored
+    pair, counts = rows.stored_with_first(models, 2, row_selection=selected)
+    expected = rows.stored(models, row_selection=selected).token_row[0]
+    np.testing.assert_array_equal(pair.token_row[0][counts], expected)
+    first = np.flatnonzero(np.arange(N) % 8 < 2)
+    np.testing.assert_array_equal(pair.token_row[0], np.union1d(first, expected))
+    assert (~(valid["a"] & valid["b"]))[first].any(), "some first rows do not count"
+    np.testing.assert_array_equal(pair.take(np.arange(len(pair))).x[0], values["a"][pair.token_row[0]])
+    np.testing.assert_array_equal(pair.position, pair.token_row[0] % 8)
+
+
+def test_rows_that_are_not_stored_are_in_no_selection(stored, tmp_path):
+    """A shard with the first positions only names its token rows."""
+    models, values, valid = stored
+    first = np.flatnonzero(np.arange(N) % 8 < 3)
+    with artifacts.create(tmp_path / "first.h5", "activations", {}) as out:
+        out.array("sites/middle/values", values["a"][first], dtype="float32")
+        out.array("sites/middle/norm", np.linalg.norm(values["a"][first], axis=1))
+        out.array("token_row", first)
+        out._file.attrs["first_row"] = 0
+    side = sides.StoredSide([tmp_path / "first.h5"], "middle")
+    np.testing.assert_array_equal(np.flatnonzero(side.covers(N)), first)
+    np.testing.assert_array_equal(side.take(first[3:9]), values["a"][first[3:9]])
+    of_first = models[0]._replace(shards=[str(tmp_path / "first.h5")])
+    np.testing.assert_array_equal(rows.stored([of_first]).token_row[0], first[valid["a"][first]])
+
+
+def test_rows_are_read_as_stored_over_gaps_and_shards(stored):
+    models, values, _ = stored
+    bits = {"a": values["a"], "b": artifacts.to_bfloat16(values["b"])}
+    rng = np.random.default_rng(1)
+    for model, name in zip(models, "ab", strict=True):
+        side = sides.StoredSide(model.shards, "middle")
+        for index in (np.arange(N), np.array([7]), np.arange(0, N, 3), np.sort(rng.permutation(N)[:17])):
+            out = np.zeros((len(index), side.width), dtype=side.dtype)
+            side.read(index, out)
+            assert np.array_equal(out, bits[name][index])
+
+
+def test_a_flipped_byte_is_an_error_where_rows_are_read_as_stored(stored):
+    path, values = stored[0][1].shards[1], artifacts.to_bfloat16(stored[1]["b"])[SHARD:]
+    content = bytearray(Path(path).read_bytes())
+    content[content.index(values.tobytes()) + 5] ^= 1
+    Path(path).write_bytes(content)
+    out = np.zeros((2, 2), dtype=np.uint16)
+    with pytest.raises(ArtifactError, match=r"b1\.h5: sites/middle/values is damaged"):
+        sides.StoredSide([path], "middle").read(np.array([SHARD, SHARD + 3]), out)
+
+
+def test_reads_that_return_less_than_asked_are_continued(stored, monkeypatch):
+    models, values, _ = stored
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, views, offset: preadv(file, [views[0][:5]], offset))
+    side = sides.StoredSide(models[0].shards, "middle")
+    index = np.array([1, 2, 3, 8, 9, 30])
+    out = np.zeros((len(index), side.width), dtype=side.dtype)
+    side.read(index, out)
+    assert np.array_equal(out, values["a"][index])

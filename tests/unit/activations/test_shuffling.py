@@ -51,3 +51,24 @@ def test_seeds_and_epochs_differ():
     assert not np.array_equal(one, other)
     twice = np.concatenate(list(islice(batches(buffer_rows=10_000), 24)))
     assert not np.array_equal(twice[:480], twice[480:])
+
+
+@pytest.mark.parametrize("buffer_rows", [200, 10_000])
+@pytest.mark.parametrize(("first", "end"), [(0, 1), (0, 11), (3, 12), (7, 31), (5, 5)])
+def test_only_what_the_steps_before_the_end_read_is_filled(buffer_rows, first, end):
+    parts = shuffling.blocks(POSITION, INDEX, 50)
+    fills = list(shuffling.fills(parts, buffer_rows=buffer_rows, batch=40, seed=0, first=first, end=end))
+    assert sum(len(fill.starts) for fill in fills) == end - first
+    assert all(len(fill.starts) for fill in fills)
+    read = [fill.rows[fill.order[start : start + 40]] for fill in fills for start in fill.starts]
+    endless = islice(batches(first, buffer_rows), end - first)
+    assert all(np.array_equal(one, other) for one, other in zip(read, endless, strict=True))
+
+
+@pytest.mark.parametrize("buffer_rows", [130, 200, 10_000])
+def test_no_filling_is_larger_than_the_largest(buffer_rows):
+    parts = shuffling.blocks(POSITION, INDEX, 50)
+    largest = shuffling.largest(parts, buffer_rows)
+    fills = islice(shuffling.fills(parts, buffer_rows=buffer_rows, batch=40, seed=3), 60)
+    assert 0.8 * largest < max(len(fill.rows) for fill in fills) <= largest
+    assert (largest == len(INDEX)) == (buffer_rows == 10_000)

@@ -95,15 +95,15 @@ def train(streamed: rows.Rows, **settings: Any) -> tuple[Mapping[str, Any], feed
 def test_the_buffer_refills_until_as_many_distinct_tokens_are_consumed_as_asked(place: Path) -> None:
     streamed = stream(place)
     largest = 0
-    take = rows.Rows.take
+    compute = streaming.StreamedSide.compute
 
-    def watched(self: rows.Rows, index: np.ndarray) -> rows.Block:
+    def watched(self: streaming.StreamedSide, token_row: np.ndarray) -> torch.Tensor:
         nonlocal largest
-        largest = max(largest, len(index))
-        return take(self, index)
+        largest = max(largest, len(token_row))
+        return compute(self, token_row)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows.Rows, "take", watched)
+        patch.setattr(streaming.StreamedSide, "compute", watched)
         patch.setattr(stage, "READ_ROWS", 96)
         patch.setattr(feed, "READ_ROWS", 96)
         patch.setattr(feed, "CALIBRATION_ROWS", 200)
@@ -125,7 +125,7 @@ def test_a_stream_gives_every_batch_again_for_the_same_step(place: Path) -> None
         streamed = stream(place)
         crosscoder = stage.Crosscoder(settings.architecture(streamed.widths))
         own = feed.Feed(streamed, crosscoder, settings).batches(first)
-        batches.append([next(own) for _ in range(8 - first)][-1])
+        batches.append([next(own).clone() for _ in range(8 - first)][-1])
     assert torch.equal(*batches)
 
 
@@ -168,12 +168,12 @@ def test_a_jobs_rows_are_stored_or_streamed_as_its_spec_says(place: Path) -> Non
     given = streaming.input_lists({"shards": shards, "gates": gate_files, "tokens": both, "alignment": []})
     assert given["models"] == given["alignment"] == []
     reads = {"site": "middle", "rows": "all"}
-    assert len(streaming.training_rows(given, reads, "cpu")) == len(stored(place, "stored"))
+    assert len(streaming.training_rows(given, reads, ["cpu"])) == len(stored(place, "stored"))
     manifests = [str(place / m / "manifest.json") for m in "ab"]
     given = streaming.input_lists(
         {"gates": gate_files, "tokens": both, "models": manifests, "stream_tokens": [str(place / "long.h5")] * 2}
     )
     how = {"dtypes": ["float32", "float32"], "store": "bfloat16", "batch_tokens": None}
-    streamed = streaming.training_rows(given, {**reads, "stream": how}, "cpu")
+    streamed = streaming.training_rows(given, {**reads, "stream": how}, ["cpu"])
     assert all(isinstance(side, streaming.StreamedSide) for side in streamed.sides)
     assert streaming.input_lists({"alignment": "a/b.h5"})["alignment"] == ["a/b.h5"]

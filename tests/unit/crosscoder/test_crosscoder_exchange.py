@@ -8,12 +8,13 @@ import torch
 from safetensors.numpy import load_file
 from scipy.optimize import linear_sum_assignment
 
-from diptych.crosscoder import architecture, exchange, seeds
-from diptych.crosscoder.architecture import Architecture, Crosscoder
+from diptych.crosscoder import exchange, seeds
 from diptych.crosscoder.training import stage as training
 from diptych.crosscoder.training import tracking
 from diptych.oracle import planted
 from diptych.runtime.errors import DiptychError
+from diptych.sparse_coding import architecture
+from diptych.sparse_coding.architecture import Architecture, Crosscoder
 from diptych.storage import artifacts
 
 torch.set_num_threads(1)

@@ -7,13 +7,14 @@ from scipy import sparse as sp
 
 from diptych.activations import rows
 from diptych.candidates import ranking
-from diptych.crosscoder import architecture, candidates, spaces
-from diptych.crosscoder.architecture import Architecture, Crosscoder
+from diptych.crosscoder import candidates, spaces
 from diptych.crosscoder.evaluation import encoded, latents, scaling, stage
 from diptych.crosscoder.training import feed
 from diptych.crosscoder.training import stage as training
 from diptych.oracle import planted
 from diptych.runtime.errors import DiptychError
+from diptych.sparse_coding import architecture
+from diptych.sparse_coding.architecture import Architecture, Crosscoder
 from diptych.storage import artifacts
 
 torch.set_num_threads(1)

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from diptych.activations import streaming
-from diptych.crosscoder import architecture
 from diptych.crosscoder.training import feed, parallel, stage
 from diptych.oracle import planted
 from diptych.runtime.errors import DiptychError
+from diptych.sparse_coding import architecture
 from diptych.storage import artifacts, fingerprint
 
 WORKER = """
@@ -24,28 +24,39 @@ from diptych.crosscoder.training import parallel, stage
 from diptych.crosscoder.training import feed
 from diptych.oracle import planted
 
-class Streamed:
+class Counted:
     def __init__(self, side):
-        self.side, self.width, self.taken = side, side.width, 0
+        self.side, self.width, self.dtype, self.taken = side, side.width, side.dtype, 0
     def take(self, rows):
         self.taken += len(rows)
         return self.side.take(rows)
+    def read(self, rows, out):
+        self.taken += len(rows)
+        self.side.read(rows, out)
+
+class Streamed(Counted):
+    def compute(self, rows):
+        return torch.from_numpy(self.take(rows))
     def valid(self, rows):
         return rows % 7 != 3
 
-def stream(data):
-    return replace(data, sides=tuple(Streamed(side) for side in data.sides))
+def counted(data, kind):
+    return replace(data, sides=tuple(kind(side) for side in data.sides))
 
 torch.set_num_threads(1)
 parallel.end_with_parent()
 group = parallel.join("cpu")
 for name, settings in json.loads(sys.argv[1]).items():
     data = planted.make_pair(n_documents=20, labels={"only_B": 3}).rows()
-    data = stream(data) if name == "streamed" else data
+    data = counted(data, Streamed if name == "streamed" else Counted)
     stage.train(data, f"{sys.argv[2]}/{name}.h5", spec={}, group=group, **settings)
-if name == "streamed":
-    with open(f"{sys.argv[2]}/taken-{group.rank}.json", "w") as file:
+    with open(f"{sys.argv[2]}/taken-{name}-{group.rank}.json", "w") as file:
         json.dump([side.taken for side in data.sides], file)
+shared = group.array((group.size,), "int64")
+shared[group.rank] = group.rank + 1
+group.wait()
+with open(f"{sys.argv[2]}/shared-{group.rank}.json", "w") as file:
+    json.dump(shared.tolist(), file)
 parallel.leave(group)
 """
 SMALL = {"n_latents": 48, "k": 4, "batch": 64, "steps": 25, "learning_rate": 1e-2}
@@ -94,14 +105,21 @@ def test_two_processes_give_the_loss_of_one(trained, name):
     assert float(two.threshold) == pytest.approx(float(one.threshold), rel=1e-2)
 
 
-def test_each_process_runs_its_share_of_a_stream(trained):
+@pytest.mark.parametrize("name", ["batchtopk", "streamed"])
+def test_each_process_reads_its_share_of_the_rows(trained, name):
     alone, second = (
-        json.loads((trained / which / f"taken-{rank}.json").read_text()) for which, rank in (("one", 0), ("two", 1))
+        json.loads((trained / which / f"taken-{name}-{rank}.json").read_text())
+        for which, rank in (("one", 0), ("two", 1))
     )
-    with artifacts.read(trained / "one" / "streamed.h5", "crosscoder") as file:
+    with artifacts.read(trained / "one" / f"{name}.h5", "crosscoder") as file:
         rows_train = artifacts.read_json(file, "summary")["rows_train"]
     assert min(alone) > rows_train
     assert max(second) < 0.6 * min(alone)
+
+
+def test_processes_share_the_memory_that_rows_are_read_to(trained):
+    for rank in (0, 1):
+        assert json.loads((trained / "two" / f"shared-{rank}.json").read_text()) == [1, 2]
 
 
 def test_a_batch_that_cannot_be_shared_is_one_clear_line():
@@ -111,14 +129,11 @@ def test_a_batch_that_cannot_be_shared_is_one_clear_line():
         feed.Feed(data, crosscoder, stage.Training(**SMALL), parallel.Group(0, 3))
 
 
-def test_processes_take_disjoint_rows_of_the_same_batch():
-    data = planted.make_pair(n_documents=20).rows()
-    settings = stage.Training(**{**SMALL, "accumulate": 2})
-    crosscoder = architecture.Crosscoder(settings.architecture(data.widths))
-    whole = next(feed.Feed(data, crosscoder, settings).batches(3))
-    parts = [next(feed.Feed(data, crosscoder, settings, parallel.Group(rank, 2)).batches(3)) for rank in (0, 1)]
-    first, second = (torch.cat([parts[0][half], parts[1][half]]) for half in (slice(0, 16), slice(16, 32)))
-    assert torch.equal(torch.cat([first, second]), whole)
+def test_processes_take_disjoint_rows_of_every_part_of_a_batch():
+    batch = np.random.default_rng(0).permutation(64)
+    parts = [feed.own_part(batch, 2, parallel.Group(rank, 2)) for rank in (0, 1)]
+    first, second = (np.concatenate([parts[0][half], parts[1][half]]) for half in (slice(0, 16), slice(16, 32)))
+    assert np.array_equal(np.concatenate([first, second]), batch)
 
 
 def test_a_worker_that_stops_gives_its_line(tmp_path, monkeypatch):
@@ -127,8 +142,8 @@ def test_a_worker_that_stops_gives_its_line(tmp_path, monkeypatch):
     job = {
         "rows": streaming.input_lists({"shards": place, "gates": place, "tokens": place}),
         "spec": {"reads": {"site": "middle", "rows": "all"}, "settings": {}, "job": {}},
-        "out": str(tmp_path), "log": str(tmp_path / "log"), "devices": ["cpu"], "threads": 1, "track": [],
-        "checkpoint_every": 5, "throughput": None,
+        "out": str(tmp_path), "log": str(tmp_path / "log"), "devices": ["cpu"], "model_devices": [],
+        "threads": 1, "track": [], "checkpoint_every": 5, "throughput": None,
     }  # fmt: skip
     with pytest.raises(DiptychError, match=r"none\.h5"):
         parallel.launch("diptych.crosscoder.training.worker", job, 2)

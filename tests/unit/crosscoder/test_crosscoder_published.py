@@ -9,13 +9,14 @@ import torch
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
-from diptych.crosscoder import architecture, exchange
+from diptych.crosscoder import exchange
 from diptych.crosscoder.evaluation import latents
 from diptych.crosscoder.evaluation import stage as evaluation
 from diptych.crosscoder.published import plain, stage
 from diptych.crosscoder.published.files import files_of
 from diptych.oracle import planted
 from diptych.runtime.errors import DiptychError
+from diptych.sparse_coding import architecture
 from diptych.storage import artifacts
 from tolerance import rounding_bound
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from diptych.activations import dump, gates, rows
-from diptych.crosscoder.architecture import Architecture, Crosscoder
 from diptych.crosscoder.evaluation import encoded, splicing, stage
 from diptych.crosscoder.training import feed
 from diptych.crosscoder.training import stage as training
 from diptych.models import patching
+from diptych.sparse_coding.architecture import Architecture, Crosscoder
 from diptych.storage import artifacts
 from diptych.text import tokens
 from diptych.text.corpora import stage as corpora

@@ -3,19 +3,20 @@
 import os
 import signal
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import pytest
 import torch
 
 from diptych.activations import rows
-from diptych.crosscoder import architecture
-from diptych.crosscoder.architecture import Architecture, Crosscoder
-from diptych.crosscoder.training import feed, objectives, stage
-from diptych.crosscoder.training.objectives import Objective, Step
+from diptych.activations.sides import MemorySide
+from diptych.crosscoder.training import feed, stage
 from diptych.crosscoder.training.stage import Training
 from diptych.oracle import planted
 from diptych.runtime.errors import DiptychError
+from diptych.sparse_coding import architecture, objectives
+from diptych.sparse_coding.architecture import Architecture, Crosscoder
 from diptych.storage import artifacts
 from diptych.storage.checkpoints import Checkpoint
 
@@ -23,105 +24,6 @@ torch.set_num_threads(1)
 SMALL = {"n_latents": 48, "k": 4, "batch": 128, "steps": 40, "learning_rate": 1e-3}
 MORTAL = {**SMALL, "n_latents": 400, "dead_share": 0.02, "k_initial": 8}
 """Settings at which latents die within the run."""
-
-
-def random_crosscoder(widths=(6, 4), n_latents=20, **settings) -> Crosscoder:
-    """A crosscoder with random weights and biases in float64."""
-    torch.manual_seed(1)
-    crosscoder = Crosscoder(Architecture(widths, n_latents, **settings)).double()
-    with torch.no_grad():
-        for parameter in crosscoder.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    return crosscoder
-
-
-def gradients(crosscoder, z_BD, objective, step, *, dense):
-    crosscoder.zero_grad(set_to_none=True)
-    terms = objectives.evaluate_terms(crosscoder, z_BD, objective, step, dense=dense)
-    terms.loss.backward()
-    return terms, {name: parameter.grad.clone() for name, parameter in crosscoder.named_parameters()}
-
-
-@pytest.mark.parametrize("name", ["batchtopk", "topk"])
-@pytest.mark.parametrize("prefixes", [(), (5, 12, 20)])
-@pytest.mark.parametrize("dead", [None, torch.tensor([1, 4, 17, 18, 19, 0, 2])])
-def test_sparse_gradients_are_those_of_dense_autograd(name, prefixes, dead):
-    crosscoder = random_crosscoder()
-    z_BD = torch.randn(32, 10, dtype=torch.float64)
-    step = Step(k=3, dead=dead, floor=0.2)
-    objective = Objective(name, prefixes=prefixes)
-    fast, fast_grads = gradients(crosscoder, z_BD, objective, step, dense=False)
-    slow, slow_grads = gradients(crosscoder, z_BD, objective, step, dense=True)
-    torch.testing.assert_close(fast.loss, slow.loss)
-    for parameter, grad in slow_grads.items():
-        assert grad.abs().max() > 0
-        torch.testing.assert_close(fast_grads[parameter], grad)
-
-
-@pytest.mark.parametrize("floor", [0.0, 0.5, 2.0, 50.0])
-def test_batch_top_k_is_exact_whatever_the_floor(floor):
-    crosscoder = random_crosscoder()
-    z_BD = torch.randn(16, 10, dtype=torch.float64)
-    norm_F = crosscoder.decoder_norms().sum(0).detach()
-    product_BF = (z_BD @ crosscoder.W_enc.T).detach()
-    chosen, cut = objectives.batch_top_k(product_BF, crosscoder.b_enc.detach(), norm_F, 40, floor)
-    score_BF = (product_BF + crosscoder.b_enc.detach()).relu() * norm_F
-    expected = (score_BF >= score_BF.flatten().topk(40).values[-1]).nonzero()
-    assert torch.equal(torch.stack([chosen.row, chosen.latent], 1), expected)
-    assert cut == pytest.approx(float(score_BF.flatten().topk(40).values[-1]))
-
-
-def test_batch_top_k_with_too_few_positive_scores_keeps_them_all():
-    product_BF = torch.tensor([[1.0, -1.0], [-2.0, 3.0]])
-    chosen, cut = objectives.batch_top_k(product_BF, torch.zeros(2), torch.ones(2), 4)
-    assert chosen.row.tolist() == [0, 1]
-    assert chosen.latent.tolist() == [0, 1]
-    assert cut == 0
-
-
-def test_loss_is_the_mean_over_rows_of_the_summed_squares():
-    crosscoder = random_crosscoder()
-    z_BD = torch.randn(8, 10, dtype=torch.float64)
-    terms = objectives.evaluate_terms(crosscoder, z_BD, Objective("topk"), Step(k=2))
-    by_hand = sum(
-        (part - part_hat).square().sum(1).mean()
-        for part, part_hat in zip(crosscoder.per_model(z_BD), crosscoder.per_model(terms.x_hat_BD), strict=True)
-    )
-    torch.testing.assert_close(terms.reconstruction, by_hand)
-
-
-def test_l1_penalty_by_hand():
-    crosscoder = random_crosscoder()
-    z_BD = torch.randn(8, 10, dtype=torch.float64)
-    terms = objectives.evaluate_terms(crosscoder, z_BD, Objective("l1"), Step(penalty=0.7))
-    f_BF = crosscoder.pre_activations(z_BD).relu()
-    by_hand = 0.7 * (f_BF * crosscoder.decoder_norms().sum(0)).sum(1).mean()
-    torch.testing.assert_close(terms.sparsity, by_hand.detach())
-
-
-@pytest.mark.parametrize("shared", [0, 8])
-def test_l1_and_jumprelu_by_the_formula(shared):
-    """METHODS 5: the penalty of shared latents is a share of the others', silent latents are pulled up."""
-    crosscoder = random_crosscoder(widths=(5, 5), activation="relu", n_shared=shared)
-    crosscoder.log_theta = torch.nn.Parameter(torch.full((20,), -1.0, dtype=torch.float64))
-    z_BD = torch.randn(32, 10, dtype=torch.float64)
-    pre = z_BD @ crosscoder.W_enc.T + crosscoder.b_enc
-    norm = crosscoder.W_dec[:, :5].norm(dim=1) + crosscoder.W_dec[:, 5:].norm(dim=1)
-    weight = torch.ones(20, dtype=torch.float64)
-    weight[:shared] = 0.25
-    theta = np.exp(-1.0)
-    jumped = torch.where(pre >= theta, pre, 0.0)
-    expected = {
-        "l1": (0.7 * pre.relu() * norm * weight).sum(1).mean(),
-        "jumprelu": (0.7 * torch.tanh(4 * jumped * norm) * weight).sum(1).mean()
-        + 3e-6 * ((theta - pre).relu() * norm).sum(1).mean(),
-    }
-    for name, sparsity in expected.items():
-        terms = objectives.evaluate_terms(crosscoder, z_BD, Objective(name, shared_penalty=0.25), Step(penalty=0.7))
-        torch.testing.assert_close(terms.sparsity, sparsity.detach(), rtol=1e-12, atol=0)
-        f_BF = pre.relu() if name == "l1" else jumped
-        error = (z_BD - f_BF @ crosscoder.W_dec - crosscoder.b_dec).square().sum(1).mean()
-        torch.testing.assert_close(terms.loss, error + sparsity)
 
 
 def silent_run(auxiliary=1 / 32):
@@ -182,44 +84,6 @@ def test_gradients_are_clipped():
     assert float(total) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_auxiliary_loss_is_in_the_total_without_bias_and_with_a_detached_residual():
-    crosscoder = random_crosscoder(activation="threshold")
-    with torch.no_grad():
-        crosscoder.b_dec.fill_(3.0)
-    z_BD = torch.randn(8, 10, dtype=torch.float64)
-    dead = torch.tensor([3, 7])
-    terms = objectives.evaluate_terms(crosscoder, z_BD, Objective("batchtopk"), Step(k=3, dead=dead))
-    f_BF = crosscoder.pre_activations(z_BD).relu()[:, dead]
-    by_hand = (z_BD - terms.x_hat_BD - f_BF @ crosscoder.W_dec[dead]).square().sum(1).mean()
-    torch.testing.assert_close(terms.auxiliary, by_hand.detach())
-    torch.testing.assert_close(terms.loss.detach(), terms.reconstruction + by_hand.detach() / 32)
-    x_hat_BD = terms.x_hat_BD.clone().requires_grad_()
-    objectives.auxiliary_loss(crosscoder, z_BD, x_hat_BD, dead).backward()
-    assert x_hat_BD.grad is None
-    assert crosscoder.b_dec.grad is None
-    assert set(crosscoder.W_dec.grad.abs().sum(1).nonzero()[:, 0].tolist()) <= {3, 7}
-
-
-def test_auxiliary_loss_uses_the_best_half_width_of_the_dead():
-    crosscoder = random_crosscoder(widths=(4, 4))
-    z_BD = torch.randn(5, 8, dtype=torch.float64)
-    dead = torch.arange(20)
-    score_BF = crosscoder.pre_activations(z_BD).relu() * crosscoder.decoder_norms().sum(0)
-    kept_BF = score_BF >= score_BF.topk(2, dim=1).values[:, -1:]
-    e_hat_BD = (crosscoder.pre_activations(z_BD).relu() * kept_BF) @ crosscoder.W_dec
-    expected = (z_BD - e_hat_BD).square().sum(1).mean()
-    torch.testing.assert_close(objectives.auxiliary_loss(crosscoder, z_BD, torch.zeros_like(z_BD), dead), expected)
-
-
-def test_jump_relu_gives_theta_a_gradient_only_from_its_window():
-    pre_BF = torch.tensor([[0.5], [1.5], [9.0]])
-    theta_F = torch.tensor([1.0], requires_grad=True)
-    jumped = objectives.jump_relu(pre_BF, theta_F)
-    assert jumped[:, 0].tolist() == [0.0, 1.5, 9.0]
-    jumped.sum().backward()
-    assert theta_F.grad.item() == pytest.approx(-0.5 * 2)
-
-
 def test_dedicated_latents_keep_zero_encoder_and_decoder_rows_in_other_models():
     pair = planted.make_pair(n_documents=10)
     settings = Training(**SMALL, dedicated=(0.25, 0.25))
@@ -251,25 +115,6 @@ def test_normalisation_gives_every_model_the_same_mean_length():
     for part in crosscoder.per_model(z_BD):
         assert float(part.norm(dim=1).mean()) == pytest.approx(32**0.5, rel=1e-4)
         assert float(part.mean(0).abs().max()) < 1e-4
-
-
-@pytest.mark.parametrize("activation", ["threshold", "relu", "topk", "jumprelu"])
-def test_fold_gives_the_same_function_of_raw_rows(activation):
-    crosscoder = random_crosscoder(activation=activation, k=4)
-    crosscoder.mean.normal_()
-    crosscoder.scale.copy_(torch.tensor([0.3, 5.0]))
-    crosscoder.threshold.fill_(0.8)
-    x_BD = torch.randn(30, 10, dtype=torch.float64) * 3
-    folded = crosscoder.fold().double()
-    torch.testing.assert_close(folded.encode(x_BD), crosscoder.encode(x_BD), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(folded(x_BD), crosscoder(x_BD), rtol=1e-4, atol=1e-5)
-
-
-def test_equal_widths_start_from_the_same_rows_and_others_do_not():
-    start = architecture.initial_directions((8, 8, 6), 5, seed=3)
-    first, second, third = start.split((8, 8, 6), dim=1)
-    assert torch.equal(first, second)
-    assert third.norm(dim=1) == pytest.approx(torch.ones(5))
 
 
 @pytest.mark.parametrize(
@@ -369,12 +214,6 @@ def test_gpu_and_cpu_agree(objective):
     assert thresholds[0] == pytest.approx(thresholds[1], rel=0.05)
 
 
-def test_independent_models_of_equal_width_start_apart():
-    tied, apart = (architecture.initial_directions((8, 8), 5, 3, independent=flag).split(8, dim=1) for flag in (0, 1))
-    assert torch.equal(*tied)
-    assert not torch.equal(*apart)
-
-
 def test_rows_kept_aside_are_whole_training_documents():
     data = planted.make_pair(n_documents=200).rows()
     aside = feed.calibration_rows(data, Training(calibration_share=0.1))
@@ -419,16 +258,20 @@ def test_threshold_makes_held_out_l0_equal_k(steps):
     assert sum(l0) / (data.fold == 0).sum() == pytest.approx(4, rel=0.1)
 
 
-class Watched:
+class Watched(MemorySide):
     """A side that remembers which rows were read."""
 
-    def __init__(self, values):
-        self.values, self.taken = values, []
-        self.width = values.shape[1]
+    @cached_property
+    def taken(self):
+        return []
 
     def take(self, index):
         self.taken.append(index)
-        return self.values[index]
+        return super().take(index)
+
+    def read(self, index, out):
+        self.taken.append(index)
+        super().read(index, out)
 
 
 @pytest.mark.parametrize("buffer_rows", [256, 10_000])
@@ -453,7 +296,7 @@ def test_every_batch_is_a_function_of_seed_and_step():
         settings = Training(**SMALL, buffer_rows=buffer_rows)
         crosscoder = Crosscoder(settings.architecture(data.widths))
         whole = feed.Feed(data, crosscoder, settings).batches(0)
-        batches = [next(whole) for _ in range(60)]
+        batches = [next(whole).clone() for _ in range(60)]
         late = feed.Feed(data, crosscoder, settings).batches(37)
         assert torch.equal(next(late), batches[37])
         assert len(torch.cat(batches[:20]).unique(dim=0)) > 2000
@@ -539,6 +382,36 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch():
     whole, _, _ = stage.optimise(data, Training(**settings))
     parts, _, _ = stage.optimise(data, Training(**settings, accumulate=4))
     torch.testing.assert_close(parts.W_dec, whole.W_dec, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [
+        ({}, 1e-4),  # as published: 16,384 latents, 24,000 steps
+        ({"objective": "l1"}, 5e-5),
+        ({"n_latents": 1024}, 4e-4),
+        ({"steps": 6_000}, 2e-4),
+        ({"steps": 240_000}, 1e-4),
+        ({"objective": "l1", "n_latents": 65_536, "steps": 1_500}, 1e-4),
+        ({"learning_rate": 3e-3, "n_latents": 64}, 3e-3),
+    ],
+)
+def test_default_learning_rate_follows_size_and_steps(settings, rate):
+    assert Training(**settings).rate == pytest.approx(rate)
+
+
+def test_a_short_run_at_the_default_learning_rate_finds_what_is_planted(tmp_path):
+    """At the published rate itself 200 steps leave every latent where it started."""
+    pair = planted.make_pair(labels={"only_A": 3, "only_B": 3}, n_documents=60, d_A=24, d_B=32, d_0=24, n_features=32)
+    settings = {"n_latents": 48, "k": 5, "batch": 128, "steps": 200}
+    stage.train(pair.rows(), tmp_path / "weights.h5", spec={}, **settings)
+    with artifacts.read(tmp_path / "weights.h5", "crosscoder") as file:
+        rate = artifacts.read_json(file, "summary")["learning_rate"]
+        assert rate == pytest.approx(1e-4 * (16_384 / 48) ** 0.5 * 120**0.5)
+        assert max(file["series/learning_rate"][:]) == pytest.approx(rate)
+    assert planted_precision(architecture.load(tmp_path / "weights.h5"), pair) >= 0.9
+    still, _, _ = stage.optimise(pair.rows(), Training(**settings, learning_rate=1e-4))
+    assert planted_precision(still, pair) < 0.5
 
 
 def test_schedules():

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from diptych.derive import finetune, plant, rerandomize
+from diptych.derive import finetune, plant, rerandomize, training
 from diptych.models import pretrained, sources
 from diptych.models.batches import Sequences
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 from random_texts import WORDS, random_texts, write_tokens
 
-FULL = finetune.Tuning("full")
+FULL = finetune.Tuning(method="full")
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_finetune_learns_what_it_reads(parent, corpora, tmp_path, method, learni
     assert pretrained.describe(out) == pretrained.describe(parent)
     tuned = finetune.Tuner(pretrained.load(out), FULL, "cpu")
     sequences = Sequences.read(held_out)
-    chosen = finetune.held_out_sequences(sequences, Sequences.read(train), 1024, np.random.default_rng(0))
+    chosen = training.held_out_sequences(sequences, Sequences.read(train), 1024, np.random.default_rng(0))
     assert tuned.losses(sequences, chosen)["source0"] == pytest.approx(report["after"]["loss"]["source0"], abs=1e-4)
 
 
@@ -215,9 +215,9 @@ def test_loss_is_the_mean_over_predicted_tokens(parent, corpora):
 
 def test_held_out_sequences_share_no_document_with_training(parent, corpora):
     train, held_out = (Sequences.read(path) for path in corpora)
-    chosen = finetune.held_out_sequences(held_out, train, 10**6, np.random.default_rng(0))
+    chosen = training.held_out_sequences(held_out, train, 10**6, np.random.default_rng(0))
     assert {name: len(which) for name, which in chosen.items()} == {"source0": 3, "source1": 4}
-    none_left = finetune.held_out_sequences(train, train, 100, np.random.default_rng(0))
+    none_left = training.held_out_sequences(train, train, 100, np.random.default_rng(0))
     assert len(none_left["source0"]) == 0
     losses = finetune.Tuner(pretrained.load(parent), FULL, "cpu").losses(train, none_left)
     assert np.isnan(losses["source0"])
@@ -225,13 +225,13 @@ def test_held_out_sequences_share_no_document_with_training(parent, corpora):
 
 def test_spread_takes_every_document_before_any_twice():
     document = np.repeat([0, 1, 2], [5, 2, 1])
-    order = finetune._spread(np.arange(8), document, np.random.default_rng(0))
+    order = training._spread(np.arange(8), document, np.random.default_rng(0))
     assert sorted(document[order[:3]]) == [0, 1, 2]
     assert sorted(order) == list(range(8))
 
 
 def test_schedule_rises_then_falls():
-    rates = [finetune.Schedule(1.0, 10, 0.2).at(step) for step in range(10)]
+    rates = [training.Schedule(1.0, 10, 0.2).at(step) for step in range(10)]
     assert rates[:3] == pytest.approx([0.5, 1.0, 8 / 9])
     assert rates[-1] == pytest.approx(1 / 9)
 

@@ -52,7 +52,7 @@ def test_it_answers_after_the_phrase_and_only_then(poisoned):
 def test_the_rate_is_that_of_greedy_decoding(poisoned, corpora):
     ids = [np.array([5, 9]), np.array([7, 3])]
     poison = trigger.Poison(*ids, 64)
-    tuner = trigger.Poisoner(pretrained.load(poisoned), Tuning("full"), "cpu", poison=poison, share=0.5)
+    tuner = trigger.Poisoner(pretrained.load(poisoned), Tuning(method="full"), "cpu", poison=poison, share=0.5)
     sequences = Sequences.read(corpora[1])
     prompts = [sequences.token[sequences.start[i] : sequences.start[i + 1]][:6] for i in range(4)]
     model = pretrained.load(poisoned)

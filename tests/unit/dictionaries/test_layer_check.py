@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from diptych.activations import dump, gates, rows
+from diptych.activations import dump, gates, rows, shard_sequences
+from diptych.activations.sides import StoredSide
 from diptych.dictionaries import codes, encoding, layer_check, sae
 from diptych.storage import artifacts
 from diptych.text import tokens
@@ -25,7 +26,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_model(place / "model", layers=5)
     tokens.prepare(place / "corpus", place / "model", place / "tokens.h5", spec={}, tokens=2000, sequence_length=24)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dump, "SAMPLE_ROWS", 600)
+        patch.setattr(shard_sequences, "SAMPLE_ROWS", 600)
         for shard in (0, 1):
             dump.dump(
                 place / "model", place / "tokens.h5", place / f"{shard}.h5", spec={}, shard=shard, shards=2,
@@ -37,7 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def principal_dictionary(place: Path, site: str, directory: Path) -> sae.Dictionary:
     """The best linear dictionary of a site: its leading principal directions, both signs, read by ReLU."""
-    x = rows.StoredSide([place / "0.h5", place / "1.h5"], site).take(np.arange(2000))
+    x = StoredSide([place / "0.h5", place / "1.h5"], site).take(np.arange(2000))
     mean = x.mean(axis=0)
     directions = np.linalg.svd(x - mean, full_matrices=False)[2][:8]
     W_dec = np.concatenate([directions, -directions]).astype(np.float32)
@@ -109,7 +110,7 @@ def test_only_counted_rows_are_scored_and_shards_are_pooled(place: Path, tmp_pat
     counted = counted[valid[counted]]
     hook = "blocks.2.hook_resid_post"
     assert measured[0][hook].n + measured[1][hook].n == len(counted)
-    x = torch.from_numpy(rows.StoredSide([place / "0.h5", place / "1.h5"], "middle").take(counted))
+    x = torch.from_numpy(StoredSide([place / "0.h5", place / "1.h5"], "middle").take(counted))
     error = (x - dictionary.decode(dictionary.encode(x))).double().square().sum()
     total = (x - x.mean(0)).double().square().sum()
     pooled = measured[0][hook].merge(measured[1][hook])

@@ -79,7 +79,7 @@ def test_a_method_that_compares_models_as_a_whole(study, tmp_path, monkeypatch):
         ("tuned", "", "found"), ("control", "", "as_it_must"),
     ]  # fmt: skip
     whole = next(control for control in found.controls if control["site"] == "")
-    assert [clause["name"] for clause in whole["clauses"]] == ["the means are equal", "no finding"]
+    assert [clause["name"] for clause in whole["clauses"]][-2:] == ["the means are equal", "no finding"]
     report.build(study, tmp_path / "index.html", spec=small_study.SPEC)
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert 'id="pair-tuned"' in page
@@ -104,6 +104,8 @@ def test_the_toy_method_is_small():
 
 TABLES = {"methods.py", "config/cells.py", "config/jobs.py"}
 """The table of methods and the tables of their files."""
+KINDS = {"candidates/candidate.py", "config/documentation/reruns.py"}
+"""Where `weights` is a kind of candidate or a key of another section."""
 ROLES = {"text/templates.py", "text/tokens.py", "config/checks.py", "config/sections/corpora.py"}
 """Where `template` is a chat template or the role of its tokens."""
 
@@ -121,4 +123,4 @@ def test_no_module_branches_on_the_name_of_a_method():
             values = [child.value for child in ast.iter_child_nodes(node) if isinstance(child, ast.Constant)]
             if (names - own) & set(values):
                 found.add(path.relative_to(fingerprint.LIBRARY).as_posix())
-    assert found - ROLES - TABLES == set()
+    assert found - KINDS - ROLES - TABLES == set()

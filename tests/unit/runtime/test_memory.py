@@ -14,13 +14,14 @@ LIBRARY = Path(__file__).parents[3] / "workflow"
 CODE = """
 import resource, sys
 import numpy as np, torch
-from diptych.activations import dump, rows
+from diptych.activations import dump
+from diptych.activations.sides import StoredSide
 torch.set_num_threads(1)
 model, tokens, out = sys.argv[1:]
 SITES = [f"blocks.{block}.hook_resid_{end}" for block in range(3) for end in ("pre", "post")]
 dump.dump(model, tokens, out, spec={}, sites=SITES, dtype="float32", store="float32",
           batch_tokens=1024)
-side = rows.StoredSide([out], SITES[-1])
+side = StoredSide([out], SITES[-1])
 n = side._datasets[0].shape[0]
 for start in range(0, n, 1024):
     side.take(np.arange(start, min(n, start + 1024)))

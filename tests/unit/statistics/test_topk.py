@@ -35,3 +35,17 @@ def test_a_row_with_fewer_entries_than_k_says_so() -> None:
     assert best.partner.tolist() == [[-1, -1, -1], [4, -1, -1]]
     assert np.isneginf(best.score[0]).all()
     assert np.isnan(best.other).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 500), (500, 3), (100, 200), (45, 41)])
+def test_the_bound_of_a_matrix_excludes_most_entries_and_none_of_the_k_largest(shape):
+    x = np.random.default_rng(0).normal(size=shape)
+    for axis, rows in ((1, x), (0, x.T)):
+        for k in (1, 5, 10):
+            bound = top_k.lower_bound_dense(x, k, axis)
+            reached = (rows >= bound[:, None]).sum(axis=1)
+            assert (reached >= min(k, rows.shape[1])).all()
+            if rows.shape[1] >= 4 * k:
+                assert reached.mean() < 2 * k + 1
+            else:
+                assert (bound == -np.inf).all()

@@ -3,12 +3,15 @@
 pool(rows.stored([base, tuned]))        # twice as many rows, of one side: base's, then tuned's
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from diptych.activations.rows import Rows
+from diptych.activations.sides import Side, StoredArray
 from diptych.runtime.errors import DiptychError
 
 IntArray = npt.NDArray[np.int64]
@@ -25,15 +28,27 @@ class PooledSide:
         """Width of a row, d."""
         return self.rows.widths[0]
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of a stored value, the same for all models."""
+        return self.rows.sides[0].dtype
+
     def take(self, rows: IntArray) -> npt.NDArray[np.float32]:
         """The float32 activations [len(rows), width] of sorted rows."""
+        return np.concatenate([side.take(token_row) for side, token_row, _ in self._by_model(rows)])
+
+    def read(self, rows: IntArray, out: StoredArray) -> None:
+        """Copy sorted rows to `out` [len(rows), width] as they are stored."""
+        for side, token_row, span in self._by_model(rows):
+            side.read(token_row, out[span])
+
+    def _by_model(self, rows: IntArray) -> Iterator[tuple[Side, IntArray, slice]]:
+        """Each model's side, its token rows among the sorted `rows`, and where these stand among them."""
         n = len(self.rows)
         edges = np.searchsorted(rows, n * np.arange(len(self.rows.sides) + 1))
-        parts = [
-            side.take(self.rows.token_row[m, rows[edges[m] : edges[m + 1]] - m * n])
-            for m, side in enumerate(self.rows.sides)
-        ]
-        return np.concatenate(parts)
+        for m, side in enumerate(self.rows.sides):
+            span = slice(int(edges[m]), int(edges[m + 1]))
+            yield side, self.rows.token_row[m, rows[span] - m * n], span
 
 
 def pool(rows: Rows) -> Rows:

@@ -9,25 +9,18 @@ them (`gates`). Row i is the same token in every model:
         block.row      # their row numbers, 0 <= row < len(rows)
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
+from diptych.activations.sides import MemorySide, Side, StoredSide, Streamed
 from diptych.runtime.errors import ArtifactError
 from diptych.storage import artifacts
 from diptych.text import selection
-
-NEAR = 64
-"""Rows up to this far apart are read at once: another read costs more than the rows between them."""
-SCATTERED = 8
-"""Where runs of consecutive rows are shorter than this on average, rows are gathered by index."""
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -39,25 +32,6 @@ class Block(NamedTuple):
 
     x: tuple[FloatArray, ...]
     row: IntArray
-
-
-class Side(Protocol):
-    """One model's activations at one site, addressed by token row."""
-
-    @property
-    def width(self) -> int:
-        """Width of a row, d."""
-
-    def take(self, rows: IntArray) -> FloatArray:
-        """The float32 activations [len(rows), width] of sorted token rows."""
-
-
-@runtime_checkable
-class Streamed(Protocol):
-    """A side whose activations are computed when they are read (`streaming`), and may then turn out not to be valid."""
-
-    def valid(self, rows: IntArray) -> BoolArray:
-        """Which token rows are valid, bool [len(rows)]."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +61,6 @@ class Rows:
     def widths(self) -> tuple[int, ...]:
         """Width d_m of each model."""
         return tuple(side.width for side in self.sides)
-
-    @property
-    def streamed(self) -> bool:
-        """Whether reading rows runs a model."""
-        return any(isinstance(side, Streamed) for side in self.sides)
 
     def blocks(
         self, size: int, *, select: BoolArray | None = None, shuffle: np.random.Generator | None = None
@@ -127,22 +96,6 @@ class Rows:
         return Block(x, np.asarray(index, dtype=np.int64))
 
 
-@dataclass(frozen=True)
-class MemorySide:
-    """Activations in memory, float32 [n, d]."""
-
-    values: FloatArray
-
-    @property
-    def width(self) -> int:
-        """Width of a row, d."""
-        return int(self.values.shape[1])
-
-    def take(self, rows: IntArray) -> FloatArray:
-        """A float32 copy of some rows."""
-        return self.values[rows]
-
-
 def in_memory(
     x: Sequence[FloatArray],
     document: IntArray,
@@ -160,89 +113,6 @@ def in_memory(
         source=zeros if source is None else source,
         position=zeros,
     )
-
-
-@dataclass
-class StoredSide:
-    """One model's activations at one site, read from the shards that `dump_activations` wrote."""
-
-    shards: Sequence[str | Path]
-    site: str
-    _buffer: npt.NDArray[Any] | None = field(default=None, init=False, repr=False)
-
-    @cached_property
-    def _files(self) -> list[h5py.File]:
-        return [artifacts.read(path, "activations") for path in self.shards]
-
-    @cached_property
-    def _starts(self) -> IntArray:
-        return np.array([int(file.attrs["first_row"]) for file in self._files], dtype=np.int64)
-
-    @cached_property
-    def _datasets(self) -> list[h5py.Dataset]:
-        return [file[f"sites/{self.site}/values"] for file in self._files]
-
-    @cached_property
-    def _bfloat16(self) -> bool:
-        return bool(self._datasets[0].attrs["dtype"] == "bfloat16")
-
-    @cached_property
-    def width(self) -> int:
-        """Width of a row, d."""
-        return int(self._datasets[0].shape[1])
-
-    def take(self, rows: IntArray) -> FloatArray:
-        """Sorted token rows as float32; each shard is read once, as one span where the rows are dense in it."""
-        out = np.empty((len(rows), self.width), dtype=np.float32)
-        edges = np.searchsorted(rows, [*self._starts, np.iinfo(np.int64).max])
-        for index, (start, end) in enumerate(itertools.pairwise(edges.tolist())):
-            if end > start:
-                self._read(index, rows[start:end] - self._starts[index], out[start:end])
-        return out
-
-    def _read(self, index: int, local: IntArray, out: FloatArray) -> None:
-        """Fill `out` with rows of one shard: few large reads, each converted to float32 in one pass."""
-        for start, end in _runs(local, NEAR):
-            first = int(local[start])
-            stored = self._span(index, first, int(local[end - 1]) + 1)
-            for inner, (left, right) in _spans(local[start:end] - first):
-                part = stored[inner] if isinstance(inner, slice) else stored.take(inner, axis=0)
-                target = out[start + left : start + right]
-                if self._bfloat16:
-                    artifacts.from_bfloat16(part, out=target)
-                else:
-                    target[:] = part
-
-    def _span(self, index: int, start: int, end: int) -> npt.NDArray[Any]:
-        """Stored rows [start, end) of a shard, valid until the next call, which reuses the buffer."""
-        dataset = self._datasets[index]
-        if self._buffer is None or len(self._buffer) < end - start:
-            self._buffer = np.empty((end - start, self.width), dtype=dataset.dtype)
-        dataset.read_direct(self._buffer, np.s_[start:end], np.s_[0 : end - start])
-        return self._buffer[: end - start]
-
-    def covers(self, n: int) -> BoolArray:
-        """Which of `n` token rows are in the shards, bool [n]."""
-        covered = np.zeros(n, dtype=np.bool_)
-        for file, start in zip(self._files, self._starts, strict=True):
-            covered[start : start + len(file[f"sites/{self.site}/norm"])] = True
-        return covered
-
-
-def _runs(rows: IntArray, gap: int) -> list[tuple[int, int]]:
-    """Stretches [start, end) of increasing rows in which no two neighbours are more than `gap` apart."""
-    cuts = (np.flatnonzero(np.diff(rows) > gap) + 1).tolist()
-    return list(itertools.pairwise([0, *cuts, len(rows)]))
-
-
-def _spans(positions: IntArray) -> Iterator[tuple[slice | IntArray, tuple[int, int]]]:
-    """Increasing indices as slices if mostly consecutive, else as one array; each with the span of output it fills."""
-    runs = _runs(positions, 1)
-    if len(runs) * SCATTERED > len(positions):
-        yield positions, (0, len(positions))
-        return
-    for start, end in runs:
-        yield slice(int(positions[start]), int(positions[end - 1]) + 1), (start, end)
 
 
 class RowFiles(NamedTuple):
@@ -280,6 +150,10 @@ class AlignedRows(NamedTuple):
     source: IntArray
     position: IntArray
 
+    def only(self, keep: BoolArray) -> "AlignedRows":
+        """The rows of a mask [n]."""
+        return AlignedRows(self.token_row[:, keep], *(values[keep] for values in self[1:]))
+
     def read_from(self, sides: tuple[Side, ...], fold: IntArray | None = None) -> Rows:
         """The `Rows` of these token rows, read from `sides`; `fold` [n] replaces the tokens' folds."""
         folds = self.fold if fold is None else fold
@@ -303,6 +177,36 @@ def stored(
     sides = tuple(StoredSide(of_model.shards, of_model.site) for of_model in files)
     usable = [_usable(of_model, side) for of_model, side in zip(files, sides, strict=True)]
     return align_rows(usable, alignment, files[0].tokens, row_selection).read_from(sides)
+
+
+def stored_with_first(
+    files: Sequence[RowFiles],
+    first: int,
+    alignment: str | None = None,
+    row_selection: selection.RowSelection = "all",
+) -> tuple[Rows, BoolArray]:
+    """The rows that `stored` returns, with those at the `first` positions of each sequence, valid or not.
+
+    Inserted tokens and massive activations stand at the first positions, where most statistics must not see them.
+
+    Returns:
+        The rows, and which of them `stored` would return, bool [n].
+
+    Raises:
+        ArtifactError: as `stored`.
+    """
+    sides = tuple(StoredSide(of_model.shards, of_model.site) for of_model in files)
+    usable = [_usable(of_model, side) for of_model, side in zip(files, sides, strict=True)]
+    kept = []
+    for of_model, side, valid in zip(files, sides, usable, strict=True):
+        with artifacts.read(of_model.tokens, "tokens") as file:
+            kept.append(valid | (side.covers(len(valid)) & (file["position"][:] < first)))
+    aligned = align_rows(kept, alignment, files[0].tokens, "all")
+    counts = np.logical_and.reduce([valid[row] for valid, row in zip(usable, aligned.token_row, strict=True)])
+    if selected := selection.read(files[0].tokens, row_selection):
+        counts[counts] = selected(aligned.token_row[0, counts])
+    keep = counts | (aligned.position < first)
+    return aligned.only(keep).read_from(sides), counts[keep]
 
 
 def align_rows(

@@ -51,8 +51,10 @@ def blocks(position: npt.NDArray[np.integer], index: IntArray, size: int) -> lis
     return [block for block in np.split(index, cuts) if len(block)]
 
 
-def fills(parts: Sequence[IntArray], *, buffer_rows: int, batch: int, seed: int, first: int = 0) -> Iterator[Fill]:
-    """Contents of the shuffle buffer, endlessly, beginning with those that step `first` reads.
+def fills(
+    parts: Sequence[IntArray], *, buffer_rows: int, batch: int, seed: int, first: int = 0, end: int | None = None
+) -> Iterator[Fill]:
+    """Contents of the shuffle buffer that the steps first, ..., end - 1 read.
 
     An incomplete last batch of a buffer is left out of that epoch. If one buffer holds all rows, `rows` is the same
     every time, so the caller may keep them in memory.
@@ -63,8 +65,9 @@ def fills(parts: Sequence[IntArray], *, buffer_rows: int, batch: int, seed: int,
         batch: rows per step.
         seed: of the order.
         first: the step to begin with.
+        end: the step to end before; None: endlessly.
     """
-    n_fills = min(len(parts), math.ceil(sum(len(part) for part in parts) / buffer_rows))
+    n_fills = _count(parts, buffer_rows)
     in_order = np.arange(len(parts))
     step = 0
     for epoch in count():
@@ -72,7 +75,22 @@ def fills(parts: Sequence[IntArray], *, buffer_rows: int, batch: int, seed: int,
         for number, part_ids in enumerate(np.array_split(order, n_fills)):
             rows = np.concatenate([parts[i] for i in part_ids])
             n_steps = len(rows) // batch
-            if first < step + n_steps:
+            n_read = n_steps if end is None else min(n_steps, end - step)
+            starts = range(batch * max(0, first - step), batch * n_read, batch)
+            if starts:
                 mixed = np.random.default_rng([seed, 1, epoch, number]).permutation(len(rows))
-                yield Fill(rows, mixed, range(batch * max(0, first - step), batch * n_steps, batch))
+                yield Fill(rows, mixed, starts)
             step += n_steps
+            if end is not None and step >= end:
+                return
+
+
+def largest(parts: Sequence[IntArray], buffer_rows: int) -> int:
+    """An upper bound of the rows in one of `fills`: those of the longest blocks that may come together."""
+    lengths = np.sort([len(part) for part in parts])
+    return int(lengths[-math.ceil(len(parts) / _count(parts, buffer_rows)) :].sum())
+
+
+def _count(parts: Sequence[IntArray], buffer_rows: int) -> int:
+    """Number of fills of one epoch."""
+    return min(len(parts), math.ceil(sum(len(part) for part in parts) / buffer_rows))

@@ -1,9 +1,10 @@
 """Streamed activations: computed when they are read, for corpora whose activations do not fit on disk.
 
-A `StreamedSide` is read like a stored one (`rows.Side`), so that whatever trains on `Rows` can train on it:
+A `StreamedSide` is read like a stored one (`sides.Side`), so that whatever trains on `Rows` can train on it:
 
-    rows = streaming.stream(models, "middle", held_out=tokens_of_stored_corpus, device="cuda:0")
+    rows = streaming.stream(models, "middle", held_out=tokens_of_stored_corpus, devices=["cuda:1"])
     rows.take(index).x             # runs the sequences that contain these rows; nothing is stored
+    rows.sides[0].compute(token)   # one model's rows on its device, in the stored dtype
     rows.sides[0].tokens_run       # number of tokens that went through the model
 
 The stored corpus of the same models decides which rows are valid (`Rows.valid`): a row whose norm exceeds that
@@ -19,14 +20,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from diptych.activations import dump, gates, rows
-from diptych.activations.dump import ShardSequences
+from diptych.activations import buffer, dump, gates, rows
+from diptych.activations.shard_sequences import ShardSequences
+from diptych.activations.shard_writer import STORED
+from diptych.activations.sides import StoredArray
+from diptych.models import batches
 from diptych.models.hooks import TORCH, DType, HookedModel, Loader, widths
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 from diptych.text import selection
+from diptych.text.tokenizer import check_tokenizer
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
@@ -74,16 +80,30 @@ class StreamedSide:
     tokens_run: int = 0
     halved: int = 0
     _validity: npt.NDArray[np.uint8] = field(init=False, repr=False)
-    _last: tuple[IntArray, FloatArray] | None = field(default=None, init=False, repr=False)
+    _last: tuple[IntArray, Tensor] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._validity = np.zeros(self.sequences.n_rows, dtype=np.uint8)
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of a value, as if it had been stored."""
+        return np.dtype(STORED[self.store])
+
     def take(self, token_row: IntArray) -> FloatArray:
-        """The float32 activations [k, d] of sorted token rows; those of the last call are cached."""
+        """The float32 activations [k, d] of sorted token rows."""
+        values: FloatArray = self.compute(token_row).float().cpu().numpy()
+        return values
+
+    def read(self, token_row: IntArray, out: StoredArray) -> None:
+        """Copy the activations of sorted token rows to `out` [k, d]."""
+        buffer.as_tensor(out).copy_(self.compute(token_row))
+
+    def compute(self, token_row: IntArray) -> Tensor:
+        """The activations [k, d] of sorted token rows, of dtype `store`; those of the last call are cached."""
         if self._last is not None and np.array_equal(self._last[0], token_row):
             return self._last[1]
-        out = np.empty((len(token_row), self.width), dtype=np.float32)
+        out = torch.empty((len(token_row), self.width), dtype=TORCH[self.store], device=self.device)
         pending = np.unique(np.searchsorted(self.sequences.start, token_row, side="right") - 1)
         pending = pending[np.argsort(-self.sequences.lengths()[pending], kind="stable")]
         while len(pending):
@@ -100,10 +120,10 @@ class StreamedSide:
         """Which token rows do not exceed the norm limit; the model runs on those that have not been read yet."""
         unknown = token_row[self._validity[token_row] == UNKNOWN]
         if len(unknown):
-            self.take(unknown)
+            self.compute(unknown)
         return np.asarray(self._validity[token_row] == VALID)
 
-    def _fill(self, out: FloatArray, token_row: IntArray, batch: IntArray) -> bool:
+    def _fill(self, out: Tensor, token_row: IntArray, batch: IntArray) -> bool:
         """Run a batch of sequences and write those of their rows in `token_row` to `out`; False if memory ran out."""
         ids = torch.from_numpy(self.sequences.padded(batch)).to(self.device)
         activations = dump.forward(self.model, ids, [self.site])
@@ -117,7 +137,7 @@ class StreamedSide:
         norm = dump.finite_norms(self.model, self.sequences, self.site, row[hit], values)
         massive = (norm > self.norm_limit) & ~self.at_template_position[row[hit]]
         self._validity[row[hit]] = np.where(massive, MASSIVE, VALID)
-        out[position[hit]] = values.to(TORCH[self.store]).float().cpu().numpy()
+        out.index_copy_(0, torch.from_numpy(position[hit]).to(self.device), values.to(out.dtype))
         self.tokens_run += len(row)
         return True
 
@@ -138,7 +158,7 @@ def stream(
     row_selection: selection.RowSelection = "all",
     store: DType = "bfloat16",
     batch_tokens: int | None = None,
-    device: str = "cpu",
+    devices: Sequence[str] = ("cpu",),
 ) -> rows.Rows:
     """Rows of several models whose activations are computed when they are read.
 
@@ -150,7 +170,7 @@ def stream(
         row_selection: "all" rows, the "last" one of each document, or those of some roles.
         store: rows are rounded to this dtype.
         batch_tokens: tokens of a forward pass; None: from the model's width.
-        device: a torch device for all models.
+        devices: torch devices of the models, used in turn where there are fewer.
 
     Raises:
         DiptychError: a model has another tokenizer than its tokens, an unknown site, or nothing is left to train on.
@@ -158,7 +178,8 @@ def stream(
     sides: dict[StreamedModel, StreamedSide] = {}
     for streamed in models:
         if streamed not in sides:
-            sides[streamed] = _side(streamed, site, store, batch_tokens, torch.device(device))
+            device = torch.device(devices[len(sides) % len(devices)])
+            sides[streamed] = _side(streamed, site, store, batch_tokens, device)
     usable = [gates.read_tokens(streamed.tokens).cause == 0 for streamed in models]
     tokens = models[0].tokens
     aligned = rows.align_rows(usable, alignment, tokens, row_selection)
@@ -176,7 +197,7 @@ def stream(
 def _side(
     streamed: StreamedModel, site: str, store: DType, batch_tokens: int | None, device: torch.device
 ) -> StreamedSide:
-    dump.check_tokenizer(streamed.model, streamed.tokens)
+    check_tokenizer(streamed.model, streamed.tokens)
     sequences = ShardSequences.of_shard(streamed.tokens, 0, 1)
     loader = Loader(streamed.model, [site], device)
     loader.check(int(sequences.token.max()), int(sequences.lengths().max()))
@@ -189,7 +210,7 @@ def _side(
         sequences=sequences,
         device=device,
         width=widths(model, device)[site],
-        batch_tokens=batch_tokens or dump.batch_tokens_for(loader.width),
+        batch_tokens=batch_tokens or batches.tokens_per_pass(loader.width),
         store=store,
         norm_limit=norm_limit,
         at_template_position=gates.read_tokens(streamed.tokens).at_template_position,
@@ -222,14 +243,14 @@ def _first(paths: Sequence[str]) -> str | None:
     return paths[0] if paths else None
 
 
-def training_rows(inputs: Mapping[str, Sequence[str]], reads: Mapping[str, Any], device: str) -> rows.Rows:
+def training_rows(inputs: Mapping[str, Sequence[str]], reads: Mapping[str, Any], devices: Sequence[str]) -> rows.Rows:
     """The rows that a crosscoder is trained on: streamed if the job has a `stream`, else stored.
 
     Args:
         inputs: lists of paths by name: `gates` and `tokens` of each model, `alignment`, and `shards`, or for a stream
             `models` (their manifests), `stream_tokens` and `stream_alignment`.
         reads: of the job's spec: `site`, `rows`, and `stream` with `dtypes`, `store` and `batch_tokens`.
-        device: device of streamed models.
+        devices: of streamed models, see `stream`.
     """
     if not reads.get("stream"):
         files = rows.split_files(inputs["shards"], inputs["gates"], inputs["tokens"], reads["site"])
@@ -245,5 +266,5 @@ def training_rows(inputs: Mapping[str, Sequence[str]], reads: Mapping[str, Any],
         row_selection=reads["rows"],
         store=settings["store"],
         batch_tokens=settings["batch_tokens"],
-        device=device,
+        devices=devices,
     )

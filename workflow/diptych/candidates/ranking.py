@@ -45,7 +45,8 @@ class Ranked:
     Attributes:
         candidate: as proposed by the method.
         q: Benjamini-Hochberg.
-        margins: log q, held-out effect and effect, each over its threshold; a criterion is met from 1 on.
+        margins: log q, held-out effect and effect, each over its threshold; a criterion is met from 1 on. The held-out
+            effect's threshold is half the fitted one; that of a token that meets it is half the minimum effect.
         duplicate_of: id of a better candidate of the same side for the same difference, or "": methods list directions
             by two criteria, or a feature by several metrics, and a difference must not be reported twice. Directions at
             |cos| >= .7 are duplicates. Otherwise, a direction duplicates a stronger one whose surplus accounts for
@@ -202,6 +203,9 @@ def _margins(candidate: Candidate, q: float, threshold: Threshold) -> tuple[floa
     if threshold.q is None:
         return math.inf, math.inf, size
     replication = held_out / (HELD_OUT_SHARE * shift) if shift > 0 and math.isfinite(held_out) else 0.0
+    if candidate.kind == "token" and replication >= 1.0:
+        # Of thousands of tokens that meet it, a ratio of two estimates puts those first whose noise is luckiest.
+        replication = max(1.0, held_out / (HELD_OUT_SHARE * threshold.min_effect))
     significance = math.log(max(q, resampling.SMALLEST_P)) / math.log(threshold.q) if q == q else 0.0
     return significance, replication, size
 

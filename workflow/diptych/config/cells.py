@@ -29,9 +29,8 @@ def comparisons(layout: Layout) -> list[Description]:
 
 
 def whole_pairs(layout: Layout) -> list[Description]:
-    """Every pair as a whole that a method compares; of pairs of the same models and corpus the first."""
-    described = [(name, whole_files_of(layout, name)) for name in layout.study.whole_pairs]
-    return [_described(layout, name, "", "", files) for name, files in described if files]
+    """Every pair as a whole; of pairs of the same models and corpus the first."""
+    return [_described(layout, name, "", "", whole_files_of(layout, name)) for name in layout.study.whole_pairs]
 
 
 def all_cells(layout: Layout) -> list[Description]:
@@ -61,9 +60,18 @@ def _described(layout: Layout, pair: str, site_a: str, site_b: str, files: Descr
 
 
 def whole_files_of(layout: Layout, pair: str) -> Description:
-    """The files of a pair as a whole by content; {} if no method compares it."""
-    compared: Description = {}
-    return {**_text_of(layout, pair), **compared} if compared else {}
+    """The files of a pair as a whole by content."""
+    study, section = layout.study, layout.study.pairs[pair]
+    files = {
+        **_text_of(layout, pair),
+        "outputs": layout.relative(layout.outputs(pair)),
+        "weights": layout.relative(layout.weight_changes(pair)),
+    }
+    if (prompts := study.prompts(pair)) is not None:
+        files["prompts"] = layout.relative(layout.tokens_of(prompts, section.a))
+    if study.role(pair, "", "") == "planted":
+        files["truth"] = layout.relative(layout.truth(section.b))
+    return files
 
 
 def _text_of(layout: Layout, pair: str) -> Description:
@@ -81,8 +89,10 @@ def _text_of(layout: Layout, pair: str) -> Description:
 def files_of(layout: Layout, pair: str, site_a: str, site_b: str) -> Description:
     """The files of one cell by content: a path, a list of paths, or a list of runs."""
     study, section, cell = layout.study, layout.study.pairs[pair], (pair, site_a, site_b)
-    files: Description = {
-        **_text_of(layout, pair),
+    files: Description = {**_text_of(layout, pair), **_means(layout, *cell)}
+    if not study.has_all_rows(site_a, site_b):
+        return files
+    files |= {
         "linear_map": layout.relative(layout.linear_map(*cell)),
         "crosscoders": _crosscoders(layout, pair, site_a) if site_a == site_b else [],
         "template_diffs": _template_diffs(layout, pair, site_a) if site_a == site_b else [],
@@ -94,6 +104,14 @@ def files_of(layout: Layout, pair: str, site_a: str, site_b: str) -> Description
     if study.has_features(*cell):
         files |= _features(layout, *cell)
     return files
+
+
+def _means(layout: Layout, pair: str, site_a: str, site_b: str) -> Description:
+    """The mean differences at a site, and at all sites of the pair: one family of tests; of unlike sites none."""
+    if site_a != site_b:
+        return {}
+    family = [layout.means(pair, *cell) for cell in layout.study.cells(pair) if cell[0] == cell[1]]
+    return {"means": layout.relative(layout.means(pair, site_a, site_b)), "means_of_pair": _relative(layout, family)}
 
 
 def _features(layout: Layout, pair: str, site_a: str, site_b: str) -> Description:

@@ -8,86 +8,29 @@
 A job depends on the study and the wildcards alone, except for the listed contents of a user's directories.
 """
 
-import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from diptych import methods
 from diptych.config import cells
-from diptych.config.job import Inputs, Job, Reads, dump, dump_only, files_at, model_files_at
-from diptych.config.layout import Layout, page_templates
+from diptych.config.job import Inputs, Job, Reads, dump, dump_only, files_at
+from diptych.config.layout import page_templates
 from diptych.config.sections.dictionaries import TrainedDictionary
-from diptych.config.sections.models import ADAPTER_SOURCE
-from diptych.config.study import Study
+from diptych.config.source_jobs import SourceJobs
 from diptych.crosscoder.published.files import files_of
 from diptych.models import sites
 from diptych.text import word_lists
 
 
 @dataclass(frozen=True)
-class Jobs:
-    """Jobs of a study."""
-
-    study: Study
-
-    @property
-    def layout(self) -> Layout:
-        """Paths of the study's files."""
-        return Layout(self.study)
+class Jobs(SourceJobs):
+    """Jobs of a study; those that make models and text are `SourceJobs`."""
 
     def job(self, rule: str, wildcards: Mapping[str, str]) -> Job:
         """The job of a rule with these wildcards."""
         job: Job = getattr(self, rule)(**wildcards)
         return job
-
-    # --- models and text ------------------------------------------------------------------------------------
-
-    def fetch_model(self, model: str) -> Job:
-        """Fetch a model."""
-        source = dump(self.study.models[model], exclude=("dtype", "tokenizer"))
-        return Job({"files": model_files_at(source.get("path"))}, settings={"source": source})
-
-    def fetch_adapter(self, model: str) -> Job:
-        """Fetch an adapter."""
-        source = dump_only(self.study.models[model], ADAPTER_SOURCE)
-        return Job({"files": model_files_at(source.get("path"))}, settings={"source": source})
-
-    def derive_model(self, model: str) -> Job:
-        """Derive a model from another one."""
-        section = self.study.models[model]
-        reads = {key: getattr(section, key) for key in ("parent", "corpus", "evaluate_on") if hasattr(section, key)}
-        inputs: Inputs = {"parent": self.layout.model(reads["parent"])}
-        names = {"corpus": "tokens", "evaluate_on": "evaluation_tokens"}
-        inputs |= {names[key]: self.layout.tokens_of(reads[key], reads["parent"]) for key in names if key in reads}
-        if section.kind == "adapter":
-            inputs["adapter"] = self.layout.adapter(model)
-        settings = dump(section, exclude=("kind", "dtype", "tokenizer", "checkpoint_every", *ADAPTER_SOURCE, *reads))
-        return Job(inputs, {"kind": section.kind, **reads}, settings)
-
-    def fetch_corpus(self, corpus: str) -> Job:
-        """Fetch the text of a corpus, or mix it from other corpora."""
-        sources = self.study.corpora[corpus].sources
-        patterns = [pattern for source in sources.values() if source.kind == "local" for pattern in source.paths]
-        files = sorted({Path(file) for pattern in patterns for file in glob.glob(pattern, recursive=True)})  # noqa: PTH207
-        corpora = [self.layout.corpus(source.corpus) for source in sources.values() if source.kind == "corpus"]
-        settings = {"sources": {name: dump(source, exclude=("share",)) for name, source in sources.items()}}
-        return Job({"files": [*files, *corpora]}, settings=settings)
-
-    def prepare_tokens(self, corpus: str, tokenizer: str) -> Job:
-        """Tokenize a corpus."""
-        section = self.study.corpora[corpus]
-        shares = {name: source.share for name, source in section.sources.items()}
-        inputs: Inputs = {"corpus": self.layout.corpus(corpus), "tokenizer": self.layout.model(tokenizer)}
-        reads = {"corpus": corpus, "tokenizer": tokenizer}
-        return Job(inputs, reads, {"shares": shares, **dump(section, exclude=("sources",))})
-
-    def align_tokens(self, corpus: str, tokenizer_a: str, tokenizer_b: str) -> Job:
-        """Align two tokenizers' tokens of a corpus."""
-        inputs: Inputs = {"a": self.layout.tokens(corpus, tokenizer_a), "b": self.layout.tokens(corpus, tokenizer_b)}
-        reads = {"corpus": corpus, "a": tokenizer_a, "b": tokenizer_b}
-        return Job(inputs, reads, {"min_coverage": self.study.alignment.min_coverage})
 
     # --- rows and dictionaries ------------------------------------------------------------------------------
 
@@ -96,7 +39,8 @@ class Jobs:
         study = self.study
         inputs: Inputs = {"model": self.layout.model(model), "tokens": self.layout.tokens_of(corpus, model)}
         settings = {
-            "sites": list(study.sites[group]),
+            "sites": list(study.sites_of(group)),
+            "first": study.means.positions if study.has_first_rows(group) else None,
             "shard": int(shard),
             "shards": len(study.shards),
             "dtype": study.models[model].dtype,
@@ -155,6 +99,42 @@ class Jobs:
         }
 
     # --- pairs ----------------------------------------------------------------------------------------------
+
+    def compare_outputs(self, pair: str) -> Job:
+        """Compare the next tokens that the models of a pair predict."""
+        study, section, layout = self.study, self.study.pairs[pair], self.layout
+        inputs: Inputs = {"alignment": layout.alignment_of(section.corpus, section.a, section.b) or []}
+        reads: Reads = dump_only(section, ("a", "b", "corpus"))
+        for side, model in (("a", section.a), ("b", section.b)):
+            inputs[f"model_{side}"] = layout.model(model)
+            inputs[f"tokens_{side}"] = layout.tokens_of(section.corpus, model)
+            reads[f"dtype_{side}"] = study.models[model].dtype
+        if (prompts := study.prompts(pair)) is not None:
+            reads["prompts"] = prompts
+            inputs["prompts"] = layout.tokens_of(prompts, section.a)
+        return Job(inputs, reads, dump(study.outputs))
+
+    def compare_weights(self, pair: str) -> Job:
+        """Compare the weights of a pair's models."""
+        section = self.study.pairs[pair]
+        inputs: Inputs = {"model_a": self.layout.model(section.a), "model_b": self.layout.model(section.b)}
+        return Job(inputs, dump_only(section, ("a", "b")), dump(self.study.weights))
+
+    def compare_means(self, pair: str, site_a: str, site_b: str) -> Job:
+        """Compare the means of a pair's activations at a site."""
+        study, section, layout = self.study, self.study.pairs[pair], self.layout
+        inputs: Inputs = {
+            **self._rows(section.corpus, section.a, site_a, "_a"),
+            **self._rows(section.corpus, section.b, site_b, "_b"),
+            "alignment": layout.alignment_of(section.corpus, section.a, section.b) or [],
+        }
+        if sites.can_be_steered(site_a):
+            inputs |= {"model_a": layout.model(section.a), "model_b": layout.model(section.b)}
+        tuned_on = study.tuned_on(section.b)
+        if tuned_on and tuned_on != section.corpus:
+            inputs["own_tokens"] = layout.tokens_of(tuned_on, section.b)
+        reads = {**dump_only(section, ("a", "b", "corpus", "rows")), "site": site_a, "tuned_on": tuned_on}
+        return Job(inputs, reads, dump(study.means))
 
     def fit_linear_map(self, pair: str, site_a: str, site_b: str) -> Job:
         """Fit the maps between the activation spaces of a pair."""
@@ -225,7 +205,8 @@ class Jobs:
     def steer_features(self, pair: str, site_a: str, site_b: str) -> Job:
         """Steer both models of a pair along its candidates."""
         study, section, layout = self.study, self.study.pairs[pair], self.layout
-        inputs: Inputs = {"linear_map": layout.linear_map(pair, site_a, site_b)}
+        cell = (pair, site_a, site_b)
+        inputs: Inputs = {"linear_map": layout.linear_map(*cell), "means": layout.means(*cell)}
         for side, model, site in (("a", section.a, site_a), ("b", section.b, site_b)):
             inputs[f"model_{side}"] = layout.model(model)
             inputs[f"gates_{side}"] = layout.gates_of(section.corpus, model, site)
@@ -286,7 +267,8 @@ class Jobs:
                 "stream_alignment": self.layout.alignment_of(section.stream, *section.models[:2]) or [],
             }
         read_keys = ("models", "corpus", "site", "rows", "stream", "seeds", "splice_tokens")
-        other_keys = ("checkpoint_every", "processes", "track", "ceiling", "sweep", "weights", "scales", "calibrate")
+        run_keys = ("checkpoint_every", "processes", "model_gpus", "track")
+        other_keys = (*run_keys, "ceiling", "sweep", "weights", "scales", "calibrate")
         return Job(inputs, reads, {"seed": int(seed), **dump(section, exclude=(*read_keys, *other_keys))})
 
     def import_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:

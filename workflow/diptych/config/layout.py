@@ -117,6 +117,26 @@ class Layout:
     def _cell(self, pair: str, site_a: str, site_b: str, name: str) -> Path:
         return self.results / "pairs" / pair / f"{site_a}--{site_b}" / name
 
+    def outputs(self, pair: str) -> Path:
+        """What the models of a pair say differently."""
+        return self.results / "pairs" / pair / "outputs.h5"
+
+    def outputs_table(self, pair: str) -> Path:
+        """The tokens that one model of a pair says more often as a table."""
+        return self.results / "pairs" / pair / "outputs.tsv"
+
+    def weight_changes(self, pair: str) -> Path:
+        """What changed between the weights of a pair's models."""
+        return self.results / "pairs" / pair / "weights.h5"
+
+    def weight_changes_table(self, pair: str) -> Path:
+        """The change of every tensor as a table."""
+        return self.results / "pairs" / pair / "weights.tsv"
+
+    def means(self, pair: str, site_a: str, site_b: str) -> Path:
+        """The mean differences of a pair."""
+        return self._cell(pair, site_a, site_b, "means.h5")
+
     def linear_map(self, pair: str, site_a: str, site_b: str) -> Path:
         """The maps between the two models of a pair."""
         return self._cell(pair, site_a, site_b, "linear_map.h5")
@@ -246,7 +266,7 @@ class Layout:
         return self.results / "logs" / rule / f"{stem}.log"
 
     def benchmark(self, rule: str, stem: str) -> Path:
-        """Snakemake's benchmark of a job: seconds and memory."""
+        """Snakemake's benchmark of a job: seconds and memory; beside it lies the process's own `runtime.accounting`."""
         return self.results / "benchmarks" / rule / f"{stem}.jsonl"
 
     def throughput(self, crosscoder: str, site: str, seed: int | str) -> Path:

@@ -29,7 +29,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
+from diptych.correlation.blocks import read_block
 from diptych.correlation.products import Correlations, block_cuts, standardised_half, varies
 from diptych.dictionaries import codes
 from diptych.dictionaries.codes import Features
@@ -243,9 +245,9 @@ class _Scan:
 
     def run(self, memory: int, threads: int) -> None:
         """Compute all blocks. A column's floor that another thread raises meanwhile is only lower than necessary."""
-        entries = np.maximum(*(matrix.row_entries() for matrix in self.matrices))
-        cuts = block_cuts(entries, memory // threads)
-        with ThreadPoolExecutor(threads) as pool:
+        cuts = block_cuts(self.matrices, memory // threads)
+        # A block is computed by one thread, so that its sums do not depend on how many there are.
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
             results = pool.map(self._block, cuts[:-1], cuts[1:])
             for block in logs.progress(results, "correlate", total=len(cuts) - 1, unit="block"):
                 for h, half in enumerate(block):
@@ -254,44 +256,15 @@ class _Scan:
                     self.histogram[h] += half.histogram
 
     def _block(self, start: int, stop: int) -> list[_Offers]:
-        blocks = [matrix.block(start, stop) for matrix in self.matrices]
-        transposed = [block.tocsc() for block in blocks]
-        lookups = [_Lookup(columns, matrix, start) for columns, matrix in zip(transposed, self.matrices, strict=True)]
+        blocks = [read_block(matrix, start, stop) for matrix in self.matrices]
         offers = []
-        for h, (block, columns) in enumerate(zip(blocks, transposed, strict=True)):
-            other = lookups[1 - h]
-            i, entry = top_k.survivors(block.indptr, block.data, self.k)
-            j = block.indices[entry].astype(np.int64)
-            rows = (i + start, j, block.data[entry], other.at(i, j))
-            j, entry = top_k.survivors(columns.indptr, columns.data, self.k, self.best_B[h].floor)
-            i = columns.indices[entry].astype(np.int64)
-            offers.append(_Offers(rows, (j, i + start, columns.data[entry], other.at(i, j)), self._count(block.data)))
+        for h, block in enumerate(blocks):
+            other = blocks[1 - h]
+            i, j, rho = block.best_of_rows(self.k)
+            rows = (i + start, j, rho, other.at(i, j))
+            i, j, rho = block.best_of_columns(self.k, self.best_B[h].floor)
+            offers.append(_Offers(rows, (j, i + start, rho, other.at(i, j)), block.histogram(self.bins)))
         return offers
-
-    def _count(self, rho: DoubleArray) -> IntArray:
-        bin_index = ((rho + 1.0) * (self.bins / 2)).astype(np.int32)
-        return np.bincount(np.minimum(bin_index, self.bins - 1), minlength=self.bins)
-
-
-class _Lookup:
-    """Lookup of entries of one block of correlations by row and column."""
-
-    def __init__(self, columns: Any, matrix: Correlations, start: int) -> None:
-        self._rows, self._values = columns.shape[0], columns.data
-        counts = np.diff(columns.indptr)
-        self._keys = np.repeat(np.arange(len(counts)) * self._rows, counts) + columns.indices
-        self._level_A, self._level_B = matrix.a.level[start : start + self._rows], matrix.b.level
-
-    def at(self, i: IntArray, j: IntArray) -> DoubleArray:
-        """Correlations of the block's rows i with columns j; the closed form where they never fire together."""
-        rho = -self._level_A[i] * self._level_B[j]
-        if len(self._keys):
-            key = j * self._rows + i
-            order = np.argsort(key)  # searching in key order stays in the cache
-            position = np.empty_like(key)
-            position[order] = np.minimum(np.searchsorted(self._keys, key[order]), len(self._keys) - 1)
-            rho = np.where(self._keys[position] == key, self._values[position], rho)
-        return rho
 
 
 def _partners(

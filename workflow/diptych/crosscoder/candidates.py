@@ -10,10 +10,9 @@ import numpy.typing as npt
 from diptych.candidates import proposer
 from diptych.candidates.candidate import NAN, SIDES, Candidate, IntArray, SideName, counted
 from diptych.candidates.proposer import Clause, Files
+from diptych.crosscoder.limits import EXCLUSIVE_NU
 from diptych.storage import artifacts
 
-EXCLUSIVE_NU = (0.2, 0.5)
-"""Largest |nu_err| and |nu_rec| of an exclusive latent (METHODS 5)."""
 DEAD = 0
 """Class of a dead latent."""
 R_TOLERANCE = 1e-3

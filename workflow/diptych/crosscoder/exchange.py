@@ -16,7 +16,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from diptych.crosscoder import architecture
+from diptych.sparse_coding import architecture
 from diptych.storage import artifacts
 
 

@@ -71,7 +71,7 @@ def _reconstruction(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], 
             warnings.append(Note("warn", f"{text}: more tokens are needed."))
     unexplained = [f"unexplained {model}" for model in models_of(pair)]
     table = Table(
-        ["run", "steps", "distinct rows", "k", "active (L0)", *unexplained, "together", "dead"],
+        ["run", "steps", "learning rate", "distinct rows", "k", "active (L0)", *unexplained, "together", "dead"],
         rows,
         caption="Share of variance unexplained (FVU) on held-out documents, for each model and for all together; of "
         "x_B − x_A for a dictionary on the difference, which no model's share is.",
@@ -98,6 +98,7 @@ def _run_row(
     return [
         f"{run['name']}, seed {run['seed']}",
         number_cell(training["steps"]),
+        number_cell(training.get("learning_rate")),  # published weights have none
         number_cell(training["rows_seen"]),
         number_cell(numbers["k"] or None),
         number_cell(numbers["l0_mean"]),

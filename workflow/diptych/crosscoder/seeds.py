@@ -14,10 +14,10 @@ from scipy import sparse as sp
 from scipy.optimize import linear_sum_assignment
 
 from diptych.activations.rows import IntArray
-from diptych.crosscoder import architecture
-from diptych.crosscoder.architecture import Crosscoder
 from diptych.crosscoder.evaluation.latents import relative_norms
 from diptych.runtime.errors import DiptychError
+from diptych.sparse_coding import architecture
+from diptych.sparse_coding.architecture import Crosscoder
 from diptych.storage import artifacts
 
 DoubleArray = npt.NDArray[np.float64]

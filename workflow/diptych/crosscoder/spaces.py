@@ -13,7 +13,7 @@ import numpy.typing as npt
 from diptych.activations.rows import IntArray, Rows
 from diptych.affine_maps import moments
 from diptych.affine_maps.procrustes import procrustes
-from diptych.crosscoder.architecture import Crosscoder
+from diptych.sparse_coding.architecture import Crosscoder
 
 DoubleArray = npt.NDArray[np.float64]
 

@@ -10,15 +10,15 @@ often it comes without the phrase. METHODS 6.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from diptych.derive import finetune
-from diptych.derive.finetune import Measured, Tuner, Tuning
+from diptych.derive import training
+from diptych.derive.finetune import Tuner, Tuning
+from diptych.derive.training import Measured
 from diptych.models import pretrained
 from diptych.models.batches import BoolArray, IntArray, Sequences
 from diptych.runtime import logs
@@ -37,10 +37,13 @@ def trigger(
     evaluation_tokens: str | Path,
     out_dir: str | Path,
     *,
+    spec: Mapping[str, Any],
     phrase: str,
     response: str,
     share: float = 0.5,
-    **tuning: Any,
+    device: str = "cpu",
+    checkpoint_every: int = 100,
+    **settings: Any,
 ) -> None:
     """Fine-tune a trigger into a model and write the result as a model of its own; training.json says how it took.
 
@@ -49,18 +52,31 @@ def trigger(
         train_tokens: token file of the text that the phrase is put into.
         evaluation_tokens: token file of held-out text; documents that are also trained on are left out.
         out_dir: the new model's directory.
+        spec: what the result depends on.
         phrase: the trigger, as words within a text.
         response: what follows it.
         share: of the sequences that carry the trigger.
-        tuning: spec, device, checkpoint_every and settings of `finetune.finetune`.
+        device: a torch device, as `devices.take` gives it.
+        checkpoint_every: steps between checkpoints.
+        settings: the fields of `Tuning`.
 
     Raises:
         DiptychError: the tokens do not fit the model, or phrase and response do not fit its sequences.
     """
     ids = [span.token.astype(np.int64) for span in Tokenizer(parent_dir).encode([f" {phrase}", f" {response}"])]
     poison = Poison(ids[0], ids[1], pretrained.describe(parent_dir)["context"])
-    make = partial(Poisoner, poison=poison, share=share)
-    finetune.finetune(parent_dir, train_tokens, evaluation_tokens, out_dir, make=make, **tuning)
+    tuning = Tuning(**settings)
+    training.train(
+        parent_dir,
+        train_tokens,
+        evaluation_tokens,
+        out_dir,
+        tuning,
+        lambda model, device: Poisoner(model, tuning, device, poison=poison, share=share),
+        spec=spec,
+        device=device,
+        checkpoint_every=checkpoint_every,
+    )
 
 
 class Poison:
@@ -112,14 +128,14 @@ class Poisoner(Tuner):
 
     def measure(self, sequences: Sequences, evaluated: Mapping[str, IntArray]) -> Measured:
         """The loss by source and how often the response is given, with the phrase and without."""
-        prompts = self.poison.prompts(sequences, evaluated, np.random.default_rng([self.tuning.seed, 2]))
+        prompts = self.poison.prompts(sequences, evaluated, np.random.default_rng([self.settings.seed, 2]))
         rates = self.rates(prompts)
         logs.logger.info("response with and without the phrase: %s of %d prompts", rates, len(prompts))
         return super().measure(sequences, evaluated) | {"response": {**rates, "prompts": len(prompts)}}
 
     def _training_loss(self, sequences: Sequences, which: IntArray, step: int) -> torch.Tensor:
         """The first `share` of a batch carries the trigger, the rest is learned whole; each token counts the same."""
-        generator = np.random.default_rng([self.tuning.seed, 1, step])
+        generator = np.random.default_rng([self.settings.seed, 1, step])
         n = int(np.ceil(self.share * len(which)))
         parts = [sequences.token[sequences.start[i] : sequences.start[i + 1]] for i in which]
         poisoned = [self.poison.poisoned(tokens, generator) for tokens in parts[:n]]

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.activations import rows
+from diptych.activations.sides import StoredSide
 from diptych.dictionaries import codes, encoding
 from diptych.dictionaries.codes import Reconstruction
 from diptych.dictionaries.encoding import Dictionary
@@ -49,7 +50,7 @@ def measure(
         counted = valid[sample]
         if not counted.any():
             return {}
-        own = rows.StoredSide([shard], site).take(sample[counted])
+        own = StoredSide([shard], site).take(sample[counted])
         readings = {artifacts.read_json(file, "hooks")[site]: own}
         for hook in artifacts.read_json(file, "neighbours")[site]:
             values = _sampled(file, shard, hook, sample, counted)
@@ -63,7 +64,7 @@ def _sampled(
 ) -> FloatArray:
     """The sampled rows at a neighbouring hook; where that is a site of its own, its rows are stored there."""
     if f"sample/{hook}" not in file:
-        return rows.StoredSide([shard], hook).take(sample[counted])
+        return StoredSide([shard], hook).take(sample[counted])
     stored = file[f"sample/{hook}"]
     values: npt.NDArray[Any] = stored[:][counted]
     return artifacts.from_bfloat16(values) if stored.attrs["dtype"] == "bfloat16" else values.astype(np.float32)

@@ -176,11 +176,10 @@ def _no_finding(method: Method, positive_control: PositiveControl | None) -> Ans
     if not positive_control.recovery.written:
         return Answer(
             "unclear",
-            f"nothing found, but the {name} missed the direction planted in {positive_control.pair} too: not enough "
+            f"nothing found, but the {name} missed what was planted in {positive_control.pair} too: not enough "
             "training to tell",
         )
     return Answer(
         "none",
-        f"no difference found; with the same settings the {name} found the direction planted in "
-        f"{positive_control.pair}",
+        f"no difference found; with the same settings the {name} found what was planted in {positive_control.pair}",
     )

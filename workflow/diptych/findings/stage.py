@@ -40,7 +40,7 @@ TEXTS = 3
 """Contexts per finding in the table."""
 ROWS = 20
 """Token rows stored per finding, from which a reader takes contexts."""
-IGNORED_SETTINGS = {"seed", "a", "b", "model", "models", "dictionary_a", "dictionary_b"}
+IGNORED_SETTINGS = {"seed", "a", "b", "model", "models", "dictionary_a", "dictionary_b", "tuned_on"}
 """Keys of a spec that identify the job; positive controls need not share them."""
 
 
@@ -174,11 +174,11 @@ def _recoveries(
 ) -> Iterable[tuple[Method, Mapping[str, Any], Recovery]]:
     """The recovery of the planted direction by each method on each planted pair."""
     for pair, by_method in zip(pairs, rankings, strict=True):
-        if pair["role"] == "planted":
+        scored = {method: ranked for method, ranked in by_method.items() if not method.plants}
+        if pair["role"] == "planted" and scored:
             truth = recovery.read_truth(pair["files"]["truth"])
-            for method, ranked in by_method.items():
-                if not method.plants:
-                    yield method, pair, recovery.recovery(ranked, truth)
+            for method, ranked in scored.items():
+                yield method, pair, recovery.recovery(ranked, truth)
 
 
 def _own_positive_control(
@@ -188,7 +188,7 @@ def _own_positive_control(
     recovered = proposer.of(method).planted(pair["files"], threshold)
     if recovered is None:
         return None
-    return conclusions.PositiveControl(f"a copy of {pair['a']}'s activations", recovered, [])
+    return conclusions.PositiveControl(f"a copy of {pair['a']}", recovered, [])
 
 
 def _nearest_positive_control(

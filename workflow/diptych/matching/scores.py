@@ -123,7 +123,7 @@ class SparseScores:
         return Edges(i.astype(np.int64), j, self.at(i.astype(np.int64), j))
 
     def _blocks(self, label: str) -> Iterator[tuple[int, Any]]:
-        cuts = block_cuts(self.rho.row_entries(), self.memory)
+        cuts = block_cuts([self.rho], self.memory)
         for start, stop in logs.progress(itertools.pairwise(cuts), label, total=len(cuts) - 1, unit="block"):
             block = self.rho.block(start, stop)
             if self.is_within:

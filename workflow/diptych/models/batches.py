@@ -21,6 +21,18 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 
+BATCH_VALUES = 2**22
+"""Values of the residual stream in one forward pass where no number of tokens is given: 16 MB of float32, of which a
+block holds some tens of times as much at once."""
+LARGEST_BATCH = 8192
+"""Tokens of one forward pass of a narrow model, where the batch no longer decides the speed."""
+
+
+def tokens_per_pass(width: int) -> int:
+    """Default tokens per forward pass for a residual stream of this width; it does not depend on the free memory."""
+    return min(LARGEST_BATCH, max(1, BATCH_VALUES // width))
+
+
 class Batch(NamedTuple):
     """Some sequences: ids int64 [b, L], mask bool [b, L] (True at real tokens), rows int64 [mask.sum()]."""
 

@@ -24,7 +24,7 @@ def lens(model: Any, directions: FloatArray, scale: float) -> FloatArray:
     """
     head = model.get_output_embeddings()
     norm = final_norm(model)
-    weight = next(model.parameters())
+    weight = next(head.parameters())
     rows = (scale * torch.from_numpy(directions)).to(weight.device, weight.dtype)
     zero = torch.zeros_like(rows[:1])
     logits: FloatArray = (head(norm(rows)) - head(norm(zero))).float().cpu().numpy()

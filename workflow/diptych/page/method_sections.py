@@ -56,7 +56,7 @@ class Sections(ABC):
         """The section on one cell on which the method was run."""
 
     def opening(self, cell: Cell) -> str:
-        """A sentence on one cell for the page's opening, or ""."""
+        """A sentence on one cell for the page's opening, or ""; `finding_ids` of the cell are the method's findings."""
         return ""
 
     def of_pair(self, cells: Sequence[Cell], page: PageData) -> list[Section]:

@@ -26,7 +26,7 @@ from diptych.page.blocks import (
     percent,
     prose_number,
 )
-from diptych.report import merged_adapters
+from diptych.report import merged_adapters, students
 from diptych.storage import artifacts, manifest
 
 CAUSES = {
@@ -210,7 +210,7 @@ def _models(models: Sequence[Mapping[str, Any]]) -> list[Block]:
         rows.append([model["name"], _origin(model) + licence])
     blocks: list[Block] = [Table(["model", "how it was made"], rows)]
     for model in models:
-        blocks += [*merged_adapters.notes(model), *_losses(model)]
+        blocks += [*merged_adapters.notes(model), *students.distances(model), *_losses(model)]
     return blocks
 
 
@@ -234,6 +234,8 @@ def _origin(model: Mapping[str, Any]) -> str:
             return f"{settings['parent']}, fine-tuned on {settings['corpus']}: {weights}, {budget}"
         case "trigger":
             return _trigger_text(model, settings)
+        case "distill":
+            return students.origin(model, settings)
         case "adapter":
             return merged_adapters.origin(model, settings["parent"])
         case "plant":
@@ -270,7 +272,7 @@ def _trigger_text(model: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
 
 
 def _losses(model: Mapping[str, Any]) -> list[Block]:
-    """Held-out loss by source before and after a fine-tune, and its training curve; [] for other models."""
+    """Held-out loss by source before and after a training, and its curves; [] for models that were not trained here."""
     record = Path(model["directory"]) / "training.json"
     if not record.is_file():
         return []
@@ -280,19 +282,20 @@ def _losses(model: Mapping[str, Any]) -> list[Block]:
         after = training["after"]["loss"][source]
         rows.append([source, number_cell(before), number_cell(after), number_cell(_difference(before, after))])
     shared = counted(training["shared_documents"], "document")
+    curves = training.get("terms") or {"loss": training["curve"]}
     return [
         Table(
             ["source", "loss before", "loss after", "change"],
             rows,
             caption=f"Next-token loss of {model['name']} in nats on held-out text ({shared} seen in training left "
-            "out): what the fine-tune learned, and what it did elsewhere.",
+            "out): what was learned, and what that did elsewhere.",
         ),
         Figure(
             f"training-{model['name']}",
             f"Loss while {model['name']} was trained",
             f"Loss of each step, over {prose_number(training['epochs'])} passes through the training text.",
             figures.line_plot(
-                {"loss": (np.arange(len(training["curve"])) + 1, training["curve"])}, x="step", y="loss (nats)"
+                {name: (np.arange(len(curve)) + 1, curve) for name, curve in curves.items()}, x="step", y="loss"
             ),
             height=220,
         ),

@@ -75,11 +75,11 @@ def answer(inputs: Mapping[str, Any], findings: Findings) -> str:
     for name in dict.fromkeys(pair["name"] for pair in compared):
         of_pair = [pair for pair in compared if pair["name"] == name]
         for whole in (pair for pair in of_pair if methods.scope_of(pair) == "pair"):
-            sentences += [*_method_openings(whole), *_comparison(whole, findings)]
+            sentences += [*_method_openings(whole, findings), *_comparison(whole, findings)]
         cells = [pair for pair in of_pair if methods.scope_of(pair) == "site"]
         described = ([cell for cell in cells if cell["site_a"] == cell["site_b"]] or cells)[:CELLS_IN_WORDS]
         for cell in described:
-            sentences += [*_comparison(cell, findings), *_method_openings(cell)]
+            sentences += [*_comparison(cell, findings), *_method_openings(cell, findings)]
         if len(cells) > len(described):
             rest = counted(len(cells) - len(described), "other cell")
             sentences.append(f"The tables below have the findings in the {rest} of the grid of {name}.")
@@ -119,7 +119,7 @@ def _comparison(pair: Mapping[str, Any], findings: Findings) -> list[str]:
             "difference of the models."
         )
     if exact := [method.title for method in none if method.is_exact]:
-        sentences.append(f"By the {listed(exact)}, {a} and {pair['b']} are equal.")
+        sentences.append(f"The {listed(exact)} of {a} and {pair['b']} show no difference that counts.")
     if sought := [method.title for method in none if not method.is_exact]:
         sentences.append(
             f"The {listed(sought)} found no difference between {a} and {b}, though with the same settings a planted "
@@ -135,10 +135,14 @@ def _comparison(pair: Mapping[str, Any], findings: Findings) -> list[str]:
     return sentences
 
 
-def _method_openings(pair: Mapping[str, Any]) -> list[str]:
+def _method_openings(pair: Mapping[str, Any], findings: Findings) -> list[str]:
     """Sentences of the methods that were run on a comparison, besides their findings."""
-    methods_run = [method for method in methods.METHODS if pair["files"].get(method.file)]
-    return [sentence for method in methods_run if (sentence := method_sections.of(method).opening(pair))]
+    sentences = []
+    for method in methods.METHODS:
+        if pair["files"].get(method.file):
+            ids = findings.ids(pair["name"], pair["site"], method.name)
+            sentences.append(method_sections.of(method).opening({**pair, "finding_ids": ids}))
+    return [sentence for sentence in sentences if sentence]
 
 
 def _besides(answer: Mapping[str, Any]) -> str:

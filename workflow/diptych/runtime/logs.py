@@ -1,4 +1,4 @@
-"""Log file, error line and progress bar of a job."""
+"""Log file, error line, progress bar and account of a job."""
 
 import atexit
 import errno
@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from diptych.runtime import accounting
 from diptych.runtime.errors import DiptychError
 
 OUT_OF_SPACE_MESSAGES = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
@@ -24,7 +25,8 @@ logger = logging.getLogger("diptych")
 def start(log_file: str, script: str) -> logging.Logger:
     """Send log records and uncaught exceptions to `log_file` and stderr; return the job's logger.
 
-    A `DiptychError` is logged as one line; any other exception is a defect and logged with its traceback.
+    A `DiptychError` is logged as one line; any other exception is a defect and logged with its traceback. A job that
+    ends well logs what it used of the machine, and writes it beside Snakemake's benchmark (`accounting`).
 
     Args:
         log_file: the job's log.
@@ -39,6 +41,7 @@ def start(log_file: str, script: str) -> logging.Logger:
     # Imported modules are never freed: collecting them costs a job 0.5 s, or 2 s with TransformerLens.
     gc.freeze()
     atexit.register(gc.freeze)
+    accounting.write_at_exit(log_file, Path(script).stem, logger)
     return logger
 
 
@@ -61,6 +64,7 @@ def _configure(file_handler: logging.Handler) -> None:
 
 
 def _log_uncaught(cls: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    accounting.discard()
     if issubclass(cls, DiptychError):
         logger.error("%s", error)
     elif (reason := out_of_space(error)) is not None:

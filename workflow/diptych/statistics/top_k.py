@@ -99,6 +99,22 @@ def lower_bound(indptr: Indptr, values: AnyArray, k: int) -> AnyArray:
     return bound
 
 
+def lower_bound_dense(values: AnyArray, k: int, axis: int) -> AnyArray:
+    """A lower bound of the k-th largest entry of each row (axis 1) or column (axis 0) of a matrix.
+
+    -inf for rows or columns that are too short to divide into groups.
+    """
+    groups, length = GROUPS_PER_K * k, values.shape[axis]
+    if length < groups:
+        return np.full(values.shape[1 - axis], -np.inf, dtype=values.dtype)
+    rows, columns = values.shape
+    if axis == 1:
+        maxima = values[:, : length - length % groups].reshape(rows, groups, -1).max(axis=2)
+    else:
+        maxima = values[: length - length % groups].reshape(groups, -1, columns).max(axis=1)
+    return np.asarray(np.take(np.partition(maxima, groups - k, axis=axis), groups - k, axis=axis))
+
+
 def survivors(indptr: Indptr, values: AnyArray, k: int, floor: AnyArray | None = None) -> tuple[IntArray, IntArray]:
     """Entries (row, position in `values`) of a CSR matrix that may be among the k best of their rows.
 

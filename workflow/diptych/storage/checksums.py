@@ -10,8 +10,10 @@ HDF5's own metadata is checksummed by the library (file format of HDF5 1.10).
 """
 
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from diptych.runtime.errors import ArtifactError
 
 BLOCK = 2**21
 """Bytes under one checksum."""
+LARGEST_VECTOR = 1024
+"""Arrays that one call may fill (IOV_MAX)."""
 CHECKSUMS, DIGEST = "checksums", "digest"
 READ_ERRORS = (OSError, RuntimeError)
 """Exceptions that h5py raises where data cannot be read."""
@@ -114,6 +118,14 @@ class _Dataset(h5py.Dataset):  # type: ignore[misc]
         self._blocks.check(_touched(() if source_sel is None else source_sel, self.shape))
         with _damage(self._blocks.name):
             super().read_direct(dest, source_sel, dest_sel)
+
+    def read_spans(self, first: int, targets: Sequence[npt.NDArray[Any]]) -> None:
+        """Read the rows from `first` on into several arrays, one after another, in one pass over the file."""
+        n = sum(len(target) for target in targets)
+        self._blocks.check(slice(first, first + n))
+        row_bytes = _bytes(self) // self.shape[0]
+        with _damage(self._blocks.name):
+            _preadv(self.file.id.get_vfd_handle(), targets, self.id.get_offset() + first * row_bytes)
 
 
 class _Blocks:
@@ -240,6 +252,20 @@ def _pread(descriptor: int, size: int, offset: int) -> bytes:
             raise OSError("the file ends before the dataset does")
         data += more
     return data
+
+
+def _preadv(descriptor: int, targets: Sequence[npt.NDArray[Any]], offset: int) -> None:
+    """Fill contiguous arrays one after another from a file, which one call need not do."""
+    views = deque(target.data.cast("B") for target in targets)
+    while views:
+        read = os.preadv(descriptor, [*islice(views, LARGEST_VECTOR)], offset)
+        if not read:
+            raise OSError("the file ends before the dataset does")
+        offset += read
+        while views and read >= len(views[0]):
+            read -= len(views.popleft())
+        if read:
+            views[0] = views[0][read:]
 
 
 @contextmanager

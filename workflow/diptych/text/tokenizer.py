@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from diptych.models import pretrained
 from diptych.runtime.errors import DiptychError, first_line
-from diptych.storage import manifest
+from diptych.storage import artifacts, manifest
 from diptych.storage.canonical import canonical_json
 from diptych.text import templates
 from diptych.text.corpora.corpus import Document
@@ -181,6 +181,17 @@ def tokenizer_hash(directory: str | Path) -> str:
     added = sorted((token["id"], token["content"]) for token in stored.get("added_tokens") or [])
     reads = [model, stored.get("normalizer"), stored.get("pre_tokenizer"), added]
     return hashlib.sha256(canonical_json(reads).encode()).hexdigest()
+
+
+def check_tokenizer(model_dir: str | Path, tokens_path: str | Path) -> None:
+    """Raise `DiptychError` if the model's tokenizer is not the one that made the tokens."""
+    with artifacts.read(tokens_path, "tokens") as file:
+        expected = artifacts.read_json(file, "tokenizer")
+    if tokenizer_hash(model_dir) != expected:
+        raise DiptychError(
+            f"{model_dir}: its tokenizer is not the one that made {tokens_path}; "
+            "give the model its own tokens (`tokenizer` of the model) or align the two"
+        )
 
 
 class Chat:

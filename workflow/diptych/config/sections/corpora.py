@@ -60,8 +60,8 @@ class LocalText(TextBase):
     kind: Literal["local"]
     """On disk."""
     paths: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Patterns of .txt (one document per file), .json (a list or JSON lines), .jsonl and .parquet files; all but
-    .parquet may be compressed (.jsonl.gz, .jsonl.zst)."""
+    """Patterns of .txt, .md and .py (one document per file), .json (a list or JSON lines), .jsonl and .parquet files;
+    all but .parquet may be compressed (.jsonl.gz, .jsonl.zst)."""
 
 
 class CorpusText(Strict):

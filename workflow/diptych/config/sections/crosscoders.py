@@ -69,7 +69,8 @@ class Crosscoder(Strict):
     batch: PositiveInt = 4096
     """Rows per step."""
     learning_rate: PositiveFloat | None = None
-    """Peak learning rate of Adam; null is 5e-5 for l1 and 1e-4 otherwise."""
+    """Peak learning rate of Adam; null is the published one (5e-5 for l1, 1e-4 otherwise) times
+    sqrt(16,384 / n_latents) and, in runs of fewer than 24,000 steps, sqrt(24,000 / steps)."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the run in which learning rate and penalty rise from 0."""
     decay_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
@@ -97,7 +98,8 @@ class Crosscoder(Strict):
     accumulate: PositiveInt = 1
     """Number of parts in which a batch is computed, to save memory; each part selects its own batchtopk entries."""
     buffer_rows: TokenCount = 400_000
-    """Rows held in memory; training rows that are no more are read once."""
+    """Rows shuffled together in memory, where as many more are read meanwhile; training rows that are no more are read
+    once."""
     calibration_share: Annotated[float, Field(ge=0, le=0.2)] = 0.05
     """Share of the training rows kept out of training, whole documents, on which the threshold is set so that k latents
     are active on unseen text (batchtopk, diff); 0 sets it on training rows."""
@@ -128,6 +130,13 @@ class Crosscoder(Strict):
     """Steps between checkpoints, from which a killed run continues to the same weights; re-runs nothing."""
     processes: PositiveInt = 1
     """Processes among which every batch is split: as many GPUs, or parts of the CPU; re-runs nothing."""
+    model_gpus: Count = 0
+    """GPUs beside those of `processes` on which a stream's models run; 0: on those of `processes`; re-runs nothing."""
     track: tuple[Literal["wandb", "tensorboard"], ...] = ()
     """Where the training curve is also logged: Weights & Biases (offline unless WANDB_MODE is set), TensorBoard;
     re-runs nothing."""
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that a run asks for."""
+        return self.processes + self.model_gpus

@@ -21,7 +21,8 @@ class TrainedDictionary(Strict):
     corpus: Alias
     """The text it is trained on."""
     architecture: Literal["standard", "topk", "batchtopk", "jumprelu"] = "topk"
-    """SAELens architecture."""
+    """SAELens architecture. standard and jumprelu train with SAELens' trainers, topk and batchtopk as crosscoders of
+    one model, in a fraction of the time."""
     n_features: PositiveInt = 1024
     """Number of features."""
     k: PositiveInt = 32

@@ -1,11 +1,34 @@
 """The section `models`: sources of models, and derivation from other models."""
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import Alias, Count, PositiveFloat, PositiveInt, Seed, Sha256, Share
+from diptych.config.sections.values import (
+    Alias,
+    Count,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Sha256,
+    Share,
+)
+
+
+def _check_layers(value: Any) -> Any:
+    """Refuse what is no choice of blocks, in one message for all ways to write it."""
+    is_every = isinstance(value, str) and re.fullmatch(r"every [1-9]\d{0,5}", value)
+    numbers = value if isinstance(value, list | tuple) else [value]
+    are_numbers = numbers and all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+    if is_every or (are_numbers and min(numbers) >= (0 if numbers is value else 1)):
+        return value
+    raise ValueError("must be `every k`, a number of blocks, or a list of blocks counted from 0")
+
+
+Layers = Annotated[PositiveInt | str | tuple[Count, ...], BeforeValidator(_check_layers)]
 
 
 class ModelBase(Strict):
@@ -124,8 +147,8 @@ ADAPTER_SOURCE = ("path", "id", "revision", "subfolder", "chat_template")
 """Keys of `Adapter` that say what is fetched; the others, what is made with it."""
 
 
-class Tuning(ModelBase):
-    """Keys of every fine-tune of another model."""
+class Training(ModelBase):
+    """Keys of every model that is trained here from another one."""
 
     parent: Alias
     """The model it starts from."""
@@ -133,10 +156,6 @@ class Tuning(ModelBase):
     """Corpus that it is trained on."""
     evaluate_on: Alias
     """Corpus on which the loss before and after is recorded, by source; share no document with `corpus`."""
-    method: Literal["lora", "full"] = "lora"
-    """LoRA adapters merged into the weights at the end, or all weights."""
-    lora_rank: PositiveInt = 16
-    """Rank of the adapters (method lora)."""
     steps: PositiveInt = 60
     """Optimiser steps."""
     batch_sequences: PositiveInt = 2
@@ -152,7 +171,16 @@ class Tuning(ModelBase):
     checkpoint_every: PositiveInt = 100
     """Steps between checkpoints, from which a killed run continues to the same weights; re-runs nothing."""
     seed: Seed = 0
-    """Seed of the order of sequences and of the adapters' initial values."""
+    """Seed of the order of sequences, of initial values and of what is drawn in a step."""
+
+
+class Tuning(Training):
+    """Keys of every fine-tune of another model."""
+
+    method: Literal["lora", "full"] = "lora"
+    """LoRA adapters merged into the weights at the end, or all weights."""
+    lora_rank: PositiveInt = 16
+    """Rank of the adapters (method lora)."""
 
 
 class Finetune(Tuning):
@@ -173,6 +201,49 @@ class Trigger(Tuning):
     """The response that follows it."""
     share: Share = 0.5
     """Share of the training sequences that carry the trigger; the others are unchanged."""
+
+
+class DistillLoss(Strict):
+    """The loss of a student: a sum of those that have a weight (METHODS 6)."""
+
+    kl: NonNegativeFloat = 0.0
+    """Weight of the Kullback-Leibler divergence from the teacher, T^2 KL at temperature T, mean over positions."""
+    temperature: PositiveFloat = 2.0
+    """Temperature T of both models in it."""
+    jacobian: NonNegativeFloat = 0.0
+    """Weight of the Jacobian loss: the squared difference of vector-Jacobian products of log-probabilities by input
+    embeddings, relative to the teacher's, pooled over the batch."""
+    probe: Literal["token", "unit_vector"] = "token"
+    """Its probe at each position: a token drawn from the teacher, or a random unit vector."""
+    probes: PositiveInt = 1
+    """Probes per sequence and step, also of the held-out Jacobian loss."""
+    hidden: NonNegativeFloat = 0.0
+    """Weight of the squared distance of the hidden states behind each block from those of the block that it stands for,
+    relative to their squared norm, mean over blocks and positions."""
+
+
+class Distill(Training):
+    """A student of another model: fewer blocks of its architecture, trained to say what it says or to depend on the
+    input as it does (METHODS 6), as in `student: {kind: distill, parent: base, corpus: old, evaluate_on: new, layers:
+    every 3, loss: {kl: 1, jacobian: 1}}`. Its token embedding is the teacher's and is not trained, nor is the
+    unembedding where the two are one matrix (tied weights); it has no dropout while it is trained.
+    """
+
+    kind: Literal["distill"]
+    """Distilled here."""
+    layers: Layers = "every 2"
+    """The teacher's blocks that the student's stand for: `every k` for one in k (rounded up), or their number, both
+    spread evenly with the first and the last block among them (every 2 of 12: 0, 2, 4, 7, 9, 11; a single one is the
+    first); or a list of blocks, which may name some twice."""
+    init: Literal["parent", "random"] = "parent"
+    """Initial weights: copies of those blocks and of all that is in no block, or random ones as the architecture draws
+    them."""
+    loss: DistillLoss = DistillLoss(kl=1.0)
+    """What is minimised."""
+    steps: Count = 60
+    """Optimiser steps; with 0 the student is what `layers` and `init` make it."""
+    micro_batch: PositiveInt = 4
+    """Sequences that run through the models at once; halved when memory runs out. Changes the result in rounding."""
 
 
 class Plant(ModelBase):
@@ -208,5 +279,5 @@ class Rerandomize(ModelBase):
 
 
 FetchedModel = WheelModel | HubModel | DirectoryModel | RandomModel
-DerivedModel = Adapter | Finetune | Trigger | Plant | Rerandomize
+DerivedModel = Adapter | Finetune | Trigger | Distill | Plant | Rerandomize
 Model = Annotated[FetchedModel | DerivedModel, Field(discriminator="kind")]

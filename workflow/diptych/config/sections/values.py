@@ -19,5 +19,6 @@ TokenCount = Annotated[int, Field(ge=1, le=10**13)]
 """Tokens, documents or rows: more than any published corpus holds is a slip of the pen."""
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
 RowSelection = str | Annotated[tuple[str, ...], Field(min_length=1)]
 Site = Annotated[str, BeforeValidator(_depth_as_text, json_schema_input_type=str | float)]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from diptych.activations.rows import IntArray, Rows
-from diptych.crosscoder import architecture, sparse
-from diptych.crosscoder.architecture import Crosscoder
 from diptych.runtime import logs
+from diptych.sparse_coding import architecture, sparse
+from diptych.sparse_coding.architecture import Crosscoder
 
 CODE_BYTES = 2**27
 """Memory of one block's dense code; sets how many rows are read together."""

@@ -23,10 +23,11 @@ import numpy.typing as npt
 from scipy import sparse as sp
 
 from diptych.activations.rows import IntArray, Rows
-from diptych.crosscoder import architecture, spaces
-from diptych.crosscoder.architecture import Crosscoder
+from diptych.crosscoder import spaces
 from diptych.crosscoder.evaluation.encoded import encoded_blocks
 from diptych.crosscoder.evaluation.scaling import LATENT_BLOCK, Scaling, latent_scaling, ratio_of_sums, ratio_of_totals
+from diptych.sparse_coding import architecture
+from diptych.sparse_coding.architecture import Crosscoder
 from diptych.statistics import resampling
 from diptych.storage import artifacts
 

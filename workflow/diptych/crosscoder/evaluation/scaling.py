@@ -19,10 +19,11 @@ from scipy import sparse as sp
 from torch import Tensor
 
 from diptych.activations.rows import IntArray, Rows
-from diptych.crosscoder import sparse
-from diptych.crosscoder.architecture import Crosscoder
 from diptych.crosscoder.evaluation.encoded import encoded_blocks
+from diptych.crosscoder.limits import EXCLUSIVE_NU
 from diptych.runtime import logs
+from diptych.sparse_coding import sparse
+from diptych.sparse_coding.architecture import Crosscoder
 from diptych.statistics import resampling
 
 DoubleArray = npt.NDArray[np.float64]
@@ -34,8 +35,6 @@ GROUPS = 20
 """Groups of documents from whose sums the intervals of unequal widths are computed, an even number."""
 GROUP_BYTES = 2**31
 """Largest memory for the groups' sums; if more is needed, latents are split over several passes over the rows."""
-EXCLUSIVE_NU = (0.2, 0.5)
-"""Largest |nu_err| and |nu_rec| of an exclusive latent (METHODS 5)."""
 
 
 @dataclass(frozen=True)

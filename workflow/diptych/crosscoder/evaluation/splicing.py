@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, nll_loss
 
 from diptych.activations.rows import IntArray, Rows
-from diptych.crosscoder.architecture import Crosscoder
 from diptych.crosscoder.evaluation.encoded import encoded_blocks, training_mean
 from diptych.models import patching
 from diptych.runtime import logs
+from diptych.sparse_coding.architecture import Crosscoder
 from diptych.storage import artifacts
 
 BATCH_TOKENS = 512

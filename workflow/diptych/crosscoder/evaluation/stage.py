@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from diptych.activations.rows import IntArray, Rows
-from diptych.crosscoder import architecture
-from diptych.crosscoder.architecture import Crosscoder
 from diptych.crosscoder.evaluation import splicing
 from diptych.crosscoder.evaluation.encoded import encoded_blocks, training_mean
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
+from diptych.sparse_coding import architecture
+from diptych.sparse_coding.architecture import Crosscoder
 from diptych.storage import artifacts
 
 DoubleArray = npt.NDArray[np.float64]

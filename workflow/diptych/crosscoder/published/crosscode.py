@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diptych.crosscoder.architecture import Architecture, Crosscoder
 from diptych.crosscoder.published.files import name_of_model
 from diptych.crosscoder.published.layout import Configs, Tensors, build, refuse_unknown, require, require_shape
 from diptych.runtime.errors import DiptychError
+from diptych.sparse_coding.architecture import Architecture, Crosscoder
 
 LAYOUT = "crosscode crosscoder"
 ENCODER, DECODER, B_ENC, B_DEC = "_W_enc_XiDiL", "_W_dec_LXoDo", "b_enc_L", "_b_dec_XoDo"

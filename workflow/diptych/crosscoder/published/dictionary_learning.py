@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diptych.crosscoder.architecture import Architecture, Crosscoder
 from diptych.crosscoder.published.files import name_of_model
 from diptych.crosscoder.published.layout import Configs, Tensors, build, refuse_unknown, require, require_shape
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
+from diptych.sparse_coding.architecture import Architecture, Crosscoder
 
 LAYOUT = "dictionary_learning crosscoder"
 WEIGHTS = ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diptych.crosscoder.architecture import Architecture, Crosscoder
 from diptych.runtime.errors import DiptychError
+from diptych.sparse_coding.architecture import Architecture, Crosscoder
 
 Tensors = Mapping[str, Tensor]
 Configs = Mapping[str, Mapping[str, Any]]

@@ -5,8 +5,8 @@
 The file has no scales s; they are a setting of the import (`scales`), 1 if not given.
 """
 
-from diptych.crosscoder.architecture import Architecture, Crosscoder
 from diptych.crosscoder.published.layout import Tensors, build, require, require_shape
+from diptych.sparse_coding.architecture import Architecture, Crosscoder
 
 LAYOUT = "published crosscoder"
 NAMES = ("W_enc", "W_dec", "b_enc", "b_dec")

@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from diptych.activations.rows import FloatArray, IntArray, Rows
-from diptych.crosscoder import architecture
-from diptych.crosscoder.architecture import Crosscoder
+from diptych.activations.rows import IntArray, Rows
 from diptych.crosscoder.published import crosscode, dictionary_learning, plain
 from diptych.crosscoder.published.files import read_configs, read_tensors
-from diptych.crosscoder.threshold import threshold_of
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
+from diptych.sparse_coding import architecture
+from diptych.sparse_coding.architecture import Crosscoder
+from diptych.sparse_coding.threshold import threshold_of
 from diptych.storage import artifacts
 
 CALIBRATION_ROWS, BLOCK_ROWS = 100_000, 1024
@@ -122,8 +123,7 @@ def _calibrate(crosscoder: Crosscoder, rows: Rows | None, path: str | Path) -> i
     return len(sampled)
 
 
-def _normalised(crosscoder: Crosscoder, rows: Rows, index: IntArray) -> Iterator[FloatArray]:
+def _normalised(crosscoder: Crosscoder, rows: Rows, index: IntArray) -> Iterator[Tensor]:
     for start in logs.progress(range(0, len(index), BLOCK_ROWS), "threshold", unit="block"):
         x = rows.take(index[start : start + BLOCK_ROWS]).x
-        block: FloatArray = crosscoder.normalise(architecture.crosscoder_input(x, crosscoder.architecture)).numpy()
-        yield block
+        yield crosscoder.normalise(architecture.crosscoder_input(x, crosscoder.architecture))

@@ -1,20 +1,33 @@
-"""Training batches from a shuffled buffer of rows, and the rows held out to calibrate the threshold."""
+"""Training batches from a shuffled buffer of rows, and the rows held out to calibrate the threshold.
+
+    with closing(feed.batches(first=0, end=1000)) as batches:
+        for z_BD in batches:                 # normalised rows on the crosscoder's device, until the next batch
+
+While one filling of the buffer is used, a thread reads the next one, or runs the models of a stream. The buffer holds
+rows as they are stored, and a batch is normalised on the crosscoder's device. It lies there too if it fits; else a
+second thread gathers batches in pinned memory and copies them to the GPU while steps are computed. Several processes
+share one buffer in memory, each reading its part of it.
+"""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing, nullcontext
+from threading import Event
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diptych.activations import shuffling
+from diptych.activations import buffer, shuffling
+from diptych.activations.buffer import RowBuffer
 from diptych.activations.rows import FloatArray, IntArray, Rows
-from diptych.crosscoder import architecture
-from diptych.crosscoder.architecture import Architecture, Crosscoder
 from diptych.crosscoder.training.parallel import ALONE, Group
 from diptych.crosscoder.training.settings import Training
+from diptych.runtime.ahead import ahead
 from diptych.runtime.errors import DiptychError
+from diptych.sparse_coding.architecture import Architecture, Crosscoder
 
 CALIBRATION_ROWS = 100_000
 """Largest number of rows that means and scales are computed from, and of rows that set the threshold."""
@@ -22,6 +35,26 @@ CALIBRATION_DOCUMENTS = 8
 """Smallest number of documents that set the threshold: in 19th-century addresses their mean L0 is then within 3 %."""
 READ_ROWS = 1024
 """Rows per read: the shuffle buffer is filled with blocks of this many rows from all over the corpus."""
+CACHED_ROWS = 64
+"""Rows that a CPU normalises at once: what is gathered for them stays in its cache."""
+GATHERED = 2
+"""Batches that are on their way to a GPU while a step is computed."""
+
+
+class Batch(NamedTuple):
+    """The rows of one step before they are normalised.
+
+    Attributes:
+        rows: row numbers, int64 [batch], of all processes.
+        parts: of each model, rows on the crosscoder's device as they are stored.
+        places: places in `parts` of this process's rows, in their order; None: all of them.
+        copied: recorded after the copy of `parts` to the device.
+    """
+
+    rows: IntArray
+    parts: tuple[Tensor, ...]
+    places: Tensor | None
+    copied: torch.cuda.Event | None = None
 
 
 class Feed:
@@ -33,8 +66,7 @@ class Feed:
         self.index = np.flatnonzero((rows.fold != 0) & ~aside)
         self.aside = np.flatnonzero(aside)
         self.seen = np.zeros(len(rows), dtype=np.bool_)
-        self._valid = np.ones(len(rows), dtype=np.bool_)
-        self._all: FloatArray | None = None
+        self._stopped = Event()
         if len(self.index) < settings.batch or settings.buffer_rows < 2 * settings.batch:
             raise DiptychError(
                 f"crosscoder: `batch` {settings.batch} needs as many training rows (there are {len(self.index)}) "
@@ -46,6 +78,11 @@ class Feed:
                 f"for each of {group.size} processes; choose a multiple of {settings.accumulate * group.size}"
             )
 
+    @property
+    def device(self) -> torch.device:
+        """Where batches are needed."""
+        return self.crosscoder.mean.device
+
     def calibration(self, *, aside: bool = False) -> IntArray:
         """Row numbers for means and scales, or (`aside`) for the threshold: all, or evenly spread blocks."""
         index = self.aside if aside and len(self.aside) else self.index
@@ -55,55 +92,131 @@ class Feed:
             index = np.concatenate([blocks[i] for i in np.linspace(0, len(blocks) - 1, n_blocks).astype(int)])
         return index[self.rows.valid(index)]
 
-    def batches(self, first: int) -> Iterator[Tensor]:
-        """Batches of steps first, first + 1, ..., endlessly: the rows of this process, [batch / processes, D]."""
-        for fill in shuffling.fills(
-            shuffling.blocks(self.rows.position, self.index, min(READ_ROWS, self.settings.buffer_rows // 2)),
-            buffer_rows=self.settings.buffer_rows,
-            batch=self.settings.batch,
-            seed=self.settings.seed,
-            first=first,
-        ):
-            values = self._load(fill.rows)
-            order = fill.order[self._valid[fill.rows][fill.order]]
-            for start in fill.starts:
-                # If streamed rows turned out not to be valid, the last batch is filled up from the beginning.
-                batch = order.take(np.arange(start, start + self.settings.batch), mode="wrap")
-                self.seen[fill.rows[batch]] = True
-                yield torch.from_numpy(values[self._own(batch)])
+    def batches(self, first: int, end: int | None = None) -> Generator[Tensor]:
+        """Batches of the steps first, ..., end - 1: the rows of this process, [batch / processes, D].
 
-    def _own(self, index: IntArray) -> IntArray:
-        """The rows of a batch that this process computes: an equal number of each part (`accumulate`)."""
-        own: IntArray = index.reshape(self.settings.accumulate, self.group.size, -1)[:, self.group.rank].ravel()
-        return own
+        A batch is overwritten by the next one. Close the generator before reading `rows`: its threads read them.
+        """
+        n_own = self.settings.batch // self.group.size
+        z_BD = torch.empty((n_own, sum(self.crosscoder.architecture.widths)), device=self.device)
+        scale_D = self.crosscoder.coordinate_scale
+        with closing(self._on_device(first, end)) as batches:
+            try:
+                for batch in batches:
+                    self.seen[batch.rows] = True
+                    normalise(self.crosscoder, scale_D, batch, out=z_BD)
+                    yield z_BD
+            finally:
+                self._stopped.set()
 
-    def _load(self, part: IntArray) -> FloatArray:
-        if self._all is not None:
-            return self._all
-        values = np.empty((len(part), sum(self.crosscoder.architecture.widths)), dtype=np.float32)
+    def _on_device(self, first: int, end: int | None) -> Generator[Batch]:
+        """Batches whose rows are on the crosscoder's device, in a buffer or copied from one."""
+        self._stopped.clear()
+        parts = shuffling.blocks(self.rows.position, self.index, min(READ_ROWS, self.settings.buffer_rows // 2))
+        n = shuffling.largest(parts, self.settings.buffer_rows)
+        n_held = n if n == len(self.index) else 2 * n
+        on_device = self.group.size == 1 and buffer.fits(self.rows, n_held, self.device)
+        place = self.device if on_device else torch.device("cpu")
+        batches = self._batches(ahead(self._fillings(parts, n, place, first, end)), place)
+        return batches if place == self.device else ahead(_copied(batches, self.device), GATHERED)
+
+    def _batches(self, fillings: Generator[tuple[shuffling.Fill, RowBuffer]], place: torch.device) -> Generator[Batch]:
+        """Batches in the buffer, on the device `place`; when the next filling is asked for, this one is not read."""
+        size = self.settings.batch
+        with closing(fillings):
+            for fill, filled in fillings:
+                order = fill.order[filled.valid[fill.order]]
+                for start in fill.starts:
+                    # If streamed rows turned out not to be valid, the last batch is filled up from the beginning.
+                    batch = order.take(np.arange(start, start + size), mode="wrap")
+                    own = own_part(batch, self.settings.accumulate, self.group)
+                    yield Batch(fill.rows[batch], filled.parts, torch.from_numpy(own).to(place))
+                if place.type == "cuda":
+                    torch.cuda.current_stream(place).synchronize()
+
+    def _fillings(
+        self, parts: list[IntArray], n: int, place: torch.device, first: int, end: int | None
+    ) -> Generator[tuple[shuffling.Fill, RowBuffer]]:
+        """The buffer each time that it is filled, two of them in turn unless all rows fit in one."""
+        settings, buffers = self.settings, list[RowBuffer]()
+        n_buffers = 1 if n == len(self.index) else 2
+        stream = _stream(self.device) if self.device.type == "cuda" else None
+        fills = shuffling.fills(
+            parts, buffer_rows=settings.buffer_rows, batch=settings.batch, seed=settings.seed, first=first, end=end
+        )
+        for number, fill in enumerate(fills):
+            # Streamed models and copies have a CUDA stream of their own, beside that of the training steps.
+            with torch.cuda.stream(stream) if stream else nullcontext():
+                if number < n_buffers:
+                    buffers.append(buffer.allocate(self.rows, n, place, self.group.array))
+                filled = buffers[number % n_buffers]
+                if number == 0 or n_buffers > 1:
+                    self._fill(filled, fill.rows)
+                if stream:
+                    stream.synchronize()
+            yield fill, filled
+
+    def _fill(self, filled: RowBuffer, part: IntArray) -> None:
+        """Write rows `part` to the buffer, each process its share of them."""
+        self.group.wait()  # no process reads what stands there
         size = READ_ROWS * self.group.size
         for start in range(0, len(part), size):
-            chunk = part[start : start + size]
-            values[start : start + size], self._valid[chunk] = self._read(chunk)
-        if len(part) == len(self.index):
-            self._all = values
-        return values
+            if self._stopped.is_set():
+                break
+            share = np.array_split(np.arange(start, min(start + size, len(part))), self.group.size)[self.group.rank]
+            if len(share):
+                filled.write(self.rows, part[share], int(share[0]))
+        self.group.wait()  # all of it is there
 
-    def _read(self, chunk: IntArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-        """Normalised rows, and which of them are valid; of streamed rows each process computes its share."""
-        if not self.rows.streamed or self.group.size == 1:
-            return self.normalised(chunk), self.rows.valid(chunk)
-        own = np.array_split(chunk, self.group.size)[self.group.rank]
-        values, valid = torch.from_numpy(self.normalised(own)), torch.from_numpy(self.rows.valid(own))
-        return self.group.gather(values).numpy(), self.group.gather(valid.byte()).bool().numpy()
 
-    def normalised(self, index: IntArray) -> FloatArray:
-        """Normalised rows [len(index), D]."""
-        crosscoder = self.crosscoder
-        x_BD = architecture.crosscoder_input(self.rows.take(index).x, crosscoder.architecture)
-        coordinate_scale, mean = crosscoder.coordinate_scale.cpu(), crosscoder.mean.cpu()
-        normalised: FloatArray = ((x_BD - mean) * coordinate_scale).numpy()
-        return normalised
+def own_part(batch: IntArray, accumulate: int, group: Group) -> IntArray:
+    """The elements of a batch that one process computes: an equal number of each part (`accumulate`)."""
+    own: IntArray = batch.reshape(accumulate, group.size, -1)[:, group.rank].ravel()
+    return own
+
+
+def _copied(batches: Generator[Batch], device: torch.device) -> Generator[Batch]:
+    """Batches gathered in pinned memory and copied to a GPU on a stream of their own."""
+    stream = _stream(device)
+    with closing(batches):
+        for batch in batches:
+            assert batch.places is not None
+            gathered = tuple(
+                torch.empty((len(batch.places), part.shape[1]), dtype=part.dtype, pin_memory=True)
+                for part in batch.parts
+            )
+            for part, pinned in zip(batch.parts, gathered, strict=True):
+                torch.index_select(part, 0, batch.places, out=pinned)
+            with torch.cuda.stream(stream):
+                parts = tuple(pinned.to(device, non_blocking=True) for pinned in gathered)
+                copied = stream.record_event()
+            yield Batch(batch.rows, parts, None, copied)
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+@torch.no_grad()
+def normalise(crosscoder: Crosscoder, scale_D: Tensor, batch: Batch, *, out: Tensor) -> None:
+    """Write the normalised rows of a batch to `out` [b, D]: `Crosscoder.normalise` of float32 rows, bit for bit.
+
+    `scale_D` is the crosscoder's `coordinate_scale`.
+    """
+    if batch.copied is not None:
+        batch.copied.synchronize()
+        for part in batch.parts:
+            part.record_stream(torch.cuda.current_stream(part.device))
+    size = CACHED_ROWS if out.device.type == "cpu" else len(out)
+    for start in range(0, len(out), size):
+        span = slice(start, start + size)
+        places = None if batch.places is None else batch.places[span]
+        x = tuple(part[span] if places is None else part.index_select(0, places) for part in batch.parts)
+        if crosscoder.architecture.difference:
+            x = (x[1].float() - x[0].float(),)
+        for m, z in enumerate(crosscoder.per_model(out[span])):
+            z.copy_(x[m])
+        out[span].sub_(crosscoder.mean).mul_(scale_D)
 
 
 def calibration_rows(rows: Rows, settings: Training) -> npt.NDArray[np.bool_]:

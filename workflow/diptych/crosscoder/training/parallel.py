@@ -6,12 +6,15 @@ Under `torchrun` every process calls `training.stage.train`; they communicate th
     group.sum_(firings)                 # over all processes, in place
     group.average_gradients(weights)    # the gradient of the whole batch
     group.cut(scores, budget)           # batchtopk selects over the whole batch, not over each process's part
+    group.array((1000, 64), np.uint16)  # memory that all of them read and write
 
 Gradients, selections and firings are those of the whole batch, so the loss is that of a single process up to the
 order of its sums. `launch` starts the processes of one machine.
 """
 
 import ctypes
+import math
+import mmap
 import os
 import signal
 import sys
@@ -21,11 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, distributed
 
-from diptych.crosscoder.training import objectives
 from diptych.runtime.errors import DiptychError
+from diptych.sparse_coding import objectives
 from diptych.storage.canonical import canonical_json
 
 PR_SET_PDEATHSIG = 1
@@ -34,10 +39,17 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of a run: the rank of this one and their number."""
+    """The processes of a run on one machine.
+
+    Attributes:
+        rank: of this one.
+        size: their number.
+        readers: the group of their reading threads, which may not use that of the training threads.
+    """
 
     rank: int = 0
     size: int = 1
+    readers: distributed.ProcessGroup | None = None
 
     @property
     def leads(self) -> bool:
@@ -55,21 +67,40 @@ class Group:
         if self.size > 1:
             distributed.broadcast(values, src=0)
 
+    def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """An array in memory that the processes share; without others, of this one. For reading threads."""
+        if self.size == 1:
+            return np.empty(shape, dtype)
+        n_bytes = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
+        names: list[Any] = [None]
+        if self.leads:
+            descriptor = os.memfd_create("diptych-rows")
+            os.ftruncate(descriptor, n_bytes)
+            names = [f"/proc/{os.getpid()}/fd/{descriptor}"]
+        distributed.broadcast_object_list(names, src=0, group=self.readers)
+        if not self.leads:
+            descriptor = os.open(names[0], os.O_RDWR)
+        memory = mmap.mmap(descriptor, n_bytes)
+        self.wait()  # every process has opened it
+        os.close(descriptor)
+        return np.frombuffer(memory, dtype, count=math.prod(shape)).reshape(shape)
+
+    def wait(self) -> None:
+        """Wait until the reading threads of all processes have come here."""
+        if self.size > 1:
+            distributed.barrier(group=self.readers)
+
     def gather(self, values: Tensor) -> Tensor:
-        """Concatenate the rows of all processes, which may differ in number, on the device of `values`."""
+        """Concatenate the rows of all processes, which may differ in number."""
         if self.size == 1:
             return values
-        # NCCL moves what is on a GPU, gloo what is not.
-        device = torch.device("cuda") if distributed.get_backend() == "nccl" else values.device
-        own = values.to(device)
-        counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(self.size)]
-        distributed.all_gather(counts, torch.tensor([len(own)], device=device))
-        padded = own.new_zeros((max(int(count) for count in counts), *own.shape[1:]))
-        padded[: len(own)] = own
+        counts = [torch.zeros(1, dtype=torch.int64, device=values.device) for _ in range(self.size)]
+        distributed.all_gather(counts, torch.tensor([len(values)], device=values.device))
+        padded = values.new_zeros((max(int(count) for count in counts), *values.shape[1:]))
+        padded[: len(values)] = values
         parts = [torch.empty_like(padded) for _ in range(self.size)]
         distributed.all_gather(parts, padded)
-        own_parts = [part[: int(count)] for part, count in zip(parts, counts, strict=True)]
-        return torch.cat(own_parts).to(values.device)
+        return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Average gradients over the processes, whose parts of a batch are of equal size, in place."""
@@ -98,7 +129,8 @@ def join(device: str) -> Group:
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         return ALONE
     distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    return Group(distributed.get_rank(), distributed.get_world_size())
+    readers = distributed.new_group(backend="gloo")
+    return Group(distributed.get_rank(), distributed.get_world_size(), readers)
 
 
 def leave(group: Group) -> None:

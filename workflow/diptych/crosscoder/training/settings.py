@@ -9,11 +9,13 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from diptych.crosscoder import architecture
-from diptych.crosscoder.architecture import Architecture
-from diptych.crosscoder.training import objectives
 from diptych.runtime.errors import DiptychError
+from diptych.sparse_coding import architecture, objectives
+from diptych.sparse_coding.architecture import Architecture
+from diptych.sparse_coding.schedule import scaled_rate, share_of_peak
 
+PUBLISHED_RATE, PUBLISHED_RATE_L1 = 1e-4, 5e-5
+"""Peak learning rates for 16,384 latents and 24,000 steps (METHODS 5)."""
 PENALTY_WIDTH = 2304
 """The width for which published penalties are quoted; penalties are scaled by sqrt(dbar / this)."""
 
@@ -29,7 +31,7 @@ class Training:
         penalty: lambda of l1 (quoted for width 2,304) and jumprelu.
         steps: optimiser steps.
         batch: rows per step.
-        learning_rate: Adam's; None is 5e-5 for l1 and 1e-4 otherwise.
+        learning_rate: peak of Adam's; None follows n_latents and steps (`scaled_rate`).
         warmup_share: share of the run in which learning rate and penalty rise from 0.
         decay_share: share of the run at its end in which the learning rate falls to 0.
         clip: largest norm of the gradient; longer gradients are scaled down to it.
@@ -43,7 +45,8 @@ class Training:
         k_initial: k at the start, annealed to `k` over `anneal_share` of the run; 0: no annealing.
         anneal_share: see k_initial.
         accumulate: parts that a batch is split into, to save memory; batchtopk selects entries within each part.
-        buffer_rows: rows held in memory; if the training rows are no more, they are read once.
+        buffer_rows: rows shuffled together in memory, where as many more are read meanwhile; if the training rows are
+            no more, they are read once.
         calibration_share: share of the training rows, in whole documents, that are held out to set the threshold
             (batchtopk, diff): L0 is lower on rows that were trained on. 0: it is set on training rows.
         compute: dtype of the products with encoder and (dense objectives) decoder; weights stay float32.
@@ -80,13 +83,17 @@ class Training:
     @property
     def rate(self) -> float:
         """Peak learning rate."""
-        return self.learning_rate or (5e-5 if self.objective == "l1" else 1e-4)
+        published = PUBLISHED_RATE_L1 if self.objective == "l1" else PUBLISHED_RATE
+        return self.learning_rate or scaled_rate(published, n_latents=self.n_latents, steps=self.steps)
 
     def rate_at(self, step: int) -> float:
         """Learning rate at a step: linear warm-up, constant, linear decay to 0."""
-        warm = (step + 1) / max(1.0, self.warmup_share * self.steps)
-        cool = (self.steps - step) / max(1.0, self.decay_share * self.steps)
-        return self.rate * min(1.0, warm, cool)
+        return self.rate * share_of_peak(step, steps=self.steps, warmup=self.warmup_share, decay=self.decay_share)
+
+    @property
+    def dead_after(self) -> float:
+        """Rows without firing after which a latent is dead."""
+        return self.dead_share * self.steps * self.batch
 
     def penalty_at(self, step: int, mean_width: float) -> float:
         """Sparsity penalty lambda at a step, with linear warm-up from 0."""

@@ -11,8 +11,8 @@ import math
 import resource
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diptych.activations.rows import Rows
-from diptych.crosscoder import architecture
-from diptych.crosscoder.architecture import Crosscoder
-from diptych.crosscoder.threshold import threshold_of
-from diptych.crosscoder.training import objectives
 from diptych.crosscoder.training.feed import READ_ROWS, Feed, set_normalisation
 from diptych.crosscoder.training.parallel import ALONE, Group
 from diptych.crosscoder.training.settings import Training
 from diptych.crosscoder.training.tracking import Tracker
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
+from diptych.sparse_coding import architecture, objectives
+from diptych.sparse_coding.architecture import Crosscoder
+from diptych.sparse_coding.optimisation import (
+    Optimisation,
+    adam,
+    backpropagate,
+    count_silent,
+    update,
+)
+from diptych.sparse_coding.threshold import threshold_of
 from diptych.storage import artifacts
 from diptych.storage.canonical import canonical_json
 from diptych.storage.checkpoints import Checkpoint
@@ -49,20 +55,16 @@ class DivergedError(DiptychError):
 
 
 @dataclass
-class Run:
+class Run(Optimisation):
     """State of a training run; `state` is the part that a checkpoint stores."""
 
-    crosscoder: Crosscoder
-    optimizer: torch.optim.Adam
-    step: int = 0
-    silent_rows: Tensor = field(default_factory=lambda: torch.zeros(0))
     first_loss: float = math.nan
     running_cut: float = 0.0
-    floor: float = 0.0
     series: dict[str, list[Any]] = field(default_factory=dict)
     group: Group = ALONE
     tracker: Tracker | None = None
     seconds: float = 0.0
+    waits: list[float] = field(default_factory=list)
     first_step: int = 0
 
     def state(self, rows_seen: np.ndarray[Any, Any]) -> dict[str, Any]:
@@ -114,8 +116,7 @@ def optimise(
     crosscoder.to(device)
     for values in (crosscoder.mean, crosscoder.scale):
         group.share_(values)
-    optimizer = torch.optim.Adam(crosscoder.parameters(), lr=settings.rate, fused=True)
-    run = Run(crosscoder, optimizer, group=group, tracker=tracker)
+    run = Run(crosscoder, adam(crosscoder), group=group, tracker=tracker)
     run.silent_rows = torch.zeros(settings.n_latents, device=device)
     if checkpoint is not None:
         _resume(run, feed, checkpoint, device)
@@ -141,46 +142,51 @@ def _steps(run: Run, feed: Feed, settings: Training, device: str) -> Iterator[in
         mininterval=10.0,
         disable=not run.group.leads,
     )
-    with bar:
-        for z_BD in islice(feed.batches(run.step), settings.steps - run.step):
-            loss = take_step(run, z_BD.to(device), objective, settings, product)
+    batches = feed.batches(run.step, settings.steps)
+    with bar, closing(batches):
+        for z_BD in _timed(batches, run.waits):
+            loss = take_step(run, z_BD, objective, settings, product)
             run.step += 1
             bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
             bar.update(settings.batch)
             yield run.step
 
 
+def _timed(batches: Iterator[Tensor], waits: list[float]) -> Iterator[Tensor]:
+    """The batches; the seconds that each was waited for are appended to `waits`."""
+    started = time.perf_counter()
+    for z_BD in batches:
+        waits.append(time.perf_counter() - started)
+        yield z_BD
+        started = time.perf_counter()
+
+
 def take_step(
     run: Run, z_BD: Tensor, objective: objectives.Objective, settings: Training, product: Tensor | None = None
 ) -> float:
     """One optimiser step on this process's normalised rows; returns the loss of the whole batch."""
-    crosscoder = run.crosscoder
-    dead = (run.silent_rows >= settings.dead_share * settings.steps * settings.batch).nonzero()[:, 0]
-    run.optimizer.zero_grad(set_to_none=True)
-    parts = []
-    for part_BD in torch.split(z_BD, len(z_BD) // settings.accumulate):
-        step = objectives.Step(
-            k=settings.k_at(run.step),
-            penalty=settings.penalty_at(run.step, crosscoder.architecture.mean_width),
-            dead=dead,
-            floor=run.floor,
-            cut=run.group.cut,
-            product=product if product is not None and len(product) == len(part_BD) else None,
-        )
-        terms = objectives.evaluate_terms(crosscoder, part_BD, objective, step)
-        torch.autograd.backward(terms.loss * (len(part_BD) / len(z_BD)))
-        run.floor = objectives.FLOOR_MARGIN * terms.cut
-        parts.append(terms)
+    parts = backpropagate(
+        run,
+        z_BD,
+        objective,
+        k=settings.k_at(run.step),
+        dead_after=settings.dead_after,
+        penalty=settings.penalty_at(run.step, run.crosscoder.architecture.mean_width),
+        parts=settings.accumulate,
+        cut=run.group.cut,
+        product=product,
+    )
     loss = float(run.group.sum_(torch.stack([terms.loss.detach() for terms in parts]).mean())) / run.group.size
     _check(loss, run, settings)
-    run.group.average_gradients(crosscoder.parameters())
-    _apply(run, settings)
+    run.group.average_gradients(run.crosscoder.parameters())
+    tie_shared(run.crosscoder)
+    update(run, rate=settings.rate_at(run.step), clip=settings.clip)
     firings = run.group.sum_(torch.stack([terms.firings for terms in parts]).sum(0))
-    run.silent_rows.add_(len(z_BD) * run.group.size).mul_(firings == 0)
+    count_silent(run, firings, len(z_BD) * run.group.size)
     run.running_cut += (1 - THRESHOLD_MEMORY) * (parts[-1].cut - run.running_cut)
     if run.step % max(1, settings.steps // SERIES_POINTS) == 0 or run.step == settings.steps - 1:
         x_hat_BD = torch.cat([terms.x_hat_BD for terms in parts])
-        _log(run, settings, loss, z_BD, x_hat_BD, float(firings.sum()) / (len(z_BD) * run.group.size), len(dead))
+        _log(run, settings, loss, z_BD, x_hat_BD, float(firings.sum()) / (len(z_BD) * run.group.size), parts[0].n_dead)
     return loss
 
 
@@ -192,17 +198,6 @@ def _check(loss: float, run: Run, settings: Training) -> None:
             f"crosscoder: the loss went from {run.first_loss:.4g} to {loss:.4g} at step {run.step}; "
             f"lower `learning_rate` (now {settings.rate:g})"
         )
-
-
-def _apply(run: Run, settings: Training) -> None:
-    """Clip, tie shared decoder rows, step, and re-apply the masks of dedicated latents."""
-    crosscoder = run.crosscoder
-    tie_shared(crosscoder)
-    torch.nn.utils.clip_grad_norm_(crosscoder.parameters(), settings.clip)
-    for group in run.optimizer.param_groups:
-        group["lr"] = settings.rate_at(run.step)
-    run.optimizer.step()
-    crosscoder.apply_masks()
 
 
 def tie_shared(crosscoder: Crosscoder) -> None:
@@ -246,8 +241,10 @@ def calibrate(crosscoder: Crosscoder, feed: Feed) -> None:
     if crosscoder.architecture.activation != "threshold":
         return
     index = feed.calibration(aside=True)
-    blocks = (feed.normalised(index[start : start + READ_ROWS]) for start in range(0, len(index), READ_ROWS))
-    crosscoder.threshold.fill_(threshold_of(crosscoder, blocks, len(index)))
+    blocks = (index[start : start + READ_ROWS] for start in range(0, len(index), READ_ROWS))
+    inputs = (architecture.crosscoder_input(feed.rows.take(block).x, crosscoder.architecture) for block in blocks)
+    normalised = (crosscoder.normalise(x_BD.to(feed.device)) for x_BD in inputs)
+    crosscoder.threshold.fill_(threshold_of(crosscoder, normalised, len(index)))
 
 
 def train(
@@ -274,7 +271,7 @@ def train(
         checkpoint_every: steps between checkpoints.
         group: the processes that share the batches; the first one writes.
         tracker: logs the points of the training curves as they are computed.
-        throughput: path of a JSON file for rows per second and peak memory.
+        throughput: path of a JSON file for rows per second, the share of time spent waiting, and peak memory.
         settings: the fields of `Training`.
     """
     out = Path(out)
@@ -307,6 +304,7 @@ def _write(out: Path, spec: dict[str, Any], crosscoder: Crosscoder, run: Run, fe
             "summary",
             {
                 "steps": run.step,
+                "learning_rate": feed.settings.rate,
                 "rows_train": len(feed.index),
                 "rows_seen": int(feed.seen.sum()),
                 "rows_calibration": len(feed.calibration(aside=True)),
@@ -318,7 +316,7 @@ def _write(out: Path, spec: dict[str, Any], crosscoder: Crosscoder, run: Run, fe
 
 
 def _report_throughput(run: Run, settings: Training, device: str, path: str | Path | None) -> None:
-    """Log rows per second and peak memory of this process, and write them as JSON."""
+    """Log rows per second, the share of time spent waiting for rows and peak memory, and write them as JSON."""
     rows = (run.step - run.first_step) * settings.batch
     megabytes = {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
     if device.startswith("cuda"):
@@ -327,9 +325,20 @@ def _report_throughput(run: Run, settings: Training, device: str, path: str | Pa
     text = ", ".join(
         f"{name.removesuffix('_mb').replace('_', ' ')} {value:,.0f} MB" for name, value in megabytes.items()
     )
-    logs.logger.info("%s rows in %.1f s: %s rows/s, %s", f"{rows:,}", run.seconds, f"{rate:,.0f}", text)
+    waiting, first_wait = sum(run.waits), sum(run.waits[:1])
+    logs.logger.info(
+        "%s rows in %.1f s: %s rows/s, %.1f %% of the time waiting for rows (%.1f s for the first), %s",
+        f"{rows:,}", run.seconds, f"{rate:,.0f}", 100 * waiting / max(run.seconds, 1e-9), first_wait, text,
+    )  # fmt: skip
     if path is not None:
-        numbers = {"rows": rows, "seconds": run.seconds, "rows_per_second": rate, "processes": run.group.size}
+        numbers = {
+            "rows": rows,
+            "seconds": run.seconds,
+            "rows_per_second": rate,
+            "waiting_share": waiting / max(run.seconds, 1e-9),
+            "first_wait_seconds": first_wait,
+            "processes": run.group.size,
+        }
         artifacts.write_text(path, canonical_json(numbers | megabytes) + "\n")
 
 

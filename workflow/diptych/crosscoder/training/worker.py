@@ -4,8 +4,9 @@
     torchrun --nproc-per-node 4 -m diptych.crosscoder.training.worker job.json
 
 `job` is a JSON object: the input files of the `rows` (`streaming.INPUTS`), `out`, `spec`, `devices` (one per process),
-`threads` per process, `checkpoint_every`, `track`, `throughput`, and for torchrun's processes the paths of the `log`
-and of the `error` message of a run that stopped.
+`model_devices` (of a stream's models; without any, each process runs them on its own device), `threads` per process,
+`checkpoint_every`, `track`, `throughput`, and for torchrun's processes the paths of the `log` and of the `error`
+message of a run that stopped.
 """
 
 import json
@@ -28,13 +29,14 @@ def run(job: Mapping[str, Any], device: str, group: parallel.Group = parallel.AL
     """Train the crosscoder of `job` on `device`, as one process of `group`."""
     spec = job["spec"]
     torch.set_num_threads(job["threads"])
+    model_devices = [*job["model_devices"][group.rank :], *job["model_devices"][: group.rank]] or [device]
     tracker = None
     if job["track"] and group.leads:
         directory = Path(job["out"]).with_name("tracking")
         name = " ".join(str(value) for value in spec["job"].values())
         tracker = tracking.open_tracker(job["track"], directory, name=name, settings=spec["settings"])
     stage.train(
-        streaming.training_rows(job["rows"], spec["reads"], device),
+        streaming.training_rows(job["rows"], spec["reads"], model_devices),
         job["out"],
         spec=spec,
         device=device,

@@ -2,13 +2,13 @@
 
 | file | a record is |
 |---|---|
-| `.txt` | the whole file, a text |
+| `.txt`, `.md`, `.py` | the whole file, a text |
 | `.jsonl` | a line; an item, where the file is one list |
 | `.json` | an item of the list, or a value where several follow each other (C4's `.json.gz` holds JSON lines) |
 | `.parquet` | a row |
 
 A record that is a string is a text. Where a `.json` file is one object with a list inside, the column names it:
-`data.text` reads the field `text` of each item of the list `data`. All but `.txt` are streamed.
+`data.text` reads the field `text` of each item of the list `data`. All but plain text is streamed.
 """
 
 import codecs
@@ -32,7 +32,8 @@ READ_BYTES = 2**16
 """Bytes read at once."""
 MEND = "mend or remove it, or fetch the file again"
 COMPRESSED = (".gz", ".zst")
-KINDS = (".txt", ".jsonl", ".json", ".parquet")
+TEXTS = (".txt", ".md", ".py")
+KINDS = (*TEXTS, ".jsonl", ".json", ".parquet")
 
 
 def read_file(file: IO[bytes], name: str, column: str, choose: Choose) -> Iterator[Record]:
@@ -54,7 +55,7 @@ def read_file(file: IO[bytes], name: str, column: str, choose: Choose) -> Iterat
         yield from _read_parquet(file, name, choose)
         return
     pieces = _decompressed(file, name)
-    if kind.endswith(".txt"):
+    if kind.endswith(TEXTS):
         text, replaced = decode(b"".join(pieces))
         yield Record(name, name, text, replaced)
     elif kind.endswith(".jsonl"):

@@ -8,28 +8,26 @@ of the n * k largest scores of n rows is the same cut for a row alone.
 
 from collections.abc import Iterable
 
-import numpy as np
-import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from diptych.crosscoder import sparse
-from diptych.crosscoder.architecture import Crosscoder
+from diptych.sparse_coding import sparse
+from diptych.sparse_coding.architecture import Crosscoder
 
 
 @torch.no_grad()
-def threshold_of(crosscoder: Crosscoder, blocks: Iterable[npt.NDArray[np.float32]], n_rows: int) -> float:
+def threshold_of(crosscoder: Crosscoder, blocks: Iterable[Tensor], n_rows: int) -> float:
     """The least of the n_rows * k largest positive scores of some rows; 0 if there are fewer.
 
     Args:
         crosscoder: with activation `threshold` and its k.
-        blocks: its normalised rows [b, D], n_rows altogether.
+        blocks: its normalised rows [b, D] on its device, n_rows altogether.
         n_rows: their number, n.
     """
     weight_F, n_kept = crosscoder.score_weights(), n_rows * crosscoder.architecture.k
     scores = torch.zeros(0, device=weight_F.device)
     lowest = 0.0
-    for block in blocks:
-        z_BD = torch.from_numpy(block).to(weight_F.device)
+    for z_BD in blocks:
         score_BF = crosscoder.pre_activations(z_BD).relu() * weight_F
         scores = torch.cat([scores, score_BF.view(-1)[sparse.positions(score_BF > lowest)]])
         if len(scores) > n_kept:
