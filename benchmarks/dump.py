@@ -22,6 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
 from diptych.activations import dump as activations
+from diptych.activations import shard_sequences
 from diptych.activations.sides import StoredSide
 from diptych.models import hooks
 from diptych.storage import artifacts
@@ -54,12 +55,12 @@ def truncated(directory: Path, dtype: str, device: torch.device) -> torch.nn.Mod
 def forward_rounds(
     options: argparse.Namespace, directory: Path, device: torch.device
 ) -> dict[str, Callable[[], object]]:
-    shard = activations.ShardSequences.of_shard(options.tokens_path, 0, 1)
+    shard = shard_sequences.ShardSequences.of_shard(options.tokens_path, 0, 1)
     count = max(1, int(np.searchsorted(shard.start, options.tokens, side="right")) - 1)
     start = shard.start[: count + 1]
-    sample = activations.spread_sequences(start, int(start[-1]) // 10)  # the share of a run of 40,960 tokens
+    sample = shard_sequences.spread_sequences(start, int(start[-1]) // 10)  # the share of a run of 40,960 tokens
     order = np.concatenate([sample, np.setdiff1d(np.arange(count), sample)])
-    sequences = activations.ShardSequences(shard.token[: start[-1]], start, 0, order, len(sample))
+    sequences = shard_sequences.ShardSequences(shard.token[: start[-1]], start, 0, order, len(sample))
     batches = []
     n_done = 0
     while n_done < count:

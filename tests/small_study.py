@@ -26,6 +26,7 @@ from diptych.dictionaries import encoding
 from diptych.dictionaries.sae import Dictionary, load
 from diptych.findings import stage as findings_stage
 from diptych.linear_map import stage as linear_map_stage
+from diptych.means import stage as means_stage
 from diptych.oracle import planted
 from diptych.pairing import stage as pairing_stage
 from diptych.similarity import feature_maps, inputs, score_table
@@ -36,9 +37,12 @@ from diptych.template_diff import codes as template_codes
 from diptych.template_diff import planted as template_planted
 from diptych.template_diff import stage as template_diff_stage
 from diptych.text import templates
+from diptych.text.contexts import Text
 
 # The activations are few and noisy: a true difference may be small.
-MIN_EFFECT: dict[findings_stage.Method, float] = {"linear_map": 0.1, "pairing": 0.1, "crosscoder": 0.2, "template": 0.3}
+MIN_EFFECT: dict[findings_stage.Method, float] = {
+    "means": 0.05, "linear_map": 0.1, "pairing": 0.1, "crosscoder": 0.2, "template": 0.3,
+}  # fmt: skip
 SPEC: dict[str, Any] = {
     "settings": {"seed": 0},
     "reads": {"corpus": "addresses"},
@@ -242,6 +246,8 @@ class PairWriter:
         pair_rows = rows.in_memory([activations.x_A, activations.x_B], activations.document, fold=fold, source=source)
         linear_map_stage.fit(pair_rows, directory / "linear_map.h5", spec=SPEC, directions=3, contexts=8, bootstrap=100)
         files["linear_map"] = str(directory / "linear_map.h5")
+        counts, files["means"] = np.ones(len(pair_rows), dtype=bool), str(directory / "means.h5")
+        means_stage.compare(pair_rows, counts, Text(self.tokens), files["means"], spec=SPEC, moved=0.05, bootstrap=100)
         x = {"a": activations.x_A, "b": activations.x_B}
         true_directions = {
             "a": activations.directions_A[np.array(activations.label) != "only_B"],

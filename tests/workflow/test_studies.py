@@ -29,7 +29,7 @@ def test_the_control_of_the_test_study_holds(finished):
     tested = [clause["name"] for control in found.controls for clause in control["clauses"] if clause["holds"]]
     assert len(tested) >= 6
     same = {a["method"]: a["status"] for a in found.answers if a["role"] in ("control", "floor")}
-    assert set(same) == {"linear_map", "pairing", "crosscoder"}
+    assert set(same) == {"means", "linear_map", "pairing", "crosscoder"}
     assert set(same.values()) == {"as_it_must"}
     planted = {a["method"]: a["status"] for a in found.answers if a["role"] == "planted"}
     assert (planted["linear_map"], planted["pairing"]) == ("recovered", "recovered")
@@ -44,7 +44,8 @@ def test_a_shipped_study_can_be_planned(fresh, path):
     study = loading.load(yaml.safe_load(path.read_text()))
     count = Counter(job.rule for job in jobs)
     cells = [(pair, *cell) for pair in study.compared_pairs for cell in study.cells(pair)]
-    assert count["fit_linear_map"] == len(cells)
+    assert count["fit_linear_map"] == sum(study.has_all_rows(*cell[1:]) for cell in cells)
+    assert count["compare_means"] == sum(site_a == site_b for _, site_a, site_b in cells)
     with_features = sum(study.has_features(*cell) for cell in cells)
     assert count["compare_spaces"] == with_features
     repeats = set(study.pairs) - set(study.compared_pairs)

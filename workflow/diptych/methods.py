@@ -88,6 +88,18 @@ METHODS: tuple[Method, ...] = (
         is_exact=True,
     ),
     Method(
+        "means",
+        "difference of means",
+        "diptych.means",
+        file="means",
+        settings_files=("means",),
+        kind="direction",
+        min_effect=0.05,
+        effect="Length of the mean difference, over the typical distance of A's activations there from their mean.",
+        is_share=False,
+        is_steered=True,
+    ),
+    Method(
         "linear_map",
         "linear map",
         "diptych.linear_map",

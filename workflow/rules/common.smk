@@ -74,7 +74,7 @@ def crosscoder_of(wildcards):
     return STUDY.crosscoders[wildcards.crosscoder]
 
 
-SITES = {site for group in STUDY.sites.values() for site in group}
+SITES = {site for group in STUDY.sites for site in STUDY.sites_of(group)}
 TOKENIZERS = {STUDY.tokenizer(model) for model in STUDY.models}
 
 

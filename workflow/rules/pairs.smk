@@ -1,6 +1,26 @@
 # Two models without a crosscoder: the map between their spaces, their features' correlation, pairing and geometry.
 
 
+rule compare_means:
+    input:
+        unpack(inputs("compare_means")),
+    output:
+        LAYOUT.means(*PAIR),
+    log:
+        LAYOUT.log("compare_means", PAIR_NAME),
+    benchmark:
+        LAYOUT.benchmark("compare_means", PAIR_NAME)
+    conda:
+        CPU_ENV
+    threads: 4
+    resources:
+        **cpu(16),
+    params:
+        spec=spec("compare_means"),
+    script:
+        "../scripts/compare_means.py"
+
+
 rule fit_linear_map:
     input:
         unpack(inputs("fit_linear_map")),

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from diptych.activations import dump as activations
-from diptych.activations import shard_writer
+from diptych.activations import shard_sequences, shard_writer
 from diptych.activations.sides import StoredSide
 from diptych.models import hooks as hooked
 from diptych.runtime.errors import DiptychError
@@ -181,9 +181,9 @@ def test_shards_join_to_the_whole(place: Path, tmp_path: Path) -> None:
 
 def test_shards_are_even_and_never_empty() -> None:
     even = np.arange(0, 101 * 24, 24)
-    assert activations.shard_edges(even, 4).tolist() == [0, 25, 50, 75, 100]
+    assert shard_sequences.shard_edges(even, 4).tolist() == [0, 25, 50, 75, 100]
     uneven = np.array([0, 1000, 1001, 1002, 1003])
-    assert activations.shard_edges(uneven, 4).tolist() == [0, 1, 2, 3, 4]
+    assert shard_sequences.shard_edges(uneven, 4).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_a_killed_dump_goes_on_and_gives_the_same_bytes(
@@ -435,8 +435,8 @@ def test_the_disk_must_hold_all_shards_to_come(
 
 
 def test_a_dump_asks_for_the_room_of_its_other_shards(place: Path, tmp_path: Path) -> None:
-    whole = activations.ShardSequences.of_shard(place / "tokens.h5", 0, 1)
-    work = activations.ShardSequences.of_shard(place / "tokens.h5", 1, 3)
+    whole = shard_sequences.ShardSequences.of_shard(place / "tokens.h5", 0, 1)
+    work = shard_sequences.ShardSequences.of_shard(place / "tokens.h5", 1, 3)
     assert list(work.others) == [0, 2]
     assert sum(work.others.values()) + work.n_rows == whole.n_rows
     assert whole.others == {}
@@ -480,3 +480,35 @@ def test_float16_overflow_is_refused(tmp_path: Path) -> None:
     store.open(16)
     with pytest.raises(DiptychError, match="does not fit float16"):
         store.put("middle", np.arange(2), torch.full((2, 4), 7e4), np.ones(2, dtype=np.float32))
+
+
+def test_the_first_rows_are_those_of_the_whole(place: Path, tmp_path: Path) -> None:
+    sites = ["first", "blocks.2.hook_resid_pre"]
+    whole = dump(place, tmp_path / "whole" / "0.h5", sites=sites)
+    with artifacts.read(place / "tokens.h5", "tokens") as file:
+        position, start = file["position"][:], file["sequences/start"][:]
+    shards = [dump(place, tmp_path / f"{n}.h5", sites=sites, first=3, shard=n, shards=2) for n in range(2)]
+    token_row = np.concatenate([file["token_row"][:] for file in shards])
+    np.testing.assert_array_equal(token_row, np.flatnonzero(position < 3))
+    assert start[-1] == len(position)
+    for site in sites:
+        full = whole[f"sites/{site}/values"][:]
+        side = StoredSide([tmp_path / f"{n}.h5" for n in range(2)], site)
+        np.testing.assert_array_equal(side.covers(len(position)), position < 3)
+        some = token_row[1::2]
+        np.testing.assert_allclose(side.take(some), full[some], rtol=0, atol=1e-5 * np.abs(full).max())
+    assert not any("sample" in name for name in shards[0] if name != "sample_row")
+    assert len(shards[0]["sample_row"]) == 0
+
+
+def test_only_the_first_tokens_are_read(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    original = hooked.HookedModel.__call__
+
+    def measured(self: hooked.HookedModel, ids: torch.Tensor, sites: Any = None) -> dict[str, torch.Tensor]:
+        lengths.append(ids.shape[1])
+        return original(self, ids, sites)
+
+    monkeypatch.setattr(hooked.HookedModel, "__call__", measured)
+    dump(place, tmp_path / "first.h5", first=5)
+    assert max(lengths) == 5

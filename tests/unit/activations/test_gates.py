@@ -162,3 +162,31 @@ def test_rank_does_not_depend_on_the_mean() -> None:
     values[:, 2] = 0
     side = MemorySide(values + np.float32(100))
     assert gates.numerical_rank(side, np.arange(N))[0] == D - 1
+
+
+def test_rows_that_are_not_stored_do_not_count(tmp_path: Path) -> None:
+    values, position = clean(), np.tile(np.arange(LENGTH), N // LENGTH)
+    first = np.flatnonzero(position < 4)
+    shards = []
+    for number, part in enumerate(np.array_split(first, 2)):
+        shards.append(write_rows(tmp_path / f"{number}.h5", values[part], int(part[0])))
+        with artifacts.read(shards[-1], "activations") as file:
+            attributes = dict(file.attrs)
+        with artifacts.create(shards[-1], "activations", {}) as out:
+            out.array("sites/middle/values", values[part], dtype="float32")
+            out.array("sites/middle/norm", np.linalg.norm(values[part], axis=1).astype(np.float32))
+            out.array("token_row", part)
+            out.json("first", 4)
+            for name in ("first_row", "hooks", "compute_dtype", "storage_error", "compute_error", "compute_unmeasured"):
+                out._file.attrs[name] = attributes[name]
+            out.json("batch", {"tokens": 64, "halved": 0})
+    gates.gate(shards, write_tokens(tmp_path / "tokens.h5"), tmp_path / "gates.h5", spec={})
+    with artifacts.read(tmp_path / "gates.h5", "gates") as file:
+        cause, statistics = file["sites/middle/cause"][:], artifacts.read_json(file, "gates")["middle"]
+    np.testing.assert_array_equal(cause == gates.CAUSES.index("not_stored"), position >= 4)
+    assert (cause[(position >= 2) & (position < 4)] == 0).mean() > 0.95
+    assert statistics["rows"] == len(first)
+    assert statistics["invalid_share"]["inserted"] == 0.25
+    assert len(statistics["norm_by_position"]) == 4
+    with pytest.raises(DiptychError, match="token rows are in no shard"):
+        gates.gate(shards[:1], tmp_path / "tokens.h5", tmp_path / "gates.h5", spec={})

@@ -100,6 +100,35 @@ def test_no_common_row_is_an_error(stored, tmp_path):
         rows.stored([models[0], models[1]._replace(gates=str(tmp_path / "none.h5"))])
 
 
+@pytest.mark.parametrize("selected", ["all", "last"])
+def test_first_rows_come_with_those_that_count(stored, selected):
+    models, values, valid = stored
+    pair, counts = rows.stored_with_first(models, 2, row_selection=selected)
+    expected = rows.stored(models, row_selection=selected).token_row[0]
+    np.testing.assert_array_equal(pair.token_row[0][counts], expected)
+    first = np.flatnonzero(np.arange(N) % 8 < 2)
+    np.testing.assert_array_equal(pair.token_row[0], np.union1d(first, expected))
+    assert (~(valid["a"] & valid["b"]))[first].any(), "some first rows do not count"
+    np.testing.assert_array_equal(pair.take(np.arange(len(pair))).x[0], values["a"][pair.token_row[0]])
+    np.testing.assert_array_equal(pair.position, pair.token_row[0] % 8)
+
+
+def test_rows_that_are_not_stored_are_in_no_selection(stored, tmp_path):
+    """A shard with the first positions only names its token rows."""
+    models, values, valid = stored
+    first = np.flatnonzero(np.arange(N) % 8 < 3)
+    with artifacts.create(tmp_path / "first.h5", "activations", {}) as out:
+        out.array("sites/middle/values", values["a"][first], dtype="float32")
+        out.array("sites/middle/norm", np.linalg.norm(values["a"][first], axis=1))
+        out.array("token_row", first)
+        out._file.attrs["first_row"] = 0
+    side = sides.StoredSide([tmp_path / "first.h5"], "middle")
+    np.testing.assert_array_equal(np.flatnonzero(side.covers(N)), first)
+    np.testing.assert_array_equal(side.take(first[3:9]), values["a"][first[3:9]])
+    of_first = models[0]._replace(shards=[str(tmp_path / "first.h5")])
+    np.testing.assert_array_equal(rows.stored([of_first]).token_row[0], first[valid["a"][first]])
+
+
 def test_rows_are_read_as_stored_over_gaps_and_shards(stored):
     models, values, _ = stored
     bits = {"a": values["a"], "b": artifacts.to_bfloat16(values["b"])}

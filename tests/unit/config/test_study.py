@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from diptych.config import loading
+from diptych.config import cells, loading
 from diptych.config.documentation import write
 from diptych.config.jobs import Jobs
+from diptych.config.layout import Layout
 from diptych.config.sections.strict import ConfigError
 from diptych.config.study import Study
 
@@ -160,6 +161,18 @@ INVALID = [
         "crosscoders.tuned.objective: diff is x_B - x_A of two models",
     ),
     (put("sites", {"main": ["middle"], "more": ["middle"]}), "sites: 'middle' is listed twice"),
+    (
+        put("sites", {"main": {"sites": ["middle"], "row": "first"}}),
+        "sites.main.row: unknown key; did you mean 'rows'?",
+    ),
+    (
+        put("sites", {"main": {"sites": ["middle"], "rows": "last"}}),
+        "sites.main.rows: input should be 'all' or 'first'",
+    ),
+    (
+        put("sites", {"main": {"sites": ["middle"], "rows": "first"}}),
+        "sites.main stores the first rows of 'middle' only",
+    ),
     (put("sites", {"main": ["midle"]}), "sites: site 'midle': no such hook; did you mean 'middle'?"),
     (put("sites", {"main": [1.5]}), "sites: site '1.5': a relative depth lies between 0 and 1"),
     (put("sites", {"main": ["last.mlp.post"]}), "no such hook; did you mean 'last.mlp.hook_post'?"),
@@ -296,6 +309,45 @@ def test_a_grid_is_every_site_of_a_by_every_site_of_b():
     assert study.role("tuned", "middle", "middle") == "compared"
     del config["pairs"]["grid"]["dictionary_a"], config["pairs"]["grid"]["dictionary_b"]
     assert not loading.load(config).has_features("grid", "first", "first")
+
+
+EARLY = {"sites": ["first", 0.25, "middle"], "rows": "first"}
+
+
+def test_sites_of_first_rows_have_means_alone():
+    config = copy.deepcopy(VALID)
+    config["sites"] = {"early": EARLY, "main": ["middle"]}
+    config["pairs"]["tuned"] |= {"sites": ["middle", "first"]}
+    study = loading.load(config)
+    assert study.sites_of("early") == ("first", "0.25", "middle")
+    assert (study.group("middle"), study.group("first")) == ("main", "early")
+    files = cells.files_of(Layout(study), "tuned", "first", "first")
+    assert set(files) == {"tokens_a", "tokens_b", "means", "means_of_pair"}
+    assert files["means_of_pair"] == cells.files_of(Layout(study), "tuned", "middle", "middle")["means_of_pair"]
+    assert len(files["means_of_pair"]) == 2
+    assert not study.is_steered("tuned", "first", "first")
+    jobs = Jobs(study)
+    assert jobs.dump_activations("both", "base", "early", "0").settings["first"] == study.means.positions
+    assert jobs.dump_activations("both", "base", "main", "0").settings["first"] is None
+    assert "early" in str(jobs.compare_means("tuned", "first", "first").inputs["shards_a"])
+    assert "main" in str(jobs.compare_means("tuned", "middle", "middle").inputs["shards_a"])
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (put("dictionaries/sae/site", "first"), "dictionaries.sae.site"),
+        (put("crosscoders/tuned/site", "first"), "crosscoders.tuned.site"),
+        (put("pairs/tuned/sites_b", ["middle"]), "pairs.tuned.sites"),
+    ],
+)
+def test_nothing_else_reads_first_rows(change, key):
+    config = copy.deepcopy(VALID)
+    config["sites"] = {"early": EARLY, "main": ["middle"]}
+    config["pairs"]["tuned"] |= {"sites": ["middle", "first"]}
+    change(config)
+    with pytest.raises(ConfigError, match=rf"{re.escape(key)}: sites\.early stores the first rows of 'first' only"):
+        loading.load(config)
 
 
 def test_corpora_of_a_derived_model():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from diptych.activations import dump, gates, rows
+from diptych.activations import dump, gates, rows, shard_sequences
 from diptych.activations.sides import StoredSide
 from diptych.dictionaries import codes, encoding, layer_check, sae
 from diptych.storage import artifacts
@@ -26,7 +26,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_model(place / "model", layers=5)
     tokens.prepare(place / "corpus", place / "model", place / "tokens.h5", spec={}, tokens=2000, sequence_length=24)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dump, "SAMPLE_ROWS", 600)
+        patch.setattr(shard_sequences, "SAMPLE_ROWS", 600)
         for shard in (0, 1):
             dump.dump(
                 place / "model", place / "tokens.h5", place / f"{shard}.h5", spec={}, shard=shard, shards=2,

@@ -126,14 +126,14 @@ def test_differences_of_the_tuned_pair_are_found_on_their_side(study):
 
 
 def test_a_method_that_depends_on_training_needs_a_second_seed(study):
-    """The small study has one dictionary and one crosscoder a model; the linear map trains nothing."""
+    """The small study has one dictionary and one crosscoder a model; means and linear map train nothing."""
     found = stage.read(study["findings"])
     by_method = {}
     for method, status, seeds, note in zip(
         *(found.table[c] for c in ("method", "status", "seeds", "note")), strict=True
     ):
         by_method.setdefault(method, set()).add((status, seeds, bool(note)))
-    assert by_method.pop("linear_map") == {("finding", "", False)}
+    assert by_method.pop("linear_map") == by_method.pop("means") == {("finding", "", False)}
     assert by_method
     assert all(seen == {("not repeated", "1/1", True)} for seen in by_method.values())
     answers = {a["method"]: a for a in found.answers if a["pair"] == "tuned"}
@@ -228,7 +228,8 @@ def test_a_control_whose_rows_are_shifted_by_one_fails(tmp_path):
     assert collected(tmp_path, only_map(tmp_path, "control", same)).control_holds is True
     shifted = collected(tmp_path, only_map(tmp_path, "control", same, np.roll(same.x_A, 1, axis=0)))
     assert shifted.control_holds is False
-    assert shifted.controls[0]["clauses"][0]["holds"] is False
+    clauses = {clause["name"]: clause["holds"] for clause in shifted.controls[0]["clauses"]}
+    assert clauses["the best map is the identity, and exact"] is False
 
 
 def test_unequal_widths_are_said_to_be_untested(tmp_path):

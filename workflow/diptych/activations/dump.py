@@ -17,7 +17,6 @@ layer.
 import gc
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from diptych.activations.shard_sequences import ShardSequences
 from diptych.activations.shard_writer import Shape, ShardWriter
 from diptych.models.batches import tokens_per_pass
 from diptych.models.hooks import DType, HookedModel, Loader, block_outputs, widths
@@ -35,15 +35,12 @@ from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 from diptych.text.tokenizer import check_tokenizer
 
-Int32Array = npt.NDArray[np.int32]
 IntArray = npt.NDArray[np.int64]
 
 CHECKPOINT_SECONDS = 30.0
 """Time between checkpoints: what a killed job may lose."""
 PRECISION_TOKENS = 512
 """Tokens read again in float32 to measure what the compute dtype loses: enough for a median, seconds of work."""
-SAMPLE_ROWS = 4096
-"""Rows of all shards together for which the neighbouring layers are stored (METHODS 1)."""
 
 
 def dump(
@@ -55,6 +52,7 @@ def dump(
     sites: Sequence[str],
     shard: int = 0,
     shards: int = 1,
+    first: int | None = None,
     dtype: DType = "bfloat16",
     store: DType = "bfloat16",
     batch_tokens: int | None = None,
@@ -71,6 +69,8 @@ def dump(
         sites: each a hook name, a relative depth or `first | middle | last` (see `sites.resolve_site`).
         shard: which of the contiguous spans of sequences, 0 <= shard < shards.
         shards: number of spans, about equal in tokens.
+        first: read and store only so many first tokens of each sequence, which no later one changes; None: all. The
+            neighbouring layers are left out then.
         dtype: of the forward pass.
         store: dtype on disk.
         batch_tokens: tokens of one forward pass, padding included; at least one sequence is read. None: from the
@@ -83,10 +83,10 @@ def dump(
         DiptychError: another tokenizer, an unknown site, sequences longer than the model's context, too little disk,
             values that are not finite or do not fit float16, or too little memory for the model or a single sequence.
     """
-    sequences = ShardSequences.of_shard(tokens_path, shard, shards)
+    sequences = ShardSequences.of_shard(tokens_path, shard, shards, first)
     check_tokenizer(model_dir, tokens_path)
     torch_device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    loader = Loader(model_dir, sites, torch_device, neighbours=True)
+    loader = Loader(model_dir, sites, torch_device, neighbours=first is None)
     loader.check(int(sequences.token.max()), int(sequences.lengths().max()))
     model = loader.load(dtype)
     writer = _shard_writer(Path(out), spec, loader, widths(model, torch_device), sequences, store)
@@ -99,8 +99,15 @@ def dump(
     if measure_precision and shard == 0 and dtype != "float32":
         _measure_precision(loader, sequences, writer, torch_device)
     writer.finish(
-        {"hooks": loader.hooks, "first_row": sequences.first_row, "compute_dtype": dtype, "neighbours": neighbours},
-        sequences.first_row + sequences.sample_rows(),
+        {
+            "hooks": loader.hooks,
+            "first_row": sequences.first_row,
+            "compute_dtype": dtype,
+            "neighbours": neighbours,
+            **({} if first is None else {"first": first}),
+        },
+        sample_row=sequences.token_rows(sequences.sample_rows()),
+        token_row=None if first is None else sequences.token_rows(np.arange(sequences.n_rows)),
     )
 
 
@@ -109,7 +116,7 @@ def _shard_writer(
     spec: Mapping[str, Any],
     loader: Loader,
     width: Mapping[str, int],
-    sequences: "ShardSequences",
+    sequences: ShardSequences,
     dtype: DType,
 ) -> ShardWriter:
     """The writer of all rows at the sites and of the sampled rows at their neighbours."""
@@ -118,103 +125,6 @@ def _shard_writer(
     sample = {hook: Shape(k, width[hook]) for hook in width if hook not in sites}
     others = {out.with_name(f"{shard}{out.suffix}"): rows for shard, rows in sequences.others.items()}
     return ShardWriter(out, spec, sites, dtype, sample, others)
-
-
-# --- sequences ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ShardSequences:
-    """The token sequences of one shard and the order in which they are read.
-
-    Attributes:
-        token: int32 [n], the shard's token rows.
-        start: int64 [S + 1], first row of each of the S sequences within the shard, then n.
-        first_row: row of the token file at which the shard begins.
-        order: int64 [S], sequence numbers in reading order: first the sampled ones, each part by falling length.
-        sampled: number of sampled sequences, for which the neighbouring layers are stored.
-        path: the token file, for messages.
-        others: number of rows of each other shard, by shard.
-    """
-
-    token: Int32Array
-    start: IntArray
-    first_row: int
-    order: IntArray
-    sampled: int = 0
-    path: str = ""
-    others: Mapping[int, int] = field(default_factory=dict)
-
-    @classmethod
-    def of_shard(cls, tokens_path: str | Path, shard: int, shards: int) -> "ShardSequences":
-        """The sequences of one of `shards` contiguous spans of the token file.
-
-        Raises:
-            DiptychError: there are fewer sequences than shards.
-        """
-        with artifacts.read(tokens_path, "tokens") as file:
-            start = file["sequences/start"][:]
-            if shards > len(start) - 1:
-                raise DiptychError(f"{tokens_path}: {len(start) - 1} sequences give no {shards} shards; lower `shards`")
-            edges = shard_edges(start, shards)
-            first, last = edges[shard], edges[shard + 1]
-            token = file["token"][start[first] : start[last]]
-        local_start = start[first : last + 1] - start[first]
-        sample = spread_sequences(local_start, SAMPLE_ROWS // shards)
-        longest_first = np.argsort(-np.diff(local_start), kind="stable")
-        in_sample = np.isin(longest_first, sample)
-        order = np.concatenate([longest_first[in_sample], longest_first[~in_sample]])
-        others = {other: int(rows) for other, rows in enumerate(np.diff(start[edges])) if other != shard}
-        return cls(token, local_start, int(start[first]), order, len(sample), str(tokens_path), others)
-
-    @property
-    def n_rows(self) -> int:
-        """Number of token rows."""
-        return len(self.token)
-
-    def lengths(self) -> IntArray:
-        """Length of each sequence."""
-        lengths: IntArray = np.diff(self.start)
-        return lengths
-
-    def batch(self, done: int, batch_tokens: int) -> IntArray:
-        """Sequence numbers of the next batch after the first `done`: as many as fit when padded to the longest."""
-        longest = int(self.lengths()[self.order[done]])
-        end = done + max(1, batch_tokens // longest)
-        return self.order[done : min(end, self.sampled) if done < self.sampled else end]
-
-    def rows_of(self, batch: IntArray) -> IntArray:
-        """The token rows of a batch of sequences, one sequence after another."""
-        return np.concatenate([np.arange(self.start[s], self.start[s + 1]) for s in batch] or [np.zeros(0, np.int64)])
-
-    def sample_rows(self) -> IntArray:
-        """The token rows of the sampled sequences, increasing."""
-        return self.rows_of(np.sort(self.order[: self.sampled]))
-
-    def padded(self, batch: IntArray) -> npt.NDArray[np.int64]:
-        """Token ids [b, longest], padded on the right with 0."""
-        lengths = self.lengths()[batch]
-        ids = np.zeros((len(batch), int(lengths.max())), dtype=np.int64)
-        for row, (sequence, length) in enumerate(zip(batch, lengths, strict=True)):
-            ids[row, :length] = self.token[self.start[sequence] : self.start[sequence] + length]
-        return ids
-
-
-def spread_sequences(start: IntArray, rows: int) -> IntArray:
-    """Numbers of evenly spread sequences with about `rows` rows in total, at least one sequence."""
-    count = len(start) - 1
-    n_spread = min(count, max(1, round(rows * count / int(start[-1]))))
-    spread: IntArray = np.unique(np.linspace(0, count - 1, n_spread).round().astype(np.int64))
-    return spread
-
-
-def shard_edges(start: IntArray, shards: int) -> IntArray:
-    """First sequence of each shard, and the end [shards + 1]: contiguous shards of about equal tokens, none empty."""
-    targets = start[-1] * np.arange(shards + 1) / shards
-    least = np.arange(shards + 1)
-    edges = np.searchsorted(start, targets, side="left")
-    clipped: IntArray = np.clip(edges, least, len(start) - 1 - least[::-1])
-    return clipped
 
 
 # --- forward passes -------------------------------------------------------------------------------------------
@@ -340,8 +250,8 @@ def _not_finite(
         text = artifacts.read_strings(file, "vocabulary/text")[known]
     return DiptychError(
         f"site {site!r} ({model.hooks[site]}): activations are not finite, first after {where} at token row "
-        f"{sequences.first_row + bad} (token id {int(sequences.token[bad])}, {text!r}); check the weights or use dtype "
-        "bfloat16 or float32"
+        f"{int(sequences.token_rows(np.array([bad]))[0])} (token id {int(sequences.token[bad])}, {text!r}); check the "
+        "weights or use dtype bfloat16 or float32"
     )
 
 

@@ -5,7 +5,7 @@ the first positions, and massive activations, which would dominate every sum of 
 position 0, and in a few sequences at position 1, against about 210 elsewhere). They stay in the files; `valid`
 excludes them and `cause` says why:
 
-    cause     0 valid, 1 inserted, 2 common_prefix, 3 skip_first, 4 outlier_norm
+    cause     0 valid, 1 inserted, 2 common_prefix, 3 skip_first, 4 outlier_norm, 5 not_stored
 
 The outlier rule does not apply at named template positions, where the norm is part of what is studied; outliers there
 are only counted.
@@ -25,7 +25,7 @@ from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 from diptych.text import templates
 
-CAUSES = ("valid", "inserted", "common_prefix", "skip_first", "outlier_norm")
+CAUSES = ("valid", "inserted", "common_prefix", "skip_first", "outlier_norm", "not_stored")
 SHOWN_POSITIONS = 32
 """First positions whose norm is listed: massive activations are at the very first ones."""
 RANK_ROWS = 50_000
@@ -77,10 +77,13 @@ def gate(
     tokens = read_tokens(tokens_path)
     with artifacts.read(shards[0], "activations") as file:
         sites = sorted(file["sites"])
+        first = artifacts.read_json(file, "first") if "first" in file.attrs else None
+    if first is not None:
+        tokens.cause[tokens.position >= first] = CAUSES.index("not_stored")
     statistics: dict[str, dict[str, Any]] = {}
     with artifacts.create(out, "gates", spec) as writer:
         for site in sites:
-            norm = _read_norms(shards, site, len(tokens.token))
+            norm = _read_norms(shards, site, tokens.cause != CAUSES.index("not_stored"))
             cause = causes(norm, tokens, outlier_norm)
             provenance = shard_provenance(shards, site)
             _require_folds(cause, tokens, f"{tokens_path}: site {site!r}")
@@ -177,17 +180,21 @@ def _statistics(
     valid = np.flatnonzero(cause == 0)
     rank, effective, constant = numerical_rank(side, _spread(valid, RANK_ROWS))
     duplicates = duplicate_share(side, _spread(valid, DUPLICATE_ROWS))
+    stored = cause != CAUSES.index("not_stored")
+    n_stored = int(stored.sum())
     template_outliers = tokens.at_template_position & _outliers(norm, tokens.cause == 0, outlier_norm)
     return {
-        "rows": len(norm),
+        "rows": n_stored,
         "valid_rows": len(valid),
         "width": side.width,
         "rows_per_width": len(valid) / side.width,
-        "invalid_share": {name: float((cause == code).mean()) for code, name in enumerate(CAUSES) if code},
+        "invalid_share": {
+            name: float((cause == code).sum()) / n_stored for code, name in enumerate(CAUSES[:-1]) if code
+        },
         "median_norm": float(np.median(norm[valid])),
         "norm_limit": outlier_norm * float(np.median(norm[tokens.cause == 0])),
-        "norm_by_position": norm_by_position(norm, tokens.position, np.median),
-        "max_norm_by_position": norm_by_position(norm, tokens.position, np.max),
+        "norm_by_position": norm_by_position(norm[stored], tokens.position[stored], np.median),
+        "max_norm_by_position": norm_by_position(norm[stored], tokens.position[stored], np.max),
         "template_outliers": int(template_outliers.sum()),
         "numerical_rank": rank,
         "effective_rank": effective,
@@ -270,13 +277,14 @@ def _spread(index: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
     return index[np.linspace(0, len(index) - 1, limit).astype(np.int64)]
 
 
-def _read_norms(shards: Sequence[str | Path], site: str, n: int) -> FloatArray:
-    norm = np.full(n, np.nan, dtype=np.float32)
+def _read_norms(shards: Sequence[str | Path], site: str, stored: BoolArray) -> FloatArray:
+    """Norms of all token rows; NaN for those that are not to be stored."""
+    norm = np.full(len(stored), np.nan, dtype=np.float32)
     for path in shards:
         with artifacts.read(path, "activations") as file:
             _fill(norm, file, site, path)
-    if np.isnan(norm).any():
-        raise DiptychError(f"{shards[0]}: {int(np.isnan(norm).sum())} token rows are in no shard; dump all shards")
+    if n_absent := int(np.isnan(norm[stored]).sum()):
+        raise DiptychError(f"{shards[0]}: {n_absent} token rows are in no shard; dump all shards")
     return norm
 
 
@@ -284,4 +292,5 @@ def _fill(norm: FloatArray, file: h5py.File, site: str, path: str | Path) -> Non
     if f"sites/{site}" not in file:
         raise DiptychError(f"{path}: holds no site {site!r}; delete it and dump again")
     start = int(artifacts.read_json(file, "first_row"))
-    norm[start : start + len(file[f"sites/{site}/norm"])] = file[f"sites/{site}/norm"][:]
+    values = file[f"sites/{site}/norm"][:]
+    norm[file["token_row"][:] if "token_row" in file else slice(start, start + len(values))] = values

@@ -150,6 +150,10 @@ class AlignedRows(NamedTuple):
     source: IntArray
     position: IntArray
 
+    def only(self, keep: BoolArray) -> "AlignedRows":
+        """The rows of a mask [n]."""
+        return AlignedRows(self.token_row[:, keep], *(values[keep] for values in self[1:]))
+
     def read_from(self, sides: tuple[Side, ...], fold: IntArray | None = None) -> Rows:
         """The `Rows` of these token rows, read from `sides`; `fold` [n] replaces the tokens' folds."""
         folds = self.fold if fold is None else fold
@@ -173,6 +177,36 @@ def stored(
     sides = tuple(StoredSide(of_model.shards, of_model.site) for of_model in files)
     usable = [_usable(of_model, side) for of_model, side in zip(files, sides, strict=True)]
     return align_rows(usable, alignment, files[0].tokens, row_selection).read_from(sides)
+
+
+def stored_with_first(
+    files: Sequence[RowFiles],
+    first: int,
+    alignment: str | None = None,
+    row_selection: selection.RowSelection = "all",
+) -> tuple[Rows, BoolArray]:
+    """The rows that `stored` returns, with those at the `first` positions of each sequence, valid or not.
+
+    Inserted tokens and massive activations stand at the first positions, where most statistics must not see them.
+
+    Returns:
+        The rows, and which of them `stored` would return, bool [n].
+
+    Raises:
+        ArtifactError: as `stored`.
+    """
+    sides = tuple(StoredSide(of_model.shards, of_model.site) for of_model in files)
+    usable = [_usable(of_model, side) for of_model, side in zip(files, sides, strict=True)]
+    kept = []
+    for of_model, side, valid in zip(files, sides, usable, strict=True):
+        with artifacts.read(of_model.tokens, "tokens") as file:
+            kept.append(valid | (side.covers(len(valid)) & (file["position"][:] < first)))
+    aligned = align_rows(kept, alignment, files[0].tokens, "all")
+    counts = np.logical_and.reduce([valid[row] for valid, row in zip(usable, aligned.token_row, strict=True)])
+    if selected := selection.read(files[0].tokens, row_selection):
+        counts[counts] = selected(aligned.token_row[0, counts])
+    keep = counts | (aligned.position < first)
+    return aligned.only(keep).read_from(sides), counts[keep]
 
 
 def align_rows(

@@ -193,12 +193,15 @@ class ShardWriter:
             raw.sync()
         artifacts.write_text(self._directory / "progress.json", json.dumps(asdict(self.progress)))
 
-    def finish(self, attributes: Mapping[str, Any], sample_row: IntArray | None = None) -> None:
+    def finish(
+        self, attributes: Mapping[str, Any], *, sample_row: IntArray | None = None, token_row: IntArray | None = None
+    ) -> None:
         """Write the artifact and remove the raw files.
 
         Args:
             attributes: stored as JSON.
             sample_row: int64 [k], token rows of the sample.
+            token_row: int64 [n], token rows of the shard's rows where these are not a span of the token file.
         """
         with artifacts.create(self._out, "activations", self._spec) as writer:
             for site, (rows, _) in self._sites.items():
@@ -207,8 +210,9 @@ class ShardWriter:
             for hook in self._sample:
                 if hook not in self.progress.dropped:
                     self._copy(writer, f"sample.{hook}", f"sample/{hook}", SAMPLED)
-            if sample_row is not None:
-                writer.array("sample_row", sample_row)
+            for name, rows_of in (("sample_row", sample_row), ("token_row", token_row)):
+                if rows_of is not None:
+                    writer.array(name, rows_of)
             for name, value in attributes.items():
                 writer.json(name, value)
             writer.json("storage_error", {site: self._storage_error(site) for site in self._sites})

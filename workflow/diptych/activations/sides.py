@@ -103,6 +103,11 @@ class StoredSide:
         return np.array([int(file.attrs["first_row"]) for file in self._files], dtype=np.int64)
 
     @cached_property
+    def _token_rows(self) -> list[IntArray | None]:
+        """The token rows of each shard's rows; None where these are a span of the token file."""
+        return [file["token_row"][:] if "token_row" in file else None for file in self._files]
+
+    @cached_property
     def _datasets(self) -> list[h5py.Dataset]:
         return [file[f"sites/{self.site}/values"] for file in self._files]
 
@@ -138,7 +143,13 @@ class StoredSide:
         edges = np.searchsorted(rows, [*self._starts, np.iinfo(np.int64).max])
         for index, (start, end) in enumerate(itertools.pairwise(edges.tolist())):
             if end > start:
-                yield index, rows[start:end] - self._starts[index], out[start:end]
+                yield index, self._local(index, rows[start:end]), out[start:end]
+
+    def _local(self, index: int, rows: IntArray) -> IntArray:
+        """The places in a shard of token rows that are in it."""
+        token_row = self._token_rows[index]
+        local: IntArray = rows - self._starts[index] if token_row is None else np.searchsorted(token_row, rows)
+        return local
 
     def _copy(self, index: int, local: IntArray, out: StoredArray) -> None:
         """Fill `out` with rows of one shard: few large reads, and a place to drop the rows between them."""
@@ -178,8 +189,9 @@ class StoredSide:
     def covers(self, n: int) -> BoolArray:
         """Which of `n` token rows are in the shards, bool [n]."""
         covered = np.zeros(n, dtype=np.bool_)
-        for file, start in zip(self._files, self._starts, strict=True):
-            covered[start : start + len(file[f"sites/{self.site}/norm"])] = True
+        for file, start, token_row in zip(self._files, self._starts, self._token_rows, strict=True):
+            span = slice(start, start + len(file[f"sites/{self.site}/norm"]))
+            covered[span if token_row is None else token_row] = True
         return covered
 
 

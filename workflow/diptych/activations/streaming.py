@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from diptych.activations import buffer, dump, gates, rows
-from diptych.activations.dump import ShardSequences
+from diptych.activations.shard_sequences import ShardSequences
 from diptych.activations.shard_writer import STORED
 from diptych.activations.sides import StoredArray
 from diptych.models import batches

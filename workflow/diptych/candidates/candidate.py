@@ -42,6 +42,7 @@ class Candidate(NamedTuple):
         caveat: what its statistics may show in place of a difference of the models ("domain shift"), or "".
         remedy: what would tell, for a candidate with a caveat.
         surplus: for a direction, the variance along it that its side has and the other has not; else NaN.
+        words: tokens by which a text that is steered along it is recognised, if not those of `rows`.
     """
 
     kind: Kind
@@ -67,6 +68,7 @@ class Candidate(NamedTuple):
     caveat: str = ""
     remedy: str = ""
     surplus: float = NAN
+    words: tuple[str, ...] = ()
 
 
 def abs_cosine(x: DoubleArray, y: DoubleArray) -> float:

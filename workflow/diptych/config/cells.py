@@ -89,8 +89,10 @@ def _text_of(layout: Layout, pair: str) -> Description:
 def files_of(layout: Layout, pair: str, site_a: str, site_b: str) -> Description:
     """The files of one cell by content: a path, a list of paths, or a list of runs."""
     study, section, cell = layout.study, layout.study.pairs[pair], (pair, site_a, site_b)
-    files: Description = {
-        **_text_of(layout, pair),
+    files: Description = {**_text_of(layout, pair), **_means(layout, *cell)}
+    if not study.has_all_rows(site_a, site_b):
+        return files
+    files |= {
         "linear_map": layout.relative(layout.linear_map(*cell)),
         "crosscoders": _crosscoders(layout, pair, site_a) if site_a == site_b else [],
         "template_diffs": _template_diffs(layout, pair, site_a) if site_a == site_b else [],
@@ -102,6 +104,14 @@ def files_of(layout: Layout, pair: str, site_a: str, site_b: str) -> Description
     if study.has_features(*cell):
         files |= _features(layout, *cell)
     return files
+
+
+def _means(layout: Layout, pair: str, site_a: str, site_b: str) -> Description:
+    """The mean differences at a site, and at all sites of the pair: one family of tests; of unlike sites none."""
+    if site_a != site_b:
+        return {}
+    family = [layout.means(pair, *cell) for cell in layout.study.cells(pair) if cell[0] == cell[1]]
+    return {"means": layout.relative(layout.means(pair, site_a, site_b)), "means_of_pair": _relative(layout, family)}
 
 
 def _features(layout: Layout, pair: str, site_a: str, site_b: str) -> Description:

@@ -80,14 +80,16 @@ def check(study: Study) -> None:
 
 
 def _check_sites(study: Study) -> None:
-    all_sites = list(chain.from_iterable(study.sites.values()))
-    for site in all_sites:
-        if all_sites.count(site) > 1:
-            raise ConfigError(f"sites: {site!r} is listed twice; a site belongs to one group")
-        try:
-            sites.check(site)
-        except DiptychError as error:
-            raise ConfigError(f"sites: {error}") from None
+    for has_first_rows in (False, True):
+        groups = [group for group in study.sites if study.has_first_rows(group) == has_first_rows]
+        all_sites = list(chain.from_iterable(map(study.sites_of, groups)))
+        for site in all_sites:
+            if all_sites.count(site) > 1:
+                raise ConfigError(f"sites: {site!r} is listed twice; a site belongs to one group")
+            try:
+                sites.check(site)
+            except DiptychError as error:
+                raise ConfigError(f"sites: {error}") from None
 
 
 def _references(study: Study) -> Iterable[tuple[str, str, str]]:
@@ -212,6 +214,8 @@ def _check_pair(study: Study, alias: str, pair: Pair) -> None:
     for field in ("sites", "sites_b"):
         for site in getattr(pair, field):
             _check_site(study, f"pairs.{alias}.{field}", site)
+            if pair.sites_b:
+                _check_all_rows(study, f"pairs.{alias}.{field}", site)
     if (pair.dictionary_a is None) != (pair.dictionary_b is None):
         raise ConfigError(f"pairs.{alias}: give both dictionary_a and dictionary_b, or neither")
     for side in ("a", "b"):
@@ -234,6 +238,7 @@ def _check_pair(study: Study, alias: str, pair: Pair) -> None:
 
 def _check_dictionary(study: Study, key: str, dictionary: Dictionary) -> None:
     _check_site(study, f"{key}.site", dictionary.site)
+    _check_all_rows(study, f"{key}.site", dictionary.site)
     if isinstance(dictionary, SparsifyDictionary | DictionaryLearningDictionary) and (
         (dictionary.path is None) == (dictionary.id is None)
     ):
@@ -271,7 +276,7 @@ def _check_similarity(study: Study) -> None:
     compared_cells = {cell for pair in study.pairs for cell in study.cells(pair) if study.has_features(pair, *cell)}
     for site in sorted({site for cell in compared_cells for site in cell} if study.similarity.neurons else ()):
         neuron_site = sites.neurons_of(site)
-        if neuron_site is None or neuron_site not in chain.from_iterable(study.sites.values()):
+        if neuron_site is None or neuron_site not in _sites_with_all_rows(study):
             remedy = f"list {neuron_site!r} in a group of `sites`" if neuron_site else "it is no residual site"
             raise ConfigError(f"similarity.neurons: site {site!r} is compared, but {remedy}; or set neurons: false")
 
@@ -304,6 +309,7 @@ def _check_steered(study: Study, alias: str) -> None:
 
 def _check_crosscoder(study: Study, alias: str, crosscoder: Crosscoder) -> None:
     _check_site(study, f"crosscoders.{alias}.site", crosscoder.site)
+    _check_all_rows(study, f"crosscoders.{alias}.site", crosscoder.site)
     for variant in expand({alias: crosscoder}).values():
         _check_variant(f"crosscoders.{alias}", crosscoder, variant)
     if crosscoder.dedicated and len(crosscoder.dedicated) != len(crosscoder.models):
@@ -341,6 +347,19 @@ def _tokenizer_hint(tokenizer: str, model: str) -> str:
 
 
 def _check_site(study: Study, key: str, site: str) -> None:
-    known = list(chain.from_iterable(study.sites.values()))
+    known = list(chain.from_iterable(study.sites_of(group) for group in study.sites))
     if site not in known:
         raise ConfigError(f"{key}: no group of `sites` lists {site!r}{suggestion(site, known)}")
+
+
+def _check_all_rows(study: Study, key: str, site: str) -> None:
+    if not study.has_all_rows(site):
+        raise ConfigError(
+            f"{key}: sites.{study.group(site)} stores the first rows of {site!r} only, which `means` alone can read; "
+            "list the site in a group of all rows too"
+        )
+
+
+def _sites_with_all_rows(study: Study) -> set[str]:
+    groups = [group for group in study.sites if not study.has_first_rows(group)]
+    return set(chain.from_iterable(study.sites_of(group) for group in groups))

@@ -39,7 +39,8 @@ class Jobs(SourceJobs):
         study = self.study
         inputs: Inputs = {"model": self.layout.model(model), "tokens": self.layout.tokens_of(corpus, model)}
         settings = {
-            "sites": list(study.sites[group]),
+            "sites": list(study.sites_of(group)),
+            "first": study.means.positions if study.has_first_rows(group) else None,
             "shard": int(shard),
             "shards": len(study.shards),
             "dtype": study.models[model].dtype,
@@ -119,6 +120,22 @@ class Jobs(SourceJobs):
         inputs: Inputs = {"model_a": self.layout.model(section.a), "model_b": self.layout.model(section.b)}
         return Job(inputs, dump_only(section, ("a", "b")), dump(self.study.weights))
 
+    def compare_means(self, pair: str, site_a: str, site_b: str) -> Job:
+        """Compare the means of a pair's activations at a site."""
+        study, section, layout = self.study, self.study.pairs[pair], self.layout
+        inputs: Inputs = {
+            **self._rows(section.corpus, section.a, site_a, "_a"),
+            **self._rows(section.corpus, section.b, site_b, "_b"),
+            "alignment": layout.alignment_of(section.corpus, section.a, section.b) or [],
+        }
+        if sites.can_be_steered(site_a):
+            inputs |= {"model_a": layout.model(section.a), "model_b": layout.model(section.b)}
+        tuned_on = study.tuned_on(section.b)
+        if tuned_on and tuned_on != section.corpus:
+            inputs["own_tokens"] = layout.tokens_of(tuned_on, section.b)
+        reads = {**dump_only(section, ("a", "b", "corpus", "rows")), "site": site_a, "tuned_on": tuned_on}
+        return Job(inputs, reads, dump(study.means))
+
     def fit_linear_map(self, pair: str, site_a: str, site_b: str) -> Job:
         """Fit the maps between the activation spaces of a pair."""
         section = self.study.pairs[pair]
@@ -188,7 +205,8 @@ class Jobs(SourceJobs):
     def steer_features(self, pair: str, site_a: str, site_b: str) -> Job:
         """Steer both models of a pair along its candidates."""
         study, section, layout = self.study, self.study.pairs[pair], self.layout
-        inputs: Inputs = {"linear_map": layout.linear_map(pair, site_a, site_b)}
+        cell = (pair, site_a, site_b)
+        inputs: Inputs = {"linear_map": layout.linear_map(*cell), "means": layout.means(*cell)}
         for side, model, site in (("a", section.a, site_a), ("b", section.b, site_b)):
             inputs[f"model_{side}"] = layout.model(model)
             inputs[f"gates_{side}"] = layout.gates_of(section.corpus, model, site)

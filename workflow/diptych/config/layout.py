@@ -133,6 +133,10 @@ class Layout:
         """The change of every tensor as a table."""
         return self.results / "pairs" / pair / "weights.tsv"
 
+    def means(self, pair: str, site_a: str, site_b: str) -> Path:
+        """The mean differences of a pair."""
+        return self._cell(pair, site_a, site_b, "means.h5")
+
     def linear_map(self, pair: str, site_a: str, site_b: str) -> Path:
         """The maps between the two models of a pair."""
         return self._cell(pair, site_a, site_b, "linear_map.h5")

@@ -22,12 +22,14 @@ from diptych.config.sections.dictionaries import Dictionary
 from diptych.config.sections.findings import Findings
 from diptych.config.sections.latents import Latents
 from diptych.config.sections.linear_map import LinearMap
-from diptych.config.sections.models import Model, Plant
+from diptych.config.sections.means import Means
+from diptych.config.sections.models import Model, Plant, Tuning
 from diptych.config.sections.outputs import Outputs
 from diptych.config.sections.pairing import Pairing
 from diptych.config.sections.pairs import Pair, RepeatedPair
 from diptych.config.sections.report import Report
 from diptych.config.sections.similarity import Similarity
+from diptych.config.sections.sites import SiteGroup
 from diptych.config.sections.steering import Steering
 from diptych.config.sections.strict import ConfigError, Strict
 from diptych.config.sections.template_diffs import RepeatedTemplateDiff, TemplateDiff
@@ -50,9 +52,10 @@ class Study(Strict):
     """Models by alias."""
     corpora: Annotated[dict[Alias, Corpus], Field(min_length=1)]
     """Corpora by alias."""
-    sites: Annotated[dict[Alias, tuple[Site, ...]], Field(min_length=1)] = {"main": ("middle",)}
+    sites: Annotated[dict[Alias, tuple[Site, ...] | SiteGroup], Field(min_length=1)] = {"main": ("middle",)}
     """Groups of sites: the sites of one group are dumped by one forward pass into one file per shard, for every model
-    that is read at any of them; a site that not all of these have belongs in another group. A site is `first`
+    that is read at any of them; a site that not all of these have belongs in another group. A group is a list, or
+    {sites: a list, rows: first} to store the first positions only. A site is `first`
     (after block 0, not the embedding), `middle` (relative depth 0.5), `last` (after the last block, before the final
     norm), a relative depth such as 0.25, or a TransformerLens hook such as blocks.3.hook_mlp_out."""
     dictionaries: dict[Alias, Dictionary] = {}
@@ -71,6 +74,8 @@ class Study(Strict):
     """Next tokens that models predict differently."""
     weights: Weights = Weights()
     """Changes of the weights."""
+    means: Means = Means()
+    """Mean differences at named places."""
     linear_map: LinearMap = LinearMap()
     """Maps between activation spaces."""
     correlation: Correlation = Correlation()
@@ -126,6 +131,11 @@ class Study(Strict):
         section = self.models[model]
         return list(dict.fromkeys(getattr(section, key) for key in ("corpus", "evaluate_on") if hasattr(section, key)))
 
+    def tuned_on(self, model: str) -> str | None:
+        """Corpus that a model of the study was fine-tuned on; None for any other model."""
+        section = self.models[model]
+        return section.corpus if isinstance(section, Tuning) else None
+
     @property
     def compared_pairs(self) -> list[str]:
         """Aliases of the pairs in the config, sorted: without the repeats that further seeds add."""
@@ -178,9 +188,23 @@ class Study(Strict):
             if isinstance(diff, RepeatedTemplateDiff) and diff.first == template_diff
         ]
 
+    def sites_of(self, group: str) -> tuple[str, ...]:
+        """The sites of a group."""
+        section = self.sites[group]
+        return section.sites if isinstance(section, SiteGroup) else section
+
+    def has_first_rows(self, group: str) -> bool:
+        """Whether a site group stores the first positions of every sequence only."""
+        section = self.sites[group]
+        return isinstance(section, SiteGroup) and section.rows == "first"
+
     def group(self, site: str) -> str:
-        """The site group that lists `site`."""
-        return next(group for group, sites in self.sites.items() if site in sites)
+        """The site group that a site is read from: of two, the one with all rows."""
+        return min((group for group in self.sites if site in self.sites_of(group)), key=self.has_first_rows)
+
+    def has_all_rows(self, *sites: str) -> bool:
+        """Whether all rows are stored at some sites; true of none."""
+        return not any(self.has_first_rows(self.group(site)) for site in sites if site)
 
     def cells(self, pair: str) -> list[tuple[str, str]]:
         """(site of A, site of B) of every comparison of a pair: equal sites, or a grid."""
@@ -195,7 +219,8 @@ class Study(Strict):
         """Role of a cell, or with "" for both sites of a pair as a whole, in the study.
 
         `control` is a model with itself through the same dictionary, `floor` a model with itself through two,
-        `planted` a model with its own planted edit, all at one site; all others are `compared`.
+        `planted` a model with its own planted edit, all at one site; all others are `compared`. What is planted on a
+        concept's tokens is not to be found where the first positions alone are stored.
         """
         section = self.pairs[pair]
         if site_a != site_b:
@@ -204,7 +229,8 @@ class Study(Strict):
             is_same = self.dictionary(pair, "a", site_a) == self.dictionary(pair, "b", site_b)
             return "control" if is_same else "floor"
         model_b = self.models[section.b]
-        return "planted" if isinstance(model_b, Plant) and model_b.parent == section.a else "compared"
+        is_planted = isinstance(model_b, Plant) and model_b.parent == section.a and self.has_all_rows(site_a)
+        return "planted" if is_planted else "compared"
 
     def dictionaries_of(self, pair: str, side: str) -> tuple[str, ...]:
         """All dictionaries of one side ("a" or "b") of a pair."""
@@ -221,7 +247,7 @@ class Study(Strict):
 
     def is_steered(self, pair: str, site_a: str, site_b: str) -> bool:
         """Whether a cell is steered: only where both models are read at one site of the residual stream."""
-        if site_a != site_b:
+        if site_a != site_b or not self.has_all_rows(site_a):
             return False
         if isinstance(self.pairs[pair], RepeatedPair):
             return False

@@ -40,7 +40,7 @@ TEXTS = 3
 """Contexts per finding in the table."""
 ROWS = 20
 """Token rows stored per finding, from which a reader takes contexts."""
-IGNORED_SETTINGS = {"seed", "a", "b", "model", "models", "dictionary_a", "dictionary_b"}
+IGNORED_SETTINGS = {"seed", "a", "b", "model", "models", "dictionary_a", "dictionary_b", "tuned_on"}
 """Keys of a spec that identify the job; positive controls need not share them."""
 
 

@@ -139,7 +139,7 @@ def _candidate_items(files: Mapping[str, Any], top: int) -> list[Item]:
         best = ranking.best(proposes.candidates(files), ranking.Threshold(ranking.Q, method.min_effect), top)
         for candidate in proposes.steered(files, best):
             side = candidate.side.lower()
-            words = _words(contexts.Text(files[f"tokens_{side}"]), candidate.rows)
+            words = _bare(candidate.words) or _words(contexts.Text(files[f"tokens_{side}"]), candidate.rows)
             density = float("nan")
             if candidate.kind == "feature":
                 density = float(contexts.Codes(files[f"features_{side}"]).density[int(candidate.id)])
@@ -187,8 +187,13 @@ def _random_latents(
 
 
 def _words(text: contexts.Text, rows: IntArray) -> tuple[str, ...]:
-    """The first distinct words of token rows, stripped and lower-cased, without stop tokens."""
-    bare = [word.strip().lower() for word in text.words(rows[:WORD_ROWS]) if not is_stop_token(word)]
+    """The first distinct words of token rows."""
+    return _bare(text.words(rows[:WORD_ROWS]))
+
+
+def _bare(words: Sequence[str]) -> tuple[str, ...]:
+    """The first distinct words, stripped and lower-cased, without stop tokens."""
+    bare = [word.strip().lower() for word in words if not is_stop_token(word)]
     return tuple(dict.fromkeys(bare))[:WORDS]
 
 

@@ -70,6 +70,12 @@ def align(
             writer.json("coverage", coverages)
 
 
+def is_identity(path: str | Path) -> bool:
+    """Whether an alignment is of equal tokenizers, that is, both models read the same rows."""
+    with artifacts.read(path, "alignment") as file:
+        return bool(artifacts.read_json(file, "identity"))
+
+
 def pair_rows(a: TokenEnds, b: TokenEnds) -> tuple[IntArray, IntArray]:
     """Pair the rows that end at one character of one document: row_a, row_b int64 [p], both in order of row_a."""
     keys_a, rows_a = _end_keys(a)

@@ -85,10 +85,9 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 def first_error(error: ValidationError, root: type[Strict]) -> str:
     """The first error of a validation as one line, `key: problem`."""
     details = error.errors(include_url=False)
-    # A list in a key of type text-or-list also fails as a text: report its error as a list.
-    relevant = [
-        detail for detail in details if not (detail["type"] == "string_type" and isinstance(detail["input"], list))
-    ]
+    # A list in a key of type text-or-list also fails as a text: report its error as a list; so with list-or-section.
+    other_branch = {("string_type", list), ("tuple_type", dict), ("model_type", list)}
+    relevant = [detail for detail in details if (detail["type"], type(detail["input"])) not in other_branch]
     first = next((detail for detail in details if detail["type"] == "extra_forbidden"), (relevant or details)[0])
     path, known, expected = _locate(first["loc"], root)
     key, value = ".".join(path), first["input"]
@@ -123,7 +122,8 @@ def _locate(loc: tuple[int | str, ...], root: type[Strict]) -> tuple[list[str], 
         if part in classes:  # the branch of a union, not a key of the config
             annotation = classes[str(part)]
         elif get_origin(annotation) in (Union, UnionType):  # also the branch of a union
-            annotation = None
+            sections = {cls.__name__: cls for cls in get_args(annotation) if _is_section(cls)}
+            annotation = sections.get(str(part))
         elif part != "[key]":
             known = list(annotation.model_fields) if _is_section(annotation) else []
             path.append(str(part))

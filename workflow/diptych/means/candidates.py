@@ -1,0 +1,94 @@
+"""Candidates of the means: the direction of the mean difference at each place."""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from diptych.candidates import proposer
+from diptych.candidates.candidate import Candidate
+from diptych.candidates.proposer import Clause, Files
+from diptych.statistics import resampling
+from diptych.storage import artifacts
+
+DoubleArray = npt.NDArray[np.float64]
+
+
+def q_values(files: Files) -> DoubleArray:
+    """Benjamini-Hochberg q of each place over all places and sites of the pair, [P]."""
+    own = _p_values(str(files["means"]))
+    others = [_p_values(path) for path in map(str, files.get("means_of_pair", ())) if path != str(files["means"])]
+    return resampling.benjamini_hochberg(np.concatenate([own, *others]))[: len(own)]
+
+
+def _p_values(path: str) -> DoubleArray:
+    with artifacts.read(path, "means") as file:
+        p: DoubleArray = file["places/p"][:] if "places" in file else np.zeros(0)
+    return p
+
+
+def candidates(files: Files) -> list[Candidate]:
+    """The mean differences of a cell; what B has more of along each is positive, so that all are of its side."""
+    with artifacts.read(files["means"], "means") as file:
+        if "places" not in file:
+            return []
+        places = artifacts.read_table(file, "places")
+        lens = artifacts.read_table(file, "lens")
+        direction, rows = file["direction"][:], file["top_row"][:]
+    q = q_values(files)
+    return [
+        Candidate(
+            kind="direction",
+            id=str(name),
+            side="B",
+            effect=float(places["effect"][k]),
+            held_out=float(places["held_out"][k]),
+            lo=float(places["lo"][k]),
+            hi=float(places["hi"][k]),
+            p=float(places["p"][k]),
+            q=float(q[k]),
+            direction=direction[k],
+            rows=rows[k][rows[k] >= 0],
+            words=_promoted(lens, k),
+        )
+        for k, name in enumerate(places["name"])
+    ]
+
+
+def _promoted(lens: dict[str, npt.NDArray[np.generic]], place: int) -> tuple[str, ...]:
+    """The tokens that a difference promotes in B."""
+    texts = lens["promoted"][(lens["model"] == "B") & (lens["place"] == place)]
+    return tuple(json.loads(str(texts[0]))) if len(texts) else ()
+
+
+def _untested(files: Files) -> str:
+    with artifacts.read(files["means"], "means") as file:
+        return str(artifacts.read_json(file, "summary")["untested"])
+
+
+class Proposer(proposer.Proposer):
+    """The means' candidates and control of a cell."""
+
+    def candidates(self, files: Files) -> list[Candidate]:
+        """The mean difference at each place where it is not zero."""
+        return candidates(files)
+
+    def untestable(self, files: Files) -> str:
+        """Different tokens or widths."""
+        return _untested(files)
+
+    def control(self, files: Files) -> Sequence[Clause]:
+        """The means of a model with itself are equal."""
+        name = "the means are equal at every place"
+        if not files.get("means"):
+            return [Clause(name, None, "no means were compared")]
+        n_different = len(candidates(files))
+        return [Clause(name, n_different == 0, f"different at {n_different} places")]
+
+    def steered(self, files: Files, best: Sequence[Candidate]) -> list[Candidate]:
+        """The mean differences as they are: each points from A to B."""
+        return list(best)
+
+
+PROPOSER = Proposer()
