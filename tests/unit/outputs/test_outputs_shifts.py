@@ -55,8 +55,12 @@ def test_a_planted_token_is_found_with_its_size(text, tmp_path):
     lo, hi = shifts.intervals(predictions, np.array([7, 11]), bootstrap=200, seed=0)
     assert lo[0] < found.effect[7] < hi[0]
     assert hi[1] < 0
-    rows = shifts.strongest_rows(predictions, np.array([7]), np.array([2.0]), 5)[0]
-    assert np.array_equal(rows, np.argsort(-(predictions.raised.change * (predictions.raised.token == 7)).max(1))[:5])
+    (rows,), (changes,) = shifts.strongest(predictions, np.array([7]), np.array([2.0]), 5)
+    of_token = (predictions.raised.change * (predictions.raised.token == 7)).max(1)
+    assert np.array_equal(rows, np.argsort(-of_token)[:5])
+    assert np.array_equal(changes, of_token[rows])
+    _, (losses,) = shifts.strongest(predictions, np.array([11]), np.array([-2.0]), 5)
+    assert (losses < 0).all()
 
 
 def test_exchanged_labels_give_uniform_p(text, tmp_path):

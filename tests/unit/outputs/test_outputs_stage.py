@@ -56,8 +56,8 @@ def test_the_raised_token_is_the_strongest_finding(place):
     (name,) = text.texts(np.array([RAISED]))
     strongest = next(found.candidate for found in ranking.findings if not found.candidate.tokens)
     assert (strongest.id, strongest.side, strongest.kind) == (name, "B", "token")
-    assert strongest.effect == pytest.approx(2.0 / np.log(2), abs=0.7)  # the logit is raised by about 2
-    assert strongest.lo < strongest.effect < strongest.hi
+    assert strongest.effect > 0.5
+    assert 0 < strongest.lo < strongest.effect < strongest.hi
     first = next(found.candidate for found in ranking.findings if found.candidate.tokens)
     assert first.id == f"{name} first in a reply"
     assert first.tokens == files["prompts"]

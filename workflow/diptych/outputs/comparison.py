@@ -68,6 +68,7 @@ class Comparison:
         listed: indices into `shifts`, increases before decreases, each by size.
         interval: of the listed effects.
         rows: int64 [listed, ROWS], token rows where each moved most.
+        changes: float64 [listed, ROWS], p_B - p_A there.
         disagreements: int64, token rows where the models differ most, the largest divergence first.
         tops: at the rows that are shown.
         topics: of what B says more.
@@ -81,6 +82,7 @@ class Comparison:
     listed: IntArray
     interval: Interval
     rows: IntArray
+    changes: DoubleArray
     disagreements: IntArray
     tops: TopTokens
     topics: Topics
@@ -107,7 +109,7 @@ def analyse(sides: tuple[Side, Side], reading: Reading, directory: str | Path, s
     tested = shifts.test(predictions)
     listed = tested.listed(settings.top, Q)
     token, effect = tested.token[listed], tested.effect[listed]
-    rows = shifts.strongest_rows(predictions, token, effect, ROWS)
+    rows, changes = shifts.strongest(predictions, token, effect, ROWS)
     apart = disagreements(predictions)
     is_shown = [np.flatnonzero(effect > 0)[:SHOWN], np.flatnonzero(effect < 0)[:SHOWN]]
     shown = np.unique(np.concatenate([apart, rows[np.concatenate(is_shown), :ROWS_SHOWN].ravel()]))
@@ -126,6 +128,7 @@ def analyse(sides: tuple[Side, Side], reading: Reading, directory: str | Path, s
         listed=listed,
         interval=shifts.intervals(predictions, token, **seeds),
         rows=rows,
+        changes=changes,
         disagreements=apart,
         tops=top_tokens(sides, reading, shown[shown >= 0]),
         topics=topics.factorise(predictions, number=settings.topics, seed=settings.seed),

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from diptych.outputs.comparison import TopTokens
 from diptych.outputs.reading import IntArray
+from diptych.outputs.streaming import DoubleArray
 from diptych.outputs.topics import Topics
 from diptych.storage import artifacts
 
@@ -48,6 +49,7 @@ class Record:
         tested: columns of all tested tokens.
         listed: columns of the listed ones.
         rows: int64 [listed, rows], where each moved most.
+        changes: float64 [listed, rows], p_B - p_A there.
         disagreements: int64, rows where the models differ most.
         tops: top tokens at the rows that are shown.
         topics: of what B says more.
@@ -62,6 +64,7 @@ class Record:
     tested: Columns
     listed: Columns
     rows: IntArray
+    changes: DoubleArray
     disagreements: IntArray
     tops: TopTokens
     topics: Topics
@@ -113,6 +116,7 @@ def _record(file: h5py.File, at: str, vocabulary: Vocabulary) -> Record:
         summary=artifacts.read_json(file, f"{at}_summary"),
         **columns,
         rows=file[f"{at}/rows"][:],
+        changes=file[f"{at}/changes"][:],
         disagreements=file[f"{at}/disagreements"][:],
         tops=TopTokens(*(file[f"{at}/tops/{name}"][:] for name in ("row", "token", "p"))),
         topics=Topics(*(file[f"{at}/topics/{name}"][:] for name in ("token", "weight", "row", "share"))),

@@ -133,12 +133,12 @@ def _shifted(cell: Mapping[str, Any], page: PageData, compared: Record, text: Te
     caption = f"Said {word} often by {cell['b']}: findings first, then by size. All: pairs/{cell['name']}/outputs.tsv."
     shown = [k for k in order if len(_shown_rows(compared, int(k), page))][:CONTEXT_TOKENS]
     contexts = [
-        [Cell(visible(names[k])), *_prediction(compared, int(row), text)]
+        [Cell(visible(names[k])), _change(float(compared.changes[k, place])), *_prediction(compared, int(row), text)]
         for k in shown
-        for row in _shown_rows(compared, int(k), page)
+        for place, row in enumerate(_shown_rows(compared, int(k), page))
     ]
     where = Table(
-        ["token", "text", f"{cell['a']} goes on", f"{cell['b']} goes on"],
+        ["token", "its change", "text", f"{cell['a']} goes on", f"{cell['b']} goes on"],
         contexts,
         caption=f"Where these moved most: the text up to {MARK}, what follows in it, and both models' next tokens.",
     )
@@ -159,10 +159,15 @@ def _token_row(compared: Record, k: int, name: str, is_finding: bool, is_up: boo
     return [*row, number_cell(int(values["mined"]))] if is_up else row
 
 
+def _change(change: float) -> Cell:
+    """A change of a probability with its sign."""
+    return Cell(f"{'+' if change > 0 else '−'}{percent(abs(change))}", order=change)
+
+
 def _shown_rows(compared: Record, k: int, page: PageData) -> IntArray:
     """The strongest rows of a listed token of which both models' top tokens are stored."""
-    rows: IntArray = compared.rows[k]
-    return rows[np.isin(rows, compared.tops.row)][: max(2, page.n_contexts // 2)]
+    rows: IntArray = compared.rows[k][: max(2, page.n_contexts // 2)]
+    return rows[np.isin(rows, compared.tops.row)]
 
 
 # --- places -------------------------------------------------------------------------------------------------------

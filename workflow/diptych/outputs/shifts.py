@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diptych.outputs.reading import IntArray
-from diptych.outputs.streaming import DoubleArray, Moved, Predictions
+from diptych.outputs.streaming import DoubleArray, Predictions
 from diptych.statistics import resampling
 
 LEAST_MEAN = 1e-6
@@ -131,17 +131,20 @@ def intervals(predictions: Predictions, token: IntArray, *, bootstrap: int, seed
     return resampling.poisson_bootstrap(np.concatenate([masses, n], axis=1), effects, n=bootstrap, seed=seed)
 
 
-def strongest_rows(predictions: Predictions, token: IntArray, effect: DoubleArray, count: int) -> IntArray:
-    """Token rows int64 [k, count] at which each token moved most in the direction of its effect; -1 is padding."""
+def strongest(
+    predictions: Predictions, token: IntArray, effect: DoubleArray, count: int
+) -> tuple[IntArray, DoubleArray]:
+    """Where each token moved most in the direction of its effect: token rows [k, count], and p_B - p_A there.
+
+    -1 and 0 are padding.
+    """
     rows = np.full((len(token), count), -1, dtype=np.int64)
-    for moved, is_side in ((predictions.raised, effect > 0), (predictions.lowered, effect < 0)):
+    changes = np.zeros((len(token), count))
+    for moved, sign, is_side in ((predictions.raised, 1, effect > 0), (predictions.lowered, -1, effect < 0)):
         for k in np.flatnonzero(is_side):
-            position = _strongest(moved, int(token[k]), count)
-            rows[k, : len(position)] = predictions.reading.row[position]
-    return rows
-
-
-def _strongest(moved: Moved, token: int, count: int) -> IntArray:
-    """Positions at which a token moved most, the largest change first."""
-    position, place = np.nonzero(moved.token == token)
-    return position[np.argsort(-moved.change[position, place], kind="stable")[:count]]
+            position, place = np.nonzero(moved.token == token[k])
+            change = moved.change[position, place]
+            order = np.argsort(-change, kind="stable")[:count]
+            rows[k, : len(order)] = predictions.reading.row[position[order]]
+            changes[k, : len(order)] = sign * change[order]
+    return rows, changes

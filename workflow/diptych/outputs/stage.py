@@ -190,6 +190,7 @@ def _write_comparison(writer: Writer, at: str, comparison: Comparison) -> None:
     writer.table(f"{at}/tested", {name: getattr(tested, name) for name in SHIFT_COLUMNS}, nan=NO_FOLD)
     writer.table(f"{at}/listed", comparisons.listed_columns(comparison), nan=NO_FOLD)
     writer.array(f"{at}/rows", comparison.rows)
+    writer.array(f"{at}/changes", comparison.changes)
     writer.array(f"{at}/disagreements", comparison.disagreements)
     writer.table(f"{at}/planted", vars(comparison.planted), nan=NO_FOLD)
     moved = {"raised": predictions.raised._asdict(), "lowered": predictions.lowered._asdict()}
