@@ -233,7 +233,7 @@ def _opening(pair: Mapping[str, Any]) -> str:
     )
     words = [token for token in _tokens(lens, "B", k, "promoted") if not is_stop_token(token)]
     if words:
-        promoted = listed([f"“{visible(token)}”" for token in words[:OPENING_TOKENS]])
+        promoted = listed([f'"{visible(token)}"' for token in words[:OPENING_TOKENS]])
         sentence += f"; read through the unembedding, the change promotes {promoted}"
     return sentence + "."
 
