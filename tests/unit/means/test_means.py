@@ -243,7 +243,7 @@ def test_a_shift_along_an_unembedding_row_promotes_its_token(tmp_path):
     assert random.shape == (2, 20)
     assert random.mean() < 0.1
     cell = {"id": "x", "a": "a", "b": "b", "site_b": "middle", "files": files}
-    assert f"“{section.visible(promoted[0])}”" in section.SECTIONS.opening(cell)
+    assert f'"{section.visible(promoted[0])}"' in section.SECTIONS.opening(cell)
     assert "own words" in str(section.section(cell, Text(tokens), 3, frozenset({f"B {best.id}"})))
 
 
