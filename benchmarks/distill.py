@@ -1,11 +1,11 @@
 """Seconds and peak memory of a Jacobian step of a distillation, relative to a KL step.
 
-    python benchmarks/distill.py [--sequences 4] [--tokens 64] [--micro-batch 4] [--repeats 5] [--device cuda:0]
+    python benchmarks/distill.py [--sequences 2] [--tokens 64] [--micro-batch 2] [--steps 2] [--device cuda:0]
 
 Teacher: random weights in the shape of SmolLM2-135M (time and memory do not depend on the values); student: every third
-of its blocks; float32. A step is everything from the token ids to the updated weights. All losses take turns in one
-process, so that a busy machine slows all alike; each ratio is the median over the rounds of the ratio to KL in the same
-round. Memory is measured in a process for each: what a run of two steps holds at most, less the loaded models.
+of its blocks; float32. A step is everything from the token ids to the updated weights, after one to warm up. Each loss
+has a process of its own, as peak memory is a process's: what its steps hold at most, less the loaded models. On a CPU
+the seconds are processor seconds, which a busy machine changes little.
 """
 
 import argparse
@@ -59,65 +59,57 @@ def distiller(loss: Loss, options: argparse.Namespace) -> Distiller:
     return Distiller(teacher, settings, options.device)
 
 
-def step(trained: Distiller, sequences: Sequences) -> float:
+def step(trained: Distiller, sequences: Sequences, device: str) -> float:
     """Seconds of one step."""
-    start = time.perf_counter()
+    clock = time.perf_counter if device.startswith("cuda") else time.process_time
+    start = clock()
     trained.run(sequences)
-    if torch.cuda.is_available():
+    if device.startswith("cuda"):
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def peak(options: argparse.Namespace) -> int:
-    if options.device.startswith("cuda"):
+def peak(device: str) -> int:
+    """The most memory that this process has held so far, in bytes."""
+    if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def memory(name: str, options: argparse.Namespace, result: Any) -> None:
-    """Put the peak memory of two steps, in bytes, less that of the loaded models, in a process of its own."""
+def measure(name: str, options: argparse.Namespace, result: Any) -> None:
+    """Put the median seconds of a step, and what the steps hold in bytes at most, less the loaded models."""
     torch.set_num_threads(options.threads)
     trained = distiller(LOSSES[name], options)
-    loaded = peak(options)
-    for _ in range(2):
-        step(trained, random_sequences(options.sequences, options.tokens, 49_152))
-    result.put(peak(options) - loaded)
-
-
-def peaks(options: argparse.Namespace) -> dict[str, int]:
-    context = multiprocessing.get_context("spawn")
-    found = {}
-    for name in LOSSES:
-        result = context.Queue()
-        process = context.Process(target=memory, args=(name, options, result))
-        process.start()
-        found[name] = result.get()
-        process.join()
-    return found
+    loaded = peak(options.device)
+    sequences = random_sequences(options.sequences, options.tokens, 49_152)
+    seconds = [step(trained, sequences, options.device) for _ in range(options.steps + 1)][1:]
+    result.put((statistics.median(seconds), peak(options.device) - loaded))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=30)
-    parser.add_argument("--sequences", type=int, default=4)
+    parser.add_argument("--sequences", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--micro-batch", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--micro-batch", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    held = peaks(options)
-    trained = {name: distiller(loss, options) for name, loss in LOSSES.items()}
-    sequences = random_sequences(options.sequences, options.tokens, 49_152)
-    rounds = [{name: step(of, sequences) for name, of in trained.items()} for _ in range(options.repeats + 1)][1:]
     print(f"{options.sequences} sequences of {options.tokens} tokens, micro-batches of {options.micro_batch}")
+    context = multiprocessing.get_context("spawn")
+    measured: dict[str, tuple[float, int]] = {}
     for name in LOSSES:
-        seconds = statistics.median(times[name] for times in rounds)
-        ratio = statistics.median(times[name] / times["KL"] for times in rounds)
+        result = context.Queue()
+        process = context.Process(target=measure, args=(name, options, result))
+        process.start()
+        measured[name] = result.get()
+        process.join()
+        (seconds, held), (kl_seconds, kl_held) = measured[name], measured["KL"]
         print(
-            f"{name:26s} {seconds:6.2f} s ({ratio:.2f} x KL)   {held[name] / 2**30:5.2f} GiB "
-            f"({held[name] / held['KL']:.2f} x KL)"
+            f"{name:26s} {seconds:6.2f} s ({seconds / kl_seconds:.2f} x KL)   {held / 2**30:5.2f} GiB "
+            f"({held / kl_held:.2f} x KL)",
+            flush=True,
         )
 
 

@@ -201,8 +201,8 @@ class Distiller(Trainer):
                     loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
                     loss = torch.zeros_like(loss)
                 v = self._vectors(part, probe, reading.log_p) if target.tokens is None else target.tokens
-                error = squared_norm(pullback(reading, v, create_graph=True) - target.gradient)
-                loss = loss + self._weighted({"jacobian": error}, norm, values)
+                # Not named: a name would keep the graph of one probe while that of the next is made.
+                loss = loss + self._weighted({"jacobian": _squared_error(reading, v, target)}, norm, values)
             loss.backward()  # type: ignore[no-untyped-call]
         return dict(values)
 
@@ -302,6 +302,11 @@ class Distiller(Trainer):
             torch.cuda.empty_cache()
             self.micro_batch //= 2
             logs.logger.warning("out of memory: continuing with micro-batches of %d sequences", self.micro_batch)
+
+
+def _squared_error(reading: Reading, v: Tensor, target: Target) -> Tensor:
+    """||J_S^T v - J_T^T v||^2 of a micro-batch, to be differentiated by the student's weights."""
+    return squared_norm(pullback(reading, v, create_graph=True) - target.gradient)
 
 
 def _total_norm(gradients: Iterable[Tensor]) -> float:

@@ -55,11 +55,6 @@ class Reading:
         return np.where(is_last, -1, sequences.token[following])
 
     @property
-    def fold(self) -> IntArray:
-        """int64 [n], of the document of each row."""
-        return self.sequences.fold[self.document]
-
-    @property
     def source(self) -> IntArray:
         """int64 [n], of the document of each row."""
         return self.sequences.source[self.document]

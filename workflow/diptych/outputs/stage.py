@@ -192,8 +192,9 @@ def _write_comparison(writer: Writer, at: str, comparison: Comparison) -> None:
     writer.array(f"{at}/rows", comparison.rows)
     writer.array(f"{at}/disagreements", comparison.disagreements)
     writer.table(f"{at}/planted", vars(comparison.planted), nan=NO_FOLD)
-    for name, record in (("tops", comparison.tops), ("topics", comparison.topics)):
-        for field, values in vars(record).items():
+    moved = {"raised": predictions.raised._asdict(), "lowered": predictions.lowered._asdict()}
+    for name, fields in {**moved, "tops": vars(comparison.tops), "topics": vars(comparison.topics)}.items():
+        for field, values in fields.items():
             writer.array(f"{at}/{name}/{field}", values)
 
 
