@@ -1,7 +1,7 @@
 """What two models predict at every position, streamed in blocks of positions over the whole vocabulary.
 
-For each block the float32 log-probabilities of both models are computed from their stored states, three arrays of
-block x V at most, and nothing of that size is kept. What remains is for each position its divergences and the tokens
+For each block the float32 probabilities of both models are computed from their stored states, two arrays of block x V,
+and nothing of that size is kept. What remains is for each position its divergences and the tokens
 that moved most there, and for each document the mass of every token, on disk:
 
     predictions = compare((side_a, side_b), reading, directory)
@@ -37,10 +37,10 @@ DoubleArray = npt.NDArray[np.float64]
 MOVED = 50
 """Tokens stored at every position, of largest gain and of largest loss (METHODS 10)."""
 BLOCK_VALUES = 2**23
-"""Entries of a block of positions x V, 32 MiB for each of three arrays: long enough for a fast product, and short
-enough for glibc to keep the memory from one block to the next, which saves a twentieth of the time."""
+"""Entries of a block of positions x V, 32 MiB for each of two arrays: long enough for a fast product, and short enough
+for glibc to keep the memory from one block to the next, which saves a twentieth of the time."""
 ROWS = 16
-"""Rows multiplied or searched at once: a small share of a block's memory."""
+"""Rows compared at once: a small share of a block's memory."""
 GROUP = 64
 """Columns in a group for the search of the largest entries."""
 SMALLEST = 1e-38
@@ -144,10 +144,19 @@ def compare(
                 logs.logger.warning("out of memory: blocks of %d positions", block)
                 continue
             collected.add(start, stop, compared, file)
-            del compared  # two of the three arrays of the next block
+            del compared  # the arrays of the next block
             start = stop
         collected.finish(file)
     return collected.predictions()
+
+
+class _Rows(NamedTuple):
+    """Comparison of some positions: numbers [r], entries and columns of the largest changes [r, k], mined tokens."""
+
+    numbers: dict[str, Tensor]
+    raised: tuple[Tensor, Tensor]
+    lowered: tuple[Tensor, Tensor]
+    mined: Tensor
 
 
 class _Block(NamedTuple):
@@ -155,20 +164,30 @@ class _Block(NamedTuple):
 
     p_a: Tensor
     p_b: Tensor
-    numbers: dict[str, Tensor]
-    raised: tuple[Tensor, Tensor]
-    lowered: tuple[Tensor, Tensor]
-    mined: Tensor
+    rows: _Rows
 
 
 @torch.inference_mode()
 def _compare_block(sides: tuple[Side, Side], start: int, stop: int, vocabulary: int, next_token: IntArray) -> _Block:
-    """Divergences and largest changes at positions start .. stop, with three arrays [b, V] at most."""
-    log_a, log_b = (_normalised(side.logits(start, stop)[:, :vocabulary]) for side in sides)
-    own = torch.from_numpy(next_token).to(log_a.device)[:, None]
-    has_next = (own[:, 0] >= 0) & (own[:, 0] < vocabulary)
+    """Divergences and largest changes at positions start .. stop: two arrays [b, V], others of a few rows at a time."""
+    p_a, p_b = (side.logits(start, stop)[:, :vocabulary] for side in sides)
+    own = torch.from_numpy(next_token).to(p_a.device)
+    pieces = [
+        _compare_rows(p_a[first : first + ROWS], p_b[first : first + ROWS], own[first : first + ROWS])
+        for first in range(0, stop - start, ROWS)
+    ]
+    return _Block(p_a, p_b, _joined(pieces))
+
+
+def _compare_rows(log_a: Tensor, log_b: Tensor, own: Tensor) -> _Rows:
+    """Compare logits [r, V] of both models, turned into probabilities in place; `own` [r] are the text's next tokens."""
+    for logits in (log_a, log_b):
+        logits.sub_(logits.logsumexp(1, keepdim=True))
+    vocabulary = log_a.shape[1]
+    has_next = (own >= 0) & (own < vocabulary)
+    column = own.clamp(0, vocabulary - 1)[:, None]
     numbers = {
-        name: torch.where(has_next, -log_p.gather(1, own.clamp(0, vocabulary - 1))[:, 0], torch.nan)
+        name: torch.where(has_next, -log_p.gather(1, column)[:, 0], torch.nan)
         for name, log_p in (("nll_a", log_a), ("nll_b", log_b))
     }
     k = min(MOVED, vocabulary)
@@ -178,45 +197,36 @@ def _compare_block(sides: tuple[Side, Side], start: int, stop: int, vocabulary: 
     mined = tokens[largest[:, 0] > 0]
     p_a, p_b = log_a.exp_().clamp_min_(SMALLEST), log_b.exp_().clamp_min_(SMALLEST)
     numbers["agrees"] = p_b.gather(1, p_a.argmax(1)[:, None])[:, 0] == p_b.amax(1)
-    a_delta, b_delta = _dot(p_a, delta), _dot(p_b, delta)
+    a_delta, b_delta = (p_a * delta).sum(1), (p_b * delta).sum(1)
     g = torch.div(p_b, p_a, out=delta).add_(1).mul_(0.5).log_()
-    numbers["js"] = 0.5 * (b_delta - _dot(p_a, g) - _dot(p_b, g))
+    numbers["js"] = 0.5 * (b_delta - (p_a * g).sum(1) - (p_b * g).sum(1))
     change = torch.sub(p_b, p_a, out=g)
     surplus = change.sum(1)
     numbers |= {"kl_ab": surplus - a_delta, "kl_ba": b_delta - surplus}
     raised = _largest(change, k)
-    return _Block(p_a, p_b, numbers, raised, _largest(change.neg_(), k), mined)
+    return _Rows(numbers, raised, _largest(change.neg_(), k), mined)
 
 
-def _normalised(logits: Tensor) -> Tensor:
-    """Log-probabilities, in place."""
-    return logits.sub_(logits.logsumexp(1, keepdim=True))
-
-
-def _dot(x: Tensor, y: Tensor) -> Tensor:
-    """Inner products of the rows [b, V], without another array of that size."""
-    products = torch.empty(len(x), dtype=x.dtype, device=x.device)
-    work = torch.empty(min(ROWS, len(x)), x.shape[1], dtype=x.dtype, device=x.device)
-    for start in range(0, len(x), ROWS):
-        rows = slice(start, start + ROWS)
-        piece = torch.mul(x[rows], y[rows], out=work[: len(x[rows])])
-        torch.sum(piece, 1, out=products[rows])
-    return products
+def _joined(pieces: list[_Rows]) -> _Rows:
+    """The comparisons of consecutive positions as one."""
+    return _Rows(
+        {name: torch.cat([piece.numbers[name] for piece in pieces]) for name in pieces[0].numbers},
+        (torch.cat([piece.raised[0] for piece in pieces]), torch.cat([piece.raised[1] for piece in pieces])),
+        (torch.cat([piece.lowered[0] for piece in pieces]), torch.cat([piece.lowered[1] for piece in pieces])),
+        torch.cat([piece.mined for piece in pieces]),
+    )
 
 
 def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest entries of each row [b, V] and their columns, descending."""
-    pieces = [_largest_of_rows(values[start : start + ROWS], k) for start in range(0, len(values), ROWS)]
-    return torch.cat([piece[0] for piece in pieces]), torch.cat([piece[1] for piece in pieces])
+    """The k largest entries of each row [r, V] and their columns, descending.
 
-
-def _largest_of_rows(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The same of some rows. They lie in the k groups of columns with the largest maxima: only these are sorted."""
-    b, n = values.shape
+    They lie in the k groups of columns with the largest maxima: only these are sorted.
+    """
+    r, n = values.shape
     if n % GROUP or n < 2 * k * GROUP:
         plain = values.topk(k)
         return plain.values, plain.indices
-    grouped = values.view(b, n // GROUP, GROUP)
+    grouped = values.view(r, n // GROUP, GROUP)
     group = grouped.amax(2).topk(k).indices
     members = grouped.gather(1, group[:, :, None].expand(-1, -1, GROUP)).flatten(1)
     best = members.topk(k)
@@ -242,13 +252,13 @@ class _Collected:
     def add(self, start: int, stop: int, block: _Block, file: BinaryIO) -> None:
         """Add the block of positions start .. stop; documents that end in it are written to `file`."""
         for name, values in self._numbers.items():
-            values[start:stop] = block.numbers[name].cpu().numpy()
-        self._agrees[start:stop] = block.numbers["agrees"].cpu().numpy()
-        for moved, (changes, indices) in zip(self._moved, (block.raised, block.lowered), strict=True):
+            values[start:stop] = block.rows.numbers[name].cpu().numpy()
+        self._agrees[start:stop] = block.rows.numbers["agrees"].cpu().numpy()
+        for moved, (changes, indices) in zip(self._moved, (block.rows.raised, block.rows.lowered), strict=True):
             change = changes.cpu().numpy()
             moved.change[start:stop] = np.maximum(change, 0.0)
             moved.token[start:stop] = np.where(change > 0, indices.cpu().numpy(), -1)
-        self._mined += np.bincount(block.mined.cpu().numpy().ravel(), minlength=len(self._mined))
+        self._mined += np.bincount(block.rows.mined.cpu().numpy().ravel(), minlength=len(self._mined))
         for first, last in _runs(self._reading.document[start:stop]):
             document = int(self._reading.document[start + first])
             if document != self._document:
