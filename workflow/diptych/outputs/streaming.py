@@ -180,7 +180,7 @@ def _compare_block(sides: tuple[Side, Side], start: int, stop: int, vocabulary: 
 
 
 def _compare_rows(log_a: Tensor, log_b: Tensor, own: Tensor) -> _Rows:
-    """Compare logits [r, V], which become probabilities in place; `own` [r] are the text's own next tokens."""
+    """Compare logits [r, V], which become probabilities in place; `own` [r] are the next tokens."""
     for logits in (log_a, log_b):
         logits.sub_(logits.logsumexp(1, keepdim=True))
     vocabulary = log_a.shape[1]
