@@ -38,7 +38,7 @@ from diptych.activations.sides import StoredSide
 from diptych.crosscoder.training import feed, stage
 from diptych.crosscoder.training.feed import READ_ROWS, Feed
 from diptych.crosscoder.training.stage import Training
-from diptych.models import hooks
+from diptych.models import batches, hooks
 from diptych.sparse_coding import architecture
 from diptych.sparse_coding.architecture import Crosscoder
 from diptych.storage import artifacts
@@ -216,7 +216,7 @@ def streamed_rows(directory: Path, device: str) -> Rows:
         model = hooks.Loader(directory / str(seed), ["middle"], torch.device(device)).load("float32")
         sides.append(
             streaming.StreamedSide(
-                model, "middle", sequences, torch.device(device), 256, dump.batch_tokens_for(576), "bfloat16", np.inf,
+                model, "middle", sequences, torch.device(device), 256, batches.tokens_per_pass(576), "bfloat16", np.inf,
                 np.zeros(sequences.n_rows, dtype=np.bool_),
             )
         )  # fmt: skip
