@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from diptych.models.batches import Sequences
 from diptych.outputs.reading import Reading
 from diptych.outputs.streaming import Moved, Predictions
 from diptych.text import tokens
@@ -39,17 +40,28 @@ def make_prompts(place: Path, model: Path, *, number: int = 20) -> Path:
 
 
 def raise_logit(parent: Path, directory: Path, *, by: float, token: int = RAISED, noise: float = 0.0) -> Path:
-    """A copy of a model that gives a token a logit higher by about `by`, with noise in all of its weights."""
+    """A copy of a model with noise in its weights that gives a token a logit higher by `by` on average over the text.
+
+    The text is that beside the parent (`make_text`).
+    """
     make_model(directory)
     model = AutoModelForCausalLM.from_pretrained(parent, dtype=torch.float32)
     torch.manual_seed(1)
     with torch.no_grad():
+<<<<<<< HEAD
         ids = torch.tensor(AutoTokenizer.from_pretrained(parent)(TEXT)["input_ids"])[None, :120]
         states = model.base_model(input_ids=ids)[0][0]
         to_one = torch.linalg.lstsq(states, torch.ones(len(states), 1)).solution[:, 0]
         for parameter in model.parameters():
             parameter += noise * parameter.std() * torch.randn_like(parameter) if parameter.ndim > 1 else 0.0
         model.lm_head.weight[token] += by * to_one
+=======
+        for parameter in model.parameters():
+            parameter += noise * parameter.std() * torch.randn_like(parameter) if parameter.ndim > 1 else 0.0
+        ids = torch.from_numpy(Sequences.read(parent.parent / "tokens.h5").token)
+        mean = model.base_model(input_ids=ids[: len(ids) // 32 * 32].reshape(-1, 32))[0].mean((0, 1))
+        model.lm_head.weight[token] += by * mean / (mean @ mean)
+>>>>>>> main
     model.save_pretrained(directory)
     return directory
 

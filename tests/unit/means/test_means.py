@@ -11,9 +11,11 @@ from diptych.activations import dump, gates, rows
 from diptych.candidates import ranking
 from diptych.candidates.recovery import read_truth, recovery
 from diptych.derive import plant
+from diptych.linear_map import stage as linear_map_stage
 from diptych.means import candidates, differences, places, section, stage, vocabulary
 from diptych.models import pretrained
 from diptych.oracle import planted
+from diptych.steering import directions
 from diptych.storage import artifacts
 from diptych.text import templates
 from diptych.text import tokens as token_files
@@ -242,8 +244,15 @@ def test_a_shift_along_an_unembedding_row_promotes_its_token(tmp_path):
     assert set(lens["own_share"]) == {0.25}
     assert random.shape == (2, 20)
     assert random.mean() < 0.1
+    pair, _ = pair_of(x, x + direction, tokens)
+    linear_map_stage.fit(pair, tmp_path / "map.h5", spec={}, directions=1, contexts=2, bootstrap=10)
+    steered = {**files, "linear_map": str(tmp_path / "map.h5")}
+    item = directions.select(steered, top=1, matched=0, random=0, latents=0, seed=0).items[0]
+    assert (item.method, item.side) == ("means", "B")
+    assert item.direction @ direction > 0.99
+    assert set(item.words) <= {word.strip().lower() for word in best.words}
     cell = {"id": "x", "a": "a", "b": "b", "site_b": "middle", "files": files}
-    assert f"“{section.visible(promoted[0])}”" in section.SECTIONS.opening(cell)
+    assert f'"{section.visible(promoted[0])}"' in section.SECTIONS.opening(cell)
     assert "own words" in str(section.section(cell, Text(tokens), 3, frozenset({f"B {best.id}"})))
 
 

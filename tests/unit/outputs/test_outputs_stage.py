@@ -29,8 +29,8 @@ SETTINGS = {"bootstrap": 100, "top": 20}
 def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("stage")
     make_model(place / "a")
-    raise_logit(place / "a", place / "b", by=2.0, noise=0.05)
     make_text(place, place / "a")
+    raise_logit(place / "a", place / "b", by=2.0, noise=0.02)
     make_prompts(place, place / "a")
     for name, models in (("raised", "ab"), ("same", "aa")):
         run(place, models, place / f"{name}.h5", prompts=place / "prompts.h5")
@@ -56,7 +56,7 @@ def test_the_raised_token_is_the_strongest_finding(place):
     (name,) = text.texts(np.array([RAISED]))
     strongest = next(found.candidate for found in ranking.findings if not found.candidate.tokens)
     assert (strongest.id, strongest.side, strongest.kind) == (name, "B", "token")
-    assert strongest.effect > 0.5
+    assert strongest.effect > 2.0
     assert 0 < strongest.lo < strongest.effect < strongest.hi
     first = next(found.candidate for found in ranking.findings if found.candidate.tokens)
     assert first.id == f"{name} first in a reply"

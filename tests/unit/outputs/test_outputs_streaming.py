@@ -21,8 +21,8 @@ torch.set_num_threads(1)
 def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("outputs")
     make_model(place / "a")
-    raise_logit(place / "a", place / "b", by=1.5, noise=0.1)
     make_text(place, place / "a", documents=10)
+    raise_logit(place / "a", place / "b", by=1.5, noise=0.1)
     return place
 
 

@@ -50,6 +50,11 @@ class Fits:
         equal_width_names: tuple[RungName, ...] = ("identity", "scale") if self.d_A == self.d_B else ()
         return (*equal_width_names, "procrustes")
 
+    def release(self) -> None:
+        """Free what can be made again."""
+        self._latest_training = self._latest_ridge = None
+        self.polars.clear()
+
     def training(self, *held_out: int) -> moments.Moments:
         """Moments of all rows but those of the folds `held_out`."""
         if self._latest_training is None or self._latest_training[0] != held_out:

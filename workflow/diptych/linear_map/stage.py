@@ -104,7 +104,10 @@ def _both_directions(
 ) -> dict[DirectionName, DirectionResult]:
     forward = cross_validate(folds, shrink_to, alphas)
     polars = {held_out: polar.T for held_out, polar in forward.ladder.fits.polars.items()}
-    return {"forward": forward, "backward": cross_validate(folds.reversed(), shrink_to, alphas, polars)}
+    forward.ladder.fits.release()
+    backward = cross_validate(folds.reversed(), shrink_to, alphas, polars)
+    backward.ladder.fits.release()
+    return {"forward": forward, "backward": backward}
 
 
 def cross_validate(
@@ -162,6 +165,7 @@ def _accumulator(
     seed: int,
 ) -> residuals.ResidualAccumulator:
     maps = residuals.fold_maps(result.ladder, result.best)
+    result.ladder.fits.release()
     directions = residuals.select_directions(result.ladder.folds, maps, count, seed=seed)
     return residuals.ResidualAccumulator(pair, maps, directions, rotation, contexts)
 
@@ -219,6 +223,7 @@ def _write_maps(out: artifacts.Writer, name: DirectionName, result: DirectionRes
             out.array(f"{name}/mean_out", linear.mean_B)
         out.array(f"{name}/{map_name}/slope", linear.slope.astype(np.float32), rung=rung.name)
         out.array(f"{name}/{map_name}/intercept", linear.intercept)
+    result.ladder.fits.release()
     out.table(f"{name}/ladder", _ladder_columns(result), nan="alpha: this rung has no penalty")
     out.array(f"{name}/ladder_r2_by_fold", np.stack([rung.r2 for rung in result.rungs]))
 

@@ -226,14 +226,14 @@ def _opening(pair: Mapping[str, Any]) -> str:
     if not holds.any():
         return ""
     k = int(np.argmax(np.where(holds, places["effect"], -1.0)))
-    where = _where(str(places["name"][k]))
+    where, size = _where(str(places["name"][k])), number(float(places["effect"][k]), 2)
     sentence = (
-        f"{where} {pair['b']}'s activations at {pair['site_b']} lie on average {number(float(places['effect'][k]), 2)} "
-        f"of a typical distance from {pair['a']}'s"
+        f"{where}, {pair['b']}'s activations at {pair['site_b']} lie on average {size} of a typical distance from "
+        f"{pair['a']}'s"
     )
     words = [token for token in _tokens(lens, "B", k, "promoted") if not is_stop_token(token)]
     if words:
-        promoted = listed([f"“{visible(token)}”" for token in words[:OPENING_TOKENS]])
+        promoted = listed([f'"{visible(token)}"' for token in words[:OPENING_TOKENS]])
         sentence += f"; read through the unembedding, the change promotes {promoted}"
     return sentence + "."
 

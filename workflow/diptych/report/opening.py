@@ -1,6 +1,6 @@
 """Opening of the page: outcome of the control, the answer in words, results per pair and method, and the findings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -51,7 +51,7 @@ def banner(findings: Findings) -> Banner:
             "This study compares no model with itself: nothing shows that the bookkeeping is right.",
         )
     clauses = [clause for control in findings.controls for clause in control["clauses"]]
-    names = listed([control["pair"] for control in findings.controls])
+    names = listed(list(dict.fromkeys(control["pair"] for control in findings.controls)))
     if findings.control_holds:
         n_tested = sum(clause["holds"] is not None for clause in clauses)
         return Banner(
@@ -83,8 +83,10 @@ def answer(inputs: Mapping[str, Any], findings: Findings) -> str:
         if len(cells) > len(described):
             rest = counted(len(cells) - len(described), "other cell")
             sentences.append(f"The tables below have the findings in the {rest} of the grid of {name}.")
-    planted = [_planted_sentence(pair, findings) for pair in inputs["pairs"] if pair["role"] == "planted"]
-    return " ".join([*sentences, *planted]) or "This study compares no two different models."
+    planted = [pair for pair in inputs["pairs"] if pair["role"] == "planted"]
+    for name in dict.fromkeys(pair["name"] for pair in planted):
+        sentences.append(_planted_sentence([pair for pair in planted if pair["name"] == name], findings))
+    return " ".join(filter(None, sentences)) or "This study compares no two different models."
 
 
 def _comparison(pair: Mapping[str, Any], findings: Findings) -> list[str]:
@@ -149,18 +151,20 @@ def _besides(answer: Mapping[str, Any]) -> str:
     return f", besides {answer['besides']}" if answer["besides"] else ""
 
 
-def _planted_sentence(pair: Mapping[str, Any], findings: Findings) -> str:
-    answers = _answers(pair, findings)
+def _planted_sentence(pairs: Sequence[Mapping[str, Any]], findings: Findings) -> str:
+    """Which methods found what was planted in a model, anywhere in the comparisons of its pair, and which missed it."""
+    answers = [a for pair in pairs for a in _answers(pair, findings)]
     titles = {
-        status: [methods.named(a["method"]).title for a in answers if a["status"] == status]
+        status: list(dict.fromkeys(methods.named(a["method"]).title for a in answers if a["status"] == status))
         for status in ("recovered", "missed")
     }
+    missed = [title for title in titles["missed"] if title not in titles["recovered"]]
     outcomes = []
     if titles["recovered"]:
         outcomes.append(f"found by the {listed(titles['recovered'])}")
-    if titles["missed"]:
-        outcomes.append(f"missed by the {listed(titles['missed'])}")
-    return f"The direction planted in {pair['b']} was {listed(outcomes, last='but')}." if outcomes else ""
+    if missed:
+        outcomes.append(f"missed by the {listed(missed)}")
+    return f"The direction planted in {pairs[0]['b']} was {listed(outcomes, last='but')}." if outcomes else ""
 
 
 def _answers(pair: Mapping[str, Any], findings: Findings) -> list[dict[str, Any]]:
