@@ -4,14 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from diptych.models.batches import Sequences
 from diptych.outputs.reading import Reading
 from diptych.outputs.streaming import Moved, Predictions
 from diptych.text import tokens
 from diptych.text.corpora import stage
-from tiny_models import TEXT, make_model, make_texts
+from tiny_models import make_model, make_texts
 
 RAISED = 300
 """The token whose logit `raise_logit` raises."""
@@ -48,20 +48,11 @@ def raise_logit(parent: Path, directory: Path, *, by: float, token: int = RAISED
     model = AutoModelForCausalLM.from_pretrained(parent, dtype=torch.float32)
     torch.manual_seed(1)
     with torch.no_grad():
-<<<<<<< HEAD
-        ids = torch.tensor(AutoTokenizer.from_pretrained(parent)(TEXT)["input_ids"])[None, :120]
-        states = model.base_model(input_ids=ids)[0][0]
-        to_one = torch.linalg.lstsq(states, torch.ones(len(states), 1)).solution[:, 0]
-        for parameter in model.parameters():
-            parameter += noise * parameter.std() * torch.randn_like(parameter) if parameter.ndim > 1 else 0.0
-        model.lm_head.weight[token] += by * to_one
-=======
         for parameter in model.parameters():
             parameter += noise * parameter.std() * torch.randn_like(parameter) if parameter.ndim > 1 else 0.0
         ids = torch.from_numpy(Sequences.read(parent.parent / "tokens.h5").token)
         mean = model.base_model(input_ids=ids[: len(ids) // 32 * 32].reshape(-1, 32))[0].mean((0, 1))
         model.lm_head.weight[token] += by * mean / (mean @ mean)
->>>>>>> main
     model.save_pretrained(directory)
     return directory
 

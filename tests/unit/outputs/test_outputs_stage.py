@@ -61,6 +61,7 @@ def test_the_raised_token_is_the_strongest_finding(place):
     first = next(found.candidate for found in ranking.findings if found.candidate.tokens)
     assert first.id == f"{name} first in a reply"
     assert first.tokens == files["prompts"]
+    assert len(ranking.findings) < 10
     assert candidates.PROPOSER.planted(files, THRESHOLD).written
 
 
