@@ -193,8 +193,11 @@ def compare(options: argparse.Namespace, directory: Path) -> None:
                 statistics.median(ratios) for ratios in zip(*(np.divide(*p) for p in pairs), strict=True)
             )
             print(f"{name} is {wall:.2f} times as fast as {peer} ({processor:.2f} in processor time)")
-    for name, batches in (("old", islice(old.batches(options.device), n_batches)), ("ours", fed.batches(0, n_batches))):
-        share = consume(batches, options.step / 1e3)
+    for name, fed_batches in (
+        ("old", islice(old.batches(options.device), n_batches)),
+        ("ours", fed.batches(0, n_batches)),
+    ):
+        share = consume(fed_batches, options.step / 1e3)
         print(f"waiting, {name}: {share:.1%} of the time with steps of {options.step} ms")
 
 
