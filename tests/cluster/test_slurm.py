@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch")
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 GPU_RULES = {
-    "derive_model", "dump_activations", "train_dictionary", "encode_features",
+    "compare_outputs", "derive_model", "dump_activations", "fit_linear_map", "train_dictionary", "encode_features",
     "train_crosscoder", "evaluate_crosscoder", "describe_latents", "steer_features",
 }  # fmt: skip
 LOCAL_RULES = {"fetch_model", "fetch_adapter", "fetch_corpus", "fetch_dictionary"}
