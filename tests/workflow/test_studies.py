@@ -29,7 +29,7 @@ def test_the_control_of_the_test_study_holds(finished):
     tested = [clause["name"] for control in found.controls for clause in control["clauses"] if clause["holds"]]
     assert len(tested) >= 6
     same = {a["method"]: a["status"] for a in found.answers if a["role"] in ("control", "floor")}
-    assert set(same) == {"means", "linear_map", "pairing", "crosscoder"}
+    assert set(same) == {"outputs", "weights", "means", "linear_map", "pairing", "crosscoder"}
     assert set(same.values()) == {"as_it_must"}
     planted = {a["method"]: a["status"] for a in found.answers if a["role"] == "planted"}
     assert (planted["linear_map"], planted["pairing"]) == ("recovered", "recovered")
