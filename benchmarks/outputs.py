@@ -5,8 +5,7 @@
 The peer computes both models' logits of the same batches and forgets them (target: comparison / peer >= 0.85, in
 processor seconds, which other jobs of the machine do not count towards; rounds are interleaved, the ratio is their
 median). Memory is what the comparison adds to the heads, at the given number of tokens and at four times as many, over
-three float32 arrays of a block of positions x V, of which two are alive at once; the allocator keeps another
-(target: flat).
+three float32 arrays of a block of positions x V, of which two are alive at once (target: flat, and at most 1).
 """
 
 import argparse
