@@ -200,6 +200,7 @@ INVALID = [
         put("crosscoders/tuned/stream", "odl"),
         "crosscoders.tuned.stream: no corpus is called 'odl'; did you mean 'old'?",
     ),
+    (put("crosscoders/tuned/model_gpus", 1), "crosscoders.tuned.model_gpus: no model runs without `stream`; set that"),
     (put("crosscoders/tuned/rows", []), "crosscoders.tuned.rows: list should have at least 1 item"),
     (put("pairs/tuned/rows", 3), "pairs.tuned.rows: input should be a valid string (got 3)"),
     (put("pairs/tuned/dictionary_a", ["A b"]), "pairs.tuned.dictionary_a.0: string should match pattern"),

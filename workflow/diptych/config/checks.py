@@ -319,6 +319,8 @@ def _check_crosscoder(study: Study, alias: str, crosscoder: Crosscoder) -> None:
         )
     if crosscoder.shared + sum(crosscoder.dedicated) > 1:
         raise ConfigError(f"crosscoders.{alias}.dedicated: together with `shared` these shares exceed 1; lower them")
+    if crosscoder.model_gpus and not crosscoder.stream:
+        raise ConfigError(f"crosscoders.{alias}.model_gpus: no model runs without `stream`; set that, or take this out")
     if len(crosscoder.models) == 2:
         return
     if "diff" in (crosscoder.objective, *crosscoder.sweep.objective):
