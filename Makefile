@@ -13,6 +13,9 @@ CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvid
 COMPILE := echo $(CUDA) | tr ' ' '\n' | uv pip compile --quiet --python-version 3.11 --python-platform linux --excludes - \
 	--custom-compile-command 'make lock' $(UPGRADE) pyproject.toml --extra slurm
 
+# Two processes: half of a test study's time it waits, and most unit tests use one core. --dist: see tests/conftest.py.
+PYTEST := pytest -q -n 2 --dist loadgroup
+
 .DEFAULT_GOAL := help
 
 $(VENV)/installed: requirements.lock
@@ -41,12 +44,12 @@ study: install  ## Run the default study (config/config.yaml) to results/report/
 	@echo "report: $(CURDIR)/results/report/index.html"
 
 .PHONY: test
-test: install-dev  ## Run all tests
-	pytest -q
+test: install-dev  ## Run all tests, in two processes
+	$(PYTEST)
 
 .PHONY: unit
 unit: install-dev  ## Run the unit tests only
-	pytest -q tests/unit
+	$(PYTEST) tests/unit
 
 # The kernels of a processor of 2008: what passes with these and with this processor's depends on neither.
 OLD_KERNELS := ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 DNNL_MAX_CPU_ISA=SSE41 OPENBLAS_CORETYPE=Nehalem
@@ -54,7 +57,7 @@ WITHOUT_NUMBERS := config findings page report runtime storage text
 
 .PHONY: test-kernels
 test-kernels: install-dev  ## Run the unit tests that compute, with an old processor's kernels and one thread
-	$(OLD_KERNELS) OMP_NUM_THREADS=1 pytest -q tests/unit $(WITHOUT_NUMBERS:%=--ignore=tests/unit/%)
+	$(OLD_KERNELS) OMP_NUM_THREADS=1 $(PYTEST) tests/unit $(WITHOUT_NUMBERS:%=--ignore=tests/unit/%)
 
 .PHONY: check
 check: install-dev  ## Run ruff, mypy, import-linter, snakefmt, snakemake --lint; are generated docs in sync

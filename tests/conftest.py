@@ -1,0 +1,27 @@
+"""Which tests a process of pytest-xdist gets together, and that the longest begin first.
+
+A file's tests stay together, so that its fixtures are made once; so do all that need the finished test study.
+"""
+
+import pytest
+
+FIRST = ("tests/cluster/test_slurm.py", "finished")
+"""Groups that take minutes: one that begins last keeps one process waiting for the other."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Name every test's group, the longest first; the order within a group stays."""
+    group = {item: "finished" if "finished" in getattr(item, "fixturenames", ()) else _file(item) for item in items}
+    for item, name in group.items():
+        item.add_marker(pytest.mark.xdist_group(name))
+    items.sort(key=lambda item: _rank(group[item]))
+
+
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.split("::")[0]
+
+
+def _rank(group: str) -> tuple[int, str]:
+    if group in FIRST:
+        return FIRST.index(group), group
+    return len(FIRST) + (not group.startswith("tests/workflow")), group
