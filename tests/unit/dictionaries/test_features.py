@@ -170,9 +170,7 @@ def test_a_dictionary_of_another_width_is_refused() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("normalisation", ["none", "layer_norm"])
 @pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu"])
-def test_gpu_and_cpu_give_the_same_codes(
-    architecture: sae.Architecture, normalisation: sae.Normalisation
-) -> None:
+def test_gpu_and_cpu_give_the_same_codes(architecture: sae.Architecture, normalisation: sae.Normalisation) -> None:
     rng = np.random.default_rng(3)
     W_enc, W_dec = (rng.normal(size=shape).astype(np.float32) for shape in ((16, 40), (40, 16)))
     zeros, threshold = np.zeros(16, np.float32), np.full(40, 2.0, np.float32)
