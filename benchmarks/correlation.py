@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -93,23 +94,40 @@ COSTS = {"sparse": ways.Cost(common=0.0, entry=0.0), "dense": ways.Cost(cell=0.0
 
 
 def compare_ways(options: argparse.Namespace, settings: dict[str, int]) -> None:
-    """Print processor seconds of the stage with products of either way and with the choice, medians of repetitions."""
-    print(f"{options.latents:,} latents, {options.tokens:,} tokens; processor seconds, medians of {options.repeat}")
-    print(f"{'firing':>7s} {'sparse':>8s} {'dense':>8s} {'choice':>8s}   choice / better one")
-    for share in SHARES:
+    """Print processor seconds of the stage with products of either way and with the choice, medians of the rounds."""
+    print(
+        f"{options.latents:,} latents, {options.tokens:,} tokens; processor seconds, medians of {options.repeat} rounds"
+    )
+    print(f"{'firing':>7s} {'sparse':>8s} {'dense':>8s} {'choice':>8s}   dense panels   choice / better one of a round")
+    for share in options.shares:
         l0 = max(1, round(share * options.latents))
         a, b = (synthetic(options.tokens, options.latents, l0, seed) for seed in (1, 2))
-        times: dict[str, list[float]] = {way: [] for way in COSTS}
-        for _ in range(options.repeat):
-            for way, cost in COSTS.items():
-                with mock.patch.object(ways, "MEASURED", cost):
-                    start = time.process_time()
-                    stage.correlate_features(a, b, **settings)
-                    times[way].append(time.process_time() - start)
-        median = {way: statistics.median(values) for way, values in times.items()}
-        ratio = median["choice"] / min(median["sparse"], median["dense"])
+        times, panels = {way: list[float]() for way in COSTS}, 0.0
+        for number in range(options.repeat):
+            for way in np.roll(list(COSTS), number):  # each way leaves the next another heap
+                processor, is_dense = stage_by(way, a, b, settings)
+                times[way].append(processor)
+                panels = is_dense if way == "choice" else panels
+        best = np.minimum(times["sparse"], times["dense"])
+        ratio = statistics.median(np.divide(times["choice"], best))
         firing = a.csr.nnz / options.tokens / options.latents
-        print(f"{firing:7.1%} " + " ".join(f"{median[way]:8.2f}" for way in COSTS) + f"   {ratio:.2f}", flush=True)
+        print(f"{firing:7.1%} " + " ".join(f"{statistics.median(times[way]):8.2f}" for way in COSTS)
+              + f"   {panels:12.0%}   {ratio:.2f}", flush=True)  # fmt: skip
+
+
+def stage_by(way: str, a: Features, b: Features, settings: dict[str, int]) -> tuple[float, float]:
+    """Processor seconds of the stage by a way, and the share of panels whose products it made dense."""
+    chosen: list[np.ndarray] = []
+    dense_panels = ways.dense_panels
+
+    def recorded(*arguments: Any) -> np.ndarray:
+        chosen.append(dense_panels(*arguments))
+        return chosen[-1]
+
+    with mock.patch.object(ways, "MEASURED", COSTS[way]), mock.patch.object(ways, "dense_panels", recorded):
+        start = time.process_time()
+        stage.correlate_features(a, b, **settings)
+        return time.process_time() - start, float(np.concatenate(chosen).mean())
 
 
 def main() -> None:
@@ -123,6 +141,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--no-peer", action="store_true")
     parser.add_argument("--ways", action="store_true")
+    parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of the latents, drawn for a token")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     settings = {"min_active": 1, "min_documents": 1, "threads": options.threads, "memory": options.memory}
