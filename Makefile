@@ -1,4 +1,4 @@
-# make study, make test, make test-kernels, make check, make docs, make picture, make lock, make releases, make clean, make help
+# make study, make test, make test-kernels, make check, make docs, make picture, make lock, make releases, make gpu, make clean, make help
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -86,6 +86,10 @@ lock: install-dev  ## Compile both locks from pyproject.toml, then the docs; ver
 .PHONY: releases
 releases: install  ## List the published dictionaries (release and id) that the installed SAELens knows
 	python -m diptych.dictionaries.published.releases
+
+.PHONY: gpu
+gpu:  ## Check a GPU in 8 minutes: tests, speed, memory; PYTHON=, WHEELS=folder of what it lacks, GPU='--out folder'
+	$(PYTHON) benchmarks/gpu.py $(if $(WHEELS),--wheels $(WHEELS)) $(GPU)
 
 .PHONY: clean
 clean:  ## Delete results, logs and caches (not .venv)

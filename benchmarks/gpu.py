@@ -25,9 +25,15 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from gpu_sizes import PIECES
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 470.0
@@ -59,6 +65,7 @@ def main() -> None:
     parser.add_argument("--wheels", type=Path, help="folder of wheels of what this machine lacks")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "gpu")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, on the CPU if there is no GPU")
+    parser.add_argument("--only", default="", help="part of the names of the pieces to measure, or `tests`")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds that everything may take")
     options = parser.parse_args()
     deadline = began + options.limit
@@ -73,8 +80,13 @@ def main() -> None:
         log = options.out / "gpu.log"
         log.write_text("")
         report: dict[str, Any] = {"machine": machine(has_gpu), "tiny": options.tiny}
-        report["tests"] = run_tests(log, min(TESTS_SECONDS, deadline - time.monotonic()), options.tiny)
-        report["pieces"] = measure_pieces(options.tiny, "cuda:0" if has_gpu else "cpu", Path(place), log, deadline)
+        seconds = min(TESTS_SECONDS, deadline - time.monotonic()) if options.only in "tests" else None
+        report["tests"] = run_tests(log, seconds, options.tiny)
+        pieces = {name: piece.seconds for name, piece in PIECES.items() if options.only in name}
+        measure = partial(measured, tiny=options.tiny, device="cuda:0" if has_gpu else "cpu", place=Path(place))
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["gpu_pieces"])
+        report["pieces"] = measure_pieces(pieces, measure, log, deadline, context)
     report["seconds"] = time.monotonic() - began
     (options.out / "gpu.json").write_text(json.dumps(report, indent=1) + "\n")
     (options.out / "gpu.md").write_text(table(report))
@@ -112,56 +124,80 @@ def machine(has_gpu: bool) -> dict[str, Any]:
     }
 
 
-def run_tests(log: Path, seconds: float, tiny: bool) -> dict[str, Any]:
-    """Names of the tests that need a GPU by what became of them, as far as they came in the time."""
+def run_tests(log: Path, seconds: float | None, tiny: bool) -> dict[str, Any]:
+    """Names of the tests that need a GPU by what became of them, as far as they came in the time; None: no test."""
+    result: dict[str, Any] = {"passed": [], "skipped": [], "failed": [], "finished": True}
+    if seconds is None:
+        return result
     folder = ROOT / "tests" / "unit"
     modules = [path for path in sorted(folder.rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text("utf-8")]
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-rN", "--tb=short", "-p", "no:cacheprovider",
                "--continue-on-collection-errors", *map(str, modules[-1:] if tiny else modules)]  # fmt: skip
-    finished = True
     try:
         output = subprocess.run(
             command, cwd=ROOT, timeout=seconds, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
         ).stdout
     except subprocess.TimeoutExpired as error:
-        output, finished = error.stdout or b"", False
+        output, result["finished"] = error.stdout or b"", False
     text = output.decode("utf-8", "replace")
     with log.open("a") as file:
         file.write(text)
-    result: dict[str, Any] = {name.lower(): [] for name in ("PASSED", "SKIPPED", "FAILED")}
     for name, outcome in re.findall(r"^(\S+::.+?) (PASSED|SKIPPED|FAILED|ERROR)\b", text, re.MULTILINE):
         result["failed" if outcome == "ERROR" else outcome.lower()].append(name)
     result["failed"] += [f"{name} (not imported)" for name in re.findall(r"ERROR collecting (\S+)", text)]
-    if not any(result.values()):
+    if not (result["passed"] or result["skipped"] or result["failed"]):
         result["failed"].append("no test was run: see gpu.log")
-    return result | {"finished": finished}
+    return result
 
 
-def measure_pieces(tiny: bool, device: str, place: Path, log: Path, deadline: float) -> dict[str, dict[str, Any]]:
-    """Figures of every piece, or one line that says why there are none."""
-    from gpu_pieces import PIECES, work
+def measure_pieces(
+    pieces: Mapping[str, float], measure: Callable[[str], dict[str, Any]], log: Path, deadline: float, context: Any
+) -> dict[str, dict[str, Any]]:
+    """Figures of every piece, or one line that says why there are none.
 
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gpu_pieces"])
+    Args:
+        pieces: seconds that each may take, by name.
+        measure: the figures of a piece, in a process of its own.
+        log: gets what the processes print.
+        deadline: of all of them, by the monotonic clock.
+        context: of multiprocessing, from which processes come.
+    """
     measured = {}
-    for name, piece in PIECES.items():
-        seconds = min(piece.seconds, deadline - time.monotonic())
-        if seconds < LEAST_SECONDS:
+    for name, budget in pieces.items():
+        seconds = min(budget, deadline - time.monotonic())
+        if seconds < min(budget, LEAST_SECONDS):
             measured[name] = {"failed": "not begun: no time was left"}
             continue
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=work, args=(name, tiny, device, place, log, sender))
+        process = context.Process(target=work, args=(name, measure, log, sender))
         process.start()
         sender.close()
-        figures = answer(receiver, seconds)
+        measured[name] = answer(receiver, seconds)
         process.join(GRACE)  # without an answer it is still at work
         process.kill()
         process.join()
-        if "rows" in figures:
-            figures["rows_per_second"] = figures["rows"] / figures["seconds"]
-        measured[name] = figures
-        print(row(name, figures), file=sys.stderr, flush=True)
+        print(row(name, measured[name]), file=sys.stderr, flush=True)
     return measured
+
+
+def measured(name: str, **options: Any) -> dict[str, Any]:
+    """`gpu_pieces.measured`, imported where it is called: in a piece's process."""
+    import gpu_pieces
+
+    return gpu_pieces.measured(name, **options)
+
+
+def work(name: str, measure: Callable[[str], dict[str, Any]], log: Path, answers: Connection) -> None:
+    """Measure a piece, and send its figures or one line that says why there are none."""
+    with log.open("a") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    try:
+        figures = measure(name)
+    except Exception as error:
+        traceback.print_exc()
+        figures = {"failed": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}
+    answers.send(figures)
 
 
 def answer(receiver: Any, seconds: float) -> dict[str, Any]:

@@ -1,26 +1,23 @@
-"""What `gpu.py` measures, each piece in a process of its own: at the sizes of a study of Gemma-2-2B, or tiny.
+"""What `gpu.py` measures, each piece in a process of its own, at the sizes that `gpu_sizes.py` lists.
 
-    PIECES["matching at 131,072"].measure(clock, place, "cuda:0", **PIECES["matching at 131,072"].full)
+    measured("linear map, width 4,096", tiny=False, device="cuda:0", place=Path("/tmp"))
 
 The measured functions are those of the other scripts here; a piece makes its data, and runs them within the clock.
 """
 
 import importlib.util
-import os
 import resource
 import statistics
 import tempfile
 import threading
 import time
-import traceback
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import correlation
 import crosscoder
@@ -31,6 +28,7 @@ import matching
 import numpy as np
 import torch
 import torch._dynamo  # what optimisers and models import late is imported once, before processes are forked
+from gpu_sizes import PIECES
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from diptych.activations import buffer
@@ -96,15 +94,6 @@ class Clock:
             "host_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
             "gpu_idle": 1 - statistics.mean(self.busy) / 100 if self.busy else None,
         }
-
-
-class Piece(NamedTuple):
-    """A function of clock, directory and device with its keywords, and the seconds that it may take."""
-
-    measure: Callable[..., Figures]
-    seconds: float
-    full: Mapping[str, Any]
-    tiny: Mapping[str, Any]
 
 
 def matrix_limit(dtype: torch.dtype, size: int, device: str) -> float:
@@ -249,80 +238,8 @@ def _directory(place: Path) -> Path:
     return Path(tempfile.mkdtemp(dir=place))
 
 
-def work(name: str, tiny: bool, device: str, place: Path, log: Path, answers: Connection) -> None:
-    """Measure a piece, in a process of its own; its figures, or one line that says why there are none, are sent."""
-    with log.open("a") as out:
-        os.dup2(out.fileno(), 1)
-        os.dup2(out.fileno(), 2)
+def measured(name: str, *, tiny: bool, device: str, place: Path) -> dict[str, Any]:
+    """Figures of a piece, as they are written down."""
     piece, clock = PIECES[name], Clock(device)
-    try:
-        figures = piece.measure(clock, place, device, **(piece.tiny if tiny else piece.full))
-    except Exception as error:
-        traceback.print_exc()
-        answers.send({"failed": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"})
-    else:
-        answers.send(asdict(figures) | clock.figures())
-
-
-GEMMA_2_2B = {
-    "vocab_size": 32_768,  # of 256,000: no matrix of the vocabulary is multiplied
-    "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
-    "num_key_value_heads": 4, "head_dim": 256, "query_pre_attn_scalar": 256,
-}  # fmt: skip
-TINY_GEMMA = GEMMA_2_2B | {
-    "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "head_dim": 16,
-}  # fmt: skip
-TRAINING = {"n_latents": 16_384, "k": 100, "batch": 4096, "buffer_rows": 16_384, "compute": "bfloat16"}
-TINY_TRAINING = {"n_latents": 64, "k": 4, "batch": 64, "buffer_rows": 256, "steps": 6}
-
-
-def _steps(n_latents: int, compute: str, seconds: float) -> Piece:
-    full = {"width": 2304, "batch": 4096, "n_latents": n_latents, "k": 100, "compute": compute, "matrix": 8192}
-    return Piece(
-        crosscoder_steps, seconds, {**full, "n_steps": 20},
-        {**full, "width": 16, "batch": 32, "n_latents": 64, "k": 4, "matrix": 64, "n_steps": 2},
-    )  # fmt: skip
-
-
-def _stored(on_device: bool) -> Piece:
-    return Piece(
-        stored_training, 40, {**TRAINING, "rows": 32_768, "width": 2304, "steps": 60, "on_device": on_device},
-        {**TINY_TRAINING, "rows": 1024, "width": 16, "on_device": on_device},
-    )  # fmt: skip
-
-
-PIECES = {
-    "crosscoder step, 16,384 latents, float32": _steps(16_384, "float32", 25),
-    "crosscoder step, 16,384 latents, bfloat16": _steps(16_384, "bfloat16", 25),
-    "crosscoder step, 65,536 latents, float32": _steps(65_536, "float32", 30),
-    "crosscoder step, 65,536 latents, bfloat16": _steps(65_536, "bfloat16", 30),
-    "training from a buffer on the GPU": _stored(True),
-    "training from the host's memory": _stored(False),
-    "training on a stream of two models": Piece(
-        streamed_training, 60, {**TRAINING, "model": GEMMA_2_2B, "n_sequences": 2048, "steps": 30},
-        {**TINY_TRAINING, "model": TINY_GEMMA, "n_sequences": 8},
-    ),
-    "dump of one site at half depth": Piece(
-        dumping, 50, {"model": GEMMA_2_2B, "tokens": 65_536, "batch_tokens": 8192},
-        {"model": TINY_GEMMA, "tokens": 1024, "batch_tokens": 256},
-    ),
-    "encoding into 131,072 latents": Piece(
-        encode, 40, {"rows": 32_768, "width": 2304, "latents": 131_072, "l0": 64},
-        {"rows": 512, "width": 16, "latents": 128, "l0": 8},
-    ),
-    "correlation of 131,072 latents, L0 64 (no GPU)": Piece(
-        correlate, 60, {"tokens": 20_000, "latents": 131_072, "l0": 64}, {"tokens": 800, "latents": 64, "l0": 4},
-    ),
-    "linear map, width 2,304": Piece(
-        map_linearly, 60, {"rows": 16_000, "width": 2304}, {"rows": 640, "width": 8},
-    ),
-    "matching of 131,072 latents, width 2,304": Piece(
-        match, 60, {"latents": 131_072, "width": 2304, "memory": 2**32},
-        {"latents": 128, "width": 16, "memory": 2**20},
-    ),
-    "linear map, width 4,096": Piece(
-        map_linearly, 150, {"rows": 16_000, "width": 4096}, {"rows": 640, "width": 12},
-    ),
-}  # fmt: skip
-"""In the order in which they are measured: what takes longest last."""
+    figures = globals()[piece.function](clock, place, device, **(piece.tiny if tiny else piece.full))
+    return asdict(figures) | {"rows_per_second": figures.rows / figures.seconds} | clock.figures()
