@@ -22,7 +22,9 @@ TINY_GEMMA = GEMMA_2_2B | {
     "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2,
     "num_key_value_heads": 1, "head_dim": 16,
 }  # fmt: skip
-TRAINING = {"n_latents": 16_384, "k": 100, "batch": 4096, "buffer_rows": 16_384, "compute": "bfloat16"}
+TRAINING = {
+    "n_latents": 16_384, "k": 100, "batch": 4096, "buffer_rows": 16_384, "compute": "bfloat16", "learning_rate": 1e-4,
+}  # fmt: skip
 TINY_TRAINING = {"n_latents": 64, "k": 4, "batch": 64, "buffer_rows": 256, "steps": 6}
 
 
