@@ -29,7 +29,7 @@ import numpy as np
 import torch
 import torch._dynamo  # what optimisers and models import late is imported once, before processes are forked
 from gpu_sizes import PIECES
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config
 
 from diptych.activations import buffer
 from diptych.activations import rows as rows_of
@@ -228,7 +228,7 @@ def random_gemma(place: Path, sizes: Mapping[str, int], device: str) -> Path:
         unfinished = _directory(place)
         torch.manual_seed(0)
         with torch.device(device):
-            model = Gemma2ForCausalLM._from_config(Gemma2Config(**sizes), dtype=torch.bfloat16)
+            model = AutoModelForCausalLM.from_config(Gemma2Config(**sizes), dtype=torch.bfloat16)
         model.save_pretrained(unfinished)
         unfinished.rename(directory)
     return directory
