@@ -1,4 +1,4 @@
-# make study, make test, make test-kernels, make check, make docs, make picture, make lock, make releases, make clean, make help
+# make study, make test, make test-kernels, make check, make docs, make picture, make lock, make releases, make gpu, make clean, make help
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -53,7 +53,7 @@ unit: install-dev  ## Run the unit tests only
 
 # The kernels of a processor of 2008: what passes with these and with this processor's depends on neither.
 OLD_KERNELS := ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 DNNL_MAX_CPU_ISA=SSE41 OPENBLAS_CORETYPE=Nehalem
-WITHOUT_NUMBERS := config findings page report runtime storage text
+WITHOUT_NUMBERS := benchmarks config findings page report runtime storage text
 
 .PHONY: test-kernels
 test-kernels: install-dev  ## Run the unit tests that compute, with an old processor's kernels and one thread
@@ -89,6 +89,10 @@ lock: install-dev  ## Compile both locks from pyproject.toml, then the docs; ver
 .PHONY: releases
 releases: install  ## List the published dictionaries (release and id) that the installed SAELens knows
 	python -m diptych.dictionaries.published.releases
+
+.PHONY: gpu
+gpu:  ## Check a GPU in 8 minutes: tests, speed, memory; PYTHON=, WHEELS=folder of what it lacks, GPU='--out folder'
+	$(PYTHON) benchmarks/gpu.py $(if $(WHEELS),--wheels $(WHEELS)) $(GPU)
 
 .PHONY: clean
 clean:  ## Delete results, logs and caches (not .venv)

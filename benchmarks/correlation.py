@@ -9,8 +9,9 @@ Peer: PyTorch, dense standardised codes, blocks of A's latents times all of B's,
 both halves. Each repetition times one such block and the whole of ours, and the printed ratio is the median over
 repetitions of (peer's block x number of blocks) / ours. The peer's blocks cost the same each.
 
-`--ways` runs the whole stage with sparse products, with dense ones and with the choice between them
-(`diptych.correlation.ways`), in turns, at shares of the latents that fire on a token from .1 % to 20 %.
+`--ways` takes panels of A's latents, spread over all of them, and multiplies and reads each by sparse and by dense
+products, in turns, at shares of the latents that fire on a token from .1 % to 20 %. Printed are the sums of either way
+and of the choice between them (`diptych.correlation.ways`), which takes a way for each panel.
 """
 
 import argparse
@@ -20,7 +21,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
-from diptych.correlation import products, stage, ways
+from diptych.correlation import blocks, products, stage
 from diptych.dictionaries.codes import Features
 
 
@@ -89,27 +89,36 @@ class DensePeer:
 
 SHARES = (0.001, 0.003, 0.01, 0.03, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25)
 """Shares of the latents drawn for a token; those that fire are fewer, because a latent may be drawn twice."""
-COSTS = {"sparse": ways.Cost(common=0.0, entry=0.0), "dense": ways.Cost(cell=0.0), "choice": ways.MEASURED}
 
 
-def compare_ways(options: argparse.Namespace, settings: dict[str, int]) -> None:
-    """Print processor seconds of the stage with products of either way and with the choice, medians of repetitions."""
-    print(f"{options.latents:,} latents, {options.tokens:,} tokens; processor seconds, medians of {options.repeat}")
-    print(f"{'firing':>7s} {'sparse':>8s} {'dense':>8s} {'choice':>8s}   choice / better one")
-    for share in SHARES:
-        l0 = max(1, round(share * options.latents))
-        a, b = (synthetic(options.tokens, options.latents, l0, seed) for seed in (1, 2))
-        times: dict[str, list[float]] = {way: [] for way in COSTS}
-        for _ in range(options.repeat):
-            for way, cost in COSTS.items():
-                with mock.patch.object(ways, "MEASURED", cost):
-                    start = time.process_time()
-                    stage.correlate_features(a, b, **settings)
-                    times[way].append(time.process_time() - start)
-        median = {way: statistics.median(values) for way, values in times.items()}
-        ratio = median["choice"] / min(median["sparse"], median["dense"])
-        firing = a.csr.nnz / options.tokens / options.latents
-        print(f"{firing:7.1%} " + " ".join(f"{median[way]:8.2f}" for way in COSTS) + f"   {ratio:.2f}", flush=True)
+def compare_ways(options: argparse.Namespace) -> None:
+    """Print processor seconds of all panels by either way and by the choice between them, from some of the panels."""
+    print(f"{options.latents:,} latents, {options.tokens:,} rows, medians of {options.repeat} rounds")
+    print(f"{'firing':>7s} {'sparse':>8s} {'dense':>8s} {'choice':>8s}   dense panels   choice / better way")
+    for share in options.shares:
+        a, b = (synthetic(options.tokens, options.latents, max(1, round(share * options.latents)), s) for s in (1, 2))
+        matrix = products.Correlations(products.standardise(a.csr), products.standardise(b.csr))
+        n_panels, n = len(matrix.is_dense), min(options.panels, len(matrix.is_dense))
+        panels = ((np.arange(n) + 0.5) * n_panels / n).astype(int)
+        is_dense = matrix.is_dense[panels]
+        rounds = [[panel_seconds(matrix, panel, dense=dense) for panel in panels for dense in (False, True)]
+                  for _ in range(options.repeat)]  # fmt: skip
+        by_sparse, by_dense = np.median(rounds, axis=0).reshape(-1, 2).T * n_panels / n
+        sums = by_sparse.sum(), by_dense.sum(), np.where(is_dense, by_dense, by_sparse).sum()
+        print(f"{a.csr.nnz / options.tokens / options.latents:7.1%} " + " ".join(f"{total:8.2f}" for total in sums)
+              + f"   {is_dense.mean():12.0%}   {sums[2] / min(sums[:2]):.2f}", flush=True)  # fmt: skip
+
+
+def panel_seconds(matrix: products.Correlations, panel: int, *, dense: bool) -> float:
+    """Processor seconds of the product of a panel's latents by a way and of reading what the stage reads from it."""
+    start, stop = panel * matrix.panel, min((panel + 1) * matrix.panel, matrix.shape[0])
+    matrix.is_dense[:] = dense
+    began = time.process_time()
+    block = blocks.read_block(matrix, start, stop)
+    block.best_of_rows(10)
+    block.best_of_columns(10, np.full(matrix.shape[1], -np.inf))
+    block.histogram(200)
+    return time.process_time() - began
 
 
 def main() -> None:
@@ -123,11 +132,14 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--no-peer", action="store_true")
     parser.add_argument("--ways", action="store_true")
+    parser.add_argument("--panels", type=int, default=8)
+    parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of the latents, drawn for a token")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     settings = {"min_active": 1, "min_documents": 1, "threads": options.threads, "memory": options.memory}
     if options.ways:
-        compare_ways(options, settings)
+        with threadpool_limits(options.threads):
+            compare_ways(options)
         return
     a, b = (synthetic(options.tokens, options.latents, options.l0, seed) for seed in (1, 2))
     peer = None if options.no_peer else DensePeer(a, b, 10, options.block)

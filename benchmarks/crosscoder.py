@@ -12,7 +12,8 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
 from diptych.crosscoder.training import stage
 from diptych.crosscoder.training.stage import Run, Training
-from diptych.sparse_coding.architecture import Architecture, Crosscoder
+from diptych.sparse_coding import objectives
+from diptych.sparse_coding.architecture import Crosscoder
+from diptych.sparse_coding.optimisation import adam
 
-SIZES = [(1024, 576, 1024, 16), (2048, 576, 8192, 32)]
+SIZES = [
+    {"batch": 1024, "width": 576, "n_latents": 1024, "k": 16},
+    {"batch": 2048, "width": 576, "n_latents": 8192, "k": 32},
+]
 
 
 def dense_step(crosscoder: Crosscoder, optimizer: torch.optim.Optimizer, z_BD: Tensor, k: int) -> float:
@@ -49,30 +55,51 @@ def timed(action: Callable[[], float]) -> tuple[float, float]:
     return time.perf_counter() - start, value
 
 
-def compare(batch: int, width: int, n_latents: int, k: int, steps: int, device: str, compute: Any) -> None:
-    settings = Training(n_latents=n_latents, k=k, batch=batch, steps=10_000, learning_rate=1e-4, warmup_share=0.0,
-                        compute=compute)  # fmt: skip
-    crosscoder, dense_crosscoder = (
-        Crosscoder(Architecture((width, width), n_latents, k=k)).to(device) for _ in range(2)
-    )
-    run = Run(crosscoder, torch.optim.Adam(crosscoder.parameters(), lr=1e-4, fused=True))
-    run.silent_rows = torch.zeros(n_latents, device=device)
-    optimizer = torch.optim.Adam(dense_crosscoder.parameters(), lr=1e-4)
-    dtype = torch.bfloat16 if compute == "bfloat16" else torch.float32
-    product = torch.empty(batch, n_latents, device=device, dtype=dtype)
+def batches(batch: int, width: int, device: str) -> Iterator[Tensor]:
+    """Rows of two models, [batch, 2 width], which share 256 directions, 5 % of them active, and noise; without end."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(256, 2 * width, generator=generator)
+    while True:
+        code = torch.rand(batch, 256, generator=generator) < 0.05
+        yield (code.float() @ hidden / 4 + 0.1 * torch.randn(batch, 2 * width, generator=generator)).to(device)
+
+
+class Steps:
+    """A crosscoder of two models of a width, its state of training, and one step of it."""
+
+    def __init__(self, settings: Training, width: int, device: str) -> None:
+        self.settings, self.objective = settings, settings.losses()
+        crosscoder = Crosscoder(settings.architecture((width, width))).to(device)
+        self.run = Run(crosscoder, adam(crosscoder))
+        self.run.silent_rows = torch.zeros(settings.n_latents, device=device)
+        self.product = objectives.product_memory(
+            settings.batch, settings.n_latents, self.objective, torch.device(device)
+        )
+
+    def take(self, z_BD: Tensor) -> float:
+        """Take one step; its loss."""
+        loss = stage.take_step(self.run, z_BD, self.objective, self.settings, self.product)
+        self.run.step += 1
+        return loss
+
+    def encoder_product(self, z_BD: Tensor) -> float:
+        """Multiply by the encoder as a step does."""
+        W_enc = self.run.crosscoder.W_enc.detach()
+        return float(torch.mm(z_BD.to(self.product.dtype), W_enc.T.to(self.product.dtype), out=self.product)[0, 0])
+
+
+def compare(batch: int, width: int, k: int, steps: int, device: str, **sizes: Any) -> None:
+    settings = Training(k=k, batch=batch, steps=10_000, learning_rate=1e-4, warmup_share=0.0, **sizes)
+    n_latents = settings.n_latents
+    sparse = Steps(settings, width, device)
+    dense_crosscoder = Crosscoder(settings.architecture((width, width))).to(device)
+    optimizer = torch.optim.Adam(dense_crosscoder.parameters(), lr=1e-4)
     times: dict[str, list[float]] = {"encoder product": [], "sparse": [], "dense": []}
     loss_differences = []
-    for step in range(steps + 2):
-        code = torch.rand(batch, 256, generator=generator) < 0.05
-        z_BD = (code.float() @ hidden / 4 + 0.1 * torch.randn(batch, 2 * width, generator=generator)).to(device)
-        run.step = step
+    for step, z_BD in enumerate(islice(batches(batch, width, device), steps + 2)):
         timings = {
-            "encoder product": timed(
-                lambda z=z_BD: float(torch.mm(z.to(dtype), crosscoder.W_enc.detach().T.to(dtype), out=product)[0, 0])
-            ),
-            "sparse": timed(lambda z=z_BD: stage.take_step(run, z, settings.losses(), settings, product)),
+            "encoder product": timed(lambda z=z_BD: sparse.encoder_product(z)),
+            "sparse": timed(lambda z=z_BD: sparse.take(z)),
             "dense": timed(lambda z=z_BD: dense_step(dense_crosscoder, optimizer, z, k)),
         }
         if step >= 2:
@@ -104,4 +131,4 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for size in SIZES:
-        compare(*size, arguments.steps, arguments.device, arguments.compute)
+        compare(**size, steps=arguments.steps, device=arguments.device, compute=arguments.compute)

@@ -78,7 +78,7 @@ def forward_rounds(
         )
         writer.open(options.batch_tokens)
         activations._run(model, loader, sequences, writer, device)
-        writer.finish({"hooks": loader.hooks, "first_row": 0}, sequences.sample_rows())
+        writer.finish({"hooks": loader.hooks, "first_row": 0}, sample_row=sequences.sample_rows())
 
     @torch.inference_mode()
     def bare_forward() -> None:

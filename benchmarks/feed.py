@@ -39,6 +39,7 @@ from diptych.crosscoder.training import feed, stage
 from diptych.crosscoder.training.feed import READ_ROWS, Feed
 from diptych.crosscoder.training.stage import Training
 from diptych.models import batches, hooks
+from diptych.models.hooks import DType
 from diptych.sparse_coding import architecture
 from diptych.sparse_coding.architecture import Crosscoder
 from diptych.storage import artifacts
@@ -201,26 +202,34 @@ def compare(options: argparse.Namespace, directory: Path) -> None:
         print(f"waiting, {name}: {share:.1%} of the time with steps of {options.step} ms")
 
 
-def streamed_rows(directory: Path, device: str) -> Rows:
-    """Rows of two random models of width 256 at half depth, computed when they are read."""
+def random_models(directory: Path) -> list[Path]:
+    """Two random models of width 256 and 4,000 tokens, written to a directory."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sequences = dump.ShardSequences(
-        np.random.default_rng(0).integers(0, 4000, 200 * SEQUENCE).astype(np.int32),
-        np.arange(0, 200 * SEQUENCE + 1, SEQUENCE), 0, np.arange(200),
-    )  # fmt: skip
-    sides = []
     for seed in range(2):
         torch.manual_seed(seed)
         config = LlamaConfig(
             vocab_size=4000, hidden_size=256, intermediate_size=704, num_hidden_layers=16, num_attention_heads=4,
         )  # fmt: skip
         LlamaForCausalLM(config).save_pretrained(directory / str(seed))
-        model = hooks.Loader(directory / str(seed), ["middle"], torch.device(device)).load("float32")
+    return [directory / str(seed) for seed in range(2)]
+
+
+def streamed_rows(
+    models: Sequence[Path], device: str, *, n_sequences: int = 200, vocabulary: int = 4000, dtype: DType = "float32"
+) -> Rows:
+    """Rows of models at half depth on random tokens, computed when they are read."""
+    sequences = dump.ShardSequences(
+        np.random.default_rng(0).integers(0, vocabulary, n_sequences * SEQUENCE).astype(np.int32),
+        np.arange(0, n_sequences * SEQUENCE + 1, SEQUENCE), 0, np.arange(n_sequences),
+    )  # fmt: skip
+    sides = []
+    for directory in models:
+        loader = hooks.Loader(directory, ["middle"], torch.device(device))
         sides.append(
             streaming.StreamedSide(
-                model, "middle", sequences, torch.device(device), 256, batches.tokens_per_pass(576), "bfloat16", np.inf,
-                np.zeros(sequences.n_rows, dtype=np.bool_),
+                loader.load(dtype), "middle", sequences, torch.device(device), loader.width,
+                batches.tokens_per_pass(loader.width), "bfloat16", np.inf, np.zeros(sequences.n_rows, dtype=np.bool_),
             )
         )  # fmt: skip
     row = np.flatnonzero(np.arange(sequences.n_rows) % SEQUENCE)
@@ -228,9 +237,15 @@ def streamed_rows(directory: Path, device: str) -> Rows:
     return Rows(tuple(sides), np.stack([row, row]), row // SEQUENCE, zeros + 1, zeros, row % SEQUENCE)
 
 
+def throughput(run: stage.Run, settings: Training) -> tuple[float, float]:
+    """Seconds of a run after its first batch came, and the share of them in which it waited for the others."""
+    seconds = run.seconds - run.waits[0]
+    return seconds, sum(run.waits[1:]) / seconds
+
+
 def compare_streams(options: argparse.Namespace, directory: Path) -> None:
     """Print seconds and waiting share of a streamed run with and without overlap."""
-    data = streamed_rows(directory, options.device)
+    data = streamed_rows(random_models(directory), options.device)
     settings = Training(n_latents=4096, k=32, steps=20, batch=512, buffer_rows=2048, calibration_share=0.0)
     feed.CALIBRATION_ROWS = 2048  # means and scales are not what is timed
     overlapping = feed.ahead
@@ -243,8 +258,7 @@ def compare_streams(options: argparse.Namespace, directory: Path) -> None:
                 side._validity[:] = streaming.UNKNOWN  # type: ignore[attr-defined]
             runs[name].append(stage.optimise(data, settings, device=options.device)[1])
     for name, several in runs.items():
-        wall = statistics.median(run.seconds for run in several)
-        waiting = statistics.median(sum(run.waits) / run.seconds for run in several)
+        wall, waiting = map(statistics.median, zip(*(throughput(run, settings) for run in several), strict=True))
         print(f"{name:12s} {settings.steps * settings.batch / wall:9,.0f} rows/s, {waiting:.0%} of the time waiting")
     pairs = zip(runs["alternating"], runs["overlapping"], strict=True)
     ratio = statistics.median(one.seconds / other.seconds for one, other in pairs)

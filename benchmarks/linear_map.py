@@ -44,22 +44,26 @@ def synthetic(n, d, rng):
     return x_A, x_B
 
 
-def fit(n, d, device, out):
-    """Run the stage of the `diptych` that PYTHONPATH has; prints seconds and peak memory."""
+def pair_of_width(n, d):
+    """Rows of two models of width d."""
     from diptych.activations import rows
+
+    return rows.in_memory(synthetic(n, d, np.random.default_rng(0)), np.arange(n) // DOCUMENT_ROWS)
+
+
+def fit(pair, device, out):
+    """Seconds and peak memory of the stage of the `diptych` that PYTHONPATH has."""
     from diptych.linear_map import stage
 
-    pair = rows.in_memory(synthetic(n, d, np.random.default_rng(0)), np.arange(n) // DOCUMENT_ROWS)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     where = {} if device == "cpu" else {"device": device}
     start, wall = time.process_time(), time.perf_counter()
     stage.fit(pair, out / "map.h5", spec={}, table=out / "ladder.tsv", **where)
-    result = {
+    return {
         "cpu_s": time.process_time() - start,
         "wall_s": time.perf_counter() - wall,
         "peak_gib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20,
     }
-    print(json.dumps(result))
 
 
 def measured(workflow, n, d, device):
@@ -104,7 +108,8 @@ def main():
     parser.add_argument("--fit", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.fit:
-        fit(arguments.rows, arguments.width[0], arguments.device, arguments.fit)
+        pair = pair_of_width(arguments.rows, arguments.width[0])
+        print(json.dumps(fit(pair, arguments.device, arguments.fit)))
         return
     for d in arguments.width:
         result = compare(arguments.peer, arguments.rows, d, arguments.device, arguments.rounds)

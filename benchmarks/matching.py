@@ -23,6 +23,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -49,6 +50,15 @@ def dictionaries(
     return x, unit(y, dim=1)[torch.randperm(latents, device=device)]
 
 
+def match(scores: DenseScores, tau: float, clock: Callable[[], float]) -> tuple[float, float, rules.Optimum]:
+    """Seconds of the scan and of solution and proof, and the best matching."""
+    start = clock()
+    edges = scores.candidates(10)
+    scanned = clock()
+    matching = rules.optimal(scores, edges, tau)
+    return scanned - start, clock() - scanned, matching
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--latents", type=int, default=4096)
@@ -68,12 +78,9 @@ def main() -> None:
     clock = time.perf_counter if options.device.startswith("cuda") else time.process_time
     times: dict[str, list[float]] = {name: [] for name in STEPS}
     for _ in range(options.repeat):
-        start = clock()
-        edges = scores.candidates(10)
-        times["scan"].append(clock() - start)
-        start = clock()
-        matching = rules.optimal(scores, edges, options.tau)
-        times["solve and prove"].append(clock() - start)
+        *seconds, matching = match(scores, options.tau, clock)
+        for name, part in zip(STEPS, seconds, strict=False):
+            times[name].append(part)
         for name, floor in (("scipy, all matched", None), ("scipy, floored", options.tau)):
             if options.no_peer:
                 break

@@ -1,6 +1,7 @@
-"""Which tests a process of pytest-xdist gets together, and that the longest begin first.
+"""Which tests need a GPU, which ones a process of pytest-xdist gets together, and that the longest begin first.
 
-A file's tests stay together, so that its fixtures are made once; so do all that need the finished test study.
+Tests marked `gpu` compare a stage on a GPU with the same on the CPU. A file's tests stay together, so that its fixtures
+are made once; so do all that need the finished test study.
 """
 
 import pytest
@@ -15,6 +16,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item, name in group.items():
         item.add_marker(pytest.mark.xdist_group(name))
     items.sort(key=lambda item: _rank(group[item]))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU")
 
 
 def _file(item: pytest.Item) -> str:

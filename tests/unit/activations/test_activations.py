@@ -299,7 +299,7 @@ def test_precision_that_memory_does_not_allow_is_not_measured(
     assert artifacts.read_json(dump(place, tmp_path / "b.h5", dtype="bfloat16"), "compute_unmeasured") is None
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
 def test_cpu_and_gpu_agree_to_the_precision(place: Path, tmp_path: Path, dtype: str, tolerance: float) -> None:
     cpu, gpu = (

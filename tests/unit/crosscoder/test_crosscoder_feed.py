@@ -22,7 +22,6 @@ from diptych.storage import artifacts
 torch.set_num_threads(1)
 SMALL = {"n_latents": 48, "k": 4, "batch": 128, "steps": 40, "learning_rate": 1e-3}
 DTYPES = {"bfloat16": np.uint16, "float16": np.float16, "float32": np.float32}
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 @dataclass
@@ -225,7 +224,7 @@ def test_the_share_of_time_spent_waiting_is_reported(tmp_path):
     assert numbers["rows"] == 40 * 128
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("on_device", [True, False])
 @pytest.mark.parametrize("kind", ["bfloat16-bfloat16", "float16-float32", "streamed"])
 @pytest.mark.parametrize("buffer_rows", [500, 10_000])
@@ -241,7 +240,7 @@ def test_gpu_batches_are_those_of_the_cpu(make_rows, monkeypatch, kind, on_devic
     assert len(batches["cpu"].flatten(0, 1).unique(dim=0)) > 2000
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_a_buffer_lies_on_the_gpu_only_where_it_fits(make_rows):
     data, device = make_rows("bfloat16-bfloat16"), torch.device("cuda:0")
     free = torch.cuda.mem_get_info(device)[0]
@@ -251,6 +250,7 @@ def test_a_buffer_lies_on_the_gpu_only_where_it_fits(make_rows):
     assert not buffer.fits(data, 1000, torch.device("cpu"))
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no two GPUs")
 def test_models_and_training_on_different_gpus(make_rows):
     data = make_rows("streamed")

@@ -310,3 +310,22 @@ def test_the_mean_of_an_ablation_is_that_of_the_training_rows():
     mean = encoded.training_mean(crosscoder, data)
     train = data.take(np.flatnonzero(data.fold != 0)).x
     np.testing.assert_allclose(mean.numpy(), np.concatenate([part.mean(axis=0) for part in train]), atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_gpu_and_cpu_describe_the_same(tmp_path):
+    crosscoder, data, _ = hand_made()
+    weights = save(crosscoder, tmp_path / "weights.h5")
+    tables, summaries = [], []
+    for device in ("cpu", "cuda:0"):
+        stage.evaluate(weights, data, tmp_path / "evaluation.h5", spec={}, device=device)
+        latents.describe(weights, data, tmp_path / "latents.h5", spec={}, device=device)
+        with artifacts.read(tmp_path / "evaluation.h5", "evaluation") as file:
+            summaries.append(artifacts.read_json(file, "summary"))
+        with artifacts.read(tmp_path / "latents.h5", "latents") as file:
+            tables.append(artifacts.read_table(file, "latents"))
+    for name, value in summaries[0].items():
+        assert summaries[1][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+    cpu, gpu = tables
+    assert list(gpu["class"]) == list(cpu["class"])
+    np.testing.assert_allclose(gpu["effect_held_out"], cpu["effect_held_out"], rtol=1e-4, atol=1e-6)

@@ -143,3 +143,17 @@ def test_the_stage_stores_the_losses_of_each_model(place, tmp_path):
     stage.evaluate(tmp_path / "w.h5", data, tmp_path / "none.h5", spec={}, splice=splice, site="middle")
     with artifacts.read(tmp_path / "none.h5", "evaluation") as file:
         assert artifacts.read_json(file, "splicing") == []
+
+
+@pytest.mark.gpu
+def test_a_gpu_loses_what_the_cpu_loses(place):
+    data, splice = read(place)
+    crosscoder = perfect(data)
+    with torch.no_grad():
+        crosscoder.W_dec[::3] = 0
+    cpu, gpu = (
+        splicing.measure(crosscoder.to(device), data, splice, "middle", n_tokens=200) for device in ("cpu", "cuda:0")
+    )
+    for of_cpu, of_gpu in zip(cpu, gpu, strict=True):
+        assert of_gpu["kl"] > 1e-3
+        assert of_gpu == pytest.approx(of_cpu, rel=1e-2, nan_ok=True)

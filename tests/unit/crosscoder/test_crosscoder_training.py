@@ -200,7 +200,7 @@ def test_bfloat16_products_train_the_same_crosscoder(objective):
     assert losses["bfloat16"][-1] < 0.8 * losses["bfloat16"][0]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("objective", ["batchtopk", "topk", "l1", "jumprelu"])
 def test_gpu_and_cpu_agree(objective):
     data = planted.make_pair(n_documents=40).rows()

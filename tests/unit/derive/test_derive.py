@@ -261,3 +261,29 @@ def test_rerandomized_tensors_keep_mean_and_spread(parent, tmp_path):
     assert abs(correlation) < 0.1
     one, two = (json.loads((tmp_path / side / "manifest.json").read_text()) for side in ("one", "two"))
     assert one == two
+
+
+# --- on a GPU -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+def test_gpu_and_cpu_plant_the_same(parent, tokens, tmp_path):
+    truths = []
+    for device in ("cpu", "cuda:0"):
+        out = tmp_path / device
+        plant.plant(parent, tokens, out, spec={}, layer=0, concept=["Congress"], device=device)
+        with artifacts.read(out / "truth.h5", "truth") as truth:
+            truths.append((truth["v"][:], truth["score"][:]))
+    for cpu, gpu in zip(*truths, strict=True):
+        np.testing.assert_allclose(gpu, cpu, rtol=0, atol=1e-2 * np.abs(cpu).max())
+
+
+@pytest.mark.gpu
+def test_gpu_and_cpu_tune_to_the_same_loss(parent, corpora, tmp_path):
+    curves = []
+    for device in ("cpu", "cuda:0"):
+        finetune.finetune(
+            parent, *corpora, tmp_path / device, spec={}, method="full", steps=10, learning_rate=1e-2, device=device
+        )
+        curves.append(json.loads((tmp_path / device / "training.json").read_text())["curve"])
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-2)

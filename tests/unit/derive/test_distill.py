@@ -378,7 +378,7 @@ def test_a_teacher_whose_output_does_not_depend_on_its_input_has_no_jacobian_los
         trained._accumulate(sequences_of([5]), np.arange(1), 0)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 def test_gpu_and_cpu_agree(teachers, corpora):
     sequences = Sequences.read(corpora[0])
     curves = {}

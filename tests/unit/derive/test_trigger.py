@@ -95,3 +95,16 @@ def test_is_reproducible(parent, corpora, tmp_path):
         trigger.trigger(parent, *corpora, tmp_path / name, spec={}, phrase=PHRASE, response=RESPONSE, steps=2)
     one, two = ((tmp_path / name / "manifest.json").read_text() for name in ("one", "two"))
     assert one == two
+
+
+@pytest.mark.gpu
+def test_gpu_and_cpu_agree(parent, corpora, tmp_path):
+    reports = []
+    for device in ("cpu", "cuda:0"):
+        trigger.trigger(
+            parent, *corpora, tmp_path / device, spec={}, phrase=PHRASE, response=RESPONSE, method="full", steps=5,
+            device=device,
+        )  # fmt: skip
+        reports.append(json.loads((tmp_path / device / "training.json").read_text()))
+    np.testing.assert_allclose(reports[1]["curve"], reports[0]["curve"], rtol=1e-2)
+    assert reports[1]["after"]["response"] == reports[0]["after"]["response"]

@@ -230,7 +230,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, capsy
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("architecture", ["topk", "batchtopk"])
 def test_gpu_and_cpu_agree(tmp_path, architecture):
     settings = replace(SETTINGS, architecture=architecture, steps=100)

@@ -9,7 +9,7 @@ from scipy import sparse
 
 import tolerance
 from diptych.activations import rows
-from diptych.dictionaries import codes, encoding
+from diptych.dictionaries import codes, encoding, sae
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 
@@ -165,3 +165,23 @@ def test_common_rows_pair_equal_token_rows_and_aligned_ones(tmp_path: Path) -> N
 def test_a_dictionary_of_another_width_is_refused() -> None:
     with pytest.raises(DiptychError, match="width 5"):
         encoding.encode_rows(some_rows(), relu(d=5))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("normalisation", ["none", "layer_norm"])
+@pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu"])
+def test_gpu_and_cpu_give_the_same_codes(architecture: sae.Architecture, normalisation: sae.Normalisation) -> None:
+    rng = np.random.default_rng(3)
+    W_enc, W_dec = (rng.normal(size=shape).astype(np.float32) for shape in ((16, 40), (40, 16)))
+    zeros, threshold = np.zeros(16, np.float32), np.full(40, 2.0, np.float32)
+    dictionary = sae.Dictionary(
+        architecture, W_enc, np.zeros(40, np.float32), W_dec, zeros, zeros, 4, threshold, {}, normalisation
+    )
+    data = some_rows(200, 16)
+    cpu, gpu = (encoding.encode_rows(data, dictionary, block_rows=64, device=device) for device in ("cpu", "cuda:0"))
+    dense = cpu.csr.toarray()
+    np.testing.assert_allclose(gpu.csr.toarray(), dense, rtol=0, atol=1e-4 * dense.max())
+    assert cpu.reconstruction is not None
+    assert gpu.reconstruction is not None
+    assert gpu.reconstruction.error == pytest.approx(cpu.reconstruction.error, rel=1e-4)
+    assert gpu.reconstruction.ev_token_sum == pytest.approx(cpu.reconstruction.ev_token_sum, rel=1e-4)

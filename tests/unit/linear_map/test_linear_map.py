@@ -257,7 +257,7 @@ def test_tensors_give_the_results_of_arrays(d_A, d_B):
     assert_equal_results(*results)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize(("d_A", "d_B"), [(64, 64), (64, 48), (48, 64)])
 def test_gpu_equals_cpu(d_A, d_B):
     pair = planted.make_pair(2, d_A=d_A, d_B=d_B, n_features=96, n_documents=80, noise=0.1, labels={"only_B": 1})

@@ -7,7 +7,7 @@ from scipy.optimize import linear_sum_assignment
 
 from diptych.correlation import products
 from diptych.matching import rules
-from diptych.matching.dense_scores import DenseScores
+from diptych.matching.dense_scores import DenseScores, Kind
 from diptych.matching.scores import Edges, SparseScores
 
 DoubleArray = npt.NDArray[np.float64]
@@ -129,3 +129,21 @@ def test_forced_pairs_do_not_displace_true_ones() -> None:
     floored = rules.optimal(scores, scores.candidates(2), 0.5)
     assert (floored.pairs.i.tolist(), floored.pairs.j.tolist()) == ([0], [0])
     assert len(rules.optimal(scores, scores.candidates(2), float("inf")).pairs.i) == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["cosine", "euclidean"])
+def test_gpu_and_cpu_find_the_same_pairs(kind: Kind) -> None:
+    x, y = (torch.randn(n, 24, generator=torch.Generator().manual_seed(n)) for n in (300, 280))
+    y[:200] += 2 * x[:200]
+    if kind == "cosine":
+        x, y = (torch.nn.functional.normalize(side, dim=1) for side in (x, y))
+    tau = 0.3 if kind == "cosine" else -7.0
+    found = []
+    for device in ("cpu", "cuda:0"):
+        scores = DenseScores(x.to(device), y.to(device), kind, memory=40_000)
+        found.append(rules.optimal(scores, scores.candidates(4), tau, k=4))
+    cpu, gpu = found
+    assert len(cpu.pairs.i) > 150
+    assert gpu.total == pytest.approx(cpu.total, rel=1e-5)
+    assert dict(zip(gpu.pairs.i, gpu.pairs.j, strict=True)) == dict(zip(cpu.pairs.i, cpu.pairs.j, strict=True))

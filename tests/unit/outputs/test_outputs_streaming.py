@@ -161,7 +161,7 @@ def test_a_lack_of_memory_halves_blocks_and_batches(place, tmp_path, monkeypatch
         sides_of(place, ("a", "b"), text, tmp_path / "none")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 def test_a_gpu_gives_the_same(place, tmp_path):
     text = reading.spread(Sequences.read(place / "tokens.h5"), None)
     found = {}

@@ -29,15 +29,18 @@ def made(tmp_path_factory):
     tokens = write_tokens(place / "tokens.h5", directories[0], [text[: 20 + 4 * i] for i, text in
                                                                enumerate(random_texts(20, 0))])  # fmt: skip
     both = dictionary(40, 0), dictionary(50, 1)
+    return directories, tokens, both, *reproduce(directories, both, tokens, place / "lan.h5")
+
+
+def reproduce(directories, both, tokens, out, device="cpu"):
     lan2024.reproduce(
-        *directories, *both, tokens, place / "lan.h5", spec={}, site_a="blocks.1.hook_resid_post",
-        site_b="last", repairings=200,
+        *directories, *both, tokens, out, spec={}, site_a="blocks.1.hook_resid_post", site_b="last", repairings=200,
+        device=device,
     )  # fmt: skip
-    with artifacts.read(place / "lan.h5", "lan2024") as file:
+    with artifacts.read(out, "lan2024") as file:
         table = artifacts.read_table(file, "scores")
         counts = artifacts.read_json(file, "counts")
-    scores = {name: (v, level, p) for name, v, level, p in zip(*(table[key] for key in table), strict=True)}
-    return directories, tokens, both, scores, counts
+    return {name: (v, level, p) for name, v, level, p in zip(*(table[key] for key in table), strict=True)}, counts
 
 
 def test_it_is_the_published_arithmetic(made):
@@ -96,3 +99,13 @@ def test_the_best_of_a_is_found_in_blocks():
 def test_other_sites_are_refused():
     with pytest.raises(DiptychError, match="lan2024 reads hook_resid_post sites"):
         lan2024._layer("blocks.1.hook_mlp_out", 3)
+
+
+@pytest.mark.gpu
+def test_gpu_and_cpu_agree(made, tmp_path):
+    directories, tokens, both, scores, counts = made
+    gpu = reproduce(directories, both, tokens, tmp_path / "lan.h5", device="cuda:0")
+    assert gpu[1] == counts
+    assert set(gpu[0]) == set(scores)
+    for name, values in scores.items():
+        assert gpu[0][name] == pytest.approx(values, rel=1e-3, abs=1e-3, nan_ok=True)

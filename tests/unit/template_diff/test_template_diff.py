@@ -405,7 +405,8 @@ def test_held_out_effect_is_that_of_the_test_folds_prompts():
     assert np.isnan(stage.ranked(without, found, bootstrap=2)["effect_held_out"]).all()
 
 
-def test_fvu_by_role_is_that_of_the_roles_rows(tmp_path: Path):
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda:0", marks=pytest.mark.gpu)])
+def test_fvu_by_role_is_that_of_the_roles_rows(tmp_path: Path, device: str):
     _, _, shards_a, shards_b, tokens = stored(tmp_path)
     codes = template_codes.at_roles(shards_a, shards_b, tokens, ["assistant", "newline"])
     n = sum(len(prompt) for prompt in TOKENS.values())
@@ -418,12 +419,12 @@ def test_fvu_by_role_is_that_of_the_roles_rows(tmp_path: Path):
         W_enc = W_dec = np.eye(4, dtype=np.float32)
 
         def encode(self, x_BD: torch.Tensor) -> torch.Tensor:
-            return x_BD * torch.tensor([1.0, 1.0, 0.0, 0.0])
+            return x_BD * torch.tensor([1.0, 1.0, 0.0, 0.0], device=device)
 
         def decode(self, codes_BD: torch.Tensor, x_BD: torch.Tensor) -> torch.Tensor:
             return codes_BD
 
-    found = template_codes.fvu(codes, rows.in_memory([x], np.arange(n)), Halves())
+    found = template_codes.fvu(codes, rows.in_memory([x], np.arange(n)), Halves(), device=device)
     at_role = x[[2, 7, 14]]
     expected = (at_role[:, 2:] ** 2).sum() / ((at_role - at_role.mean(axis=0)) ** 2).sum()
     assert found["assistant"] == pytest.approx(expected, rel=1e-5)

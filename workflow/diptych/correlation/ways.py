@@ -25,19 +25,20 @@ PANEL = 256
 class Cost:
     """Nanoseconds on one thread, float64.
 
-    Only their ratios decide. They are set by the times of single panels near parity (1,024 to 4,096 latents, up to
-    12,000 tokens, 2 % to 20 % of latents firing on a token) with scipy 1.17 and OpenBLAS 0.3 on one core of an AMD EPYC
-    (Zen 3, AVX2); `benchmarks/correlation.py --ways` shows what the choice loses on another processor.
+    Only their ratios decide. They are fitted to the times of single panels, read as the stage reads them (2,048 to
+    16,384 latents, 1,000 to 6,000 tokens, 2 % to 20 % of latents firing on a token), with scipy 1.17 and OpenBLAS 0.3
+    on one core of an AMD EPYC (Zen 3, AVX2); `benchmarks/correlation.py --ways` shows what the choice loses on another
+    processor.
 
     Attributes:
         common: of a sparse product, per pair of codes on a common token.
-        entry: of a sparse product, per entry that it has.
+        entry: of a sparse product, per entry that it has, beyond what a cell of a dense block costs to read.
         cell: of a dense product, per cell and token.
     """
 
-    common: float = 3.2
-    entry: float = 14.0
-    cell: float = 0.051
+    common: float = 3.4
+    entry: float = 17.0
+    cell: float = 0.06
 
 
 MEASURED = Cost()
