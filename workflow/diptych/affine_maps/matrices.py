@@ -56,6 +56,20 @@ def stack(vectors: Sequence[Matrix]) -> Matrix:
     return torch.stack(list(vectors))
 
 
+def single(matrix: Matrix) -> Matrix:
+    """The matrix in float32: products and decompositions in half of the time."""
+    return matrix.astype(np.float32) if isinstance(matrix, np.ndarray) else matrix.float()
+
+
+def columns(first: Matrix, second: Matrix) -> Matrix:
+    """The columns of both matrices side by side; of two vectors, one after the other."""
+    if isinstance(first, np.ndarray):
+        return np.concatenate([first, second], axis=-1)
+    import torch
+
+    return torch.cat([first, second], dim=-1)
+
+
 def trace(matrix: Matrix) -> float:
     """Sum of the diagonal."""
     return float(matrix.diagonal().sum())
@@ -118,6 +132,16 @@ def orthonormal(matrix: Matrix) -> Matrix:
     import torch
 
     return torch.linalg.qr(matrix)[0]
+
+
+def complement(orthonormal_columns: Matrix) -> Matrix:
+    """Orthonormal basis, in columns, of what is orthogonal to all of these columns."""
+    n = orthonormal_columns.shape[1]
+    if isinstance(orthonormal_columns, np.ndarray):
+        return np.linalg.qr(orthonormal_columns, mode="complete")[0][:, n:]
+    import torch
+
+    return torch.linalg.qr(orthonormal_columns, mode="complete")[0][:, n:]
 
 
 def cholesky(positive: Matrix) -> Matrix:

@@ -96,9 +96,9 @@ def select_directions(
         C_BB = C_BB + scatter.BB
     ridge = VARIANCE_FLOOR * matrices.trace(C_BB) / len(C_BB)
     variance, components = (matrices.to_numpy(part) for part in matrices.eigh(C_E))
-    share, readouts = _relative_eigh(C_E, matrices.add_to_diagonal(C_BB, ridge))
+    share, readouts = _relative_eigh(C_E, matrices.add_to_diagonal(C_BB, ridge), count)
     principal = components[:, ::-1][:, :count].T
-    readout = matrices.to_numpy(readouts[:, -count:])[:, ::-1].T * np.sqrt(n)
+    readout = matrices.to_numpy(readouts)[:, ::-1].T * np.sqrt(n)
     pattern = _unit_rows(matrices.to_numpy(matrices.like(readout, C_BB) @ C_BB))
     sign = _signs(np.vstack([principal, pattern]))
     return Directions(
@@ -111,12 +111,12 @@ def select_directions(
     )
 
 
-def _relative_eigh(symmetric: Matrix, positive: Matrix) -> tuple[DoubleArray, Matrix]:
-    """Eigenvalues, increasing, and vectors of S g = mu P g, with g^T P g = 1."""
+def _relative_eigh(symmetric: Matrix, positive: Matrix, count: int) -> tuple[DoubleArray, Matrix]:
+    """Eigenvalues, increasing, and the last `count` vectors of S g = mu P g, with g^T P g = 1."""
     factor = matrices.cholesky(positive)
     half = matrices.solve_triangular(factor, symmetric)
     values, vectors = matrices.eigh(matrices.solve_triangular(factor, half.T))
-    return matrices.to_numpy(values), matrices.solve_triangular(factor, vectors, transposed=True)
+    return matrices.to_numpy(values), matrices.solve_triangular(factor, vectors[:, -count:], transposed=True)
 
 
 def _random_directions(variance: DoubleArray, components: DoubleArray, seed: int) -> DoubleArray:
