@@ -7,7 +7,6 @@ from diptych.activations import rows
 from diptych.affine_maps import moments
 from diptych.oracle import planted
 from diptych.runtime.errors import DiptychError
-from diptych.storage import artifacts
 
 
 @pytest.fixture(scope="module")
@@ -116,14 +115,3 @@ def test_non_finite_names_the_document(pair):
     x[40, 2] = np.nan
     with pytest.raises(DiptychError, match=f"document {pair.document[40]}"):
         moments.accumulate(rows.in_memory([x, pair.sides[1].values], pair.document))
-
-
-def test_save_and_load(pair, tmp_path):
-    found = moments.accumulate(pair)
-    with artifacts.create(tmp_path / "m.h5", "moments", {}) as out:
-        moments.save(out, found)
-    with artifacts.read(tmp_path / "m.h5", "moments") as file:
-        back = moments.load(file)
-    assert back.ids == found.ids
-    np.testing.assert_array_equal(back.fold(3).C_AB, found.fold(3).C_AB)
-    np.testing.assert_array_equal(back.shuffled[4], found.shuffled[4])

@@ -15,10 +15,8 @@ that a map reaches without information on the token.
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import blas
@@ -28,7 +26,6 @@ from diptych.affine_maps import matrices
 from diptych.affine_maps.matrices import Matrix
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
-from diptych.storage import artifacts
 
 DoubleArray = npt.NDArray[np.float64]
 FloatArray = npt.NDArray[np.float32]
@@ -147,18 +144,15 @@ class FoldMoments:
     Attributes:
         ids: fold numbers, increasing; those without rows are absent.
         folds: their moments.
+        total: moments of all rows.
         shuffled: per fold C_AB [d_A, d_B] of A's rows with another document's rows of B. The partner rows are a
             permutation of the fold's rows, so means, C_AA and C_BB are the same. Empty if some fold has no derangement.
     """
 
     ids: tuple[int, ...]
     folds: tuple[Moments, ...]
+    total: Moments
     shuffled: tuple[Matrix, ...]
-
-    @cached_property
-    def total(self) -> Moments:
-        """Moments of all rows."""
-        return sum_moments(self.folds)
 
     def fold(self, fold: int) -> Moments:
         """Moments of one fold."""
@@ -170,12 +164,13 @@ class FoldMoments:
 
     def reversed(self) -> "FoldMoments":
         """The same rows with A and B exchanged; the shuffled cross-moments are transposed."""
-        return FoldMoments(self.ids, tuple(m.reversed() for m in self.folds), tuple(C_AB.T for C_AB in self.shuffled))
+        shuffled = tuple(C_AB.T for C_AB in self.shuffled)
+        return FoldMoments(self.ids, tuple(fold.reversed() for fold in self.folds), self.total.reversed(), shuffled)
 
     def on(self, device: str) -> "FoldMoments":
         """The same moments on a device, `cpu` or `cuda[:i]`."""
         shuffled = tuple(matrices.on(device, C_AB) for C_AB in self.shuffled)
-        return FoldMoments(self.ids, tuple(fold.on(device) for fold in self.folds), shuffled)
+        return FoldMoments(self.ids, tuple(fold.on(device) for fold in self.folds), self.total.on(device), shuffled)
 
     def shuffled_cross(self, C_AB: Matrix, folds: Iterable[int]) -> Matrix:
         """Cross-moment C_AB of whole folds, if A's rows had another document's rows of B (needs `shuffled`).
@@ -230,7 +225,7 @@ def accumulate(pair: rows.Rows, *, block_rows: int = BLOCK_ROWS, shuffled: bool 
         folds.append(sums.moments(pilot))
         if partner is not None:
             shuffled_cross.append(sums.shuffled())
-    return FoldMoments(ids, tuple(folds), tuple(shuffled_cross))
+    return FoldMoments(ids, tuple(folds), sum_moments(folds), tuple(shuffled_cross))
 
 
 def derangement(document: IntArray, fold: IntArray, position: IntArray) -> IntArray | None:
@@ -277,28 +272,6 @@ def _by_document(group: IntArray, document: IntArray) -> tuple[IntArray, int]:
     by_document = group[np.argsort(document[group], kind="stable")]
     ends = np.flatnonzero(np.diff(document[by_document], append=-1))
     return by_document, int(np.diff(ends, prepend=-1).max())
-
-
-def save(out: artifacts.Writer, moments: FoldMoments) -> None:
-    """Write fold moments to an artifact, under `moments/`."""
-    out.array("moments/fold", np.array(moments.ids))
-    for i, fold in zip(moments.ids, moments.folds, strict=True):
-        out.array(f"moments/{i}/n", fold.n)
-        for name in ("mean_A", "mean_B", "C_AA", "C_AB", "C_BB"):
-            out.array(f"moments/{i}/{name}", getattr(fold, name))
-    for i, C_AB in zip(moments.ids, moments.shuffled, strict=False):
-        out.array(f"moments/{i}/C_AB_shuffled", C_AB)
-
-
-def load(file: h5py.File) -> FoldMoments:
-    """Read the fold moments that `save` wrote, from an open artifact."""
-    ids = tuple(int(i) for i in file["moments/fold"])
-    names = ("mean_A", "mean_B", "C_AA", "C_AB", "C_BB")
-    folds = tuple(
-        Moments(int(file[f"moments/{i}/n"][()]), *(file[f"moments/{i}/{name}"][:] for name in names)) for i in ids
-    )
-    shuffled = tuple(file[f"moments/{i}/C_AB_shuffled"][:] for i in ids if "C_AB_shuffled" in file[f"moments/{i}"])
-    return FoldMoments(ids, folds, shuffled)
 
 
 class _FoldSums:
