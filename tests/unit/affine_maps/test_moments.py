@@ -40,6 +40,16 @@ def test_folds_total_and_training_equal_numpy_cov(pair):
     assert_equal(found.training(1, 3), x_A[left], x_B[left])
 
 
+def test_tensors_have_the_moments_of_arrays(pair):
+    of_tensors, of_arrays = (moments.accumulate(pair, block_rows=64, device=device) for device in ("cpu:0", "cpu"))
+    for left, right in ((of_tensors.total, of_arrays.total), (of_tensors.fold(3), of_arrays.fold(3))):
+        for name in ("mean_A", "mean_B", "C_AA", "C_AB", "C_BB"):
+            found, expected = getattr(left, name).numpy(), getattr(right, name)
+            np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+    largest = np.abs(of_arrays.fold(3).C_AA).max()
+    np.testing.assert_allclose(of_tensors.shuffled[2], of_arrays.shuffled[2], rtol=0, atol=2e-6 * largest)
+
+
 def test_merge_and_difference_undo_each_other(pair):
     found = moments.accumulate(pair)
     back = (found.fold(0) + found.fold(1)).without(found.fold(1))

@@ -87,9 +87,7 @@ def _unpenalised_errors(fits: Fits, held_out: HeldOut) -> dict[RungName, float]:
     return {name: float(affine.squared_error(slope, scatter).sum()) for name, slope in slopes}
 
 
-def _paths(
-    fits: Fits, held_out: HeldOut, basis: Eigenbasis, has_shuffled: bool
-) -> dict[PenalisedName, RidgePath]:
+def _paths(fits: Fits, held_out: HeldOut, basis: Eigenbasis, has_shuffled: bool) -> dict[PenalisedName, RidgePath]:
     """Ridge paths that share an eigenbasis."""
     cross = basis.cross(fits.training(*held_out).C_AB)
     names: tuple[PenalisedName, ...] = ("ridge_zero",) if fits.shrink_to == "zero" else ("ridge_zero", "ridge")
