@@ -5,9 +5,10 @@
 
 Both fit the same pair (sparse features, A and B sharing half of each) in processes of their own, by turns. Printed for
 every width: processor seconds of the whole stage (accumulation, both directions of the ladder, residuals), peak memory
-beyond the activations, the median of the rounds' ratios, whether both select the same penalties and rungs, and the
-largest difference of any pooled R^2. 5ce3c19 made an eigendecomposition for every pair of folds, map and direction and
-a singular value decomposition for every polar factor. Without `--peer` only this checkout is measured.
+beyond the activations in GiB and in float64 arrays of d x d (from which that of another width follows), the median of
+the rounds' ratios, whether both select the same penalties and rungs, and the largest difference of any pooled R^2.
+5ce3c19 made an eigendecomposition for every pair of folds, map and direction and a singular value decomposition for
+every polar factor. Without `--peer` only this checkout is measured.
 """
 
 import argparse
@@ -62,7 +63,8 @@ def fit(pair, device, out):
     return {
         "cpu_s": time.process_time() - start,
         "wall_s": time.perf_counter() - wall,
-        "peak_gib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20,
+        "peak_gib": (peak := resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20,
+        "peak_arrays": peak * 2**10 / (8 * d**2),
     }
 
 

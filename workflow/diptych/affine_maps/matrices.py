@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from scipy import linalg
+from scipy.linalg import blas
 
 DoubleArray = npt.NDArray[np.float64]
 Matrix: TypeAlias = Any
@@ -35,10 +36,15 @@ def like(values: npt.ArrayLike, other: Matrix) -> Matrix:
     return array if isinstance(other, np.ndarray) else _tensor(array, other.device)
 
 
-def _tensor(array: DoubleArray, device: Any) -> Matrix:
+def _tensor(array: npt.NDArray[np.floating[Any]], device: Any) -> Matrix:
     import torch  # slow to import, and only needed on a GPU
 
     return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+
+def single_on(device: str, values: npt.NDArray[np.float32]) -> Matrix:
+    """A float32 array on a device: unchanged for `cpu`, a tensor for `cuda[:i]`."""
+    return values if device == "cpu" else _tensor(values, device)
 
 
 def to_numpy(values: Matrix) -> DoubleArray:
@@ -54,6 +60,20 @@ def stack(vectors: Sequence[Matrix]) -> Matrix:
     import torch
 
     return torch.stack(list(vectors))
+
+
+def single(matrix: Matrix) -> Matrix:
+    """The matrix in float32: products and decompositions in half of the time."""
+    return matrix.astype(np.float32) if isinstance(matrix, np.ndarray) else matrix.float()
+
+
+def columns(first: Matrix, second: Matrix) -> Matrix:
+    """The columns of both matrices side by side; of two vectors, one after the other."""
+    if isinstance(first, np.ndarray):
+        return np.concatenate([first, second], axis=-1)
+    import torch
+
+    return torch.cat([first, second], dim=-1)
 
 
 def trace(matrix: Matrix) -> float:
@@ -120,6 +140,16 @@ def orthonormal(matrix: Matrix) -> Matrix:
     return torch.linalg.qr(matrix)[0]
 
 
+def complement(orthonormal_columns: Matrix) -> Matrix:
+    """Orthonormal basis, in columns, of what is orthogonal to all of these columns."""
+    n = orthonormal_columns.shape[1]
+    if isinstance(orthonormal_columns, np.ndarray):
+        return np.linalg.qr(orthonormal_columns, mode="complete")[0][:, n:]
+    import torch
+
+    return torch.linalg.qr(orthonormal_columns, mode="complete")[0][:, n:]
+
+
 def cholesky(positive: Matrix) -> Matrix:
     """Lower triangular L with L L^T equal to a symmetric positive definite matrix."""
     if isinstance(positive, np.ndarray):
@@ -136,6 +166,23 @@ def solve_triangular(lower: Matrix, right: Matrix, *, transposed: bool = False) 
     import torch
 
     return torch.linalg.solve_triangular(lower.T if transposed else lower, right, upper=transposed)
+
+
+def upper_gram(rows: Matrix) -> Matrix:
+    """X^T X of float32 rows X in C order, at least its upper triangle."""
+    if isinstance(rows, np.ndarray):
+        return blas.ssyrk(1.0, rows.T)  # rows.T is Fortran-ordered: no copy, half the work of a full product
+    return rows.T @ rows
+
+
+def symmetric(upper: Matrix) -> Matrix:
+    """The symmetric matrix with this upper triangle."""
+    if isinstance(upper, np.ndarray):
+        mirrored: DoubleArray = upper.T.copy()
+        above = np.triu_indices(len(mirrored), 1)
+        mirrored[above] = upper[above]
+        return mirrored
+    return upper.triu() + upper.triu(1).T
 
 
 def quadratic_forms(symmetric: Matrix, columns: Matrix) -> Matrix:

@@ -15,20 +15,16 @@ that a map reaches without information on the token.
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import blas
 
 from diptych.activations import rows
 from diptych.affine_maps import matrices
 from diptych.affine_maps.matrices import Matrix
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
-from diptych.storage import artifacts
 
 DoubleArray = npt.NDArray[np.float64]
 FloatArray = npt.NDArray[np.float32]
@@ -50,7 +46,7 @@ class Scatter(NamedTuple):
 
 @dataclass(frozen=True)
 class Moments:
-    """Means and centred co-moments (sums, not averages) of n aligned rows; arrays, or tensors of a GPU (`on`).
+    """Means and centred co-moments (sums, not averages) of n aligned rows; arrays, or tensors of a GPU.
 
     Attributes:
         n: number of rows.
@@ -110,11 +106,6 @@ class Moments:
         """Sums of products of these rows about their own means."""
         return Scatter(self.C_AA, self.C_AB, self.C_BB)
 
-    def on(self, device: str) -> "Moments":
-        """The same moments on a device."""
-        arrays = (self.mean_A, self.mean_B, self.C_AA, self.C_AB, self.C_BB)
-        return Moments(self.n, *(matrices.on(device, array) for array in arrays))
-
     def reversed(self) -> "Moments":
         """The same rows with A and B exchanged."""
         return Moments(self.n, self.mean_B, self.mean_A, self.C_BB, self.C_AB.T, self.C_AA)
@@ -147,18 +138,15 @@ class FoldMoments:
     Attributes:
         ids: fold numbers, increasing; those without rows are absent.
         folds: their moments.
+        total: moments of all rows.
         shuffled: per fold C_AB [d_A, d_B] of A's rows with another document's rows of B. The partner rows are a
             permutation of the fold's rows, so means, C_AA and C_BB are the same. Empty if some fold has no derangement.
     """
 
     ids: tuple[int, ...]
     folds: tuple[Moments, ...]
+    total: Moments
     shuffled: tuple[Matrix, ...]
-
-    @cached_property
-    def total(self) -> Moments:
-        """Moments of all rows."""
-        return sum_moments(self.folds)
 
     def fold(self, fold: int) -> Moments:
         """Moments of one fold."""
@@ -170,12 +158,8 @@ class FoldMoments:
 
     def reversed(self) -> "FoldMoments":
         """The same rows with A and B exchanged; the shuffled cross-moments are transposed."""
-        return FoldMoments(self.ids, tuple(m.reversed() for m in self.folds), tuple(C_AB.T for C_AB in self.shuffled))
-
-    def on(self, device: str) -> "FoldMoments":
-        """The same moments on a device, `cpu` or `cuda[:i]`."""
-        shuffled = tuple(matrices.on(device, C_AB) for C_AB in self.shuffled)
-        return FoldMoments(self.ids, tuple(fold.on(device) for fold in self.folds), shuffled)
+        shuffled = tuple(C_AB.T for C_AB in self.shuffled)
+        return FoldMoments(self.ids, tuple(fold.reversed() for fold in self.folds), self.total.reversed(), shuffled)
 
     def shuffled_cross(self, C_AB: Matrix, folds: Iterable[int]) -> Matrix:
         """Cross-moment C_AB of whole folds, if A's rows had another document's rows of B (needs `shuffled`).
@@ -197,13 +181,16 @@ def sum_moments(parts: Iterable[Moments]) -> Moments:
     return first
 
 
-def accumulate(pair: rows.Rows, *, block_rows: int = BLOCK_ROWS, shuffled: bool = True) -> FoldMoments:
+def accumulate(
+    pair: rows.Rows, *, block_rows: int = BLOCK_ROWS, shuffled: bool = True, device: str = "cpu"
+) -> FoldMoments:
     """Moments by fold in one pass over the rows of two models (with `shuffled`, B's rows are read twice).
 
     Args:
         pair: rows of two models.
         block_rows: rows per matrix product.
         shuffled: also compute the shuffled cross-moments.
+        device: `cpu` or `cuda[:i]`, where the products are computed and the moments lie.
 
     Raises:
         DiptychError: not two models, no rows, or a non-finite activation.
@@ -220,7 +207,7 @@ def accumulate(pair: rows.Rows, *, block_rows: int = BLOCK_ROWS, shuffled: bool 
     only_B = replace(pair, sides=pair.sides[1:], token_row=pair.token_row[1:])
     folds, shuffled_cross = [], []
     for _, fold_blocks in itertools.groupby(progress, key=lambda item: item[0]):
-        sums = _FoldSums(pair.widths, partner is not None)
+        sums = _FoldSums(pair.widths, partner is not None, device)
         for _, block in fold_blocks:
             z = _centre(block, pilot, buffer)
             shuffled_B = None if partner is None else only_B.take(partner[block.row]).x[0] - pilot[pair.widths[0] :]
@@ -230,7 +217,7 @@ def accumulate(pair: rows.Rows, *, block_rows: int = BLOCK_ROWS, shuffled: bool 
         folds.append(sums.moments(pilot))
         if partner is not None:
             shuffled_cross.append(sums.shuffled())
-    return FoldMoments(ids, tuple(folds), tuple(shuffled_cross))
+    return FoldMoments(ids, tuple(folds), sum_moments(folds), tuple(shuffled_cross))
 
 
 def derangement(document: IntArray, fold: IntArray, position: IntArray) -> IntArray | None:
@@ -279,73 +266,46 @@ def _by_document(group: IntArray, document: IntArray) -> tuple[IntArray, int]:
     return by_document, int(np.diff(ends, prepend=-1).max())
 
 
-def save(out: artifacts.Writer, moments: FoldMoments) -> None:
-    """Write fold moments to an artifact, under `moments/`."""
-    out.array("moments/fold", np.array(moments.ids))
-    for i, fold in zip(moments.ids, moments.folds, strict=True):
-        out.array(f"moments/{i}/n", fold.n)
-        for name in ("mean_A", "mean_B", "C_AA", "C_AB", "C_BB"):
-            out.array(f"moments/{i}/{name}", getattr(fold, name))
-    for i, C_AB in zip(moments.ids, moments.shuffled, strict=False):
-        out.array(f"moments/{i}/C_AB_shuffled", C_AB)
-
-
-def load(file: h5py.File) -> FoldMoments:
-    """Read the fold moments that `save` wrote, from an open artifact."""
-    ids = tuple(int(i) for i in file["moments/fold"])
-    names = ("mean_A", "mean_B", "C_AA", "C_AB", "C_BB")
-    folds = tuple(
-        Moments(int(file[f"moments/{i}/n"][()]), *(file[f"moments/{i}/{name}"][:] for name in names)) for i in ids
-    )
-    shuffled = tuple(file[f"moments/{i}/C_AB_shuffled"][:] for i in ids if "C_AB_shuffled" in file[f"moments/{i}"])
-    return FoldMoments(ids, folds, shuffled)
-
-
 class _FoldSums:
     """Running float64 sums of one fold, about the pilot mean. `products` holds the upper triangle only."""
 
-    def __init__(self, widths: tuple[int, ...], shuffled: bool) -> None:
-        self.widths = widths
-        self.n = 0
+    def __init__(self, widths: Sequence[int], shuffled: bool, device: str) -> None:
+        self.n, self.widths, self._device = 0, widths, device
         self.sum = np.zeros(sum(widths))
-        self.products = np.zeros((sum(widths), sum(widths)), order="F")
-        self.cross = np.zeros((widths[0], widths[1])) if shuffled else None
+        self.products = matrices.on(device, np.zeros((sum(widths), sum(widths)), order="F"))
+        self.cross = matrices.on(device, np.zeros((widths[0], widths[1]))) if shuffled else None
 
     def add(self, z: FloatArray, shuffled_B: FloatArray | None) -> float:
         """Add rows z [b, d_A + d_B] and the shuffled rows of B; returns a number that is finite iff z is."""
         block_sum = z.sum(axis=0, dtype=np.float64)
         self.n += len(z)
         self.sum += block_sum
-        self.products += blas.ssyrk(1.0, z.T)  # z.T is Fortran-ordered: no copy, half the work of a full product
+        block = matrices.single_on(self._device, z)
+        self.products += matrices.upper_gram(block)
         if self.cross is not None and shuffled_B is not None:
-            self.cross += z[:, : self.widths[0]].T @ shuffled_B
+            self.cross += block[:, : self.widths[0]].T @ matrices.single_on(self._device, shuffled_B)
         return float(block_sum.sum())
 
     def moments(self, pilot: FloatArray) -> Moments:
         d_A = self.widths[0]
-        mean = self.sum / self.n
-        products = self.products
-        C_AB = products[:d_A, d_A:] - np.outer(self.sum[:d_A], mean[d_A:])
+        part_A, part_B = slice(d_A), slice(d_A, None)
+        mean = matrices.like(self.sum / self.n + pilot, self.products)
         C_AA, C_BB = (
-            _symmetric(products[part, part]) - np.outer(self.sum[part], mean[part])
-            for part in (slice(d_A), slice(d_A, None))
+            matrices.symmetric(self.products[part, part]) - self._products_of_means(part, part)
+            for part in (part_A, part_B)
         )
-        mean = mean + pilot
-        return Moments(self.n, mean[:d_A], mean[d_A:], C_AA, np.ascontiguousarray(C_AB), C_BB)
+        C_AB = -self._products_of_means(part_A, part_B)
+        C_AB += self.products[part_A, part_B]
+        return Moments(self.n, mean[:d_A], mean[d_A:], C_AA, C_AB, C_BB)
 
-    def shuffled(self) -> DoubleArray:
+    def shuffled(self) -> Matrix:
         """Centred C_AB with the shuffled rows of B: a permutation of the fold's rows, so B's sum is the same."""
         d_A = self.widths[0]
-        cross: DoubleArray = np.asarray(self.cross) - np.outer(self.sum[:d_A], self.sum[d_A:]) / self.n
-        return cross
+        return self.cross - self._products_of_means(slice(d_A), slice(d_A, None))
 
-
-def _symmetric(upper: DoubleArray) -> DoubleArray:
-    """The symmetric matrix with this upper triangle."""
-    symmetric: DoubleArray = upper.T.copy()
-    above = np.triu_indices(len(symmetric), 1)
-    symmetric[above] = upper[above]
-    return symmetric
+    def _products_of_means(self, left: slice, right: slice) -> Matrix:
+        """n m^T m for the mean m about the pilot mean."""
+        return matrices.like(np.outer(self.sum[left], self.sum[right] / self.n), self.products)
 
 
 def _pilot_mean(pair: rows.Rows) -> FloatArray:

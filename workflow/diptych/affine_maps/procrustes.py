@@ -18,9 +18,9 @@ one direction has most of the variance (Gemma-3 to SmolLM2: 44 %) each improves 
 optimum."""
 SPAN_PENALTY = 1e-6
 """Ridge penalty, in mean eigenvalues of C_AA, of the regression whose column space gives one initial value."""
-LEAST_CONDITION = 1e-12
-"""Squared ratio of the smallest to the largest singular value down to which a polar factor is computed from M^T M: its
-rounding turns the factor only along directions with a millionth of the largest singular value."""
+LEAST_SQUARE = 1e-12
+"""Squared ratio to the largest singular value down to which one is computed from M^T M: its rounding turns the polar
+factor only along directions with a millionth of the largest singular value."""
 ORTHONORMAL = 1e-12
 """Largest |Q^T Q - I| of a polar factor."""
 CORRECTIONS = 5
@@ -103,22 +103,33 @@ def polar_factor(matrix: Matrix) -> Matrix:
 def polar_decomposition(matrix: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     """Polar factor Q, singular values s and right singular vectors V of a tall matrix M = Q V diag(s) V^T.
 
-    From the eigenvectors of M^T M, at two thirds of the cost of a singular value decomposition (a few hundredths on a
-    GPU); where M is too ill-conditioned for that (`LEAST_CONDITION`), from its singular value decomposition.
+    From the eigenvectors of M^T M, at a third of the cost of a singular value decomposition; only the part of M along
+    singular values that M^T M does not resolve (`LEAST_SQUARE`) is decomposed itself.
     """
     squares, right = matrices.eigh(matrix.T @ matrix)
-    if not float(squares[0]) > LEAST_CONDITION * float(squares[-1]):
-        left, values, right_transposed = matrices.svd(matrix)
-        return left @ right_transposed, values, right_transposed.T
-    values = squares**0.5
-    scaled = right / values**0.5
-    q = matrix @ (scaled @ scaled.T)
+    n_small = int((squares <= LEAST_SQUARE * squares[-1]).sum())
+    values = squares[n_small:] ** 0.5
+    left = _orthonormalised(matrix @ (right[:, n_small:] / values))
+    if n_small:
+        complement = matrices.complement(left)
+        turn, small, turn_right = matrices.svd(complement.T @ (matrix @ right[:, :n_small]))
+        left = matrices.columns(complement @ turn, left)
+        right = matrices.columns(right[:, :n_small] @ turn_right.T, right[:, n_small:])
+        values = matrices.columns(small, values)
+    return left @ right.T, values, right
+
+
+def _orthonormalised(q: Matrix) -> Matrix:
+    """Nearest matrix with orthonormal columns, by Newton-Schulz steps from columns that are so up to rounding."""
     for _ in range(CORRECTIONS):
         error = matrices.add_to_diagonal(q.T @ q, -1.0)
-        if float(abs(error).max()) < ORTHONORMAL:
+        largest = float(abs(error).max())
+        if largest < ORTHONORMAL:
             break
         q = q - q @ error / 2
-    return q, values, right
+        if largest**2 < ORTHONORMAL / 10:
+            break
+    return q
 
 
 def _scale(q: Matrix, m: moments.Moments) -> float:

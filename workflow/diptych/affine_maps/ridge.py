@@ -55,12 +55,12 @@ class Ridge:
 
     @cached_property
     def _basis(self) -> Matrix:
-        """Eigenvectors of R^T (C_AA + lambda I) R by increasing eigenvalue, [d_B, min(d_A, d_B)]."""
-        return matrices.eigh(self._explained)[1][:, -self._largest_rank :]
+        """Eigenvectors of R^T (C_AA + lambda I) R by increasing eigenvalue, float32 [d_B, min(d_A, d_B)]."""
+        return matrices.eigh(matrices.single(self._explained))[1][:, -self._largest_rank :]
 
     @cached_property
     def _rotated_slope(self) -> Matrix:
-        return self.slope @ self._basis
+        return matrices.single(self.slope) @ self._basis
 
     def reduced(self, rank: int) -> Matrix:
         """R P_r [d_A, d_B], P_r the projection on the first r eigenvectors of R^T (C_AA + lambda I) R."""
@@ -72,10 +72,11 @@ class Ridge:
         return (self.slope @ kept) @ kept.T
 
     def rank_errors(self, scatter: moments.Scatter) -> DoubleArray:
-        """Held-out squared error of R P_r for r = 1 .. min(d_A, d_B), float64."""
-        cross = ((scatter.AB @ self._basis) * self._rotated_slope).sum(axis=0)
-        change = matrices.quadratic_forms(scatter.AA, self._rotated_slope) - 2 * cross
-        errors: DoubleArray = matrices.trace(scatter.BB) + np.cumsum(matrices.to_numpy(change)[::-1])
+        """Held-out squared error of R P_r for r = 1 .. min(d_A, d_B), float64, from float32 products."""
+        cross = ((matrices.single(scatter.AB) @ self._basis) * self._rotated_slope).sum(axis=0)
+        change = matrices.quadratic_forms(matrices.single(scatter.AA), self._rotated_slope) - 2 * cross
+        decreasing = matrices.to_numpy(change)[::-1].astype(np.float64)
+        errors: DoubleArray = matrices.trace(scatter.BB) + np.cumsum(decreasing)
         return errors
 
 

@@ -86,8 +86,7 @@ class Fits:
         if self._latest_ridge is None or self._latest_ridge[0] != key:
             self._latest_ridge = None
             training = self.training(*held_out)
-            cross = self.shuffled_cross(held_out) if name == "shuffled" else training.C_AB
-            self._latest_ridge = key, Ridge(training.C_AA, cross, alpha, self.target(name, held_out))
+            self._latest_ridge = key, Ridge(training.C_AA, training.C_AB, alpha, self.target(name, held_out))
         return self._latest_ridge[1]
 
     def target(self, name: PenalisedName, held_out: HeldOut) -> Slope:

@@ -1,14 +1,13 @@
 """Held-out errors of inner folds, which select penalty and rank of the map for each outer fold (METHODS 2).
 
-Fold j is an inner fold of the outer fold k under maps trained on neither. Both orders of a pair share these maps, so
-every pair of folds is visited once:
+Fold j is an inner fold of the outer fold k under maps trained on neither. Both orders of a pair share these maps:
 
     by_penalty = penalty_errors(fits, alphas)     # one eigendecomposition a pair, for all penalties and targets
     by_rank = rank_r2(fits, {outer: alpha})       # one more a pair (and penalty), for all ranks
 
-The test fold, whose map and rung are selected, has all other folds as inner folds. Each of the others, whose maps only
-enter the pooled R^2, has the test fold and a neighbour: decompositions are made for (3 K - 3) / 2 pairs, not for all
-K (K - 1) / 2, and the pooled R^2 of ten planted pairs moves by less than 1e-4 (of one of noise alone, by 1.2e-4).
+The pairs are those of the test fold with each other fold. So the test fold, whose map and rung are selected, has all
+others as inner folds, and each of the others, whose maps only enter the pooled R^2, has the test fold: decompositions
+are made for K - 1 pairs, not for all K (K - 1) / 2.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ class PenaltyErrors:
     """Squared errors of the inner folds, in the order of `fold_pairs`.
 
     Attributes:
-        penalised: float64 [inner folds, penalties] of each ridge map and outer fold.
+        penalised: float64 [inner folds, penalties] of each ridge map and outer fold; `shuffled` of the first pair only.
         unpenalised: float64 [inner folds] of each rung without penalty, for the test fold as outer fold.
         total: float64 [inner folds] of each outer fold, the error of the training mean.
     """
@@ -42,12 +41,8 @@ class PenaltyErrors:
 
 
 def fold_pairs(ids: Sequence[int]) -> list[HeldOut]:
-    """Pairs of folds that are left out together: the test fold with each other, and the others with a neighbour."""
-    others = [fold for fold in ids if fold != TEST_FOLD]
-    neighbours = [(others[i], others[i + 1]) for i in range(0, len(others) - 1, 2)]
-    if len(others) % 2:
-        neighbours.append((others[-2], others[-1]))
-    return [*((TEST_FOLD, fold) for fold in others), *neighbours]
+    """Pairs of folds that are left out together: the test fold with each other."""
+    return [(TEST_FOLD, fold) for fold in ids if fold != TEST_FOLD]
 
 
 def penalty_errors(fits: Fits, alphas: Sequence[float]) -> PenaltyErrors:
@@ -56,11 +51,11 @@ def penalty_errors(fits: Fits, alphas: Sequence[float]) -> PenaltyErrors:
     unpenalised: dict[RungName, list[float]] = {name: [] for name in fits.unpenalised}
     total: dict[int, list[float]] = {outer: [] for outer in fits.folds.ids}
     for held_out in _pairs(fits, "penalties"):
-        if TEST_FOLD in held_out:
-            for rung, error in _unpenalised_errors(fits, held_out).items():
-                unpenalised[rung].append(error)
+        has_shuffled = bool(fits.folds.shuffled) and held_out == fold_pairs(fits.folds.ids)[0]
+        for rung, error in _unpenalised_errors(fits, held_out).items():
+            unpenalised[rung].append(error)
         basis = Eigenbasis(fits.training(*held_out).C_AA)
-        paths = _paths(fits, held_out, basis)
+        paths = _paths(fits, held_out, basis, has_shuffled)
         for inner, outer in (held_out, held_out[::-1]):
             scatter = _scatter(fits, inner, held_out)
             total[outer].append(matrices.trace(scatter.BB))
@@ -87,18 +82,17 @@ def rank_r2(fits: Fits, alphas: Mapping[int, float]) -> dict[int, DoubleArray]:
 
 def _unpenalised_errors(fits: Fits, held_out: HeldOut) -> dict[RungName, float]:
     """Error of each rung without penalty on the fold that is left out together with the test fold."""
-    inner = next(fold for fold in held_out if fold != TEST_FOLD)
-    scatter = _scatter(fits, inner, held_out)
+    scatter = _scatter(fits, held_out[1], held_out)
     slopes = ((name, fits.slope(name, NO_HYPERPARAMETERS, held_out)) for name in fits.unpenalised)
     return {name: float(affine.squared_error(slope, scatter).sum()) for name, slope in slopes}
 
 
-def _paths(fits: Fits, held_out: HeldOut, basis: Eigenbasis) -> dict[PenalisedName, RidgePath]:
+def _paths(fits: Fits, held_out: HeldOut, basis: Eigenbasis, has_shuffled: bool) -> dict[PenalisedName, RidgePath]:
     """Ridge paths that share an eigenbasis."""
     cross = basis.cross(fits.training(*held_out).C_AB)
     names: tuple[PenalisedName, ...] = ("ridge_zero",) if fits.shrink_to == "zero" else ("ridge_zero", "ridge")
     paths = {name: RidgePath(basis, cross, fits.target(name, held_out)) for name in names}
-    if fits.folds.shuffled:
+    if has_shuffled:
         paths["shuffled"] = RidgePath(basis, basis.cross(fits.shuffled_cross(held_out)), 0.0)
     return paths
 

@@ -66,13 +66,14 @@ class Rung:
 def simplest(r2: DoubleArray) -> int:
     """Index of the first option, simplest first, within one standard error of the highest mean R^2.
 
-    The standard error is that of the paired difference over folds: R^2 varies more between folds than between maps.
+    The standard error is that of the paired difference over folds: R^2 varies more between folds than between maps. One
+    fold has none, and the highest R^2 is met to within `RESOLUTION`.
 
     Args:
         r2: [options, folds].
     """
     gap = r2[int(np.argmax(r2.mean(axis=1)))] - r2
-    error = gap.std(axis=1, ddof=1) / np.sqrt(r2.shape[1])
+    error = gap.std(axis=1, ddof=1) / np.sqrt(r2.shape[1]) if r2.shape[1] > 1 else 0.0
     return int(np.flatnonzero(gap.mean(axis=1) <= np.maximum(error, RESOLUTION))[0])
 
 
@@ -159,17 +160,17 @@ class Ladder:
         return LinearMap(self.slope(name, hyperparameters, held_out), *means)
 
     def shuffled_r2(self) -> float:
-        """Pooled R^2 of zero-shrunk ridge from A's rows to another document's rows of B; NaN without a derangement."""
+        """R^2 of zero-shrunk ridge from A's rows to another document's rows of B; NaN without a derangement.
+
+        Pooled over the test fold and the next one, under maps trained on the others; the penalty that each is scored at
+        is selected on the other.
+        """
         if not self.folds.shuffled:
             return float("nan")
-        error = total = 0.0
-        for outer in self.folds.ids:
-            scatter = self.folds.fold(outer).about(self.fits.training(outer))
-            shuffled = scatter._replace(AB=self.folds.shuffled_cross(scatter.AB, [outer]))
-            slope = self.fits.ridge("shuffled", self._alpha("shuffled", outer), (outer,)).slope
-            error += float(squared_error(slope, shuffled).sum())
-            total += matrices.trace(scatter.BB)
-        return 1 - error / total
+        pair = inner_folds.fold_pairs(self.folds.ids)[0]
+        first, second = (self._alpha_errors("shuffled", outer)[0] for outer in pair)
+        total = sum(self._penalty_errors.total[outer][0] for outer in pair)
+        return float(1 - (first[second.argmin()] + second[first.argmin()]) / total)
 
     @cached_property
     def numerical_rank(self) -> int:
@@ -220,15 +221,14 @@ class Ladder:
 
     def _inner_r2(self, name: RungName, hyperparameters: Hyperparameters) -> DoubleArray:
         """R^2 of each fold but the test fold under the map trained on all but these two."""
-        if name == "reduced_rank":
+        if name in ("reduced_rank", "ridge"):  # ridge is of full rank
             of_rank: DoubleArray = self._rank_r2[TEST_FOLD][hyperparameters.rank - 1]
             return of_rank
         errors = self._penalty_errors
         if name in errors.unpenalised:
             error = errors.unpenalised[name]
         else:
-            kind: PenalisedName = "ridge_zero" if name == "ridge_zero" else "ridge"
-            error = self._alpha_errors(kind, TEST_FOLD)[:, self.alphas.index(hyperparameters.alpha)]
+            error = self._alpha_errors("ridge_zero", TEST_FOLD)[:, self.alphas.index(hyperparameters.alpha)]
         inner: DoubleArray = 1 - error / errors.total[TEST_FOLD]
         return inner
 

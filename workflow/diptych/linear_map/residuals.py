@@ -96,9 +96,9 @@ def select_directions(
         C_BB = C_BB + scatter.BB
     ridge = VARIANCE_FLOOR * matrices.trace(C_BB) / len(C_BB)
     variance, components = (matrices.to_numpy(part) for part in matrices.eigh(C_E))
-    share, readouts = _relative_eigh(C_E, matrices.add_to_diagonal(C_BB, ridge))
+    share, readouts = _relative_eigh(C_E, matrices.add_to_diagonal(C_BB, ridge), count)
     principal = components[:, ::-1][:, :count].T
-    readout = matrices.to_numpy(readouts[:, -count:])[:, ::-1].T * np.sqrt(n)
+    readout = matrices.to_numpy(readouts)[:, ::-1].T * np.sqrt(n)
     pattern = _unit_rows(matrices.to_numpy(matrices.like(readout, C_BB) @ C_BB))
     sign = _signs(np.vstack([principal, pattern]))
     return Directions(
@@ -111,12 +111,12 @@ def select_directions(
     )
 
 
-def _relative_eigh(symmetric: Matrix, positive: Matrix) -> tuple[DoubleArray, Matrix]:
-    """Eigenvalues, increasing, and vectors of S g = mu P g, with g^T P g = 1."""
+def _relative_eigh(symmetric: Matrix, positive: Matrix, count: int) -> tuple[DoubleArray, Matrix]:
+    """Eigenvalues, increasing, and the last `count` vectors of S g = mu P g, with g^T P g = 1."""
     factor = matrices.cholesky(positive)
     half = matrices.solve_triangular(factor, symmetric)
     values, vectors = matrices.eigh(matrices.solve_triangular(factor, half.T))
-    return matrices.to_numpy(values), matrices.solve_triangular(factor, vectors, transposed=True)
+    return matrices.to_numpy(values), matrices.solve_triangular(factor, vectors[:, -count:], transposed=True)
 
 
 def _random_directions(variance: DoubleArray, components: DoubleArray, seed: int) -> DoubleArray:
@@ -167,8 +167,10 @@ class ResidualAccumulator:
         rotation: fixed s Q [d, d] that maps A's centred rows into B's coordinates, Q orthogonal (`scaled_rotation`);
             None for unequal widths.
         contexts: rows stored at either end of each direction.
+        device: `cpu` or `cuda[:i]`, where the rows' residuals are computed.
 
     Attributes:
+        test_map: the map that predicts the test fold.
         energy: float32 [n], ||e||^2 over the mean of ||x_B - mean_B||^2 (after `finish`).
         top_rows: int64 [K, 2, 2, contexts]: per direction, fold set (selected, held out) and end (highest, lowest),
             rows of `pair` by descending |score|; -1 where there are fewer.
@@ -182,9 +184,11 @@ class ResidualAccumulator:
         directions: Directions,
         rotation: DoubleArray | None,
         contexts: int,
+        device: str = "cpu",
     ) -> None:
         self._pair, self.directions, self._has_rotation = pair, directions, rotation is not None
-        self._scorers = {fold: _BlockScorer(linear, directions, rotation) for fold, linear in maps.items()}
+        self.test_map = maps[TEST_FOLD]
+        self._scorers = {fold: _BlockScorer(linear, directions, rotation, device) for fold, linear in maps.items()}
         k = len(directions.filters)
         self._documents, self._document_index = np.unique(pair.document, return_inverse=True)
         self._sums = np.zeros((len(self._documents), 4, k))
@@ -267,30 +271,36 @@ class _BlockScores(NamedTuple):
 
 
 class _BlockScorer:
-    """Scores blocks of rows under one fold's map, in float32."""
+    """Scores blocks of rows under one fold's map, in float32 on a device."""
 
-    def __init__(self, linear: affine.LinearMap, directions: Directions, rotation: DoubleArray | None) -> None:
-        self.mean_A, self.mean_B = linear.mean_A.astype(np.float32), linear.mean_B.astype(np.float32)
-        self.slope = linear.slope.astype(np.float32)
-        self.g, self.h = directions.filters.T.astype(np.float32), directions.patterns.T.astype(np.float32)
-        self.rotation = rotation
+    def __init__(
+        self, linear: affine.LinearMap, directions: Directions, rotation: DoubleArray | None, device: str
+    ) -> None:
+        self._device = device
+        self.mean_A, self.mean_B, self.slope = map(self._place, (linear.mean_A, linear.mean_B, linear.slope))
+        self.g, self.h = self._place(directions.filters.T), self._place(directions.patterns.T)
+        self._has_rotation = rotation is not None
         if rotation is not None:
-            self.rotated_h = (rotation @ directions.patterns.T).astype(np.float32)
+            self.rotated_h = self._place(rotation @ directions.patterns.T)
             # (s Q)^-1 R: the map for rows that are already in B's coordinates
-            mapped_h = inverse_rotation(rotation) @ (linear.slope @ directions.patterns.T)
-            self.mapped_h = mapped_h.astype(np.float32)
+            self.mapped_h = self._place(inverse_rotation(rotation) @ (linear.slope @ directions.patterns.T))
+
+    def _place(self, array: Floats) -> Matrix:
+        return matrices.single_on(self._device, array.astype(np.float32))
 
     def score(self, x_A: FloatArray, x_B: FloatArray) -> _BlockScores:
-        centred_A, y = x_A - self.mean_A, x_B - self.mean_B
+        centred_A = matrices.single_on(self._device, x_A) - self.mean_A
+        y = matrices.single_on(self._device, x_B) - self.mean_B
         e = y - centred_A @ self.slope
-        e_g, y_g = e @ self.g, y @ self.g
+        e_g, y_g = (matrices.to_numpy(v @ self.g) for v in (e, y))
         terms = np.zeros((4, *e_g.shape))
         terms[0], terms[1] = np.square(e_g, dtype=np.float64), np.square(y_g, dtype=np.float64)
-        if self.rotation is not None:
-            y_h, z_h, e_h = (v.astype(np.float64) for v in (y @ self.h, centred_A @ self.rotated_h, e @ self.h))
-            swapped_e_h = z_h - y @ self.mapped_h
-            terms[2], terms[3] = y_h**2 + z_h**2, e_h * y_h - swapped_e_h * z_h
-        return _BlockScores(np.einsum("nd,nd->n", e, e), float(np.sum(y * y, dtype=np.float64)), e_g, terms)
+        if self._has_rotation:
+            projections = (y @ self.h, centred_A @ self.rotated_h, e @ self.h, y @ self.mapped_h)
+            y_h, z_h, e_h, mapped_y_h = (matrices.to_numpy(v).astype(np.float64) for v in projections)
+            terms[2], terms[3] = y_h**2 + z_h**2, e_h * y_h - (z_h - mapped_y_h) * z_h
+        energy, total = (matrices.to_numpy((v * v).sum(axis=1)) for v in (e, y))
+        return _BlockScores(energy, float(total.sum(dtype=np.float64)), e_g, terms)
 
 
 def scaled_rotation(m: moments.Moments) -> DoubleArray:

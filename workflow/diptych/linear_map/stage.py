@@ -71,16 +71,16 @@ def fit(
         bootstrap: Poisson replicates over documents for the bounds.
         seed: of the bootstrap and the random directions.
         block_rows: rows read at a time; changes rounding only.
-        device: `cpu` or `cuda[:i]`, where maps are fitted.
+        device: `cpu` or `cuda[:i]`, where moments, maps and residuals are computed.
 
     Raises:
         DiptychError: too few folds, rows that do not vary, non-finite rows.
     """
-    folds = moments.accumulate(pair, block_rows=block_rows).on(device)
+    folds = moments.accumulate(pair, block_rows=block_rows, device=device)
     results = _both_directions(folds, shrink_to, alphas)
     rotations = _rotations(results)
     accumulators = {
-        name: _accumulator(_exchanged(pair, name), results[name], rotations[name], directions, contexts, seed)
+        name: _accumulator(_exchanged(pair, name), results[name], rotations[name], directions, contexts, seed, device)
         for name in DIRECTIONS
     }
     for fold, block in _blocks(pair, folds.ids, block_rows):
@@ -93,7 +93,7 @@ def fit(
         _write_rows(writer, pair)
         for name in DIRECTIONS:
             accumulators[name].finish()
-            _write_maps(writer, name, results[name])
+            _write_maps(writer, name, results[name], accumulators[name].test_map)
             _write_residuals(writer, name, pair, accumulators[name], bootstrap=bootstrap, seed=seed)
     if table is not None:
         artifacts.write_text(table, ladder_tsv(results))
@@ -163,11 +163,12 @@ def _accumulator(
     count: int,
     contexts: int,
     seed: int,
+    device: str,
 ) -> residuals.ResidualAccumulator:
     maps = residuals.fold_maps(result.ladder, result.best)
     result.ladder.fits.release()
     directions = residuals.select_directions(result.ladder.folds, maps, count, seed=seed)
-    return residuals.ResidualAccumulator(pair, maps, directions, rotation, contexts)
+    return residuals.ResidualAccumulator(pair, maps, directions, rotation, contexts, device)
 
 
 def _rotations(results: Mapping[DirectionName, DirectionResult]) -> dict[DirectionName, DoubleArray | None]:
@@ -215,12 +216,14 @@ def _write_rows(out: artifacts.Writer, pair: rows.Rows) -> None:
         out.array(f"rows/{name}", getattr(pair, name).astype(np.int32))
 
 
-def _write_maps(out: artifacts.Writer, name: DirectionName, result: DirectionResult) -> None:
-    for map_name, rung in (("best", result.best), ("ridge", result.rung("ridge"))):
-        linear = result.ladder.map(rung.name, rung.hyperparameters, (TEST_FOLD,))
-        if map_name == "best":
-            out.array(f"{name}/mean_in", linear.mean_A)
-            out.array(f"{name}/mean_out", linear.mean_B)
+def _write_maps(out: artifacts.Writer, name: DirectionName, result: DirectionResult, best: affine.LinearMap) -> None:
+    """Write the best map and the ridge map for the test fold, and the ladder."""
+    out.array(f"{name}/mean_in", best.mean_A)
+    out.array(f"{name}/mean_out", best.mean_B)
+    ridge = result.rung("ridge")
+    is_ridge = result.best.name == "ridge"
+    ridge_map = best if is_ridge else result.ladder.map("ridge", ridge.hyperparameters, (TEST_FOLD,))
+    for map_name, linear, rung in (("best", best, result.best), ("ridge", ridge_map, ridge)):
         out.array(f"{name}/{map_name}/slope", linear.slope.astype(np.float32), rung=rung.name)
         out.array(f"{name}/{map_name}/intercept", linear.intercept)
     result.ladder.fits.release()
