@@ -107,12 +107,12 @@ class StreamedSide:
         pending = np.unique(np.searchsorted(self.sequences.start, token_row, side="right") - 1)
         pending = pending[np.argsort(-self.sequences.lengths()[pending], kind="stable")]
         while len(pending):
-            longest = int(self.sequences.lengths()[pending[0]])
-            batch = pending[: max(1, self.batch_tokens // longest)]
-            if self._fill(out, token_row, batch):
-                pending = pending[len(batch) :]
+            lengths = self.sequences.lengths()[pending]
+            n = batches.n_fitting(lengths, self.batch_tokens)
+            if self._fill(out, token_row, pending[:n]):
+                pending = pending[n:]
             else:
-                self._halve(len(batch), longest)
+                self._halve(n, int(lengths[0]))
         self._last = (token_row.copy(), out)
         return out
 

@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 
 from diptych.models import pretrained
-from diptych.models.batches import BoolArray, IntArray, Sequences
+from diptych.models.batches import BoolArray, IntArray, Sequences, grouped
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
@@ -303,7 +303,9 @@ def _read_inner(model: Any, sequences: Sequences, layer: int, batch_tokens: int)
     norm = np.zeros(n, dtype=np.float32)
     h: torch.Tensor | None = None
     with _stopping_after(model, layer), _catching(matrix, blocks(model)[layer], caught):
-        for which in logs.progress(_groups(sequences, batch_tokens), "read the concept", unit="batch"):
+        for which in logs.progress(
+            list(grouped(np.diff(sequences.start), batch_tokens)), "read the concept", unit="batch"
+        ):
             batch = sequences.batch(which)
             mask = torch.from_numpy(batch.mask).to(device)
             ids = torch.from_numpy(batch.ids).to(device)
@@ -315,18 +317,6 @@ def _read_inner(model: Any, sequences: Sequences, layer: int, batch_tokens: int)
     if h is None:
         raise DiptychError(f"{sequences.path}: holds no sequence; make the tokens again")
     return Inner(h, norm)
-
-
-def _groups(sequences: Sequences, batch_tokens: int) -> list[IntArray]:
-    """Sequence numbers in batches of like length, none padded beyond `batch_tokens` unless a single one is longer."""
-    lengths = np.diff(sequences.start)
-    order = np.argsort(-lengths, kind="stable")
-    groups, start = [], 0
-    while start < len(order):
-        count = max(1, batch_tokens // int(lengths[order[start]]))
-        groups.append(order[start : start + count])
-        start += count
-    return groups
 
 
 @contextmanager

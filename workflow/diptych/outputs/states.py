@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.models import pretrained
-from diptych.models.batches import tokens_per_pass
+from diptych.models.batches import n_fitting, tokens_per_pass
 from diptych.models.pretrained import Dtype, OutOfMemoryError, is_out_of_memory
 from diptych.outputs.reading import IntArray, Reading
 from diptych.runtime import logs
@@ -161,7 +161,8 @@ def _write_states(model: Any, reading: Reading, path: Path, batch_tokens: int) -
     place[reading.row] = np.arange(len(reading))
     with path.open("wb") as file:
         while done < len(order):
-            batch = order[done : done + max(1, batch_tokens // int(reading.length[order[done]]))]
+            following = order[done : done + batch_tokens]
+            batch = following[: n_fitting(reading.length[following], batch_tokens)]
             try:
                 states = _batch_states(model, reading, batch)
             except (RuntimeError, MemoryError) as error:

@@ -21,6 +21,7 @@ from torch.nn.functional import kl_div, log_softmax, nll_loss
 from diptych.activations.rows import IntArray, Rows
 from diptych.crosscoder.evaluation.encoded import encoded_blocks, training_mean
 from diptych.models import patching
+from diptych.models.batches import grouped
 from diptych.runtime import logs
 from diptych.sparse_coding.architecture import Crosscoder
 from diptych.storage import artifacts
@@ -126,14 +127,12 @@ class Sequences:
 
         Padding is on the right: token 0, row -1. The next token is -1 where no prediction is scored.
         """
-        order = sorted(range(len(self.ids)), key=lambda i: -len(self.ids[i]))
-        while order:
-            longest = len(self.ids[order[0]])
-            batch, order = order[: max(1, BATCH_TOKENS // longest)], order[max(1, BATCH_TOKENS // longest) :]
-            ids = np.zeros((len(batch), longest), dtype=np.int64)
+        lengths = np.array([len(ids) for ids in self.ids], dtype=np.int64)
+        for batch in grouped(lengths, BATCH_TOKENS):
+            ids = np.zeros((len(batch), int(lengths[batch[0]])), dtype=np.int64)
             row, target = np.full_like(ids, -1), np.full_like(ids, -1)
             for j, i in enumerate(batch):
-                length = len(self.ids[i])
+                length = int(lengths[i])
                 ids[j, :length], row[j, :length] = self.ids[i], self.row[i]
                 target[j, : length - 1] = np.where(self.row[i][:-1] >= 0, self.ids[i][1:], -1)
             yield torch.from_numpy(ids), row, torch.from_numpy(target)
