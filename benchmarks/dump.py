@@ -77,8 +77,8 @@ def forward_rounds(
             directory / "rows.h5", {}, loader, hooks.widths(model, device), sequences, "bfloat16"
         )
         writer.open(options.batch_tokens)
-        activations._run(model, loader, sequences, writer, device)
-        writer.finish({"hooks": loader.hooks, "first_row": 0}, sequences.sample_rows())
+        activations._run(model, loader, sequences, writer, "bfloat16", device)
+        writer.finish({"hooks": loader.hooks, "first_row": 0}, sample_row=sequences.sample_rows())
 
     @torch.inference_mode()
     def bare_forward() -> None:
