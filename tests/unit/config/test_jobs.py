@@ -135,3 +135,21 @@ def test_every_script_has_a_job_and_its_spec_names_no_path_below_the_results(rul
         for paths in job.inputs.values()
         for path in ([paths] if isinstance(paths, Path) else paths)
     )
+
+
+def test_auto_is_resolved_when_jobs_are_planned_and_only_for_forward_passes(monkeypatch):
+    """Of two kinds of machines, the same study plans jobs that say what they compute in; what is derived is the same."""
+    planned = {}
+    for dtype in ("float32", "bfloat16"):
+        monkeypatch.setenv("DIPTYCH_DTYPE", dtype)
+        planned[dtype] = jobs({"models.tuned.dtype": "float16", "crosscoders.tuned.stream": "nineteenth"})
+        assert planned[dtype].dump_activations("addresses", "base", "main", "0").settings["dtype"] == dtype
+        assert planned[dtype].dump_activations("addresses", "tuned", "main", "0").settings["dtype"] == "float16"
+        assert planned[dtype].compare_outputs("tuned").reads["dtype_a"] == dtype
+        assert planned[dtype].steer_features(**CELL).reads["dtype_a"] == dtype
+        assert planned[dtype].train_crosscoder(**RUN).reads["stream"]["dtypes"] == [dtype, "float16"]
+        named = {model["name"]: model["dtype"] for model in planned[dtype].build_report().reads["models"]}
+        assert named == {"base": dtype, "planted": dtype, "tuned": "float16"}
+    for model in ("tuned", "planted"):
+        assert planned["float32"].derive_model(model) == planned["bfloat16"].derive_model(model)
+    assert planned["float32"].fetch_model("base") == planned["bfloat16"].fetch_model("base")
