@@ -68,7 +68,7 @@ def forward_rounds(
         batches.append(torch.from_numpy(sequences.padded(batch)).to(device))
         n_done += len(batch)
     options.n_tokens = sequences.n_rows
-    loader = hooks.Loader(options.model, ["middle"], device)
+    loader = hooks.Loader(options.model, ["middle"], str(device))
     model = loader.load(options.dtype)
     bare = truncated(options.model, options.dtype, device)
 

@@ -216,7 +216,7 @@ def streamed_rows(directory: Path, device: str) -> Rows:
             vocab_size=4000, hidden_size=256, intermediate_size=704, num_hidden_layers=16, num_attention_heads=4,
         )  # fmt: skip
         LlamaForCausalLM(config).save_pretrained(directory / str(seed))
-        model = hooks.Loader(directory / str(seed), ["middle"], torch.device(device)).load("float32")
+        model = hooks.Loader(directory / str(seed), ["middle"], device).load("float32")
         sides.append(
             streaming.StreamedSide(
                 model, "middle", sequences, torch.device(device), 256, batches.tokens_per_pass(576), "bfloat16", np.inf,

@@ -21,7 +21,7 @@ from diptych.text.corpora import stage
 from tiny_models import make_model, make_texts, make_tokenizer
 
 torch.set_num_threads(1)
-CPU = torch.device("cpu")
+CPU = "cpu"
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,10 @@ from torch import Tensor
 
 from diptych.activations.shard_sequences import ShardSequences
 from diptych.activations.shard_writer import SAMPLED, NotFiniteError, Progress, Rounded, Shape, ShardWriter, rounded
+from diptych.models import placement
 from diptych.models.batches import tokens_per_pass
 from diptych.models.hooks import DType, HookedModel, Loader, block_outputs, widths
+from diptych.models.placement import Devices
 from diptych.models.pretrained import OutOfMemoryError, is_out_of_memory
 from diptych.runtime import logs
 from diptych.runtime.behind import Behind
@@ -59,7 +61,7 @@ def dump(
     store: DType = "bfloat16",
     batch_tokens: int | None = None,
     measure_precision: bool = True,
-    device: str = "auto",
+    device: Devices = "cpu",
 ) -> None:
     """Write one shard of a model's activations (stage `dump_activations`).
 
@@ -79,7 +81,7 @@ def dump(
             model's width (`batches.tokens_per_pass`).
         measure_precision: read a few sequences again in float32 (shard 0 only) and store the relative error, or why
             it could not be measured.
-        device: "auto", "cpu" or "cuda".
+        device: a torch device, or those that the model is spread over.
 
     Raises:
         DiptychError: another tokenizer, an unknown site, sequences longer than the model's context, too little disk,
@@ -87,8 +89,8 @@ def dump(
     """
     sequences = ShardSequences.of_shard(tokens_path, shard, shards, first)
     check_tokenizer(model_dir, tokens_path)
-    torch_device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    loader = Loader(model_dir, sites, torch_device, neighbours=first is None)
+    torch_device = torch.device(placement.first(device))
+    loader = Loader(model_dir, sites, device, neighbours=first is None)
     loader.check(int(sequences.token.max()), int(sequences.lengths().max()))
     model = loader.load(dtype)
     writer = _shard_writer(Path(out), spec, loader, widths(model, torch_device), sequences, store)

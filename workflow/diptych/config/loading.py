@@ -72,7 +72,8 @@ def load(config: Mapping[str, Any]) -> Study:
 
 def _with_dtypes(study: Study) -> dict[str, Model]:
     """The models with the precision that `dtype: auto` stands for on this machine."""
-    return {
-        alias: model.model_copy(update={"dtype": precision.fast_dtype(study.device)}) if model.dtype == "auto" else model
-        for alias, model in study.models.items()
-    }
+    models = dict(study.models)
+    for alias, model in models.items():
+        if model.dtype == "auto":
+            models[alias] = model.model_copy(update={"dtype": precision.fast_dtype(study.device)})
+    return models

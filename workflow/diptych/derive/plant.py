@@ -27,6 +27,7 @@ import torch
 
 from diptych.models import pretrained
 from diptych.models.batches import BoolArray, IntArray, Sequences, grouped
+from diptych.models.placement import Devices
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
@@ -72,7 +73,7 @@ def plant(
     seed: int = 0,
     batch_tokens: int = 2048,
     dtype: pretrained.Dtype = "float32",
-    device: str = "cpu",
+    device: Devices = "cpu",
 ) -> None:
     """Write a copy of a model with a rank-one edit on a concept, and truth.h5 beside its weights.
 
@@ -89,7 +90,7 @@ def plant(
         seed: of the direction of v.
         batch_tokens: tokens of one forward pass.
         dtype: precision of that forward pass; the edit is made in float32 and saved in the parent's precision.
-        device: a torch device, as `devices.take` gives it.
+        device: a torch device, or those that the parent is spread over.
 
     Raises:
         DiptychError: no such block, an architecture on which the truth would not be exact, or a concept that is too
@@ -312,8 +313,8 @@ def _read_inner(model: Any, sequences: Sequences, layer: int, batch_tokens: int)
             model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
             if h is None:
                 h = torch.empty((n, caught["inner"].shape[-1]), dtype=torch.bfloat16)
-            h[batch.rows] = caught["inner"][mask].to("cpu", torch.bfloat16)
-            norm[batch.rows] = caught["output"][mask].float().norm(dim=-1).cpu().numpy()
+            h[batch.rows] = caught["inner"].to(device)[mask].to("cpu", torch.bfloat16)
+            norm[batch.rows] = caught["output"].to(device)[mask].float().norm(dim=-1).cpu().numpy()
     if h is None:
         raise DiptychError(f"{sequences.path}: holds no sequence; make the tokens again")
     return Inner(h, norm)

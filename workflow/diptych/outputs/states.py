@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from diptych.models import pretrained
 from diptych.models.batches import n_fitting, tokens_per_pass
+from diptych.models.placement import Devices
 from diptych.models.pretrained import Dtype, OutOfMemoryError, is_out_of_memory
 from diptych.outputs.reading import IntArray, Reading
 from diptych.runtime import logs
@@ -43,15 +44,15 @@ class Head:
 
     def __init__(self, model: Any) -> None:
         """Take the trunk out of `model`, which must not be used any more."""
-        self._weight = model.get_output_embeddings().weight
+        self._dtype, self._device = model.get_output_embeddings().weight.dtype, model.device
         self._trunk = _StoredTrunk()
         self._model = model
         setattr(model, model.base_model_prefix, self._trunk)
 
     def __call__(self, states: Tensor) -> Tensor:
         """Logits of states of any float dtype."""
-        self._trunk.states = states.to(self._weight.device, self._weight.dtype)[None]
-        ids = torch.zeros(1, len(states), dtype=torch.int64, device=self._weight.device)
+        self._trunk.states = states.to(self._device, self._dtype)[None]
+        ids = torch.zeros(1, len(states), dtype=torch.int64, device=self._device)
         logits: Tensor = self._model(input_ids=ids, use_cache=False).logits[0]
         return logits.float()
 
@@ -105,7 +106,7 @@ class Side:
 
 
 def read(
-    model_dir: str | Path, readings: Sequence[Reading], directory: str | Path, *, dtype: Dtype, device: str
+    model_dir: str | Path, readings: Sequence[Reading], directory: str | Path, *, dtype: Dtype, device: Devices
 ) -> list[Side]:
     """Read texts by a model and write its final hidden states at their rows; one side for each text, of one head.
 
@@ -114,7 +115,7 @@ def read(
         readings: the texts.
         directory: where the states are written, float32 [n, d]; any float dtype of a model fits without loss.
         dtype: of the forward pass.
-        device: a torch device.
+        device: a torch device, or those that the model is spread over.
 
     Raises:
         OutOfMemoryError: a single sequence does not fit the memory.
@@ -126,7 +127,7 @@ def read(
     model = pretrained.load(model_dir, dtype=dtype, device=device)
     first = readings[0].sequences.batch(readings[0].which[:1]).ids[:, :CHECKED_TOKENS]
     with torch.inference_mode():
-        ids = torch.from_numpy(first).to(device)
+        ids = torch.from_numpy(first).to(model.device)
         whole, halves = model(input_ids=ids, use_cache=False).logits[0].float(), _trunk_states(model, ids)[0]
     paths = [Path(directory) / f"states-{number}.f32" for number in range(len(readings))]
     for reading, path in zip(readings, paths, strict=True):

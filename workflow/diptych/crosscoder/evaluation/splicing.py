@@ -22,6 +22,7 @@ from diptych.activations.rows import IntArray, Rows
 from diptych.crosscoder.evaluation.encoded import encoded_blocks, training_mean
 from diptych.models import patching
 from diptych.models.batches import grouped
+from diptych.models.placement import Devices
 from diptych.runtime import logs
 from diptych.sparse_coding.architecture import Crosscoder
 from diptych.storage import artifacts
@@ -67,16 +68,18 @@ def measure(
     site: str,
     *,
     n_tokens: int,
+    device: Devices = "cpu",
 ) -> list[dict[str, float]]:
     """Losses of each model on about `n_tokens` tokens of fold 0, by name (`Spliced.numbers`).
 
     Args:
-        crosscoder: the models run on its device.
+        crosscoder: on the first device.
         rows: the rows of its models.
         models: for each its `directory`, `tokens` and `shard`, an activation file from which the hook and dtype of its
             rows are read.
         site: the site that is replaced.
         n_tokens: approximate number, in whole sequences spread over the documents of fold 0.
+        device: a torch device, or those that each model is spread over.
     """
     losses, mean_D = [], training_mean(crosscoder, rows)
     for index, model in enumerate(models):
@@ -84,7 +87,7 @@ def measure(
             hook = artifacts.read_json(file, "hooks")[site]
             dtype = artifacts.read_json(file, "compute_dtype")
         text = Sequences.held_out(model["tokens"], rows, index, n_tokens)
-        language_model = patching.load(model["directory"], hook, dtype, crosscoder.mean.device)
+        language_model = patching.load(model["directory"], hook, dtype, device)
         scores = splice(crosscoder, rows, index, language_model, text, mean_D)
         logs.logger.info(
             "%s: %d predictions, loss %.3f, spliced %.3f, KL %.3f",
