@@ -156,8 +156,8 @@ def test_auto_is_resolved_when_jobs_are_planned_and_only_for_forward_passes(monk
 
 
 def test_a_job_asks_for_the_gpus_of_the_widest_model_that_it_runs():
-    wide = jobs({"models.tuned.gpus": 3, "crosscoders.planted.splice_tokens": 0, "crosscoders.tuned.stream": "questions",
-                 "crosscoders.tuned.model_gpus": 3})  # fmt: skip
+    changes = {"models.tuned.gpus": 3, "crosscoders.planted.splice_tokens": 0}
+    wide = jobs(changes | {"crosscoders.tuned.stream": "questions", "crosscoders.tuned.model_gpus": 3})
     assert wide.dump_activations("addresses", "tuned", "main", "0").gpus == 3
     assert wide.dump_activations("addresses", "base", "main", "0").gpus == 1
     assert (wide.compare_outputs("tuned").gpus, wide.compare_outputs("planted").gpus) == (3, 1)

@@ -203,7 +203,7 @@ INVALID = [
     (put("crosscoders/tuned/model_gpus", 1), "crosscoders.tuned.model_gpus: no model runs without `stream`; set that"),
     (
         lambda config: (put("crosscoders/tuned/stream", "old")(config), put("models/tuned/gpus", 2)(config)),
-        "crosscoders.tuned.model_gpus: tuned is spread over 2 GPUs while it streams; give a multiple of 2, beside those of",
+        "crosscoders.tuned.model_gpus: tuned is spread over 2 GPUs while it streams; give a multiple of 2, beside",
     ),
     (put("models/base/gpus", 0), "models.base.gpus: input should be greater than or equal to 1"),
     (put("crosscoders/tuned/rows", []), "crosscoders.tuned.rows: list should have at least 1 item"),

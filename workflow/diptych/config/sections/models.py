@@ -41,7 +41,7 @@ class ModelBase(Strict):
     about 1 %, so on a machine of the other kind all that reads the model runs again. A scheduler's jobs compute in what
     was planned: if they run on other machines, state it here, or set DIPTYCH_DTYPE in the environment."""
     gpus: PositiveInt = 1
-    """GPUs that it is spread over in forward passes, where it does not fit one (training is on one); re-runs nothing."""
+    """GPUs that it is spread over in forward passes if one does not hold it (training is on one); re-runs nothing."""
     tokenizer: Alias | None = None
     """Alias of the model whose tokenizer is used; its parent's, else its own, if not given."""
 
