@@ -43,3 +43,14 @@ def place(model: Any, device: Devices) -> Any:
         skip_keys=model._skip_keys_device_placement,
         force_hooks=True,
     )
+
+
+def gather(model: Any, device: Any) -> None:
+    """Put what is left of a spread model on one torch device; a model that is not spread stays as it is."""
+    if not hasattr(model, "hf_device_map"):
+        return
+    from accelerate.hooks import remove_hook_from_module
+
+    remove_hook_from_module(model, recurse=True)
+    for part in model.children():
+        part.to(device)
