@@ -1,9 +1,10 @@
-"""Tokens per second of dumping one site at half depth, against three peers in the same run; and of reading it back.
+"""Tokens per second of dumping one site at half depth, against five peers in the same run; and of reading it back.
 
     python benchmarks/dump.py MODEL_DIR TOKENS.h5 [--tokens 2048] [--repeats 3] [--dtype bfloat16] [--device cpu]
 
-Peers: the bare transformers forward pass truncated at the same block (target: dump / bare >= 0.95), TransformerLens'
-own run stopped there, and its `run_with_cache` of every hook of the whole model (target: dump / everything >= 4).
+Peers: the dump with each batch written before the next forward pass; with batches of any padding; the bare transformers
+forward pass truncated at the same block (target: dump / bare >= 0.95), TransformerLens' own run stopped there, and its
+`run_with_cache` of every hook of the whole model (target: dump / everything >= 4).
 Reading: `StoredSide` in blocks of the valid rows (all but the first of a sequence) against the raw file read in order
 (target >= 0.8), and shuffled blocks against single rows in random order. Rounds are interleaved, so that a busy machine
 slows all alike; each ratio is the median over the rounds of the ratio to the reference in the same round.
@@ -14,7 +15,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -24,21 +28,40 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 from diptych.activations import dump as activations
 from diptych.activations import shard_sequences
 from diptych.activations.sides import StoredSide
+from diptych.models import batches as batching
 from diptych.models import hooks
 from diptych.storage import artifacts
 
 
-def measure(rounds: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+class InBetween(AbstractContextManager[Any]):
+    """Writes each block before the next forward pass, in place of `Behind`."""
+
+    def __init__(self, function: Callable[[Any], None]) -> None:
+        self.function = function
+
+    def __call__(self, item: Any) -> None:
+        self.function(item)
+
+    def wait(self) -> None:
+        """Nothing waits."""
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+
+def measure(
+    rounds: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of each function in each of the interleaved rounds after a warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in rounds}
     for repeat in range(repeats + 1):
         for name, run in rounds.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if repeat:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
@@ -68,16 +91,20 @@ def forward_rounds(
         batches.append(torch.from_numpy(sequences.padded(batch)).to(device))
         n_done += len(batch)
     options.n_tokens = sequences.n_rows
-    loader = hooks.Loader(options.model, ["middle"], device)
+    loader = hooks.Loader(options.model, ["middle"], str(device))
     model = loader.load(options.dtype)
     bare = truncated(options.model, options.dtype, device)
 
-    def dump() -> None:
-        writer = activations._shard_writer(
-            directory / "rows.h5", {}, loader, hooks.widths(model, device), sequences, "bfloat16"
-        )
+    def dump(padding: float = batching.LARGEST_PADDING, behind: Any = activations.Behind) -> None:
+        widths = hooks.widths(model, device)
+        writer = activations._shard_writer(directory / "rows.h5", {}, loader, widths, sequences, "bfloat16")
         writer.open(options.batch_tokens)
-        activations._run(model, loader, sequences, writer, device)
+        with (
+            mock.patch.object(batching, "LARGEST_PADDING", padding),
+            mock.patch.object(activations, "Behind", behind),
+        ):
+            options.positions[padding] = positions(sequences, writer.progress)
+            activations._run(model, loader, sequences, writer, "bfloat16", device)
         writer.finish({"hooks": loader.hooks, "first_row": 0}, sample_row=sequences.sample_rows())
 
     @torch.inference_mode()
@@ -85,10 +112,21 @@ def forward_rounds(
         for ids in batches:
             bare(input_ids=ids, use_cache=False)
 
-    rounds: dict[str, Callable[[], object]] = {"dump": dump, "bare forward, truncated": bare_forward}
+    rounds: dict[str, Callable[[], object]] = {
+        "dump": dump,
+        "dump, written in between": lambda: dump(behind=InBetween),
+        "dump, any padding": lambda: dump(padding=1.0),
+        "bare forward, truncated": bare_forward,
+    }
     if not options.skip_bridge:
         rounds.update(bridge_rounds(options, batches, device, loader.hooks["middle"]))
     return rounds
+
+
+def positions(sequences: shard_sequences.ShardSequences, progress: Any) -> int:
+    """Positions of all batches, padding included."""
+    lengths = sequences.lengths()
+    return sum(int(lengths[batch].max()) * len(batch) for batch, _ in activations._batches(sequences, progress))
 
 
 def bridge_rounds(
@@ -161,11 +199,15 @@ def main() -> None:
     parser.add_argument("--dtype", choices=sorted(hooks.TORCH), default="bfloat16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--skip-bridge", action="store_true", help="skip the two slow peers")
+    parser.add_argument("--processor-time", action="store_true", help="of the process, on a busy machine")
     parser.add_argument("--read-rows", type=int, default=100_000)
-    options = parser.parse_args()
+    options = parser.parse_args(namespace=argparse.Namespace(positions={}))
+    clock = time.process_time if options.processor_time else time.perf_counter
     with tempfile.TemporaryDirectory() as directory:
         rounds = forward_rounds(options, Path(directory), torch.device(options.device))
-        print_rates(measure(rounds, options.repeats), options.n_tokens, "tokens", "dump")
+        print_rates(measure(rounds, options.repeats, clock), options.n_tokens, "tokens", "dump")
+        bounded, any_padding = options.positions[batching.LARGEST_PADDING], options.positions[1.0]
+        print(f"positions of {options.n_tokens:,} tokens: {bounded:,}; with any padding {any_padding:,}")
         path = Path(directory) / "read.h5"
         with artifacts.create(path, "activations", {}) as writer:
             values = writer.rows("sites/middle/values", (options.read_rows, 576), np.uint16)

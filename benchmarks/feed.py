@@ -225,7 +225,7 @@ def streamed_rows(
     )  # fmt: skip
     sides = []
     for directory in models:
-        loader = hooks.Loader(directory, ["middle"], torch.device(device))
+        loader = hooks.Loader(directory, ["middle"], device)
         sides.append(
             streaming.StreamedSide(
                 loader.load(dtype), "middle", sequences, torch.device(device), loader.width,

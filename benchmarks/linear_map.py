@@ -64,7 +64,7 @@ def fit(pair, device, out):
         "cpu_s": time.process_time() - start,
         "wall_s": time.perf_counter() - wall,
         "peak_gib": (peak := resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20,
-        "peak_arrays": peak * 2**10 / (8 * d**2),
+        "peak_arrays": peak * 2**10 / (8 * pair.sides[0].width ** 2),
     }
 
 

@@ -368,7 +368,7 @@ def write_study(root: Path) -> dict[str, Any]:
         "similarity": str(root / "similarity.h5"),
         "maps": str(root / "maps.h5"),
         "models": [
-            {"name": name, "directory": str(root / "models" / name), "license": "Apache-2.0"}
+            {"name": name, "directory": str(root / "models" / name), "license": "Apache-2.0", "dtype": "float32"}
             for name in ("base", "tuned", "planted")
         ],
         "corpora": [

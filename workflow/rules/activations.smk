@@ -14,7 +14,7 @@ rule dump_activations:
         GPU_ENV
     threads: 8
     resources:
-        **gpu(24, 4),
+        **gpu(24, 4, "dump_activations"),
     params:
         spec=spec("dump_activations"),
     script:

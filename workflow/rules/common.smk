@@ -56,9 +56,12 @@ def spec(rule):
     return build
 
 
-def gpu(gib, hours):
-    """Resources of a GPU job; memory and time grow with every attempt."""
-    return dict(**cpu(gib, hours), gpu=1, device=STUDY.device)
+def gpu(gib, hours, rule=None):
+    """Resources of a GPU job, of `rule` if it runs models; memory and time grow with every attempt."""
+    width = 1
+    if rule:
+        width = lambda wildcards: JOBS.job(rule, dict(wildcards.items())).gpus
+    return dict(**cpu(gib, hours), gpu=width, gpus_per_model=width, device=STUDY.device)
 
 
 def cpu(gib, hours=1):

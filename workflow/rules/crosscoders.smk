@@ -26,7 +26,7 @@ rule train_crosscoder:
     threads: lambda wildcards: 8 * crosscoder_of(wildcards).processes
     resources:
         **{
-            **gpu(32, 12),
+            **gpu(32, 12, "train_crosscoder"),
             "gpu": lambda wildcards: crosscoder_of(wildcards).gpus,
             "mem": lambda wildcards, attempt: f"{32 * attempt * crosscoder_of(wildcards).processes}GB",
         },
@@ -53,7 +53,7 @@ rule evaluate_crosscoder:
         GPU_ENV
     threads: 8
     resources:
-        **gpu(24, 2),
+        **gpu(24, 2, "evaluate_crosscoder"),
     params:
         spec=spec("evaluate_crosscoder"),
     script:

@@ -16,7 +16,7 @@ rule derive_model:
         GPU_ENV
     threads: 8
     resources:
-        **gpu(24, 4),
+        **gpu(24, 4, "derive_model"),
         checkpoint_every=lambda wildcards: getattr(
             STUDY.models[wildcards.model], "checkpoint_every", 0
         ),

@@ -15,7 +15,7 @@ rule compare_outputs:
         GPU_ENV
     threads: 8
     resources:
-        **gpu(24, 2),
+        **gpu(24, 2, "compare_outputs"),
     params:
         spec=spec("compare_outputs"),
     script:

@@ -120,7 +120,7 @@ rule reproduce_lan2024:
         GPU_ENV
     threads: 8
     resources:
-        **gpu(48, 4),
+        **gpu(48, 4, "reproduce_lan2024"),
         correlation_mib=STUDY.correlation.memory,
     params:
         spec=spec("reproduce_lan2024"),

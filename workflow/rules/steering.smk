@@ -21,7 +21,7 @@ rule steer_features:
         GPU_ENV
     threads: 8
     resources:
-        **gpu(24, 2),
+        **gpu(24, 2, "steer_features"),
     params:
         spec=spec("steer_features"),
     script:

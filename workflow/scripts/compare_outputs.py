@@ -15,7 +15,7 @@ a, b = (
     stage.Model(Path(paths[f"model_{side}"]).parent, Path(paths[f"tokens_{side}"]), spec["reads"][f"dtype_{side}"])
     for side in "ab"
 )
-with devices.take(snakemake.resources.device) as device:
+with devices.take_several(snakemake.resources.device, snakemake.resources.gpus_per_model) as granted:
     stage.compare(
         a,
         b,
@@ -24,6 +24,6 @@ with devices.take(snakemake.resources.device) as device:
         spec=spec,
         alignment=paths.get("alignment") or None,
         prompts=paths.get("prompts") or None,
-        device=device,
+        device=granted,
         **spec["settings"],
     )

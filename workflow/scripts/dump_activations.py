@@ -11,5 +11,5 @@ logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 torch.set_num_threads(snakemake.threads)
 model = Path(snakemake.input.model).parent
-with devices.take(snakemake.resources.device) as device:
-    dump.dump(model, snakemake.input.tokens, snakemake.output[0], spec=spec, device=device, **spec["settings"])
+with devices.take_several(snakemake.resources.device, snakemake.resources.gpus_per_model) as granted:
+    dump.dump(model, snakemake.input.tokens, snakemake.output[0], spec=spec, device=granted, **spec["settings"])

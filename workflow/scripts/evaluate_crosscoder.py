@@ -17,8 +17,15 @@ splice = [
     {"directory": Path(manifest).parent, "tokens": model.tokens, "shard": model.shards[0]}
     for manifest, model in zip(paths.get("models", []), files, strict=False)
 ]
-with devices.take(snakemake.resources.device) as device:
+with devices.take_several(snakemake.resources.device, snakemake.resources.gpus_per_model) as granted:
     pair = rows.stored(files, paths.get("alignment") or None, spec["reads"]["rows"])
     stage.evaluate(
-        paths.weights, pair, snakemake.output[0], spec=spec, splice=splice, site=site, device=device, **spec["settings"]
+        paths.weights,
+        pair,
+        snakemake.output[0],
+        spec=spec,
+        splice=splice,
+        site=site,
+        device=granted,
+        **spec["settings"],
     )

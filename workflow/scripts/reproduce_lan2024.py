@@ -12,7 +12,7 @@ logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 torch.set_num_threads(snakemake.threads)
 paths = snakemake.input
-with devices.take(snakemake.resources.device) as device:
+with devices.take_several(snakemake.resources.device, snakemake.resources.gpus_per_model) as granted:
     lan2024.reproduce(
         Path(paths.model_a).parent,
         Path(paths.model_b).parent,
@@ -24,6 +24,6 @@ with devices.take(snakemake.resources.device) as device:
         site_a=spec["reads"]["site_a"],
         site_b=spec["reads"]["site_b"],
         memory=snakemake.resources.correlation_mib * 2**20,
-        device=device,
+        device=granted,
         **spec["settings"],
     )

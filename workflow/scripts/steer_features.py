@@ -20,13 +20,13 @@ sides = {
     )
     for name in "ab"
 }
-with devices.take(snakemake.resources.device) as device:
+with devices.take_several(snakemake.resources.device, snakemake.resources.gpus_per_model) as granted:
     stage.steer(
         dict(paths.items()),
         sides,
         snakemake.output.steering,
         snakemake.output.table,
         spec=spec,
-        device=device,
+        device=granted,
         **spec["settings"],
     )

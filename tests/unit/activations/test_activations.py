@@ -21,7 +21,7 @@ from diptych.text.corpora import stage
 from tiny_models import make_model, make_texts, make_tokenizer
 
 torch.set_num_threads(1)
-CPU = torch.device("cpu")
+CPU = "cpu"
 
 
 @pytest.fixture(scope="module")
@@ -425,7 +425,7 @@ def test_the_disk_must_hold_all_shards_to_come(
     assert "2 of 3 shards to come, 0.00 GB" in caplog.text
     own.save()
     values = torch.ones((10_000, 32))
-    own.put("middle", np.arange(10_000), values, np.ones(10_000, dtype=np.float32))
+    own.put("middle", np.arange(10_000), shard_writer.rounded(values, "float32"))
     own.save()
     free[0] -= 10_000 * row  # what it has written is not asked for again
     again = shard_writer.ShardWriter(
@@ -479,7 +479,7 @@ def test_float16_overflow_is_refused(tmp_path: Path) -> None:
     store = shard_writer.ShardWriter(tmp_path / "0.h5", {}, {"middle": shard_writer.Shape(2, 4)}, "float16")
     store.open(16)
     with pytest.raises(DiptychError, match="does not fit float16"):
-        store.put("middle", np.arange(2), torch.full((2, 4), 7e4), np.ones(2, dtype=np.float32))
+        store.put("middle", np.arange(2), shard_writer.rounded(torch.full((2, 4), 7e4), "float16"))
 
 
 def test_the_first_rows_are_those_of_the_whole(place: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from diptych.text import tokens
 from diptych.text.corpora import stage
 from tiny_models import make_model, make_texts
 
-CPU = torch.device("cpu")
+CPU = "cpu"
 RECURRENT = ["mamba", "mamba2", "falcon_mamba"]
 LAYERS = 2
 STREAM = ["blocks.0.hook_resid_pre", "blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]

@@ -72,6 +72,13 @@ def test_streamed_rows_are_the_stored_ones(place: Path) -> None:
         assert (mine == theirs).mean() > 0.999, "rounded as if stored"
 
 
+def test_streamed_models_may_be_spread_over_devices(place: Path) -> None:
+    index = np.arange(0, 400, 7)
+    whole, spread = (stream(place, "long", devices=[device]).take(index).x for device in ("cpu", ["cpu", "cpu"]))
+    for of_one, of_several in zip(whole, spread, strict=True):
+        np.testing.assert_array_equal(of_one, of_several)
+
+
 def test_documents_of_the_stored_test_fold_are_never_trained_on(place: Path) -> None:
     streamed = stream(place)
     with artifacts.read(place / "stored.h5", "tokens") as file:

@@ -135,3 +135,36 @@ def test_every_script_has_a_job_and_its_spec_names_no_path_below_the_results(rul
         for paths in job.inputs.values()
         for path in ([paths] if isinstance(paths, Path) else paths)
     )
+
+
+def test_auto_is_resolved_when_jobs_are_planned_and_only_for_forward_passes(monkeypatch):
+    """On two kinds of machines a study plans jobs that say what they compute in; what is derived is the same."""
+    planned = {}
+    for dtype in ("float32", "bfloat16"):
+        monkeypatch.setenv("DIPTYCH_DTYPE", dtype)
+        planned[dtype] = jobs({"models.tuned.dtype": "float16", "crosscoders.tuned.stream": "nineteenth"})
+        assert planned[dtype].dump_activations("addresses", "base", "main", "0").settings["dtype"] == dtype
+        assert planned[dtype].dump_activations("addresses", "tuned", "main", "0").settings["dtype"] == "float16"
+        assert planned[dtype].compare_outputs("tuned").reads["dtype_a"] == dtype
+        assert planned[dtype].steer_features(**CELL).reads["dtype_a"] == dtype
+        assert planned[dtype].train_crosscoder(**RUN).reads["stream"]["dtypes"] == [dtype, "float16"]
+        named = {model["name"]: model["dtype"] for model in planned[dtype].build_report().reads["models"]}
+        assert named == {"base": dtype, "planted": dtype, "tuned": "float16"}
+    for model in ("tuned", "planted"):
+        assert planned["float32"].derive_model(model) == planned["bfloat16"].derive_model(model)
+    assert planned["float32"].fetch_model("base") == planned["bfloat16"].fetch_model("base")
+
+
+def test_a_job_asks_for_the_gpus_of_the_widest_model_that_it_runs():
+    changes = {"models.tuned.gpus": 3, "crosscoders.planted.splice_tokens": 0}
+    wide = jobs(changes | {"crosscoders.tuned.stream": "questions", "crosscoders.tuned.model_gpus": 3})
+    assert wide.dump_activations("addresses", "tuned", "main", "0").gpus == 3
+    assert wide.dump_activations("addresses", "base", "main", "0").gpus == 1
+    assert (wide.compare_outputs("tuned").gpus, wide.compare_outputs("planted").gpus) == (3, 1)
+    assert wide.steer_features(**CELL).gpus == 3
+    assert wide.train_crosscoder(**RUN).gpus == 3
+    assert wide.evaluate_crosscoder(**RUN).gpus == 3
+    planted = {**RUN, "crosscoder": "planted"}
+    assert (wide.train_crosscoder(**planted).gpus, wide.evaluate_crosscoder(**planted).gpus) == (1, 1)
+    assert wide.derive_model("tuned").gpus == 1, "training is on one"
+    assert jobs({"models.base.gpus": 2}).derive_model("planted").gpus == 2

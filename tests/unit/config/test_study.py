@@ -201,6 +201,11 @@ INVALID = [
         "crosscoders.tuned.stream: no corpus is called 'odl'; did you mean 'old'?",
     ),
     (put("crosscoders/tuned/model_gpus", 1), "crosscoders.tuned.model_gpus: no model runs without `stream`; set that"),
+    (
+        lambda config: (put("crosscoders/tuned/stream", "old")(config), put("models/tuned/gpus", 2)(config)),
+        "crosscoders.tuned.model_gpus: tuned is spread over 2 GPUs while it streams; give a multiple of 2, beside",
+    ),
+    (put("models/base/gpus", 0), "models.base.gpus: input should be greater than or equal to 1"),
     (put("crosscoders/tuned/rows", []), "crosscoders.tuned.rows: list should have at least 1 item"),
     (put("pairs/tuned/rows", 3), "pairs.tuned.rows: input should be a valid string (got 3)"),
     (put("pairs/tuned/dictionary_a", ["A b"]), "pairs.tuned.dictionary_a.0: string should match pattern"),

@@ -18,7 +18,7 @@ from diptych.text.corpora import stage as corpora
 from tiny_models import make_model, make_texts
 
 torch.set_num_threads(1)
-CPU = torch.device("cpu")
+CPU = "cpu"
 HOOKS = ["blocks.1.hook_resid_post", "blocks.0.hook_resid_pre", "blocks.2.hook_resid_post", "blocks.2.hook_resid_pre"]
 
 

@@ -2,7 +2,6 @@ import itertools
 
 import numpy as np
 import pytest
-import torch
 from scipy import linalg
 from sklearn.linear_model import Ridge
 
@@ -13,7 +12,6 @@ from diptych.linear_map import stage as linear_map
 from diptych.oracle import planted
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
-
 
 
 def random_moments(seed=0, n=300, d_A=6, d_B=6, spread=1.0):

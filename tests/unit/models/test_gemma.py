@@ -66,7 +66,7 @@ def test_hooks_are_the_published_models_hidden_states(name: str) -> None:
     directory = str(PLACES[name])
     ids = torch.arange(100, 132)[None]
     sites = ["first", "middle", "blocks.3.hook_resid_pre"]
-    found = hooks.Loader(directory, sites, torch.device("cpu")).load("float32")(ids)
+    found = hooks.Loader(directory, sites, "cpu").load("float32")(ids)
     own = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     with torch.inference_mode():
         hidden = own(ids, output_hidden_states=True).hidden_states

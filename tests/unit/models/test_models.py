@@ -192,18 +192,18 @@ def test_code_runs_only_where_it_is_trusted(with_code, model_dir, tmp_path, monk
     source = {"kind": "directory", "path": str(with_code)}
     sources.fetch(tmp_path / "no", spec={}, source=source)
     assert not list((tmp_path / "no").glob("*.py"))
-    for load in (pretrained.load, lambda place: hooks.Loader(place, ["middle"], torch.device("cpu"))):
+    for load in (pretrained.load, lambda place: hooks.Loader(place, ["middle"], "cpu")):
         with pytest.raises(DiptychError, match="brings Python code of its own; read it and set `trust_remote_code"):
             load(tmp_path / "no")
     sources.fetch(tmp_path / "yes", spec={}, source={**source, "trust_remote_code": True})
     ids = torch.arange(3, 40)[None]
-    found = hooks.Loader(tmp_path / "yes", ["middle"], torch.device("cpu")).load("float32")(ids)["middle"]
-    same = hooks.Loader(model_dir, ["middle"], torch.device("cpu")).load("float32")(ids)["middle"]
+    found = hooks.Loader(tmp_path / "yes", ["middle"], "cpu").load("float32")(ids)["middle"]
+    same = hooks.Loader(model_dir, ["middle"], "cpu").load("float32")(ids)["middle"]
     torch.testing.assert_close(found, same, rtol=0, atol=0)
     model = pretrained.load(tmp_path / "yes")
     with pretrained.saving(model, tmp_path / "yes", tmp_path / "derived", spec={}, dtype="float32"):
         pass
-    again = hooks.Loader(tmp_path / "derived", ["middle"], torch.device("cpu")).load("float32")(ids)["middle"]
+    again = hooks.Loader(tmp_path / "derived", ["middle"], "cpu").load("float32")(ids)["middle"]
     torch.testing.assert_close(again, same, rtol=0, atol=0)
 
 

@@ -23,12 +23,13 @@ def test_a_merged_adapter_is_told_with_its_rounding_and_notes(tmp_path):
         artifacts.write_text(directory / "merge.json", canonical_json(RECORD))
     with artifacts.create_directory(tmp_path / "base", "model", {"settings": {"source": {"kind": "none"}}}):
         pass
-    model, base = ({"name": name, "directory": str(tmp_path / name)} for name in ("tuned", "base"))
+    model, base = ({"name": name, "directory": str(tmp_path / name), "dtype": "float32"} for name in ("tuned", "base"))
     table, *notes = experimental_setup._models([base, model])
     assert table.rows[1] == [
         "tuned",
         "base with the LoRA adapter org/lora at main (rank 16) merged in: 2 weights move by 3.1 % of their norm; "
         "storing them as bfloat16 rounds that by 5.2 % and takes back 20 % of the changed entries",
+        "float32",
     ]
     assert notes == [
         Note(

@@ -20,7 +20,7 @@ def write_student(directory, init="parent"):
     }  # fmt: skip
     with artifacts.create_directory(directory, "model", {"settings": settings, "reads": reads}) as unfinished:
         artifacts.write_text(unfinished / "training.json", json.dumps(record))
-    return {"name": "student", "directory": str(directory)}
+    return {"name": "student", "directory": str(directory), "dtype": "float32"}
 
 
 def test_a_student_is_described_with_its_distance_to_the_teacher(tmp_path):

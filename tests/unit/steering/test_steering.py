@@ -343,7 +343,7 @@ def test_widths_may_differ(tmp_path):
 
 def test_hooked_and_steered_sites_are_the_same_place(llama):
     """What `Loader` reads at a site is what an intervention changes there."""
-    loaded = Loader(llama, ["middle"], torch.device("cpu")).load("float32")
+    loaded = Loader(llama, ["middle"], "cpu").load("float32")
     read = loaded(torch.from_numpy(PROMPT)[None])["middle"]
     torch.testing.assert_close(read, residual(pretrained.load(llama), PROMPT, Edit(torch.zeros(1, 32), 0)))
 

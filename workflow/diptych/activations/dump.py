@@ -6,8 +6,8 @@
 All sites are read in one forward pass, which ends as soon as the last of them has been reached (`models.hooks`).
 
 Sequences are read longest first in batches of `batch_tokens`, so that padding is small and a lack of memory shows at
-once. Padding is on the right, where no token of a causal model attends to it, so that no mask is needed. A job that
-is killed resumes where it stopped (`shard_writer`).
+once. Padding is on the right, where no token of a causal model attends to it, so that no mask is needed. A batch's rows
+are written while the next one is computed. A job that is killed resumes where it stopped (`shard_writer`).
 
 A few sequences, evenly spread, are read first and one layer deeper: for their rows the activations of the two
 neighbouring layers are stored too, by which `dictionaries.layer_check` tests whether a dictionary belongs to this
@@ -17,8 +17,9 @@ layer.
 import gc
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +27,14 @@ import torch
 from torch import Tensor
 
 from diptych.activations.shard_sequences import ShardSequences
-from diptych.activations.shard_writer import Shape, ShardWriter
+from diptych.activations.shard_writer import SAMPLED, NotFiniteError, Progress, Rounded, Shape, ShardWriter, rounded
+from diptych.models import placement
 from diptych.models.batches import tokens_per_pass
 from diptych.models.hooks import DType, HookedModel, Loader, block_outputs, widths
+from diptych.models.placement import Devices
 from diptych.models.pretrained import OutOfMemoryError, is_out_of_memory
 from diptych.runtime import logs
+from diptych.runtime.behind import Behind
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 from diptych.text.tokenizer import check_tokenizer
@@ -57,7 +61,7 @@ def dump(
     store: DType = "bfloat16",
     batch_tokens: int | None = None,
     measure_precision: bool = True,
-    device: str = "auto",
+    device: Devices = "cpu",
 ) -> None:
     """Write one shard of a model's activations (stage `dump_activations`).
 
@@ -77,7 +81,7 @@ def dump(
             model's width (`batches.tokens_per_pass`).
         measure_precision: read a few sequences again in float32 (shard 0 only) and store the relative error, or why
             it could not be measured.
-        device: "auto", "cpu" or "cuda".
+        device: a torch device, or those that the model is spread over.
 
     Raises:
         DiptychError: another tokenizer, an unknown site, sequences longer than the model's context, too little disk,
@@ -85,13 +89,14 @@ def dump(
     """
     sequences = ShardSequences.of_shard(tokens_path, shard, shards, first)
     check_tokenizer(model_dir, tokens_path)
-    torch_device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    loader = Loader(model_dir, sites, torch_device, neighbours=first is None)
+    torch_device = torch.device(placement.first(device))
+    loader = Loader(model_dir, sites, device, neighbours=first is None)
     loader.check(int(sequences.token.max()), int(sequences.lengths().max()))
     model = loader.load(dtype)
     writer = _shard_writer(Path(out), spec, loader, widths(model, torch_device), sequences, store)
     writer.open(batch_tokens or tokens_per_pass(loader.width))
-    _run(model, loader, sequences, writer, torch_device)
+    _log_padding(sequences, writer.progress)
+    _run(model, loader, sequences, writer, store, torch_device)
     stored_hooks = set(model.hooks) - set(writer.progress.dropped)
     neighbours = {site: [hook for hook in hooks if hook in stored_hooks] for site, hooks in loader.neighbours.items()}
     del model
@@ -130,31 +135,74 @@ def _shard_writer(
 # --- forward passes -------------------------------------------------------------------------------------------
 
 
+class _Block(NamedTuple):
+    """The rows of a batch of sequences, on their way to the disk.
+
+    Attributes:
+        n_sequences: number of sequences.
+        row: int64 [k], of the shard.
+        sites: by site.
+        sample_row: int64 [k], of the sample.
+        sample: by neighbouring hook.
+    """
+
+    n_sequences: int
+    row: IntArray
+    sites: Mapping[str, Rounded]
+    sample_row: IntArray
+    sample: Mapping[str, Rounded]
+
+
 def _run(
-    model: HookedModel, loader: Loader, sequences: ShardSequences, writer: ShardWriter, device: torch.device
+    model: HookedModel,
+    loader: Loader,
+    sequences: ShardSequences,
+    writer: ShardWriter,
+    store: DType,
+    device: torch.device,
 ) -> None:
     """Run the model on all sequences that are not stored yet, and store their activations."""
-    saved = time.monotonic()
     sample_row = sequences.sample_rows()
-    for batch in logs.progress(
-        _batches(sequences, writer), "activations", total=_count_batches(sequences, writer), unit=" batches"
-    ):
-        sites = None if writer.progress.sequences < sequences.sampled else loader.hooks
-        values = forward(model, torch.from_numpy(sequences.padded(batch)).to(device), sites)
-        if values is None:
-            _halve(sequences, writer)
-            continue
-        row, real = sequences.rows_of(batch), real_tokens(sequences, batch, device)
-        for name, value in values.items():
-            if name in loader.hooks:
-                _store_rows(writer, sequences, name, row, value[real], model)
-            else:
-                writer.put_sample(name, np.searchsorted(sample_row, row), value[real])
-        writer.progress.sequences += len(batch)
-        if time.monotonic() - saved > CHECKPOINT_SECONDS:
-            writer.save()
-            saved = time.monotonic()
+    total = sum(1 for _ in _batches(sequences, writer.progress))
+    batches = logs.progress(_batches(sequences, writer.progress), "activations", total=total, unit=" batches")
+    with _naming_non_finite_rows(model, sequences, device), Behind(_BlockWriter(writer)) as write:
+        for batch, is_sampled in batches:
+            ids = torch.from_numpy(sequences.padded(batch)).to(device)
+            values = forward(model, ids, None if is_sampled else loader.hooks)
+            if values is None:
+                write.wait()
+                _halve(sequences, batch, writer.progress)
+                continue
+            row, real = sequences.rows_of(batch), real_tokens(sequences, batch, device)
+            sites = {name: rounded(value[real], store) for name, value in values.items() if name in loader.hooks}
+            sample = {name: rounded(value[real], SAMPLED) for name, value in values.items() if name not in sites}
+            write(_Block(len(batch), row, sites, np.searchsorted(sample_row, row), sample))
     writer.save()
+
+
+class _BlockWriter:
+    """Writes blocks in their order, and a checkpoint every `CHECKPOINT_SECONDS`."""
+
+    def __init__(self, writer: ShardWriter) -> None:
+        self._writer, self._saved = writer, time.monotonic()
+
+    def __call__(self, block: _Block) -> None:
+        for site, rows in block.sites.items():
+            self._writer.put(site, block.row, rows)
+        for hook, rows in block.sample.items():
+            self._writer.put_sample(hook, block.sample_row, rows)
+        self._writer.progress.sequences += block.n_sequences
+        if time.monotonic() - self._saved > CHECKPOINT_SECONDS:
+            self._writer.save()
+            self._saved = time.monotonic()
+
+
+@contextmanager
+def _naming_non_finite_rows(model: HookedModel, sequences: ShardSequences, device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except NotFiniteError as error:
+        raise _not_finite(model, sequences, error.site, error.row, device) from None
 
 
 def forward(model: HookedModel, ids: Tensor, sites: Collection[str] | None = None) -> dict[str, Tensor] | None:
@@ -173,41 +221,44 @@ def real_tokens(sequences: ShardSequences, batch: IntArray, device: torch.device
     return torch.from_numpy(np.arange(int(lengths.max())) < lengths[:, None]).to(device)
 
 
-def _batches(sequences: ShardSequences, writer: ShardWriter) -> Iterator[IntArray]:
-    """Batches that are not stored yet; one for which memory ran out comes again, halved."""
-    while writer.progress.sequences < len(sequences.order):
-        yield sequences.batch(writer.progress.sequences, writer.progress.batch_tokens)
+def _batches(sequences: ShardSequences, progress: Progress) -> Iterator[tuple[IntArray, bool]]:
+    """Batches that are not stored yet, and whether they are of sampled sequences.
 
-
-def _count_batches(sequences: ShardSequences, writer: ShardWriter) -> int:
-    done, count = writer.progress.sequences, 0
+    A batch for which memory ran out (`_halve`) comes again, halved.
+    """
+    done = progress.sequences
     while done < len(sequences.order):
-        done += len(sequences.batch(done, writer.progress.batch_tokens))
-        count += 1
-    return count
+        halved = progress.halved
+        batch = sequences.batch(done, progress.batch_tokens)
+        yield batch, done < sequences.sampled
+        if progress.halved == halved:
+            done += len(batch)
 
 
-def _halve(sequences: ShardSequences, writer: ShardWriter) -> None:
+def _log_padding(sequences: ShardSequences, progress: Progress) -> None:
+    """Log the number of batches and the share of their positions that is padding."""
+    all_lengths = sequences.lengths()
+    lengths = [all_lengths[batch] for batch, _ in _batches(sequences, progress)]
+    positions = sum(int(of_batch[0]) * len(of_batch) for of_batch in lengths)
+    tokens = sum(int(of_batch.sum()) for of_batch in lengths)
+    logs.logger.info(
+        "%d tokens in %d batches; %d of %d positions are padding", tokens, len(lengths), positions - tokens, positions
+    )
+
+
+def _halve(sequences: ShardSequences, batch: IntArray, progress: Progress) -> None:
     """Halve the batch for the rest of the shard.
 
     Raises:
         DiptychError: the batch is a single sequence already.
     """
-    batch = sequences.batch(writer.progress.sequences, writer.progress.batch_tokens)
     longest = int(sequences.lengths()[batch].max())
     if len(batch) == 1:
         raise too_little_memory(longest)
     torch.cuda.empty_cache()
-    writer.progress.batch_tokens = longest * (len(batch) // 2)
-    writer.progress.halved += 1
-    logs.logger.warning("out of memory: continuing with batches of %d tokens", writer.progress.batch_tokens)
-
-
-def _store_rows(
-    writer: ShardWriter, sequences: ShardSequences, site: str, row: IntArray, rows: Tensor, model: HookedModel
-) -> None:
-    """ShardWriter activations [k, d] of the token rows `row`, after checking that they are finite."""
-    writer.put(site, row, rows, finite_norms(model, sequences, site, row, rows))
+    progress.batch_tokens = longest * (len(batch) // 2)
+    progress.halved += 1
+    logs.logger.warning("out of memory: continuing with batches of %d tokens", progress.batch_tokens)
 
 
 def finite_norms(

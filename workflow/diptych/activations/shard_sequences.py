@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from diptych.models.batches import n_fitting
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 
@@ -84,10 +85,10 @@ class ShardSequences:
         return lengths
 
     def batch(self, done: int, batch_tokens: int) -> IntArray:
-        """Sequence numbers of the next batch after the first `done`: as many as fit when padded to the longest."""
-        longest = int(self.lengths()[self.order[done]])
-        end = done + max(1, batch_tokens // longest)
-        return self.order[done : min(end, self.sampled) if done < self.sampled else end]
+        """Sequence numbers of the next batch after the first `done` (`batches.n_fitting`); sampled ones come alone."""
+        end = self.sampled if done < self.sampled else len(self.order)
+        following = self.order[done : min(end, done + batch_tokens)]
+        return following[: n_fitting(self.start[following + 1] - self.start[following], batch_tokens)]
 
     def rows_of(self, batch: IntArray) -> IntArray:
         """The token rows of a batch of sequences, one sequence after another."""

@@ -5,7 +5,8 @@ beside the output, with a checkpoint of how many sequences are in them. A job th
 spec resumes from the checkpoint; once all rows are written, they are copied into the artifact and the raw files are
 removed.
 
-Rows are neither memory-mapped nor kept in memory: the memory of a dump does not grow with its tokens.
+Rows are neither memory-mapped nor kept in memory: the memory of a dump does not grow with its tokens. They are rounded
+where they were computed (`rounded`) and from there on belong to whatever thread writes them.
 """
 
 import hashlib
@@ -70,6 +71,46 @@ class RawMatrix:
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
+
+
+class Rounded(NamedTuple):
+    """Activations of k rows on the host, as they are stored; on a GPU they are complete once `copied` is reached.
+
+    Attributes:
+        values: [k, width] in the dtype on disk.
+        norm: float32 [k], of the rows before rounding.
+        error: float32 [k], norm of what rounding takes.
+        copied: event on the GPU's stream.
+    """
+
+    values: Tensor
+    norm: Tensor
+    error: Tensor
+    copied: torch.cuda.Event | None
+
+
+def rounded(rows: Tensor, dtype: DType) -> Rounded:
+    """Activations [k, width] rounded to `dtype`, their copies to the host begun but not waited for."""
+    stored, exact = rows.to(TORCH[dtype]), rows.float()
+    norm = exact.norm(dim=-1)
+    error = torch.zeros_like(norm) if stored.dtype == rows.dtype else (stored.float() - exact).norm(dim=-1)
+    values, norm, error = (_to_host(part) for part in (stored, norm, error))
+    copied = torch.cuda.current_stream(rows.device).record_event() if rows.is_cuda else None
+    return Rounded(values, norm, error, copied)
+
+
+def _to_host(values: Tensor) -> Tensor:
+    if not values.is_cuda:
+        return values
+    return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+
+
+class NotFiniteError(Exception):
+    """A row of a site is not finite: the first of them, within the shard."""
+
+    def __init__(self, site: str, row: int) -> None:
+        super().__init__(f"site {site!r}: row {row} is not finite")
+        self.site, self.row = site, row
 
 
 class Shape(NamedTuple):
@@ -154,32 +195,32 @@ class ShardWriter:
         for hook, (rows, width) in self._sample.items():
             self._raw[f"sample.{hook}"] = self._open(f"sample.{hook}", rows, width, STORED[SAMPLED])
 
-    def put(self, site: str, row: IntArray, rows: Tensor, norm: npt.NDArray[np.float32]) -> None:
-        """Write activations [k, d] and their norms [k] to the shard's rows `row`.
+    def put(self, site: str, row: IntArray, rows: Rounded) -> None:
+        """Write activations of k rows and their norms to the shard's rows `row`.
 
         Raises:
+            NotFiniteError: a row is not finite.
             DiptychError: float16 cannot hold a value.
         """
-        if self._dtype == "float16" and float(rows.abs().max()) > FLOAT16_MAX:
-            raise DiptychError(
-                f"site {site!r}: a value of {float(rows.abs().max()):.0f} does not fit float16; store bfloat16"
-            )
-        stored = rows.to(TORCH[self._dtype])
-        if stored.dtype != rows.dtype:
-            error = (stored.float() - rows.float()).norm(dim=-1).cpu().numpy() / np.maximum(norm, 1e-30)
-            seen = self.progress.storage_error.setdefault(site, {"sum": 0.0, "max": 0.0})
-            seen["sum"] += float(error.sum(dtype=np.float64))
-            seen["max"] = max(seen["max"], float(error.max()))
-        self._raw[f"{site}.values"].write(row, _bits(stored))
+        norm = _arrived(rows).norm.numpy()
+        if not np.isfinite(norm).all():
+            raise NotFiniteError(site, int(row[int(np.argmin(np.isfinite(norm)))]))
+        values = _bits(rows.values)
+        if self._dtype == "float16" and np.isinf(values).any():
+            raise DiptychError(f"site {site!r}: a value above {FLOAT16_MAX:,.0f} does not fit float16; store bfloat16")
+        error = rows.error.numpy() / np.maximum(norm, 1e-30)
+        seen = self.progress.storage_error.setdefault(site, {"sum": 0.0, "max": 0.0})
+        seen["sum"] += float(error.sum(dtype=np.float64))
+        seen["max"] = max(seen["max"], float(error.max()))
+        self._raw[f"{site}.values"].write(row, values)
         self._raw[f"{site}.norm"].write(row, norm)
 
-    def put_sample(self, hook: str, row: IntArray, rows: Tensor) -> None:
-        """Write activations [k, d] to the rows `row` of a sampled hook; the hook is dropped if they are not finite."""
-        stored = rows.to(TORCH[SAMPLED])
-        if not bool(stored.isfinite().all()) and hook not in self.progress.dropped:
+    def put_sample(self, hook: str, row: IntArray, rows: Rounded) -> None:
+        """Write activations of k rows to the rows `row` of a sampled hook; it is dropped if they are not finite."""
+        if not bool(_arrived(rows).values.isfinite().all()) and hook not in self.progress.dropped:
             self.progress.dropped.append(hook)
             logs.logger.warning("%s: values are not finite; no dictionary is compared with this neighbour", hook)
-        self._raw[f"sample.{hook}"].write(row, _bits(stored))
+        self._raw[f"sample.{hook}"].write(row, _bits(rows.values))
 
     def get(self, site: str, row: IntArray) -> npt.NDArray[np.float32]:
         """Read stored rows as float32."""
@@ -289,5 +330,12 @@ def _allocated(directory: Path) -> int:
 
 def _bits(stored: Tensor) -> npt.NDArray[Any]:
     """The values as a NumPy array; bfloat16 as its uint16 bit pattern."""
-    bits: npt.NDArray[Any] = (stored.view(torch.uint16) if stored.dtype == torch.bfloat16 else stored).cpu().numpy()
+    bits: npt.NDArray[Any] = (stored.view(torch.uint16) if stored.dtype == torch.bfloat16 else stored).numpy()
     return bits
+
+
+def _arrived(rows: Rounded) -> Rounded:
+    """The rows, once they are on the host."""
+    if rows.copied is not None:
+        rows.copied.synchronize()
+    return rows

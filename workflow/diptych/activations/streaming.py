@@ -26,8 +26,9 @@ from diptych.activations import buffer, dump, gates, rows
 from diptych.activations.shard_sequences import ShardSequences
 from diptych.activations.shard_writer import STORED
 from diptych.activations.sides import StoredArray
-from diptych.models import batches
+from diptych.models import batches, placement
 from diptych.models.hooks import TORCH, DType, HookedModel, Loader, widths
+from diptych.models.placement import Devices
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
@@ -58,7 +59,7 @@ class StreamedSide:
         model: hooked at the site.
         site: name of the site.
         sequences: the sequences of the token file.
-        device: where the model runs.
+        device: where its rows are computed to.
         width: of a row.
         batch_tokens: tokens of a forward pass; halved when memory runs out.
         store: rows are rounded to this dtype, as if they had been stored.
@@ -107,12 +108,12 @@ class StreamedSide:
         pending = np.unique(np.searchsorted(self.sequences.start, token_row, side="right") - 1)
         pending = pending[np.argsort(-self.sequences.lengths()[pending], kind="stable")]
         while len(pending):
-            longest = int(self.sequences.lengths()[pending[0]])
-            batch = pending[: max(1, self.batch_tokens // longest)]
-            if self._fill(out, token_row, batch):
-                pending = pending[len(batch) :]
+            lengths = self.sequences.lengths()[pending]
+            n = batches.n_fitting(lengths, self.batch_tokens)
+            if self._fill(out, token_row, pending[:n]):
+                pending = pending[n:]
             else:
-                self._halve(len(batch), longest)
+                self._halve(n, int(lengths[0]))
         self._last = (token_row.copy(), out)
         return out
 
@@ -158,7 +159,7 @@ def stream(
     row_selection: selection.RowSelection = "all",
     store: DType = "bfloat16",
     batch_tokens: int | None = None,
-    devices: Sequence[str] = ("cpu",),
+    devices: Sequence[Devices] = ("cpu",),
 ) -> rows.Rows:
     """Rows of several models whose activations are computed when they are read.
 
@@ -170,7 +171,7 @@ def stream(
         row_selection: "all" rows, the "last" one of each document, or those of some roles.
         store: rows are rounded to this dtype.
         batch_tokens: tokens of a forward pass; None: from the model's width.
-        devices: torch devices of the models, used in turn where there are fewer.
+        devices: torch device of each model, or those that it is spread over; used in turn where there are fewer.
 
     Raises:
         DiptychError: a model has another tokenizer than its tokens, an unknown site, or nothing is left to train on.
@@ -178,7 +179,7 @@ def stream(
     sides: dict[StreamedModel, StreamedSide] = {}
     for streamed in models:
         if streamed not in sides:
-            device = torch.device(devices[len(sides) % len(devices)])
+            device = devices[len(sides) % len(devices)]
             sides[streamed] = _side(streamed, site, store, batch_tokens, device)
     usable = [gates.read_tokens(streamed.tokens).cause == 0 for streamed in models]
     tokens = models[0].tokens
@@ -194,12 +195,10 @@ def stream(
     return aligned.read_from(tuple(sides[streamed] for streamed in models), fold)
 
 
-def _side(
-    streamed: StreamedModel, site: str, store: DType, batch_tokens: int | None, device: torch.device
-) -> StreamedSide:
+def _side(streamed: StreamedModel, site: str, store: DType, batch_tokens: int | None, devices: Devices) -> StreamedSide:
     check_tokenizer(streamed.model, streamed.tokens)
     sequences = ShardSequences.of_shard(streamed.tokens, 0, 1)
-    loader = Loader(streamed.model, [site], device)
+    loader, device = Loader(streamed.model, [site], devices), torch.device(placement.first(devices))
     loader.check(int(sequences.token.max()), int(sequences.lengths().max()))
     model = loader.load(streamed.dtype)
     with artifacts.read(streamed.gates, "gates") as file:
@@ -243,7 +242,9 @@ def _first(paths: Sequence[str]) -> str | None:
     return paths[0] if paths else None
 
 
-def training_rows(inputs: Mapping[str, Sequence[str]], reads: Mapping[str, Any], devices: Sequence[str]) -> rows.Rows:
+def training_rows(
+    inputs: Mapping[str, Sequence[str]], reads: Mapping[str, Any], devices: Sequence[Devices]
+) -> rows.Rows:
     """The rows that a crosscoder is trained on: streamed if the job has a `stream`, else stored.
 
     Args:

@@ -245,7 +245,10 @@ def report_inputs(layout: Layout) -> Description:
     )
     description: Description = {
         "pairs": compared,
-        "models": [{"name": model, "directory": _directory(layout, layout.model(model))} for model in models],
+        "models": [
+            {"name": model, "directory": _directory(layout, layout.model(model)), "dtype": study.models[model].dtype}
+            for model in models
+        ],
         "corpora": _corpora(layout, compared_rows, models, dictionaries),
         "gates": [
             {

@@ -319,8 +319,7 @@ def _check_crosscoder(study: Study, alias: str, crosscoder: Crosscoder) -> None:
         )
     if crosscoder.shared + sum(crosscoder.dedicated) > 1:
         raise ConfigError(f"crosscoders.{alias}.dedicated: together with `shared` these shares exceed 1; lower them")
-    if crosscoder.model_gpus and not crosscoder.stream:
-        raise ConfigError(f"crosscoders.{alias}.model_gpus: no model runs without `stream`; set that, or take this out")
+    _check_stream(study, f"crosscoders.{alias}.model_gpus", crosscoder)
     if len(crosscoder.models) == 2:
         return
     if "diff" in (crosscoder.objective, *crosscoder.sweep.objective):
@@ -332,6 +331,19 @@ def _check_crosscoder(study: Study, alias: str, crosscoder: Crosscoder) -> None:
         raise ConfigError(
             f"crosscoders.{alias}.models: more than two models must share a tokenizer (these have "
             f"{', '.join(tokenizers)}); {_tokenizer_hint(tokenizers[0], other_model)}"
+        )
+
+
+def _check_stream(study: Study, key: str, crosscoder: Crosscoder) -> None:
+    """Check that a stream's models, and no others, have GPUs of their own, in groups that a model is spread over."""
+    if crosscoder.model_gpus and not crosscoder.stream:
+        raise ConfigError(f"{key}: no model runs without `stream`; set that, or take this out")
+    widest = max(crosscoder.models, key=study.gpus)
+    gpus = study.gpus(widest)
+    if crosscoder.stream and gpus > 1 and (not crosscoder.model_gpus or crosscoder.model_gpus % gpus):
+        raise ConfigError(
+            f"{key}: {widest} is spread over {gpus} GPUs while it streams; give a multiple of {gpus}, beside those of "
+            f"`processes` (got {crosscoder.model_gpus})"
         )
 
 

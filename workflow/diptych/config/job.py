@@ -24,6 +24,7 @@ class Job:
         settings: keyword arguments of its stage.
         files: word lists and templates that it also reads, whose contents enter the spec.
         modules: dotted names of the modules that its stage imports dynamically.
+        gpus: how many each model that it runs is spread over.
     """
 
     inputs: Inputs
@@ -31,6 +32,7 @@ class Job:
     settings: dict[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     modules: tuple[str, ...] = ()
+    gpus: int = 1
 
 
 def files_at(path: str | None) -> list[Path]:

@@ -46,7 +46,8 @@ class Jobs(SourceJobs):
             "dtype": study.models[model].dtype,
             **dump(study.activations, exclude=("outlier_norm", "shards")),
         }
-        return Job(inputs, {"corpus": corpus, "model": model, "tokenizer": study.tokenizer(model)}, settings)
+        reads = {"corpus": corpus, "model": model, "tokenizer": study.tokenizer(model)}
+        return Job(inputs, reads, settings, gpus=study.gpus(model))
 
     def gate_activations(self, corpus: str, model: str, group: str) -> Job:
         """Mark the rows of a model that count."""
@@ -112,7 +113,7 @@ class Jobs(SourceJobs):
         if (prompts := study.prompts(pair)) is not None:
             reads["prompts"] = prompts
             inputs["prompts"] = layout.tokens_of(prompts, section.a)
-        return Job(inputs, reads, dump(study.outputs))
+        return Job(inputs, reads, dump(study.outputs), gpus=study.gpus(section.a, section.b))
 
     def compare_weights(self, pair: str) -> Job:
         """Compare the weights of a pair's models."""
@@ -200,7 +201,8 @@ class Jobs(SourceJobs):
             "tokens": self.layout.tokens_of(section.corpus, section.a),
         }
         settings = dump_only(self.study.similarity, ("repairings", "rsa_rows", "seed"))
-        return Job(inputs, self._cell_reads(pair, site_a, site_b), settings)
+        gpus = self.study.gpus(section.a, section.b)
+        return Job(inputs, self._cell_reads(pair, site_a, site_b), settings, gpus=gpus)
 
     def steer_features(self, pair: str, site_a: str, site_b: str) -> Job:
         """Steer both models of a pair along its candidates."""
@@ -219,7 +221,8 @@ class Jobs(SourceJobs):
         dtypes = {"dtype_a": study.models[section.a].dtype, "dtype_b": study.models[section.b].dtype}
         reads = {**self._cell_reads(pair, site_a, site_b), **dtypes}
         modules = methods.modules("candidates", methods.steered())
-        return Job(inputs, reads, dump(study.steering, exclude=("pairs",)), modules=modules)
+        settings = dump(study.steering, exclude=("pairs",))
+        return Job(inputs, reads, settings, modules=modules, gpus=study.gpus(section.a, section.b))
 
     def _features(self, pair: str, site_a: str, site_b: str) -> Inputs:
         """Each model's features in its dictionary, the alignment of the models' tokens, and A's tokens."""
@@ -269,7 +272,8 @@ class Jobs(SourceJobs):
         read_keys = ("models", "corpus", "site", "rows", "stream", "seeds", "splice_tokens")
         run_keys = ("checkpoint_every", "processes", "model_gpus", "track")
         other_keys = (*run_keys, "ceiling", "sweep", "weights", "scales", "calibrate")
-        return Job(inputs, reads, {"seed": int(seed), **dump(section, exclude=(*read_keys, *other_keys))})
+        settings = {"seed": int(seed), **dump(section, exclude=(*read_keys, *other_keys))}
+        return Job(inputs, reads, settings, gpus=self.study.gpus(*section.models) if section.stream else 1)
 
     def import_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
         """Import the published weights of a crosscoder."""
@@ -286,7 +290,9 @@ class Jobs(SourceJobs):
         inputs = self._crosscoder_rows(crosscoder, site) | {"weights": self.layout.weights(crosscoder, site, seed)}
         if section.splice_tokens:
             inputs["models"] = [self.layout.model(model) for model in section.models]
-        return Job(inputs, self._crosscoder_reads(crosscoder), {"splice_tokens": section.splice_tokens})
+        settings = {"splice_tokens": section.splice_tokens}
+        gpus = self.study.gpus(*section.models) if section.splice_tokens else 1
+        return Job(inputs, self._crosscoder_reads(crosscoder), settings, gpus=gpus)
 
     def describe_latents(self, crosscoder: str, site: str, seed: str) -> Job:
         """Describe the latents of a crosscoder."""

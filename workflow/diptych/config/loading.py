@@ -13,10 +13,12 @@ import yaml
 from pydantic import ValidationError
 
 from diptych.config import checks
+from diptych.config.sections.models import Model
 from diptych.config.sections.strict import ConfigError, first_error
 from diptych.config.seeds import expand_dictionaries, n_seeds_of, with_repeats
 from diptych.config.study import Study
 from diptych.config.sweeps import expand
+from diptych.runtime import precision
 
 YAML_LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -51,10 +53,11 @@ def _repeated_keys(node: Any, prefix: str) -> Iterator[tuple[str, int, int]]:
 
 
 def load(config: Mapping[str, Any]) -> Study:
-    """The study of a config, with types and references checked, and sweeps and seeds expanded.
+    """The study of a config, with types and references checked, sweeps and seeds expanded, and `dtype: auto` resolved.
 
     Raises:
         ConfigError: naming the first key that is wrong, and what to do.
+        DiptychError: `auto` cannot be resolved here.
     """
     try:
         study = Study.model_validate(config)
@@ -63,4 +66,14 @@ def load(config: Mapping[str, Any]) -> Study:
     n_seeds = n_seeds_of(study.dictionaries)
     study = study.model_copy(update={"dictionaries": expand_dictionaries(study.dictionaries)})
     checks.check(study)
+    study = study.model_copy(update={"models": _with_dtypes(study)})
     return with_repeats(study.model_copy(update={"crosscoders": expand(study.crosscoders)}), n_seeds)
+
+
+def _with_dtypes(study: Study) -> dict[str, Model]:
+    """The models with the precision that `dtype: auto` stands for on this machine."""
+    models = dict(study.models)
+    for alias, model in models.items():
+        if model.dtype == "auto":
+            models[alias] = model.model_copy(update={"dtype": precision.fast_dtype(study.device)})
+    return models

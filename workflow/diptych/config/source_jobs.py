@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diptych.config.job import Inputs, Job, dump, dump_only, model_files_at
 from diptych.config.layout import Layout
-from diptych.config.sections.models import ADAPTER_SOURCE
+from diptych.config.sections.models import ADAPTER_SOURCE, READING
 from diptych.config.study import Study
 
 
@@ -23,7 +23,7 @@ class SourceJobs:
 
     def fetch_model(self, model: str) -> Job:
         """Fetch a model."""
-        source = dump(self.study.models[model], exclude=("dtype", "tokenizer"))
+        source = dump(self.study.models[model], exclude=READING)
         return Job({"files": model_files_at(source.get("path"))}, settings={"source": source})
 
     def fetch_adapter(self, model: str) -> Job:
@@ -40,8 +40,9 @@ class SourceJobs:
         inputs |= {names[key]: self.layout.tokens_of(reads[key], reads["parent"]) for key in names if key in reads}
         if section.kind == "adapter":
             inputs["adapter"] = self.layout.adapter(model)
-        settings = dump(section, exclude=("kind", "dtype", "tokenizer", "checkpoint_every", *ADAPTER_SOURCE, *reads))
-        return Job(inputs, {"kind": section.kind, **reads}, settings)
+        settings = dump(section, exclude=("kind", "checkpoint_every", *READING, *ADAPTER_SOURCE, *reads))
+        gpus = self.study.gpus(reads["parent"]) if section.kind == "plant" else 1
+        return Job(inputs, {"kind": section.kind, **reads}, settings, gpus=gpus)
 
     def fetch_corpus(self, corpus: str) -> Job:
         """Fetch the text of a corpus, or mix it from other corpora."""

@@ -126,6 +126,10 @@ class Study(Strict):
                 return tokenizer
         return self.lineage(model)[-1]
 
+    def gpus(self, *models: str) -> int:
+        """GPUs that each of some models is spread over in a job that runs them: as many as any of them needs."""
+        return max(self.models[model].gpus for model in models)
+
     def corpora_of(self, model: str) -> list[str]:
         """Corpora that a derived model is trained, planted or evaluated on, in its parent's tokens."""
         section = self.models[model]

@@ -26,7 +26,8 @@ import numpy.typing as npt
 import torch
 
 from diptych.models import pretrained
-from diptych.models.batches import BoolArray, IntArray, Sequences
+from diptych.models.batches import BoolArray, IntArray, Sequences, grouped
+from diptych.models.placement import Devices
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
@@ -72,7 +73,7 @@ def plant(
     seed: int = 0,
     batch_tokens: int = 2048,
     dtype: pretrained.Dtype = "float32",
-    device: str = "cpu",
+    device: Devices = "cpu",
 ) -> None:
     """Write a copy of a model with a rank-one edit on a concept, and truth.h5 beside its weights.
 
@@ -89,7 +90,7 @@ def plant(
         seed: of the direction of v.
         batch_tokens: tokens of one forward pass.
         dtype: precision of that forward pass; the edit is made in float32 and saved in the parent's precision.
-        device: a torch device, as `devices.take` gives it.
+        device: a torch device, or those that the parent is spread over.
 
     Raises:
         DiptychError: no such block, an architecture on which the truth would not be exact, or a concept that is too
@@ -303,30 +304,20 @@ def _read_inner(model: Any, sequences: Sequences, layer: int, batch_tokens: int)
     norm = np.zeros(n, dtype=np.float32)
     h: torch.Tensor | None = None
     with _stopping_after(model, layer), _catching(matrix, blocks(model)[layer], caught):
-        for which in logs.progress(_groups(sequences, batch_tokens), "read the concept", unit="batch"):
+        for which in logs.progress(
+            list(grouped(np.diff(sequences.start), batch_tokens)), "read the concept", unit="batch"
+        ):
             batch = sequences.batch(which)
             mask = torch.from_numpy(batch.mask).to(device)
             ids = torch.from_numpy(batch.ids).to(device)
             model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
             if h is None:
                 h = torch.empty((n, caught["inner"].shape[-1]), dtype=torch.bfloat16)
-            h[batch.rows] = caught["inner"][mask].to("cpu", torch.bfloat16)
-            norm[batch.rows] = caught["output"][mask].float().norm(dim=-1).cpu().numpy()
+            h[batch.rows] = caught["inner"].to(device)[mask].to("cpu", torch.bfloat16)
+            norm[batch.rows] = caught["output"].to(device)[mask].float().norm(dim=-1).cpu().numpy()
     if h is None:
         raise DiptychError(f"{sequences.path}: holds no sequence; make the tokens again")
     return Inner(h, norm)
-
-
-def _groups(sequences: Sequences, batch_tokens: int) -> list[IntArray]:
-    """Sequence numbers in batches of like length, none padded beyond `batch_tokens` unless a single one is longer."""
-    lengths = np.diff(sequences.start)
-    order = np.argsort(-lengths, kind="stable")
-    groups, start = [], 0
-    while start < len(order):
-        count = max(1, batch_tokens // int(lengths[order[start]]))
-        groups.append(order[start : start + count])
-        start += count
-    return groups
 
 
 @contextmanager

@@ -6,7 +6,7 @@ batch.ids          # [2, L], the shorter one padded on the right
 batch.rows         # token rows of the real tokens, in the order of batch.mask's True entries
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,9 +28,39 @@ LARGEST_BATCH = 8192
 """Tokens of one forward pass of a narrow model, where the batch no longer decides the speed."""
 
 
+LARGEST_PADDING = 1 / 8
+"""Largest share of a batch's positions that are padding."""
+
+
 def tokens_per_pass(width: int) -> int:
     """Default tokens per forward pass for a residual stream of this width; it does not depend on the free memory."""
     return min(LARGEST_BATCH, max(1, BATCH_VALUES // width))
+
+
+def n_fitting(lengths: IntArray, batch_tokens: int) -> int:
+    """Number of the first sequences that make one batch, at least one.
+
+    Padded to the first of them, the longest, they have at most `batch_tokens` positions, and at most
+    `LARGEST_PADDING` of these are padding.
+
+    Args:
+        lengths: int64 [k > 0] of sequences, falling.
+        batch_tokens: positions of a batch.
+    """
+    longest = int(lengths[0])
+    lengths = lengths[: max(1, batch_tokens // longest)]
+    positions = longest * np.arange(1, len(lengths) + 1)
+    return int(np.count_nonzero(positions - np.cumsum(lengths) <= LARGEST_PADDING * positions))
+
+
+def grouped(lengths: IntArray, batch_tokens: int) -> Iterator[IntArray]:
+    """Indices of sequences of these lengths [k] in batches (`n_fitting`), the longest first."""
+    order, done = np.argsort(-lengths, kind="stable"), 0
+    while done < len(order):
+        following = order[done : done + batch_tokens]
+        n = n_fitting(lengths[following], batch_tokens)
+        yield following[:n]
+        done += n
 
 
 class Batch(NamedTuple):

@@ -1,6 +1,6 @@
 """Models with hooks: the activations at some sites from one forward pass that goes no deeper than it must.
 
-    loader = Loader("results/models/base", ["middle"], torch.device("cpu"))
+    loader = Loader("results/models/base", ["middle"], "cpu")
     model = loader.load("bfloat16")
     model(token_ids)["middle"]      # [b, length, d]
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.models import pretrained
+from diptych.models.placement import Devices
 from diptych.models.sites import block_of, neighbouring, resolve_site, unknown
 from diptych.runtime.errors import DiptychError
 
@@ -75,7 +76,7 @@ class HookedModel:
 
     @torch.inference_mode()
     def __call__(self, ids: Tensor, sites: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Activations [b, length, d] by site (all of them if not given); trailing axes (heads) are flattened.
+        """Activations [b, length, d] by site (all of them if not given) on the device of `ids`, heads flattened.
 
         Raises:
             DiptychError: a hook did not fire, or its tensor has no row per token.
@@ -97,7 +98,7 @@ class HookedModel:
                 raise DiptychError(
                     f"site {site!r}: shape {tuple(value.shape)} has no row per token; choose another hook"
                 )
-        return {site: value.flatten(2) for site, value in values.items()}
+        return {site: value.flatten(2).to(ids.device) for site, value in values.items()}
 
 
 class Loader:
@@ -106,12 +107,12 @@ class Loader:
     Args:
         directory: as `model_sources.fetch` or a derivation made it.
         sites: each a hook name, a relative depth or `first | middle | last`.
-        device: where it runs.
+        device: where it runs, or those that it is spread over.
         neighbours: also put hooks at the same place one layer before and behind each site.
     """
 
     def __init__(
-        self, directory: str | Path, sites: Sequence[str], device: torch.device, *, neighbours: bool = False
+        self, directory: str | Path, sites: Sequence[str], device: Devices, *, neighbours: bool = False
     ) -> None:
         from transformers import AutoConfig
 
@@ -155,7 +156,7 @@ class Loader:
             return self._load_residual(dtype, hooks) if residual_only else self._load_bridge(dtype, hooks)
 
     def _load_residual(self, dtype: DType, hooks: Mapping[str, str]) -> HookedModel:
-        model = pretrained.load(self._directory, dtype=dtype, device=str(self._device))
+        model = pretrained.load(self._directory, dtype=dtype, device=self._device)
         blocks = find_blocks(model, self._n_layers)
 
         def attach(hook: str, catch: Callable[[Tensor], None]) -> None:
@@ -166,14 +167,7 @@ class Loader:
         return HookedModel(lambda ids: model.base_model(input_ids=ids, use_cache=False), attach, hooks)
 
     def _load_bridge(self, dtype: DType, hooks: Mapping[str, str]) -> HookedModel:
-        from transformer_lens.model_bridge import TransformerBridge
-
-        bridge = TransformerBridge.boot_transformers(
-            self._directory,
-            device=str(self._device),
-            dtype=TORCH[dtype],
-            trust_remote_code=pretrained.trusts(self._directory),
-        )
+        bridge = load_bridge(self._directory, dtype, self._device)
         for hook in self.hooks.values():
             if hook not in bridge.hook_dict:
                 raise unknown(hook, bridge.hook_dict)
@@ -186,6 +180,18 @@ class Loader:
 
         known = {site: hook for site, hook in hooks.items() if hook in bridge.hook_dict}
         return HookedModel(lambda ids: bridge.original_model(input_ids=ids, use_cache=False), attach, known)
+
+
+def load_bridge(directory: str | Path, dtype: DType, device: Devices) -> Any:
+    """TransformerLens' bridge around the model of a directory."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    return TransformerBridge.boot_transformers(
+        str(directory),
+        hf_model=pretrained.load(directory, dtype=dtype, device=device),
+        dtype=TORCH[dtype],
+        trust_remote_code=pretrained.trusts(directory),
+    )
 
 
 def block_outputs(hook: str) -> dict[str, str]:

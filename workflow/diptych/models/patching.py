@@ -1,6 +1,6 @@
 """A model with the activations at one hook replaced, to see what its predictions lose.
 
-    model = load("results/models/base", "blocks.15.hook_resid_post", "bfloat16", torch.device("cpu"))
+    model = load("results/models/base", "blocks.15.hook_resid_post", "bfloat16", "cpu")
     clean, values = model.clean(ids)              # logits [b, length, V], activations [b, length, d]
     logits = model.patched(ids, replacement)      # replacement [b, length, d] in their place
 
@@ -17,7 +17,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from diptych.models.hooks import TORCH, DType, find_blocks
+from diptych.models import pretrained
+from diptych.models.hooks import DType, find_blocks, load_bridge
+from diptych.models.placement import Devices
 from diptych.models.sites import unknown
 
 RESIDUAL = re.compile(r"blocks\.(\d+)\.hook_(resid_pre|resid_post|in|out)")
@@ -33,14 +35,12 @@ class PatchedModel(Protocol):
         """Logits with the hook's activations replaced by others of the same dtype."""
 
 
-def load(directory: str | Path, hook: str, dtype: DType, device: torch.device) -> PatchedModel:
-    """The model of a directory, to be patched at `hook` (a resolved hook name, see `sites.resolve_site`)."""
+def load(directory: str | Path, hook: str, dtype: DType, device: Devices) -> PatchedModel:
+    """The model of a directory on its devices, to be patched at `hook` (a resolved name, see `sites.resolve_site`)."""
     match = RESIDUAL.fullmatch(hook)
     if not match:
         return BridgeModel(directory, hook, dtype, device)
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(str(directory), dtype=TORCH[dtype]).to(device).eval()
+    model = pretrained.load(directory, dtype=dtype, device=device)
     blocks = find_blocks(model, int(model.config.get_text_config().num_hidden_layers))
     first = int(match[1]) + (match[2] not in ("resid_pre", "in"))
     return ResidualModel(model, list(blocks), first)
@@ -69,7 +69,7 @@ class ResidualModel:
             logits = self._logits(ids)
         finally:
             handle.remove()
-        return logits, outputs[0]
+        return logits, outputs[0].to(ids.device)
 
     @torch.inference_mode()
     def patched(self, ids: Tensor, replacement: Tensor) -> Tensor:
@@ -91,10 +91,8 @@ class ResidualModel:
 class BridgeModel:
     """A model patched at any TransformerLens hook."""
 
-    def __init__(self, directory: str | Path, hook: str, dtype: DType, device: torch.device) -> None:
-        from transformer_lens.model_bridge import TransformerBridge
-
-        self._bridge = TransformerBridge.boot_transformers(str(directory), device=str(device), dtype=TORCH[dtype])
+    def __init__(self, directory: str | Path, hook: str, dtype: DType, device: Devices) -> None:
+        self._bridge = load_bridge(directory, dtype, device)
         if hook not in self._bridge.hook_dict:
             raise unknown(hook, self._bridge.hook_dict)
         self._hook = hook
@@ -104,12 +102,12 @@ class BridgeModel:
         """See `PatchedModel`."""
         outputs: list[Tensor] = []
         logits = self._run(ids, lambda value, hook: outputs.append(value.flatten(2)))
-        return logits, outputs[0]
+        return logits, outputs[0].to(ids.device)
 
     @torch.inference_mode()
     def patched(self, ids: Tensor, replacement: Tensor) -> Tensor:
         """See `PatchedModel`."""
-        return self._run(ids, lambda value, hook: replacement.reshape(value.shape).to(value.dtype))
+        return self._run(ids, lambda value, hook: replacement.reshape(value.shape).to(value))
 
     def _run(self, ids: Tensor, function: Callable[[Tensor, Any], Tensor | None]) -> Tensor:
         with self._bridge.hooks(fwd_hooks=[(self._hook, function)]):

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from diptych.models.placement import Devices, place
 from diptych.runtime.errors import DiptychError, first_line
 from diptych.storage import artifacts, manifest
 
@@ -83,13 +84,13 @@ def describe(directory: str | Path) -> Description:
     )
 
 
-def load(directory: str | Path, *, dtype: Dtype = "float32", device: str = "cpu") -> Any:
+def load(directory: str | Path, *, dtype: Dtype = "float32", device: Devices = "cpu") -> Any:
     """The causal language model in `directory`, in evaluation mode, read from disk only.
 
     Args:
         directory: as `model_sources.fetch` or a function of `derive` made it.
         dtype: precision of the weights.
-        device: a torch device, as `devices.take` gives it.
+        device: a torch device, or those that it is spread over.
 
     Raises:
         OutOfMemoryError: it does not fit the memory.
@@ -108,7 +109,7 @@ def load(directory: str | Path, *, dtype: Dtype = "float32", device: str = "cpu"
             trust_remote_code=trusted,
             output_loading_info=True,
         )
-        model = model.eval().to(device)
+        model = place(model.eval(), device)
     if report["missing_keys"]:
         names = sorted(report["missing_keys"])
         raise DiptychError(f"{directory}: {len(names)} weights are missing, the first is {names[0]!r}; make it again")

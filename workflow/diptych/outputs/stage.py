@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from diptych.models.batches import Sequences
+from diptych.models.placement import Devices
 from diptych.models.pretrained import Dtype
 from diptych.outputs import comparison as comparisons
 from diptych.outputs import divergences, reading, spans, states
@@ -53,7 +54,7 @@ def compare(
     spec: Mapping[str, Any],
     alignment: str | Path | None = None,
     prompts: str | Path | None = None,
-    device: str = "cpu",
+    device: Devices = "cpu",
     tokens: int | None = None,
     replies: int = 256,
     top: int = 100,
@@ -75,7 +76,7 @@ def compare(
         spec: what the result depends on.
         alignment: of the models' token files, if their tokenizers differ.
         prompts: token file of prompts in a chat template, for the first token of a reply; None: no replies.
-        device: a torch device.
+        device: a torch device, or those that each model is spread over.
         tokens: budget of the text (`reading.spread`).
         replies: prompts read at most.
         top: tokens listed in either direction.
@@ -107,7 +108,7 @@ def compare(
         _write(out, table, spec, compared, _Words(a, ids))
 
 
-def _read(model: Model, readings: Sequence[Reading], directory: Path, device: str) -> list[states.Side]:
+def _read(model: Model, readings: Sequence[Reading], directory: Path, device: Devices) -> list[states.Side]:
     check_tokenizer(model.directory, model.tokens)
     directory.mkdir()
     return states.read(model.directory, readings, directory, dtype=model.dtype, device=device)
@@ -200,7 +201,7 @@ def _write_comparison(writer: Writer, at: str, comparison: Comparison) -> None:
 
 
 def _compare_spans(
-    sides: tuple[Model, Model], alignment: str | Path, directory: Path, device: str, tokens: int | None
+    sides: tuple[Model, Model], alignment: str | Path, directory: Path, device: Devices, tokens: int | None
 ) -> Spans:
     """Losses of the text's spans under models with different tokenizers."""
     texts = [reading.spread(Sequences.read(model.tokens), tokens) for model in sides]

@@ -22,8 +22,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from diptych.models import pretrained
-from diptych.models.batches import tokens_per_pass
+from diptych.models import placement, pretrained
+from diptych.models.batches import n_fitting, tokens_per_pass
+from diptych.models.placement import Devices
 from diptych.models.pretrained import Dtype, OutOfMemoryError, is_out_of_memory
 from diptych.outputs.reading import IntArray, Reading
 from diptych.runtime import logs
@@ -42,11 +43,13 @@ class Head:
     """A model without its trunk: logits float32 [b, V] of final hidden states [b, d]."""
 
     def __init__(self, model: Any) -> None:
-        """Take the trunk out of `model`, which must not be used any more."""
+        """Take the trunk out of `model`, which must not be used any more; what is left is put on its first device."""
+        device = model.device
         self._unembedding = _Unembedding(model.get_output_embeddings())
         self._trunk = _StoredTrunk()
         self._model = model
         setattr(model, model.base_model_prefix, self._trunk)
+        placement.gather(model, device)
         model.set_output_embeddings(self._unembedding)
 
     @property
@@ -149,7 +152,7 @@ class Side:
 
 
 def read(
-    model_dir: str | Path, readings: Sequence[Reading], directory: str | Path, *, dtype: Dtype, device: str
+    model_dir: str | Path, readings: Sequence[Reading], directory: str | Path, *, dtype: Dtype, device: Devices
 ) -> list[Side]:
     """Read texts by a model and write its final hidden states at their rows; one side for each text, of one head.
 
@@ -158,7 +161,7 @@ def read(
         readings: the texts.
         directory: where the states are written, float32 [n, d]; any float dtype of a model fits without loss.
         dtype: of the forward pass.
-        device: a torch device.
+        device: a torch device, or those that the model is spread over.
 
     Raises:
         OutOfMemoryError: a single sequence does not fit the memory.
@@ -170,7 +173,7 @@ def read(
     model = pretrained.load(model_dir, dtype=dtype, device=device)
     first = readings[0].sequences.batch(readings[0].which[:1]).ids[:, :CHECKED_TOKENS]
     with torch.inference_mode():
-        ids = torch.from_numpy(first).to(device)
+        ids = torch.from_numpy(first).to(model.device)
         whole, halves = model(input_ids=ids, use_cache=False).logits[0].float(), _trunk_states(model, ids)[0]
     paths = [Path(directory) / f"states-{number}.f32" for number in range(len(readings))]
     for reading, path in zip(readings, paths, strict=True):
@@ -205,7 +208,8 @@ def _write_states(model: Any, reading: Reading, path: Path, batch_tokens: int) -
     place[reading.row] = np.arange(len(reading))
     with path.open("wb") as file:
         while done < len(order):
-            batch = order[done : done + max(1, batch_tokens // int(reading.length[order[done]]))]
+            following = order[done : done + batch_tokens]
+            batch = following[: n_fitting(reading.length[following], batch_tokens)]
             try:
                 states = _batch_states(model, reading, batch)
             except (RuntimeError, MemoryError) as error:

@@ -207,8 +207,8 @@ def _models(models: Sequence[Mapping[str, Any]]) -> list[Block]:
     rows: list[list[str | Cell]] = []
     for model in models:
         licence = f" (licence {model['license']})" if model.get("license") else ""
-        rows.append([model["name"], _origin(model) + licence])
-    blocks: list[Block] = [Table(["model", "how it was made"], rows)]
+        rows.append([model["name"], _origin(model) + licence, model["dtype"]])
+    blocks: list[Block] = [Table(["model", "how it was made", "forward passes in"], rows)]
     for model in models:
         blocks += [*merged_adapters.notes(model), *students.distances(model), *_losses(model)]
     return blocks

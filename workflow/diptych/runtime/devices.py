@@ -58,7 +58,9 @@ def take_several(device: str, count: int) -> Iterator[list[str]]:
         return
     n_visible = torch.cuda.device_count()
     if n_visible < count:
-        raise DiptychError(f"device: {count} GPUs are requested and torch sees {n_visible}; lower `processes`")
+        raise DiptychError(
+            f"device: {count} GPUs are requested and torch sees {n_visible}; lower `processes` or `gpus`"
+        )
     gpus, locks = (list(range(count)), []) if is_granted else _lock(n_visible, count)
     with ExitStack() as stack:
         for lock in locks:

@@ -27,6 +27,7 @@ import torch
 from diptych.dictionaries.sae import Dictionary
 from diptych.models import pretrained
 from diptych.models.batches import Sequences
+from diptych.models.placement import Devices, first
 from diptych.models.sites import block_of, resolve_site
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
@@ -126,7 +127,7 @@ def reproduce(
     rsa_rows: int = 5000,
     seed: int = 0,
     memory: int = 2**30,
-    device: str = "cpu",
+    device: Devices = "cpu",
 ) -> None:
     """Stage `reproduce_lan2024`: the published procedure on two models with one tokenizer (kind "lan2024").
 
@@ -144,7 +145,7 @@ def reproduce(
         rsa_rows: pairs of RSA at most.
         seed: of the re-pairings.
         memory: bytes for blocks of correlations, beside the sums of products (4 bytes per pair of latents).
-        device: a torch device.
+        device: a torch device, or those that each model is spread over.
 
     Raises:
         DiptychError: a site is not the residual stream after a block, or tokens exceed a model's vocabulary or context.
@@ -192,7 +193,7 @@ def _batches(
     dictionaries: tuple[Dictionary, Dictionary],
     tokens: str | Path,
     sites: tuple[str, str],
-    device: str,
+    device: Devices,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Pre-activations of both dictionaries on every position of padded batches."""
     sequences = Sequences.read(tokens)
@@ -205,7 +206,7 @@ def _batches(
     n_sequences = min(len(sequences), max(1, MAX_ROWS // longest))
     for start in logs.progress(range(0, n_sequences, BATCH), "lan2024", unit="batch"):
         batch = sequences.batch(list(range(start, min(start + BATCH, n_sequences)))).ids
-        ids = torch.from_numpy(np.pad(batch, ((0, 0), (0, longest - batch.shape[1])))).to(device)
+        ids = torch.from_numpy(np.pad(batch, ((0, 0), (0, longest - batch.shape[1])))).to(first(device))
         z = []
         with torch.inference_mode():
             for (model, layer), dictionary in zip(models, dictionaries, strict=True):

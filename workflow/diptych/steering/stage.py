@@ -14,6 +14,7 @@ import numpy as np
 
 from diptych.candidates.candidate import SIDES, SideName
 from diptych.models import lens as logit_lens
+from diptych.models.placement import Devices
 from diptych.steering import directions, explanation, record, writing
 from diptych.steering.directions import Plan
 from diptych.steering.effects import to_tsv
@@ -29,7 +30,7 @@ def steer(
     table: str | Path,
     *,
     spec: Mapping[str, Any],
-    device: str = "cpu",
+    device: Devices = "cpu",
     top: int = 2,
     matched: int = 1,
     random: int = 4,
@@ -47,7 +48,7 @@ def steer(
         out: path of the artifact.
         table: path of the TSV.
         spec: stored with it.
-        device: a torch device.
+        device: a torch device, or those that each model is spread over.
         top: number of candidates of each method.
         matched: number of matched pairs of features.
         random: number of random directions for each model.

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from diptych.models import pretrained
+from diptych.models.placement import Devices
 from diptych.models.sites import resolve_site
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
@@ -91,7 +92,7 @@ class Written:
 class Loaded:
     """A loaded model with its tokenizer, its site's hook and its median residual norm."""
 
-    def __init__(self, side: Side, device: str) -> None:
+    def __init__(self, side: Side, device: Devices) -> None:
         self.directory = side.directory
         self.model = pretrained.load(side.directory, dtype=side.dtype, device=device)
         self.tokenizer = Tokenizer(side.directory)

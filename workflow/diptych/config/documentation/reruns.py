@@ -2,6 +2,12 @@
 
 from collections.abc import Mapping
 
+MODELS = (
+    *("WheelModel", "HubModel", "DirectoryModel", "RandomModel"),
+    *("Adapter", "Finetune", "Trigger", "Distill", "Plant", "Rerandomize"),
+)
+"""Classes of models."""
+
 RERUNS: Mapping[tuple[str, str], str] = {
     ("WheelModel", "*"): "fetch_model",
     ("WheelPart", "*"): "fetch_model",
@@ -19,22 +25,8 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("Distill", "checkpoint_every"): "",
     ("Plant", "*"): "derive_model",
     ("Rerandomize", "*"): "derive_model",
-    **{
-        (cls, field): "dump_activations"
-        for cls in (
-            "WheelModel",
-            "HubModel",
-            "DirectoryModel",
-            "RandomModel",
-            "Adapter",
-            "Finetune",
-            "Trigger",
-            "Distill",
-            "Plant",
-            "Rerandomize",
-        )
-        for field in ("dtype", "tokenizer")
-    },
+    **{(cls, field): "dump_activations" for cls in MODELS for field in ("dtype", "tokenizer")},
+    **{(cls, "gpus"): "" for cls in MODELS},
     ("WheelText", "*"): "fetch_corpus",
     ("LocalText", "*"): "fetch_corpus",
     ("HubText", "*"): "fetch_corpus",

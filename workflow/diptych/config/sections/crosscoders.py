@@ -131,7 +131,8 @@ class Crosscoder(Strict):
     processes: PositiveInt = 1
     """Processes among which every batch is split: as many GPUs, or parts of the CPU; re-runs nothing."""
     model_gpus: Count = 0
-    """GPUs beside those of `processes` on which a stream's models run; 0: on those of `processes`; re-runs nothing."""
+    """GPUs beside those of `processes` on which a stream's models run, each on as many as its `gpus` in turn; 0: on
+    those of `processes`; re-runs nothing."""
     track: tuple[Literal["wandb", "tensorboard"], ...] = ()
     """Where the training curve is also logged: Weights & Biases (offline unless WANDB_MODE is set), TensorBoard;
     re-runs nothing."""

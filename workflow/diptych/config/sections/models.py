@@ -34,10 +34,20 @@ Layers = Annotated[PositiveInt | str | tuple[Count, ...], BeforeValidator(_check
 class ModelBase(Strict):
     """Keys of every model."""
 
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Precision of the forward pass."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    """Precision of forward passes: of dumps and streams, outputs, steering and splicing; a model is derived in a
+    precision of its own. auto: bfloat16 if the GPU (compute capability 8) or, without one, the processor (avx512_bf16,
+    amx_bf16) has instructions for it, else float32, as the machine is that plans the study. Rows of the two differ by
+    about 1 %, so on a machine of the other kind all that reads the model runs again. A scheduler's jobs compute in what
+    was planned: if they run on other machines, state it here, or set DIPTYCH_DTYPE in the environment."""
+    gpus: PositiveInt = 1
+    """GPUs that it is spread over in forward passes if one does not hold it (training is on one); re-runs nothing."""
     tokenizer: Alias | None = None
     """Alias of the model whose tokenizer is used; its parent's, else its own, if not given."""
+
+
+READING = ("dtype", "gpus", "tokenizer")
+"""Keys of `ModelBase`: how a model is read, not what it is."""
 
 
 class WheelPart(Strict):

@@ -21,6 +21,8 @@ from torch.nn.functional import kl_div, log_softmax, nll_loss
 from diptych.activations.rows import IntArray, Rows
 from diptych.crosscoder.evaluation.encoded import encoded_blocks, training_mean
 from diptych.models import patching
+from diptych.models.batches import grouped
+from diptych.models.placement import Devices
 from diptych.runtime import logs
 from diptych.sparse_coding.architecture import Crosscoder
 from diptych.storage import artifacts
@@ -66,16 +68,18 @@ def measure(
     site: str,
     *,
     n_tokens: int,
+    device: Devices = "cpu",
 ) -> list[dict[str, float]]:
     """Losses of each model on about `n_tokens` tokens of fold 0, by name (`Spliced.numbers`).
 
     Args:
-        crosscoder: the models run on its device.
+        crosscoder: on the first device.
         rows: the rows of its models.
         models: for each its `directory`, `tokens` and `shard`, an activation file from which the hook and dtype of its
             rows are read.
         site: the site that is replaced.
         n_tokens: approximate number, in whole sequences spread over the documents of fold 0.
+        device: a torch device, or those that each model is spread over.
     """
     losses, mean_D = [], training_mean(crosscoder, rows)
     for index, model in enumerate(models):
@@ -83,7 +87,7 @@ def measure(
             hook = artifacts.read_json(file, "hooks")[site]
             dtype = artifacts.read_json(file, "compute_dtype")
         text = Sequences.held_out(model["tokens"], rows, index, n_tokens)
-        language_model = patching.load(model["directory"], hook, dtype, crosscoder.mean.device)
+        language_model = patching.load(model["directory"], hook, dtype, device)
         scores = splice(crosscoder, rows, index, language_model, text, mean_D)
         logs.logger.info(
             "%s: %d predictions, loss %.3f, spliced %.3f, KL %.3f",
@@ -126,14 +130,12 @@ class Sequences:
 
         Padding is on the right: token 0, row -1. The next token is -1 where no prediction is scored.
         """
-        order = sorted(range(len(self.ids)), key=lambda i: -len(self.ids[i]))
-        while order:
-            longest = len(self.ids[order[0]])
-            batch, order = order[: max(1, BATCH_TOKENS // longest)], order[max(1, BATCH_TOKENS // longest) :]
-            ids = np.zeros((len(batch), longest), dtype=np.int64)
+        lengths = np.array([len(ids) for ids in self.ids], dtype=np.int64)
+        for batch in grouped(lengths, BATCH_TOKENS):
+            ids = np.zeros((len(batch), int(lengths[batch[0]])), dtype=np.int64)
             row, target = np.full_like(ids, -1), np.full_like(ids, -1)
             for j, i in enumerate(batch):
-                length = len(self.ids[i])
+                length = int(lengths[i])
                 ids[j, :length], row[j, :length] = self.ids[i], self.row[i]
                 target[j, : length - 1] = np.where(self.row[i][:-1] >= 0, self.ids[i][1:], -1)
             yield torch.from_numpy(ids), row, torch.from_numpy(target)

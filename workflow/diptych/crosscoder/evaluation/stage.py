@@ -19,6 +19,7 @@ from torch import Tensor
 from diptych.activations.rows import IntArray, Rows
 from diptych.crosscoder.evaluation import splicing
 from diptych.crosscoder.evaluation.encoded import encoded_blocks, training_mean
+from diptych.models.placement import Devices, first
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError
 from diptych.sparse_coding import architecture
@@ -121,7 +122,7 @@ def evaluate(
     splice: Sequence[Mapping[str, str | Path]] = (),
     splice_tokens: int = 0,
     site: str = "",
-    device: str = "cpu",
+    device: Devices = "cpu",
 ) -> None:
     """Stage: score a crosscoder on fold 0 and write the artifact (kind "evaluation").
 
@@ -133,18 +134,18 @@ def evaluate(
         splice: for each model its `directory`, `tokens` and `shard`, one of its activation files.
         splice_tokens: number of held-out tokens on which the models' losses with spliced reconstructions are measured.
         site: the site that is replaced.
-        device: a torch device.
+        device: a torch device, or those that each spliced model is spread over; the crosscoder is on the first.
     """
     crosscoder = architecture.load(weights)
     architecture.check_widths(crosscoder, rows.widths)
-    scores = evaluate_rows(crosscoder.to(device), rows, np.flatnonzero(rows.fold == 0))
+    scores = evaluate_rows(crosscoder.to(first(device)), rows, np.flatnonzero(rows.fold == 0))
     k, l0 = crosscoder.architecture.k, float(scores.l0.mean())
     l0_off = bool(k and abs(l0 / k - 1) > L0_TOLERANCE)
     if l0_off:
         logs.logger.warning("crosscoder: held-out L0 is %.2f where k is %d; train on more tokens", l0, k)
     losses = []
     if splice and splice_tokens and not crosscoder.architecture.difference:
-        losses = splicing.measure(crosscoder, rows, splice, site, n_tokens=splice_tokens)
+        losses = splicing.measure(crosscoder, rows, splice, site, n_tokens=splice_tokens, device=device)
     firing = scores.density[scores.density > 0]
     with artifacts.create(out, "evaluation", spec) as file:
         file.array("fvu", scores.fvu)

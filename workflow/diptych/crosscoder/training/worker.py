@@ -4,9 +4,9 @@
     torchrun --nproc-per-node 4 -m diptych.crosscoder.training.worker job.json
 
 `job` is a JSON object: the input files of the `rows` (`streaming.INPUTS`), `out`, `spec`, `devices` (one per process),
-`model_devices` (of a stream's models; without any, each process runs them on its own device), `threads` per process,
-`checkpoint_every`, `track`, `throughput`, and for torchrun's processes the paths of the `log` and of the `error`
-message of a run that stopped.
+`model_devices` (of a stream's models, each a list to be spread over; without any, each process runs them on its own
+device), `threads` per process, `checkpoint_every`, `track`, `throughput`, and for torchrun's processes the paths of the
+`log` and of the `error` message of a run that stopped.
 """
 
 import json
