@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 
+from diptych.config import published_numbers
 from diptych.config.sections.corpora import Corpus, CorpusText, HubText, Source, WheelText
 from diptych.config.sections.crosscoders import Crosscoder
 from diptych.config.sections.dictionaries import (
@@ -77,6 +78,7 @@ def check(study: Study) -> None:
     for alias in study.steering.pairs or ():
         _check_steered(study, alias)
     _check_similarity(study)
+    published_numbers.check(study)
 
 
 def _check_sites(study: Study) -> None:
@@ -105,6 +107,8 @@ def _references(study: Study) -> Iterable[tuple[str, str, str]]:
                         yield f"{section}.{alias}.{field}{suffix}", target_section, target
     for index, pair in enumerate(study.steering.pairs or ()):
         yield f"steering.pairs[{index}]", "pairs", pair
+    for alias in study.steering.features:
+        yield "steering.features", "dictionaries", alias
     yield from _mixture_references(study)
 
 

@@ -27,6 +27,7 @@ from diptych.config.sections.models import Model, Plant, Tuning
 from diptych.config.sections.outputs import Outputs
 from diptych.config.sections.pairing import Pairing
 from diptych.config.sections.pairs import Pair, RepeatedPair
+from diptych.config.sections.published import PublishedNumber
 from diptych.config.sections.report import Report
 from diptych.config.sections.similarity import Similarity
 from diptych.config.sections.sites import SiteGroup
@@ -92,6 +93,8 @@ class Study(Strict):
     """Thresholds of a finding."""
     report: Report = Report()
     """The report."""
+    published: tuple[PublishedNumber, ...] = ()
+    """Numbers in print, which the page shows beside the study's own."""
 
     # --- loading --------------------------------------------------------------------------------------------
 
@@ -231,6 +234,10 @@ class Study(Strict):
         model_b = self.models[section.b]
         is_planted = isinstance(model_b, Plant) and model_b.parent == section.a and self.has_all_rows(site_a)
         return "planted" if is_planted else "compared"
+
+    def pairing_of(self, pair: str) -> Pairing:
+        """The settings with which a pair's features are paired: its own, else the study's."""
+        return self.pairs[pair].pairing or self.pairing
 
     def dictionaries_of(self, pair: str, side: str) -> tuple[str, ...]:
         """All dictionaries of one side ("a" or "b") of a pair."""

@@ -242,12 +242,47 @@ def _loss(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[Bl
     ]
 
 
+CLASSES = {"only_a": "A-only", "only_b": "B-only", "shared": "shared"}
+"""Class of latents by the quantity that counts it."""
+
+
+def published_number(ours: Mapping[str, Any], page: PageData) -> Cell:
+    """The quantity of a run that a published number stands beside."""
+    runs = [run for pair in page.inputs["pairs"] for run in pair["files"].get("crosscoders", ())]
+    of_name = [run for run in runs if run["name"] == ours["crosscoder"]]
+    run = next(run for run in of_name if ours["seed"] in (None, run["seed"]))
+    quantity = ours["quantity"]
+    with artifacts.read(run["evaluation"], "evaluation") as file:
+        summary = artifacts.read_json(file, "summary")
+    with artifacts.read(run["latents"], "latents") as file:
+        counts = artifacts.read_json(file, "counts")
+        has_spaces = "sharedness" in file.attrs
+        sharedness = artifacts.read_json(file, "sharedness")["activation"] if has_spaces else None
+        alignment = artifacts.read_json(file, "alignment")["0-1"]["value"] if has_spaces else None
+    match quantity:
+        case "l0":
+            return number_cell(summary["l0_mean"])
+        case "explained_variance":
+            return number_cell(1 - summary["fvu_total"])
+        case "dead_share":
+            return number_cell(summary["dead_share"])
+        case "sharedness":
+            return number_cell(sharedness)
+        case "alignment":
+            return number_cell(alignment)
+    return number_cell(counts.get(CLASSES[quantity]))
+
+
 class Sections(method_sections.Sections):
     """The crosscoders' sections of the page."""
 
     def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
         """Reconstruction and latents of a pair's crosscoders."""
         return section(cell, page.texts["a"], page.n_contexts, page.finding_ids)
+
+    def number_of(self, ours: Mapping[str, Any], page: PageData) -> Cell:
+        """A number of one run of a crosscoder of two models."""
+        return published_number(ours, page)
 
     def of_study(self, page: PageData) -> list[Section]:
         """The crosscoders of more than two models."""
