@@ -1,6 +1,6 @@
 """Checks of the section `published`: a number stands beside one that the study computes.
 
-check(study)    # ConfigError: "published[0].ours.pair: no pair is called 'famly'; did you mean 'family'?"
+check(study)    # ConfigError: "published[0].ours[0].pair: no pair is called 'famly'; did you mean 'family'?"
 """
 
 from collections.abc import Iterable
@@ -17,8 +17,8 @@ def check(study: Study) -> None:
         ConfigError: the study computes no such number.
     """
     for index, entry in enumerate(study.published):
-        if entry.ours is not None:
-            _check(study, f"published[{index}].ours", entry.ours)
+        for number, ours in enumerate(entry.ours):
+            _check(study, f"published[{index}].ours[{number}]", ours)
 
 
 def _check(study: Study, key: str, ours: Ours) -> None:
@@ -48,8 +48,6 @@ def _check_similarity(study: Study, key: str, ours: SimilarityNumber) -> None:
             f"{key}.site: pairs.{ours.pair} compares no features at {cell[0]} of A and {cell[1]} of B; list the sites "
             "and their dictionaries there, or take `ours` out"
         )
-    if ours.compat is not None and not study.reproduces(ours.compat, ours.pair, *cell):
-        raise ConfigError(f"{key}.compat: {ours.compat} is not run on this pair; add it to similarity.compat")
 
 
 def _check_name(key: str, noun: str, alias: str, known: Iterable[str]) -> None:

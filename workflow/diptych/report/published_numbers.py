@@ -1,6 +1,6 @@
 """Numbers in print beside those of the study, as one table of the page.
 
-    section([{"what": "RSA", "value": 0.207, "source": "Lan et al. 2024", "ours": {"kind": "similarity", ...}}], page)
+    section([{"what": "RSA", "value": 0.207, "source": "Lan et al. 2024", "ours": [{"kind": "similarity", ...}]}], page)
 
 What a number stands beside is looked up by the method of its kind (`method_sections.Sections.number_of`).
 """
@@ -19,8 +19,9 @@ def section(published: Sequence[Mapping[str, Any]], page: PageData) -> list[Sect
     if not published:
         return []
     rows: list[list[str | Cell]] = [
-        [entry["what"], _printed(entry["value"]), _ours(entry["ours"], page), _where(entry["ours"]), entry["source"]]
+        [entry["what"], _printed(entry["value"]), _ours(ours, page), _where(ours), entry["source"]]
         for entry in published
+        for ours in entry["ours"] or [None]
     ]
     intro = Prose(
         "Numbers that others printed, beside the same quantity of this study where it has one. They were computed on "

@@ -224,6 +224,8 @@ class Sections(method_sections.Sections):
         site_b = ours["site_b"] or ours["site"]
         if ours["compat"]:
             files = method_sections.files_of(page, ours["pair"], ours["site"], site_b)
+            if ours["compat"] not in files:
+                return Cell("–", hint=f"{ours['compat']} is not run on it: similarity.compat")
             with artifacts.read(files[ours["compat"]], ours["compat"]) as file:
                 table = artifacts.read_table(file, "scores")
             values = table["value"][table["measure"] == ours["measure"]].tolist()

@@ -71,5 +71,5 @@ class PublishedNumber(Strict):
     """The number, or several as text."""
     source: str
     """Where it is printed."""
-    ours: Ours | None = None
-    """The study's number that it stands beside; null where the study has none of the kind."""
+    ours: tuple[Ours, ...] = ()
+    """The study's numbers that it stands beside; none where the study has none of the kind."""
