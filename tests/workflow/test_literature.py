@@ -206,7 +206,7 @@ def test_universality(tree):
 
 
 def test_crosscoder_gemma(tree):
-    sizes = {"n_latents": 48, "steps": 20, "batch": 64, "splice_tokens": 64}
+    sizes = {"n_latents": 48, "steps": 20, "batch": 64, "buffer_rows": 512, "splice_tokens": 64}
     overlay = {
         "corpora": {"training": {"tokens": 6400}},
         "crosscoders": {"l1": sizes, "batchtopk": sizes | {"k": 8}, "published": {"splice_tokens": 64},

@@ -135,3 +135,21 @@ def test_every_script_has_a_job_and_its_spec_names_no_path_below_the_results(rul
         for paths in job.inputs.values()
         for path in ([paths] if isinstance(paths, Path) else paths)
     )
+
+
+def test_a_pair_may_have_a_pairing_of_its_own():
+    changed = jobs({"pairs.tuned.pairing": {"rule": "hungarian", "score": "euclidean"}})
+    assert changed.pair_features(**CELL).settings["rule"] == "hungarian"
+    other = {**CELL, "pair": "planted"}
+    assert changed.pair_features(**other).settings == JOBS.pair_features(**other).settings
+
+
+def test_named_features_are_steered_along_where_their_dictionary_is_read():
+    changed = jobs({"steering.features": {"base_sae": [3, 5]}})
+    settings = changed.steer_features(**CELL).settings
+    assert (settings["features_a"], settings["features_b"]) == ([3, 5], [])
+
+
+def test_steered_features_of_an_unknown_dictionary_are_refused():
+    with pytest.raises(loading.ConfigError, match=r"steering\.features: no dictionary is called 'base_sea'; did you"):
+        jobs({"steering.features": {"base_sea": [3]}})

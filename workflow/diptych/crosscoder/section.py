@@ -169,19 +169,25 @@ Point = tuple[float, float]
 
 
 def _curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
-    """The points of each variant by increasing L0; runs that differ only in the seed are averaged."""
+    """The points of each variant by increasing L0; runs that differ only in the seed are averaged.
+
+    Published weights have no settings of a training, and are a variant of their own.
+    """
     curves: dict[str, dict[str, list[Point]]] = {}
     settings = {}
     for run in runs:
         with artifacts.read(run["weights"], "crosscoder") as file:
             settings[run["weights"]] = artifacts.read_json(file, "spec")["settings"]
+    trained = [values for values in settings.values() if "objective" in values]
     differing = sorted(
-        key for key in next(iter(settings.values()))
-        if key not in CURVE_SETTINGS and len({canonical_json(values.get(key)) for values in settings.values()}) > 1
+        key for key in (trained[0] if trained else ())
+        if key not in CURVE_SETTINGS and len({canonical_json(values.get(key)) for values in trained}) > 1
     )  # fmt: skip
     for run in runs:
         values = settings[run["weights"]]
-        name = ", ".join(f"{key} {values[key]}" for key in differing) or "all"
+        name = f"{run['name']} (published weights)"
+        if "objective" in values:
+            name = ", ".join(f"{key} {values[key]}" for key in differing) or "all"
         if values.get("objective") == "diff":
             continue  # the difference's variance is not the models'
         with artifacts.read(run["evaluation"], "evaluation") as file:
