@@ -1,7 +1,6 @@
 """What scripts import from outside for seconds, for `warm_snakemake` to import once."""
 
 import h5py  # noqa: F401
-import pandas as pd  # noqa: F401
 import plotly.graph_objects  # noqa: F401
 import safetensors.torch  # noqa: F401
 import scipy.sparse
