@@ -235,6 +235,6 @@ def test_poisoned_rlhf(tree):
     results = run(tree, "poisoned-rlhf", overlay)
     tokens = results / "tokens" / "questions" / "clean.h5"
     with artifacts.read(tokens, "tokens") as file:
-        assert artifacts.read_json(file, "sources") == ["without", "triggered"]
+        assert sorted(artifacts.read_json(file, "sources")) == ["triggered", "without"]
         assert artifacts.read_json(file, "named_positions") == ["colon"]
     assert published(results)[0][1] == "10 %"

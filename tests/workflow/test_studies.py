@@ -63,6 +63,8 @@ def test_the_published_procedure_runs_on_the_family_that_it_was_published_for():
     cells = study.cells("residual")
     assert ("blocks.2.hook_resid_post", "blocks.5.hook_resid_post") in cells
     assert all(study.reproduces("lan2024", "residual", *cell) for cell in cells)
+    # It reads the outputs of blocks alone.
+    assert not any(study.reproduces("lan2024", "mlp", *cell) for cell in study.cells("mlp"))
 
 
 def test_the_random_control_and_the_poisoned_pair_ship():

@@ -37,7 +37,7 @@ from diptych.config.sections.template_diffs import RepeatedTemplateDiff, Templat
 from diptych.config.sections.values import Alias, Site
 from diptych.config.sections.weights import Weights
 from diptych.config.sweeps import CEILING
-from diptych.models.sites import can_be_steered
+from diptych.models.sites import can_be_steered, is_output_of_block
 
 
 class Study(Strict):
@@ -283,10 +283,11 @@ class Study(Strict):
         return hasattr(self.models[model], "parent")
 
     def reproduces(self, procedure: str, pair: str, site_a: str, site_b: str) -> bool:
-        """Whether a published procedure is in the config and applies: features, and one tokenizer."""
+        """Whether a published procedure is in the config and applies: features of blocks' outputs, one tokenizer."""
         section = self.pairs[pair]
         is_shared = self.tokenizer(section.a) == self.tokenizer(section.b)
-        return procedure in self.similarity.compat and is_shared and self.has_features(pair, site_a, site_b)
+        applies = is_shared and is_output_of_block(site_a) and is_output_of_block(site_b)
+        return procedure in self.similarity.compat and applies and self.has_features(pair, site_a, site_b)
 
     def ceiling(self, crosscoder: str) -> str | None:
         """Alias of a crosscoder's ceiling, if it has one."""

@@ -108,6 +108,17 @@ def can_be_steered(site: str) -> bool:
     return site in DEPTHS or _number(site) is not None or residual_block(site) is not None
 
 
+def is_output_of_block(site: str) -> bool:
+    """Whether a site, as a config names it, is the residual stream after a block.
+
+    >>> is_output_of_block("middle"), is_output_of_block("blocks.3.hook_mlp_out")
+    (True, False)
+    """
+    return (
+        site in DEPTHS or _number(site) is not None or re.fullmatch(r"blocks\.\d+\.hook_resid_post", site) is not None
+    )
+
+
 def unknown(site: str, known: Iterable[str]) -> DiptychError:
     """The error for a site that is not among the `known` ones, with the nearest of them."""
     candidates = sorted(known)
