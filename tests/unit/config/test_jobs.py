@@ -67,7 +67,7 @@ def test_an_imported_crosscoder_reads_its_weights_and_the_configs_beside_them(tm
     job = jobs(weights).import_crosscoder(**RUN)
     names = ("model.safetensors", "config.json", "trainer_config.json")
     assert job.inputs == {"weights": [tmp_path / name for name in names]}
-    assert job.settings == {"scales": [0.3, 0.2], "calibrate": False, "models": [None, None]}
+    assert job.settings == {"scales": [0.3, 0.2], "calibrate": False, "models": [None, None], "hub": None}
     calibrated = jobs({**weights, "crosscoders.tuned.calibrate": True}).import_crosscoder(**RUN)
     assert calibrated.inputs["shards"] == JOBS.train_crosscoder(**RUN).inputs["shards"]
     assert calibrated.settings["calibrate"] is True

@@ -23,7 +23,7 @@ from diptych.config.sections.template_diffs import TemplateDiff
 from diptych.config.study import Study
 from diptych.config.sweeps import UNUSED_KEY, expand
 from diptych.models import sites
-from diptych.models.sites import can_be_steered
+from diptych.models.sites import can_be_steered, is_output_of_block
 from diptych.runtime.errors import DiptychError
 from diptych.text import templates, word_lists
 
@@ -287,14 +287,14 @@ def _check_similarity(study: Study) -> None:
 
 def _check_compat(study: Study) -> None:
     """Check that each published procedure in the config applies to a compared cell: one tokenizer, and features."""
-    cells = [(name, *cell) for name in study.pairs for cell in study.cells(name)]
+    cells = [(name, *cell) for name in study.pairs for cell in study.cells(name) if all(map(is_output_of_block, cell))]
     compared_cells = [cell for cell in cells if study.has_features(*cell) and study.role(*cell) == "compared"]
     for procedure in study.similarity.compat:
         if any(study.reproduces(procedure, *cell) for cell in compared_cells):
             continue
         if not compared_cells:
             raise ConfigError(
-                f"similarity.compat: {procedure} compares features, but no compared pair has dictionaries"
+                f"similarity.compat: {procedure} compares features of blocks' outputs, but no compared pair has dictionaries there"
             )
         pair = study.pairs[compared_cells[0][0]]
         raise ConfigError(
