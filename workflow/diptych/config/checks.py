@@ -294,7 +294,8 @@ def _check_compat(study: Study) -> None:
             continue
         if not compared_cells:
             raise ConfigError(
-                f"similarity.compat: {procedure} compares features of blocks' outputs, but no compared pair has dictionaries there"
+                f"similarity.compat: {procedure} compares features of blocks' outputs, but no compared pair has "
+                "dictionaries there"
             )
         pair = study.pairs[compared_cells[0][0]]
         raise ConfigError(
