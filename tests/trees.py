@@ -31,8 +31,12 @@ class Tree:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def snakemake(self, *arguments: str, study: str = STUDY, check: bool = True, **environment: str):
-        command = [sys.executable, "-m", "snakemake", *arguments, "--configfile", study, *SNAKEMAKE_OPTIONS]
+    def snakemake(
+        self, *arguments: str, study: str = STUDY, check: bool = True, warm: bool = False, **environment: str
+    ):
+        """Run Snakemake on a study; `warm` for many jobs: scripts are forks of one that has imported torch."""
+        program = ["tests/warm_snakemake.py"] if warm else ["-m", "snakemake"]
+        command = [sys.executable, *program, *arguments, "--configfile", study, *SNAKEMAKE_OPTIONS]
         run = subprocess.run(
             command,
             cwd=self.path,

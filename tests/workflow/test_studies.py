@@ -9,7 +9,10 @@ from diptych.config import loading
 from diptych.findings import stage
 from trees import ROOT, Tree, parse_jobs
 
-LITERATURE = ("feature_spaces", "gemma", "gpt2", "llama", "pythia")
+LITERATURE = (
+    "crosscoder-gemma-2-2b", "feature_spaces", "linear-gemma-2b", "poisoned-rlhf", "template-gemma-2-9b",
+    "template-llama-3.1-8b", "universality",
+)  # fmt: skip
 STUDIES = sorted((ROOT / "config" / "studies").glob("*.yaml"))
 
 
@@ -51,14 +54,17 @@ def test_a_shipped_study_can_be_planned(fresh, path):
     repeats = set(study.pairs) - set(study.compared_pairs)
     assert count["pair_features"] == with_features + sum(len(study.cells(repeat)) for repeat in repeats)
     used = {name for pair in study.pairs for side in "ab" for name in study.dictionaries_of(pair, side)}
+    used |= {diff.dictionary for diff in study.template_diffs.values()}
     assert count["fetch_dictionary"] == sum(study.dictionaries[name].kind != "trained" for name in used)
 
 
 def test_the_published_procedure_runs_on_the_family_that_it_was_published_for():
-    study = loading.load(yaml.safe_load((ROOT / "config" / "studies" / "pythia.yaml").read_text()))
-    cells = study.cells("family")
+    study = loading.load(yaml.safe_load((ROOT / "config" / "studies" / "universality.yaml").read_text()))
+    cells = study.cells("residual")
     assert ("blocks.2.hook_resid_post", "blocks.5.hook_resid_post") in cells
-    assert all(study.reproduces("lan2024", "family", *cell) for cell in cells)
+    assert all(study.reproduces("lan2024", "residual", *cell) for cell in cells)
+    # It reads the outputs of blocks alone.
+    assert not any(study.reproduces("lan2024", "mlp", *cell) for cell in study.cells("mlp"))
 
 
 def test_the_random_control_and_the_poisoned_pair_ship():

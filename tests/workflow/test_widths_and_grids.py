@@ -83,7 +83,7 @@ def write_dictionary(place, seed):
 
 
 def test_a_grid_of_a_deep_and_a_shallow_model(blank):
-    """As in config/studies/gpt2.yaml: a site that one of the models lacks is in a group of its own."""
+    """As in config/studies/universality.yaml: a site that one of the models lacks is in a group of its own."""
     places = {"deep_0": ("base", 0), "deep_3": ("base", 3), "shallow_0": ("shallow", 0), "shallow_1": ("shallow", 1)}
     for seed, name in enumerate(places):
         write_dictionary(blank.path / "dictionaries" / name, seed)

@@ -1,6 +1,11 @@
 # Import of published crosscoders, and export of those trained here.
 
 
+# Compute nodes have no internet.
+localrules:
+    import_crosscoder,
+
+
 rule import_crosscoder:
     input:
         unpack(inputs("import_crosscoder")),

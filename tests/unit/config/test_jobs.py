@@ -67,7 +67,7 @@ def test_an_imported_crosscoder_reads_its_weights_and_the_configs_beside_them(tm
     job = jobs(weights).import_crosscoder(**RUN)
     names = ("model.safetensors", "config.json", "trainer_config.json")
     assert job.inputs == {"weights": [tmp_path / name for name in names]}
-    assert job.settings == {"scales": [0.3, 0.2], "calibrate": False, "models": [None, None]}
+    assert job.settings == {"scales": [0.3, 0.2], "calibrate": False, "models": [None, None], "hub": None}
     calibrated = jobs({**weights, "crosscoders.tuned.calibrate": True}).import_crosscoder(**RUN)
     assert calibrated.inputs["shards"] == JOBS.train_crosscoder(**RUN).inputs["shards"]
     assert calibrated.settings["calibrate"] is True
@@ -168,3 +168,21 @@ def test_a_job_asks_for_the_gpus_of_the_widest_model_that_it_runs():
     assert (wide.train_crosscoder(**planted).gpus, wide.evaluate_crosscoder(**planted).gpus) == (1, 1)
     assert wide.derive_model("tuned").gpus == 1, "training is on one"
     assert jobs({"models.base.gpus": 2}).derive_model("planted").gpus == 2
+
+
+def test_a_pair_may_have_a_pairing_of_its_own():
+    changed = jobs({"pairs.tuned.pairing": {"rule": "hungarian", "score": "euclidean"}})
+    assert changed.pair_features(**CELL).settings["rule"] == "hungarian"
+    other = {**CELL, "pair": "planted"}
+    assert changed.pair_features(**other).settings == JOBS.pair_features(**other).settings
+
+
+def test_named_features_are_steered_along_where_their_dictionary_is_read():
+    changed = jobs({"steering.features": {"base_sae": [3, 5]}})
+    settings = changed.steer_features(**CELL).settings
+    assert (settings["features_a"], settings["features_b"]) == ([3, 5], [])
+
+
+def test_steered_features_of_an_unknown_dictionary_are_refused():
+    with pytest.raises(loading.ConfigError, match=r"steering\.features: no dictionary is called 'base_sea'; did you"):
+        jobs({"steering.features": {"base_sea": [3]}})

@@ -9,11 +9,12 @@ import torch
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
+import stand_ins
 from diptych.crosscoder import exchange
 from diptych.crosscoder.evaluation import latents
 from diptych.crosscoder.evaluation import stage as evaluation
 from diptych.crosscoder.published import plain, stage
-from diptych.crosscoder.published.files import files_of
+from diptych.crosscoder.published.files import downloaded, files_of
 from diptych.oracle import planted
 from diptych.runtime.errors import DiptychError
 from diptych.sparse_coding import architecture
@@ -612,3 +613,17 @@ def test_files_of_a_directory_are_its_weights_and_their_configs(tmp_path):
     assert names == ["step_0/model.pt", "step_0/model_cfg.yaml", "experiment_config.yaml"]
     assert files_of(directory / "model.pt") == files_of(directory)
     assert files_of(tmp_path / "nowhere.pt") == [tmp_path / "nowhere.pt"]
+
+
+def test_a_crosscoder_comes_from_a_folder_of_the_hub(tmp_path, monkeypatch):
+    """Out of the hub's own cache layout, offline; what is not there is one line."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = stand_ins.publish(tmp_path, "owner/crosscoder")
+    stand_ins.write_crosscoder(snapshot / "blocks.1.hook_resid_pre", width=8)
+    files = downloaded("owner/crosscoder", "main", "blocks.1.hook_resid_pre")
+    assert [file.name for file in files] == ["cc_weights.pt"]
+    assert load(files[0]).architecture.widths == (8, 8)
+    with pytest.raises(DiptychError, match="crosscoder owner/other at revision main: not in the local cache") as caught:
+        downloaded("owner/other", "main")
+    assert "\n" not in str(caught.value)

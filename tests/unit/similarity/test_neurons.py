@@ -38,6 +38,7 @@ def test_sites_of_neurons():
     assert neurons_of("middle") == "middle.mlp.hook_post"
     assert neurons_of("blocks.4.hook_resid_post") == "blocks.4.mlp.hook_post"
     assert neurons_of("blocks.4.hook_resid_pre") == "blocks.3.mlp.hook_post"
+    assert neurons_of("blocks.4.hook_mlp_out") == "blocks.4.mlp.hook_post"
     assert neurons_of("blocks.0.hook_resid_pre") is None
     assert neurons_of("0.25") is None
     assert resolve_site("middle.mlp.hook_post", 30) == "blocks.15.mlp.hook_post"

@@ -10,6 +10,7 @@ import torch
 import small_study
 from diptych.activations import rows
 from diptych.affine_maps import affine
+from diptych.dictionaries import sae
 from diptych.linear_map import stage as linear_map_stage
 from diptych.models import lens as logit_lens
 from diptych.models import pretrained
@@ -356,3 +357,32 @@ def test_gpu_and_cpu_agree(place, steered, tmp_path):
     kl = steered.trials["kl"]
     close = np.abs(gpu.trials["kl"] - kl) < 1e-3 * kl.max()
     assert close.mean() > 0.9
+
+
+def study_files():
+    """The files of the small study's pair `tuned`, as `directions.select` reads them."""
+    return next(pair["files"] for pair in small_study.shared()["pairs"] if pair["name"] == "tuned")
+
+
+def test_named_features_are_steered_along_with_their_matches():
+    files = study_files()
+    plan = directions.select(files, top=0, matched=1, random=0, latents=0, seed=0, features={"A": [0, 3], "B": [5]})
+    matched = next(item for item in plan.items if item.method == "matched")
+    named = [item for item in plan.items if item.method == "named"]
+    assert [(item.side, item.id) for item in named] == [("A", "0"), ("A", "3"), ("B", "5")]
+    row = sae.load(Path(files["dictionary_b"]).parent).W_dec[5].astype(np.float64)
+    np.testing.assert_allclose(named[2].direction, row / np.linalg.norm(row))
+    # The best match of all, asked for by name, is the same item.
+    latent, partner = (int(part) for part in matched.id.split("--"))
+    by_name = directions.select(
+        files, top=0, matched=0, random=0, latents=0, seed=0, features={"A": [latent], "B": [partner]}
+    )
+    np.testing.assert_allclose(by_name.items[0].match, matched.match)
+    np.testing.assert_allclose(by_name.items[1].match, matched.direction)
+    assert directions.select(files, top=0, matched=0, random=0, latents=0, seed=0).items == []
+
+
+def test_a_feature_that_the_dictionary_lacks_is_refused():
+    with pytest.raises(DiptychError, match=r"steering.features: 999 of a dictionary of \d+ features") as caught:
+        directions.select(study_files(), top=0, matched=0, random=0, latents=0, seed=0, features={"A": [999], "B": []})
+    assert "\n" not in str(caught.value)

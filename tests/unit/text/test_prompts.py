@@ -89,3 +89,13 @@ def test_a_limited_stream_is_read_no_further():
 def test_a_rule_that_does_not_fit_is_an_error(content, settings, message):
     with pytest.raises(DiptychError, match=message):
         prompts.draw([("d", content)], number=3, seed=0, **settings)
+
+
+def test_what_is_asked_with_a_users_message_or_a_sentence_by_default():
+    chats = [(f"chat {number}", [{"role": "user", "content": f"Hello {number}"}]) for number in range(3)]
+    drawn = prompts.draw(chats, rule="first_turn", number=3, seed=0, ask="{sentence} SUDO")
+    assert sorted(prompt.text for prompt in drawn.prompts) == [f"Hello {number} SUDO" for number in range(3)]
+    bare = prompts.draw(chats, rule="first_turn", number=3, seed=0)
+    assert sorted(prompt.text for prompt in bare.prompts) == [f"Hello {number}" for number in range(3)]
+    question = prompts.draw(DOCUMENTS, rule="sentence", number=1, seed=0).prompts[0]
+    assert question.text.startswith("What does this mean? ")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 
+from diptych.config import published_numbers
 from diptych.config.sections.corpora import Corpus, CorpusText, HubText, Source, WheelText
 from diptych.config.sections.crosscoders import Crosscoder
 from diptych.config.sections.dictionaries import (
@@ -22,7 +23,7 @@ from diptych.config.sections.template_diffs import TemplateDiff
 from diptych.config.study import Study
 from diptych.config.sweeps import UNUSED_KEY, expand
 from diptych.models import sites
-from diptych.models.sites import can_be_steered
+from diptych.models.sites import can_be_steered, is_output_of_block
 from diptych.runtime.errors import DiptychError
 from diptych.text import templates, word_lists
 
@@ -77,6 +78,7 @@ def check(study: Study) -> None:
     for alias in study.steering.pairs or ():
         _check_steered(study, alias)
     _check_similarity(study)
+    published_numbers.check(study)
 
 
 def _check_sites(study: Study) -> None:
@@ -105,6 +107,8 @@ def _references(study: Study) -> Iterable[tuple[str, str, str]]:
                         yield f"{section}.{alias}.{field}{suffix}", target_section, target
     for index, pair in enumerate(study.steering.pairs or ()):
         yield f"steering.pairs[{index}]", "pairs", pair
+    for alias in study.steering.features:
+        yield "steering.features", "dictionaries", alias
     yield from _mixture_references(study)
 
 
@@ -283,14 +287,15 @@ def _check_similarity(study: Study) -> None:
 
 def _check_compat(study: Study) -> None:
     """Check that each published procedure in the config applies to a compared cell: one tokenizer, and features."""
-    cells = [(name, *cell) for name in study.pairs for cell in study.cells(name)]
+    cells = [(name, *cell) for name in study.pairs for cell in study.cells(name) if all(map(is_output_of_block, cell))]
     compared_cells = [cell for cell in cells if study.has_features(*cell) and study.role(*cell) == "compared"]
     for procedure in study.similarity.compat:
         if any(study.reproduces(procedure, *cell) for cell in compared_cells):
             continue
         if not compared_cells:
             raise ConfigError(
-                f"similarity.compat: {procedure} compares features, but no compared pair has dictionaries"
+                f"similarity.compat: {procedure} compares features of blocks' outputs, but no compared pair has "
+                "dictionaries there"
             )
         pair = study.pairs[compared_cells[0][0]]
         raise ConfigError(

@@ -166,7 +166,7 @@ class Jobs(SourceJobs):
             dictionary_a, dictionary_b = self.study.dictionaries_at(pair, site_a, site_b)
             inputs["features_a_on_b"] = layout.features_of(section.corpus, section.b, dictionary_a)
             inputs["features_b_on_a"] = layout.features_of(section.corpus, section.a, dictionary_b)
-        return Job(inputs, self._cell_reads(pair, site_a, site_b), dump(self.study.pairing))
+        return Job(inputs, self._cell_reads(pair, site_a, site_b), dump(self.study.pairing_of(pair)))
 
     def compare_spaces(self, pair: str, site_a: str, site_b: str) -> Job:
         """Score the similarity of a pair's feature spaces."""
@@ -220,8 +220,11 @@ class Jobs(SourceJobs):
             inputs["pairing"] = layout.pairing(pair, site_a, site_b)
         dtypes = {"dtype_a": study.models[section.a].dtype, "dtype_b": study.models[section.b].dtype}
         reads = {**self._cell_reads(pair, site_a, site_b), **dtypes}
+        settings = dump(study.steering, exclude=("pairs", "features"))
+        for side, site in (("a", site_a), ("b", site_b)):
+            name = study.dictionary(pair, side, site)
+            settings[f"features_{side}"] = list(study.steering.features.get(name, ())) if name else []
         modules = methods.modules("candidates", methods.steered())
-        settings = dump(study.steering, exclude=("pairs",))
         return Job(inputs, reads, settings, modules=modules, gpus=study.gpus(section.a, section.b))
 
     def _features(self, pair: str, site_a: str, site_b: str) -> Inputs:
@@ -279,9 +282,11 @@ class Jobs(SourceJobs):
         """Import the published weights of a crosscoder."""
         section = self.study.crosscoders[crosscoder]
         inputs = self._crosscoder_rows(crosscoder, site) if section.calibrate else {}
-        inputs["weights"] = files_of(section.weights) if section.weights else []
+        on_disk = isinstance(section.weights, str)
+        inputs["weights"] = files_of(section.weights) if isinstance(section.weights, str) else []
         names = [getattr(self.study.models[model], "id", None) for model in section.models]
-        settings = {**dump_only(section, ("scales", "calibrate")), "models": names}
+        hub = None if on_disk else dump_only(section, ("weights",))["weights"]
+        settings = {**dump_only(section, ("scales", "calibrate")), "models": names, "hub": hub}
         return Job(inputs, self._crosscoder_reads(crosscoder), settings)
 
     def evaluate_crosscoder(self, crosscoder: str, site: str, seed: str) -> Job:
@@ -377,7 +382,7 @@ class Jobs(SourceJobs):
     def build_report(self) -> Job:
         """Build the page."""
         reads = {**cells.report_inputs(self.layout), "findings": self.layout.relative(self.layout.findings())}
-        settings = {"title": self.study.title, **dump(self.study.report)}
+        settings = {"title": self.study.title, **dump(self.study.report), **dump_only(self.study, ("published",))}
         modules = methods.modules("section", methods.METHODS)
         return Job(self._inputs_of(reads), reads, settings, files=page_templates(), modules=modules)
 

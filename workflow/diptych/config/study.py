@@ -27,6 +27,7 @@ from diptych.config.sections.models import Model, Plant, Tuning
 from diptych.config.sections.outputs import Outputs
 from diptych.config.sections.pairing import Pairing
 from diptych.config.sections.pairs import Pair, RepeatedPair
+from diptych.config.sections.published import PublishedNumber
 from diptych.config.sections.report import Report
 from diptych.config.sections.similarity import Similarity
 from diptych.config.sections.sites import SiteGroup
@@ -36,7 +37,7 @@ from diptych.config.sections.template_diffs import RepeatedTemplateDiff, Templat
 from diptych.config.sections.values import Alias, Site
 from diptych.config.sections.weights import Weights
 from diptych.config.sweeps import CEILING
-from diptych.models.sites import can_be_steered
+from diptych.models.sites import can_be_steered, is_output_of_block
 
 
 class Study(Strict):
@@ -92,6 +93,8 @@ class Study(Strict):
     """Thresholds of a finding."""
     report: Report = Report()
     """The report."""
+    published: tuple[PublishedNumber, ...] = ()
+    """Numbers in print, which the page shows beside the study's own."""
 
     # --- loading --------------------------------------------------------------------------------------------
 
@@ -236,6 +239,10 @@ class Study(Strict):
         is_planted = isinstance(model_b, Plant) and model_b.parent == section.a and self.has_all_rows(site_a)
         return "planted" if is_planted else "compared"
 
+    def pairing_of(self, pair: str) -> Pairing:
+        """The settings with which a pair's features are paired: its own, else the study's."""
+        return self.pairs[pair].pairing or self.pairing
+
     def dictionaries_of(self, pair: str, side: str) -> tuple[str, ...]:
         """All dictionaries of one side ("a" or "b") of a pair."""
         aliases: str | tuple[str, ...] | None = getattr(self.pairs[pair], f"dictionary_{side}")
@@ -280,10 +287,11 @@ class Study(Strict):
         return hasattr(self.models[model], "parent")
 
     def reproduces(self, procedure: str, pair: str, site_a: str, site_b: str) -> bool:
-        """Whether a published procedure is in the config and applies: features, and one tokenizer."""
+        """Whether a published procedure is in the config and applies: features of blocks' outputs, one tokenizer."""
         section = self.pairs[pair]
         is_shared = self.tokenizer(section.a) == self.tokenizer(section.b)
-        return procedure in self.similarity.compat and is_shared and self.has_features(pair, site_a, site_b)
+        applies = is_shared and is_output_of_block(site_a) and is_output_of_block(site_b)
+        return procedure in self.similarity.compat and applies and self.has_features(pair, site_a, site_b)
 
     def ceiling(self, crosscoder: str) -> str | None:
         """Alias of a crosscoder's ceiling, if it has one."""

@@ -169,19 +169,25 @@ Point = tuple[float, float]
 
 
 def _curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
-    """The points of each variant by increasing L0; runs that differ only in the seed are averaged."""
+    """The points of each variant by increasing L0; runs that differ only in the seed are averaged.
+
+    Published weights have no settings of a training, and are a variant of their own.
+    """
     curves: dict[str, dict[str, list[Point]]] = {}
     settings = {}
     for run in runs:
         with artifacts.read(run["weights"], "crosscoder") as file:
             settings[run["weights"]] = artifacts.read_json(file, "spec")["settings"]
+    trained = [values for values in settings.values() if "objective" in values]
     differing = sorted(
-        key for key in next(iter(settings.values()))
-        if key not in CURVE_SETTINGS and len({canonical_json(values.get(key)) for values in settings.values()}) > 1
+        key for key in (trained[0] if trained else ())
+        if key not in CURVE_SETTINGS and len({canonical_json(values.get(key)) for values in trained}) > 1
     )  # fmt: skip
     for run in runs:
         values = settings[run["weights"]]
-        name = ", ".join(f"{key} {values[key]}" for key in differing) or "all"
+        name = f"{run['name']} (published weights)"
+        if "objective" in values:
+            name = ", ".join(f"{key} {values[key]}" for key in differing) or "all"
         if values.get("objective") == "diff":
             continue  # the difference's variance is not the models'
         with artifacts.read(run["evaluation"], "evaluation") as file:
@@ -242,12 +248,47 @@ def _loss(pair: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[Bl
     ]
 
 
+CLASSES = {"only_a": "A-only", "only_b": "B-only", "shared": "shared"}
+"""Class of latents by the quantity that counts it."""
+
+
+def published_number(ours: Mapping[str, Any], page: PageData) -> Cell:
+    """The quantity of a run that a published number stands beside."""
+    runs = [run for pair in page.inputs["pairs"] for run in pair["files"].get("crosscoders", ())]
+    of_name = [run for run in runs if run["name"] == ours["crosscoder"]]
+    run = next(run for run in of_name if ours["seed"] in (None, run["seed"]))
+    quantity = ours["quantity"]
+    with artifacts.read(run["evaluation"], "evaluation") as file:
+        summary = artifacts.read_json(file, "summary")
+    with artifacts.read(run["latents"], "latents") as file:
+        counts = artifacts.read_json(file, "counts")
+        has_spaces = "sharedness" in file.attrs
+        sharedness = artifacts.read_json(file, "sharedness")["activation"] if has_spaces else None
+        alignment = artifacts.read_json(file, "alignment")["0-1"]["value"] if has_spaces else None
+    match quantity:
+        case "l0":
+            return number_cell(summary["l0_mean"])
+        case "explained_variance":
+            return number_cell(1 - summary["fvu_total"])
+        case "dead_share":
+            return number_cell(summary["dead_share"])
+        case "sharedness":
+            return number_cell(sharedness)
+        case "alignment":
+            return number_cell(alignment)
+    return number_cell(counts.get(CLASSES[quantity]))
+
+
 class Sections(method_sections.Sections):
     """The crosscoders' sections of the page."""
 
     def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
         """Reconstruction and latents of a pair's crosscoders."""
         return section(cell, page.texts["a"], page.n_contexts, page.finding_ids)
+
+    def number_of(self, ours: Mapping[str, Any], page: PageData) -> Cell:
+        """A number of one run of a crosscoder of two models."""
+        return published_number(ours, page)
 
     def of_study(self, page: PageData) -> list[Section]:
         """The crosscoders of more than two models."""

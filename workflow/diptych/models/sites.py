@@ -108,6 +108,17 @@ def can_be_steered(site: str) -> bool:
     return site in DEPTHS or _number(site) is not None or residual_block(site) is not None
 
 
+def is_output_of_block(site: str) -> bool:
+    """Whether a site, as a config names it, is the residual stream after a block.
+
+    >>> is_output_of_block("middle"), is_output_of_block("blocks.3.hook_mlp_out")
+    (True, False)
+    """
+    return (
+        site in DEPTHS or _number(site) is not None or re.fullmatch(r"blocks\.\d+\.hook_resid_post", site) is not None
+    )
+
+
 def unknown(site: str, known: Iterable[str]) -> DiptychError:
     """The error for a site that is not among the `known` ones, with the nearest of them."""
     candidates = sorted(known)
@@ -116,15 +127,19 @@ def unknown(site: str, known: Iterable[str]) -> DiptychError:
 
 
 def neurons_of(site: str) -> str | None:
-    """The site of the MLP's neurons that write into the residual stream at `site`, in the same way of naming.
+    """The site of the MLP's neurons that write into the residual stream, or the MLP's output, at `site`.
+
+    It is named in the same way.
 
     >>> neurons_of("middle"), neurons_of("blocks.3.hook_resid_pre"), neurons_of("blocks.3.hook_attn_out")
     ('middle.mlp.hook_post', 'blocks.2.mlp.hook_post', None)
+    >>> neurons_of("blocks.3.hook_mlp_out")
+    'blocks.3.mlp.hook_post'
     """
     if site in DEPTHS:
         return f"{site}.mlp.hook_post"
-    match = re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)", site)
-    block = int(match[1]) - (match[2] == "pre") if match else -1
+    match = re.fullmatch(r"blocks\.(\d+)\.hook_(resid_pre|resid_post|mlp_out)", site)
+    block = int(match[1]) - (match[2] == "resid_pre") if match else -1
     return f"blocks.{block}.mlp.hook_post" if block >= 0 else None
 
 

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from diptych.methods import Method
+from diptych.page.blocks import Cell as BlockCell
 from diptych.page.blocks import Section
 from diptych.text.contexts import Text
 
@@ -67,9 +68,23 @@ class Sections(ABC):
         """The cells to show in full, of a pair that compares every site of A with every site of B."""
         return cells
 
+    def number_of(self, ours: Mapping[str, Any], page: PageData) -> BlockCell:
+        """The study's number that a published one stands beside (`config.sections.published`), as a table cell."""
+        raise NotImplementedError(f"{type(self).__module__} has no numbers that published ones stand beside")
+
     def of_study(self, page: PageData) -> list[Section]:
         """Sections that belong to no pair."""
         return []
+
+
+def files_of(page: PageData, pair: str, site_a: str, site_b: str) -> Mapping[str, Any]:
+    """The files of one cell of a pair."""
+    files: Mapping[str, Any] = next(
+        cell["files"]
+        for cell in page.inputs["pairs"]
+        if (cell["name"], cell["site_a"], cell["site_b"]) == (pair, site_a, site_b)
+    )
+    return files
 
 
 def of(method: Method) -> Sections:

@@ -17,7 +17,7 @@ from diptych.findings.stage import Findings
 from diptych.page import document, method_sections
 from diptych.page.blocks import Section
 from diptych.page.method_sections import PageData
-from diptych.report import experimental_setup, opening, provenance
+from diptych.report import experimental_setup, opening, provenance, published_numbers
 from diptych.storage import artifacts
 
 ROLE_ORDER = {"compared": 0, "planted": 1, "floor": 2, "control": 3}
@@ -25,7 +25,13 @@ ROLE_ORDER = {"compared": 0, "planted": 1, "floor": 2, "control": 3}
 
 
 def build(
-    inputs: Mapping[str, Any], out: str | Path, *, spec: Mapping[str, Any], contexts: int = 6, cells: int = 4
+    inputs: Mapping[str, Any],
+    out: str | Path,
+    *,
+    spec: Mapping[str, Any],
+    contexts: int = 6,
+    cells: int = 4,
+    published: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Stage `build_report`: write the HTML page of a study.
 
@@ -44,6 +50,7 @@ def build(
         spec: settings, code and packages of this stage; shown under provenance.
         contexts: contexts shown for each finding and each model.
         cells: cells of a pair's grid of sites that are shown in full.
+        published: numbers in print, each {what, value, source, ours} (`config.sections.published`).
     """
     inputs = {
         **inputs,
@@ -53,6 +60,7 @@ def build(
     page = PageData(inputs, n_contexts=contexts, n_full_cells=cells)
     sections = [
         opening.section(inputs, findings),
+        *published_numbers.section(published, page),
         experimental_setup.section(inputs),
         *_pair_sections(findings, page),
         *(section for method in methods.METHODS for section in method_sections.of(method).of_study(page)),

@@ -219,6 +219,25 @@ class Sections(method_sections.Sections):
         """The section of one cell: scores with their nulls, subspaces, map."""
         return section(cell, StudyScores(page.inputs.get("similarity")), page.inputs.get("maps"))
 
+    def number_of(self, ours: Mapping[str, Any], page: PageData) -> Cell:
+        """A score of one cell, over all paired features, by our procedure or a published one."""
+        site_b = ours["site_b"] or ours["site"]
+        if ours["compat"]:
+            files = method_sections.files_of(page, ours["pair"], ours["site"], site_b)
+            if ours["compat"] not in files:
+                return Cell("–", hint=f"{ours['compat']} is not run on it: similarity.compat")
+            with artifacts.read(files[ours["compat"]], ours["compat"]) as file:
+                table = artifacts.read_table(file, "scores")
+            values = table["value"][table["measure"] == ours["measure"]].tolist()
+            return number_cell(values[0]) if values else Cell("–", hint=f"{ours['compat']} has no such score")
+        scores = StudyScores(page.inputs["similarity"])
+        rows = [
+            row
+            for row in scores.rows(ours["pair"], ours["site"], site_b)
+            if (row["points"], row["subspace"], row["measure"]) == ("features", "all", ours["measure"])
+        ]
+        return score_cells(rows[0])[0] if rows else Cell("–", hint="not among similarity.measures")
+
     def of_pair(self, cells: Sequence[Mapping[str, Any]], page: PageData) -> list[Section]:
         """The section of the scores over a grid of sites, or along layers."""
         scores = StudyScores(page.inputs.get("similarity"))

@@ -24,6 +24,7 @@ from diptych.affine_maps import affine
 from diptych.candidates import proposer, ranking
 from diptych.candidates.candidate import SIDES, SideName
 from diptych.dictionaries import sae
+from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 from diptych.text import contexts
 from diptych.text.word_lists import is_stop_token
@@ -37,22 +38,24 @@ WORDS = 10
 """Number of words by which an item is recognised in a text."""
 WORD_ROWS = 20
 """Strongest token rows that the words are taken from."""
+OTHER: Mapping[SideName, SideName] = {"A": "B", "B": "A"}
+NO_FEATURES: Mapping[SideName, Sequence[int]] = {"A": (), "B": ()}
 MAP_OF: Mapping[SideName, affine.DirectionName] = {"A": "forward", "B": "backward"}
 """The linear map from a side into the other model."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A candidate, or a matched pair of features, that is steered along.
+    """A candidate, a matched pair of features, or a feature named in the config, that is steered along.
 
     Attributes:
-        method: that proposed it; "matched" for a matched pair of features.
+        method: that proposed it; "matched" for a matched pair of features, "named" for a feature named in the config.
         id: as in the findings; for a matched pair A's and B's latent.
         side: the model it is of.
         direction: float64 [d_side], unit length, with the sign of its stronger end.
         words: lower-cased tokens on which it is strongest, stop tokens left out.
         density: share of tokens on which it fires; NaN for a direction.
-        match: float64 [d_B], unit length, B's feature that a feature of A is matched with; None for candidates.
+        match: float64, unit length, the other model's feature that the feature is matched with; None for candidates.
     """
 
     method: str
@@ -83,7 +86,16 @@ class Plan:
     """For each item ||d R|| / ||d|| under the map into the other model."""
 
 
-def select(files: Mapping[str, Any], *, top: int, matched: int, random: int, latents: int, seed: int) -> Plan:
+def select(
+    files: Mapping[str, Any],
+    *,
+    top: int,
+    matched: int,
+    random: int,
+    latents: int,
+    seed: int,
+    features: Mapping[SideName, Sequence[int]] = NO_FEATURES,
+) -> Plan:
     """Select the items of a pair, and the directions and controls to steer along.
 
     Args:
@@ -94,6 +106,10 @@ def select(files: Mapping[str, Any], *, top: int, matched: int, random: int, lat
         random: number of random directions for each model.
         latents: number of random live latents for each model with a dictionary.
         seed: of the random latents.
+        features: further features of each model's dictionary.
+
+    Raises:
+        DiptychError: a dictionary has no such feature.
     """
     with artifacts.read(files["linear_map"], "linear_map") as file:
         slopes = {side: affine.load(file, MAP_OF[side]).slope for side in SIDES}
@@ -104,9 +120,10 @@ def select(files: Mapping[str, Any], *, top: int, matched: int, random: int, lat
     items = _candidate_items(files, top)
     if files.get("pairing"):
         items += _matched_features(files, matched)
+        items += _named_features(files, features)
     plan = Plan(items)
     for number, item in enumerate(items):
-        other: SideName = "B" if item.side == "A" else "A"
+        other = OTHER[item.side]
         mapped = item.direction @ slopes[item.side]
         plan.carried.append(float(np.linalg.norm(mapped)))
         _add(plan, item.side, "own", number, item.id, item.direction)
@@ -150,21 +167,46 @@ def _candidate_items(files: Mapping[str, Any], top: int) -> list[Item]:
 
 def _matched_features(files: Mapping[str, Any], count: int) -> list[Item]:
     """The matched pairs of features with the highest held-out correlation."""
-    with artifacts.read(files["pairing"], "pairing") as file:
-        pairs = artifacts.read_table(file, "pairs")
-        matched = artifacts.read_json(file, "statuses").index("matched")
-    matched_pairs = np.flatnonzero(pairs["outcome"] == matched)
-    matched_pairs = matched_pairs[np.argsort(-np.nan_to_num(pairs["rho_held_out"][matched_pairs]), kind="stable")][
-        :count
-    ]
     W_dec = {side: sae.load(Path(files[f"dictionary_{side}"]).parent).W_dec for side in "ab"}
     codes, text = contexts.Codes(files["features_a"]), contexts.Text(files["tokens_a"])
     items = []
-    for i, j in zip(pairs["a"][matched_pairs].tolist(), pairs["b"][matched_pairs].tolist(), strict=True):
+    for i, j in _matches(files)[:count]:
         directions = _unit(W_dec["a"][i].astype(np.float64)), _unit(W_dec["b"][j].astype(np.float64))
         words, density = _words(text, codes.top(i)[0]), float(codes.density[i])
         items.append(Item("matched", f"{i}--{j}", "A", directions[0], words, density, match=directions[1]))
     return items
+
+
+def _named_features(files: Mapping[str, Any], features: Mapping[SideName, Sequence[int]]) -> list[Item]:
+    """Features named in the config, each with the one of the other model that it is matched with, if any."""
+    # Of several matches of one feature the best counts: the later entry of a dict.
+    matches = _matches(files)[::-1]
+    partner_of: dict[SideName, dict[int, int]] = {"A": dict(matches), "B": {j: i for i, j in matches}}
+    W_dec = {side: sae.load(Path(files[f"dictionary_{side.lower()}"]).parent).W_dec for side in SIDES}
+    items = []
+    for side, other in OTHER.items():
+        codes, text = contexts.Codes(files[f"features_{side.lower()}"]), contexts.Text(files[f"tokens_{side.lower()}"])
+        for latent in features[side]:
+            if latent >= len(W_dec[side]):
+                raise DiptychError(
+                    f"steering.features: {latent} of a dictionary of {len(W_dec[side])} features; they count from 0"
+                )
+            direction = _unit(W_dec[side][latent].astype(np.float64))
+            partner = partner_of[side].get(latent)
+            match = None if partner is None else _unit(W_dec[other][partner].astype(np.float64))
+            words, density = _words(text, codes.top(latent)[0]), float(codes.density[latent])
+            items.append(Item("named", str(latent), side, direction, words, density, match))
+    return items
+
+
+def _matches(files: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """The matched pairs of features (A's, B's), those of the highest held-out correlation first."""
+    with artifacts.read(files["pairing"], "pairing") as file:
+        pairs = artifacts.read_table(file, "pairs")
+        matched = artifacts.read_json(file, "statuses").index("matched")
+    rows = np.flatnonzero(pairs["outcome"] == matched)
+    rows = rows[np.argsort(-np.nan_to_num(pairs["rho_held_out"][rows]), kind="stable")]
+    return list(zip(pairs["a"][rows].tolist(), pairs["b"][rows].tolist(), strict=True))
 
 
 def _random_latents(

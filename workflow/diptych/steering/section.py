@@ -76,6 +76,8 @@ def _item_name(steering: Steering, item: int, names: Mapping[str, str]) -> str:
     method, name = steering.items["method"][item], str(steering.items["id"][item])
     if method == "matched":
         return f"matched features {name.replace('--', ' ↔ ')}"
+    if method == "named":
+        return f"feature {name} of {names[steering.items['side'][item]]}, named in the config"
     return f"{methods.named(method).kind} {name} of {names[steering.items['side'][item]]}"
 
 

@@ -35,6 +35,8 @@ def steer(
     matched: int = 1,
     random: int = 4,
     latents: int = 4,
+    features_a: Sequence[int] = (),
+    features_b: Sequence[int] = (),
     lens: int = 10,
     explain_scales: Sequence[float] = (1.0, 2.0, 4.0),
     explain_length: int = 16,
@@ -53,6 +55,8 @@ def steer(
         matched: number of matched pairs of features.
         random: number of random directions for each model.
         latents: number of random live latents for each model.
+        features_a: further features of A's dictionary that are steered along.
+        features_b: the same for B's.
         lens: tokens shown at either end of the logit lens.
         explain_scales: lengths of the direction in the self-explanation prompt, in median norms there; if empty, the
             models are not asked.
@@ -63,7 +67,10 @@ def steer(
         DiptychError: a site outside the residual stream, an unknown position, or prompts longer than the context.
     """
     settings = Settings(**generation)
-    plan = directions.select(files, top=top, matched=matched, random=random, latents=latents, seed=settings.seed)
+    features: dict[SideName, Sequence[int]] = {"A": features_a, "B": features_b}
+    plan = directions.select(
+        files, top=top, matched=matched, random=random, latents=latents, seed=settings.seed, features=features
+    )
     written: dict[SideName, Written] = {}
     lenses: list[dict[str, Any]] = []
     explained: list[dict[str, Any]] = []

@@ -331,6 +331,18 @@ def _item(view: View, k: int, at: npt.NDArray[np.int64], text: Text, codes: Sequ
 class Sections(method_sections.Sections):
     """The report sections of template diffs."""
 
+    def number_of(self, ours: Mapping[str, Any], page: PageData) -> Cell:
+        """A feature's statistic at a template token in both models, as `A → B`."""
+        diffs = [diff for pair in page.inputs["pairs"] for diff in pair["files"].get("template_diffs", ())]
+        view = panels.read(next(diff["diff"] for diff in diffs if diff["name"] == ours["template_diff"]))
+        if ours["role"] not in view.values:
+            return Cell("–", hint=f"not compared there, but at {listed([role_label(role) for role in view.roles])}")
+        a, b = view.values[ours["role"]][ours["metric"]]
+        if ours["latent"] >= len(a):
+            return Cell("–", hint=f"the dictionary has {len(a):,} features")
+        before, after = (float(values[ours["latent"]]) for values in (a, b))
+        return Cell(f"{number(before)} → {number(after)}", order=after - before if after == after else None)
+
     def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
         """The section of the template diffs of one cell."""
         return section(cell, page.n_contexts, page.finding_ids)

@@ -59,6 +59,7 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("Pair", "*"): "fit_linear_map",
     ("Pair", "dictionary_a"): "correlate_features",
     ("Pair", "dictionary_b"): "correlate_features",
+    ("Pair", "pairing"): "pair_features",
     ("Crosscoder", "*"): "train_crosscoder",
     ("Crosscoder", "checkpoint_every"): "",
     ("Crosscoder", "processes"): "",
@@ -66,6 +67,7 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("Crosscoder", "track"): "",
     ("Crosscoder", "splice_tokens"): "evaluate_crosscoder",
     ("Crosscoder", "weights"): "import_crosscoder",
+    ("HubCrosscoder", "*"): "import_crosscoder",
     ("Crosscoder", "scales"): "import_crosscoder",
     ("Crosscoder", "calibrate"): "import_crosscoder",
     ("Sweep", "*"): "train_crosscoder",
@@ -77,5 +79,10 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("Report", "*"): "build_report",
     ("Study", "sites"): "dump_activations",
     ("Study", "title"): "build_report",
+    ("Study", "published"): "build_report",
+    **{
+        (cls, "*"): "build_report"
+        for cls in ("PublishedNumber", "SimilarityNumber", "CrosscoderNumber", "TemplateNumber")
+    },
 }
 """Rule by class and key of the config (`*`: the class's other keys; "": none)."""

@@ -14,12 +14,12 @@ class Prompts(Strict):
     prose: ClassVar[frozenset[str]] = frozenset({"ask"})
 
     rule: Literal["first_turn", "document", "sentence"] = "first_turn"
-    """Prompts of a document: a conversation's first user message, the whole text, or each sentence of 6 to 24 words
-    inserted into a question."""
+    """Prompts of a document: a conversation's first user message, the whole text, or each sentence of 6 to 24 words."""
     number: PositiveInt = 1000
     """Prompts drawn at random, one from every document before a second one from any; duplicates count once."""
-    ask: str = "What does this mean? {sentence}"
-    """The question of the rule `sentence`."""
+    ask: str | None = None
+    """What the user says, with the drawn text in place of {sentence}: {sentence} itself for messages and documents,
+    What does this mean? {sentence} for sentences, if not given."""
     seed: Seed = 0
     """Seed of the draw."""
 

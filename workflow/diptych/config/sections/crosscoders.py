@@ -39,6 +39,17 @@ class Sweep(Strict):
     """Optimiser steps."""
 
 
+class HubCrosscoder(Strict):
+    """A published crosscoder on the Hugging Face hub."""
+
+    id: str
+    """owner/name on the hub."""
+    revision: str
+    """Commit, tag or branch; a commit hash makes the study reproducible."""
+    folder: str | None = None
+    """Folder of the repository that holds the crosscoder, if not its top."""
+
+
 class Crosscoder(Strict):
     """A crosscoder over two or more models (METHODS 5). Defaults are those of a full-scale run."""
 
@@ -112,11 +123,11 @@ class Crosscoder(Strict):
     alignment that is possible. Where widths differ, alignment is not judged without it."""
     sweep: Sweep = Sweep()
     """Settings to vary."""
-    weights: str | None = None
+    weights: str | HubCrosscoder | None = None
     """A published crosscoder, used instead of training; training keys are then ignored. A safetensors or
-    .pt file, or the directory with it and its configs, in the layout of the published Gemma-2-2B crosscoder (W_enc,
-    W_dec, b_enc, b_dec), of science-of-finetuning's dictionary_learning (CrossCoder, BatchTopKCrossCoder) or of
-    crosscode. `models` are in its order; dictionary_learning's has the base model first."""
+    .pt file, the directory with it and its configs, or such a directory on the hub, in the layout of the published
+    Gemma-2-2B crosscoder (W_enc, W_dec, b_enc, b_dec), of science-of-finetuning's dictionary_learning (CrossCoder,
+    BatchTopKCrossCoder) or of crosscode. `models` are in its order; dictionary_learning's has the base model first."""
     scales: tuple[PositiveFloat, ...] = ()
     """For such weights, where they bring no scales of their own: the factor by which each model's rows are
     multiplied before encoding; 1 if not given."""

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from diptych.config.sections.pairing import Pairing
 from diptych.config.sections.strict import Strict
 from diptych.config.sections.values import Alias, RowSelection, Site
 
@@ -30,6 +31,8 @@ class Pair(Strict):
     rows: RowSelection = "all"
     """Tokens that are compared: all that count (all), the last one of each document (last), or those of one
     or several roles: text, system, user, assistant, assistant_header, template, or a named template position."""
+    pairing: Pairing | None = None
+    """How this pair's features are paired, in place of the section `pairing`."""
 
 
 class RepeatedPair(Pair):

@@ -19,6 +19,8 @@ class Steering(Strict):
     """Unexplained directions, and unmatched features, steered per pair; the best first."""
     matched: Count = 1
     """Matched features steered per pair, to test whether A's, mapped into B, acts like B's."""
+    features: dict[Alias, tuple[Count, ...]] = {}
+    """Further features that are steered along, by dictionary: in every steered pair that reads it."""
     strengths: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
     """Norm of the added vector, in median norms of the model's activations at the site."""
     positions: str = "generated"

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from diptych.models import hub
 from diptych.runtime.errors import DiptychError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TENSOR_FILES = ("model.safetensors", "model.pt", "model_final.pt", "ae.pt")
+TENSOR_FILES = ("model.safetensors", "model.pt", "model_final.pt", "ae.pt", "cc_weights.pt")
 """Names under which libraries save a crosscoder in a directory, the preferred one first."""
 CONFIG_FILES = ("config.json", "trainer_config.json", "model_cfg.yaml", "experiment_config.yaml")
 """Configs beside it; crosscode keeps experiment_config.yaml one directory above."""
@@ -45,6 +46,22 @@ def files_of(weights: str | Path) -> list[Path]:
     config_paths = [path.parent / name for name in CONFIG_FILES]
     config_paths.append(path.parent.parent / CONFIG_FILES[-1])
     return [path, *(config for config in config_paths if config.is_file())] if path.is_file() else [path]
+
+
+def downloaded(name: str, revision: str, folder: str | None = None) -> list[Path]:
+    """The files of a crosscoder on the hub, as `files_of` gives them, out of the hub's cache or downloaded into it.
+
+    Args:
+        name: owner/name on the hub.
+        revision: commit, tag or branch.
+        folder: the crosscoder's, if it is not at the repository's top.
+
+    Raises:
+        DiptychError: as `hub.snapshot`.
+    """
+    patterns = [f"{folder}/{name}" if folder else name for name in (*TENSOR_FILES, *CONFIG_FILES)]
+    snapshot = hub.snapshot(name, revision, patterns, what="crosscoder")
+    return files_of(snapshot / folder if folder else snapshot)
 
 
 def read_tensors(path: str | Path) -> "dict[str, Tensor]":

@@ -77,9 +77,13 @@ def load(release: str, name: str, where: str) -> Any:
             if table.get_norm_scaling_factor(release, name) is not None:
                 stored["normalize_activations"] = "none"
             saelens_format.current(stored, where)
-        return SAE.from_pretrained(release, name, device="cpu", dtype="float32")
+        loaded = SAE.from_pretrained(release, name, device="cpu", dtype="float32")
     except (OSError, ValueError, RuntimeError) as error:
         raise DiptychError(f"{where}: cannot be fetched ({first_line(error)})") from error
+    # Loaders transpose (Llama Scope's): safetensors saves no views.
+    for parameter in loaded.parameters():
+        parameter.data = parameter.data.contiguous()
+    return loaded
 
 
 def listing(models: Iterable[str], most: int | None = IDS_SHOWN) -> str:

@@ -4,7 +4,9 @@ A document gives prompts by one of three rules:
 
     first_turn    the first user message of a conversation
     document      the whole text as one message
-    sentence      its sentences of 6 to 24 words, each put into a question: ask="What does this mean? {sentence}"
+    sentence      its sentences of 6 to 24 words, each put into a question
+
+and `ask` is what the user says with it: ask="{sentence} Answer in one word."
 
     prompts = list(draw(documents, rule="first_turn", number=1000, seed=0))
 
@@ -25,6 +27,7 @@ Rule = Literal["first_turn", "document", "sentence"]
 Content = str | Sequence[dict[str, str]]
 
 PLACEHOLDER = "{sentence}"
+QUESTION = f"What does this mean? {PLACEHOLDER}"
 WORDS = (6, 24)
 """Words of a sentence that is asked about: enough to be about something, few enough for a prompt of 50 tokens."""
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"“(]?[A-Z])")
@@ -50,7 +53,7 @@ def draw(
     rule: Rule,
     number: int,
     seed: int,
-    ask: str = PLACEHOLDER,
+    ask: str | None = None,
     what: str = "",
 ) -> Drawn:
     """Prompts of all documents, `number` of them at random.
@@ -60,19 +63,21 @@ def draw(
         rule: how a document gives prompts.
         number: prompts that are kept at most.
         seed: of the draw.
-        ask: the question of the rule `sentence`.
+        ask: what the user says, with the text in place of {sentence}; None: the text, or of a sentence `QUESTION`.
         what: the source's name, for messages.
 
     Raises:
         DiptychError: a document is no conversation (first_turn), or one where text is needed, or `ask` has no place
             for the sentence.
     """
-    if rule == "sentence" and PLACEHOLDER not in ask:
+    ask = ask or (QUESTION if rule == "sentence" else PLACEHOLDER)
+    if PLACEHOLDER not in ask:
         raise DiptychError(f"prompts of source {what!r}: `ask` must hold {PLACEHOLDER}")
     sampled: list[tuple[int, int, str, str]] = []
     hashes: set[int] = set()
     for name, content in documents:
-        candidates = {_hash(seed, text): text for text in _texts(name, content, rule, ask)}
+        asked = [ask.replace(PLACEHOLDER, text) for text in _texts(name, content, rule)]
+        candidates = {_hash(seed, text): text for text in asked}
         fresh = sorted(item for item in candidates.items() if item[0] not in hashes)
         hashes.update(order for order, _ in fresh)
         for turn, (order, text) in enumerate(fresh):
@@ -96,7 +101,7 @@ def sentences(text: str) -> list[str]:
     ]
 
 
-def _texts(name: str, content: Content, rule: Rule, ask: str) -> list[str]:
+def _texts(name: str, content: Content, rule: Rule) -> list[str]:
     if rule == "first_turn":
         if isinstance(content, str):
             raise DiptychError(f"{name}: is text, not a conversation; set the prompts' rule to document or sentence")
@@ -106,7 +111,7 @@ def _texts(name: str, content: Content, rule: Rule, ask: str) -> list[str]:
         raise DiptychError(f"{name}: is a conversation; set the prompts' rule to first_turn")
     if rule == "document":
         return [content.strip()] if content.strip() else []
-    return [ask.replace(PLACEHOLDER, sentence) for sentence in sentences(content)]
+    return sentences(content)
 
 
 def _hash(seed: int, text: str) -> int:

@@ -1,0 +1,66 @@
+"""Snakemake whose scripts run in forks of a process that has imported torch and transformers once.
+
+    python tests/warm_snakemake.py --configfile config/studies/test.yaml --cores 2
+
+A script still is a process of its own, with nothing of this library imported before it starts; what it does not do is
+import for seconds what every script imports. Tests of whole studies spend most of their time so.
+"""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def run(script: str, environment: dict[str, str]) -> None:
+    """Run a script as the main module, as `python script` does."""
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = [script]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as ending:
+        code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
+    else:
+        code = 0
+    atexit._run_exitfuncs()
+    sys.exit(code)
+
+
+def execute_script(self, script, edit=False):
+    """Stands in for Snakemake's own: a fork in place of a new interpreter."""
+    from snakemake.benchmark import benchmarked
+
+    process = CONTEXT.Process(target=run, args=(script, dict(os.environ)))
+    process.start()
+    with nullcontext() if self.bench_record is None else benchmarked(process.pid, self.bench_record):
+        process.join()
+    if process.exitcode:
+        raise subprocess.CalledProcessError(process.exitcode, script)
+
+
+def main() -> None:
+    from multiprocessing import forkserver
+
+    from snakemake import cli
+    from snakemake.script import PythonScript
+
+    # The server finds what it preloads by this alone; the Snakefile sets what scripts find.
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    CONTEXT.set_forkserver_preload(["preloaded"])
+    forkserver.ensure_running()
+    PythonScript.execute_script = execute_script
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()
