@@ -20,6 +20,7 @@ TOOLS = {
     "mypy",
     "pytest",
     "pytest-timeout",
+    "pytest-xdist",
     "ruff",
     "snakefmt",
     "scipy-stubs",

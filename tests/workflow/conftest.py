@@ -18,7 +18,7 @@ def fresh(tmp_path_factory) -> Path:
 def finished(tmp_path_factory) -> Path:
     """A copy of the tree with a finished test study; not to be changed."""
     path = copy_tree(tmp_path_factory.mktemp("finished") / "tree")
-    Tree(path).snakemake()
+    Tree(path).snakemake(warm=True)
     return path
 
 

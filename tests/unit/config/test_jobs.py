@@ -142,7 +142,8 @@ def test_auto_is_resolved_when_jobs_are_planned_and_only_for_forward_passes(monk
     planned = {}
     for dtype in ("float32", "bfloat16"):
         monkeypatch.setenv("DIPTYCH_DTYPE", dtype)
-        planned[dtype] = jobs({"models.tuned.dtype": "float16", "crosscoders.tuned.stream": "nineteenth"})
+        auto = {f"models.{name}.dtype": "auto" for name in ("base", "planted")}
+        planned[dtype] = jobs(auto | {"models.tuned.dtype": "float16", "crosscoders.tuned.stream": "nineteenth"})
         assert planned[dtype].dump_activations("addresses", "base", "main", "0").settings["dtype"] == dtype
         assert planned[dtype].dump_activations("addresses", "tuned", "main", "0").settings["dtype"] == "float16"
         assert planned[dtype].compare_outputs("tuned").reads["dtype_a"] == dtype
