@@ -1,4 +1,4 @@
-# make study, make test, make test-kernels, make check, make docs, make picture, make lock, make releases, make gpu, make clean, make help
+# make study, make test, make test-kernels, make check, make docs, make docs-site, make picture, make lock, make releases, make gpu, make clean, make help
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -74,6 +74,18 @@ check: install-dev  ## Run ruff, mypy, import-linter, snakefmt, snakemake --lint
 docs: install-dev  ## Write config/README.md, workflow/schemas/study.schema.json and envs/*.yaml anew from config and lock
 	python -m diptych.config.documentation.write
 
+DOCS := .venv-docs
+
+$(DOCS)/installed: docs/requirements.lock
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.lock
+	touch $@
+
+.PHONY: docs-site
+docs-site: $(DOCS)/installed  ## Build the site of the documentation (docs/, mkdocs.yml) to site/index.html
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	@echo "site: $(CURDIR)/site/index.html"
+
 RULES := snakemake --quiet all --rulegraph mermaid-js | python docs/picture.py ARCHITECTURE.md
 
 .PHONY: picture
@@ -81,9 +93,11 @@ picture: install-dev  ## Draw the rules of the default study into ARCHITECTURE.m
 	$(RULES)
 
 .PHONY: lock
-lock: install-dev  ## Compile both locks from pyproject.toml, then the docs; versions stay, unless UPGRADE=--upgrade
+lock: install-dev  ## Compile the locks from pyproject.toml, then the docs; versions stay, unless UPGRADE=--upgrade
 	$(COMPILE) --output-file requirements.lock
 	$(COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	uv pip compile --quiet --python-version 3.11 --python-platform linux --custom-compile-command 'make lock' $(UPGRADE) \
+		--group docs --output-file docs/requirements.lock
 	$(MAKE) docs
 
 .PHONY: releases
