@@ -53,7 +53,7 @@ unit: install-dev  ## Run the unit tests only
 
 # The kernels of a processor of 2008: what passes with these and with this processor's depends on neither.
 OLD_KERNELS := ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 DNNL_MAX_CPU_ISA=SSE41 OPENBLAS_CORETYPE=Nehalem
-WITHOUT_NUMBERS := benchmarks config findings page report runtime storage text
+WITHOUT_NUMBERS := benchmarks config docs findings page report runtime storage text
 
 .PHONY: test-kernels
 test-kernels: install-dev  ## Run the unit tests that compute, with an old processor's kernels and one thread
