@@ -10,8 +10,9 @@ FIRST = ("tests/cluster/test_slurm.py", "finished")
 """Groups that take minutes: one that begins last keeps one process waiting for the other."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Name every test's group, the longest first; the order within a group stays."""
+    """Name every test's group before pytest-xdist reads it, the longest first; the order within a group stays."""
     group = {item: "finished" if "finished" in getattr(item, "fixturenames", ()) else _file(item) for item in items}
     for item, name in group.items():
         item.add_marker(pytest.mark.xdist_group(name))
