@@ -360,8 +360,8 @@ def test_the_crosscoder_study_reads_whole_conversations_in_one_template(tmp_path
     (tmp_path / "chat.jsonl").write_text("".join(json.dumps({"conversation": turns}) + "\n" for turns in chats))
     web = make_texts(tmp_path / "web", "web", 6)
     sources = {
-        "chats": {"kind": "local", "paths": [str(tmp_path / "chat.jsonl")], "column": "conversation"},
-        "web": {"kind": "local", "paths": [str(web / "*.txt")]},
+        "lmsys": {"kind": "local", "paths": [str(tmp_path / "chat.jsonl")], "column": "conversation"},
+        "pile": {"kind": "local", "paths": [str(web / "*.txt")]},
     }
     stage.fetch(tmp_path / "corpus", spec={}, sources=sources)
     for model, template in (("base", None), ("chat", GEMMA_IT)):
@@ -372,7 +372,7 @@ def test_the_crosscoder_study_reads_whole_conversations_in_one_template(tmp_path
     )
     np.testing.assert_array_equal(base["token"][:], chat["token"][:])
     np.testing.assert_array_equal(base["role"][:], chat["role"][:])
-    assert artifacts.read_json(base, "summary")["chats"]["refused"] == 0
+    assert artifacts.read_json(base, "summary")["lmsys"]["refused"] == 0
     assert {"assistant", "user"} <= {role for role, _ in spoken(base, 0)}
 
 
