@@ -1,6 +1,6 @@
 """The section `pairs`: the models, sites and text of each comparison."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -30,6 +30,9 @@ class Pair(Strict):
     rows: RowSelection = "all"
     """Tokens that are compared: all that count (all), the last one of each document (last), or those of one
     or several roles: text, system, user, assistant, assistant_header, template, or a named template position."""
+    relation: Literal["identical", "fine-tuned", "scale", "distilled", "random", "planted", "other"] | None = None
+    """How B is related to A, for the table of relations; null reads it off how B was made: of models that were not made
+    here it is `other`. `scale` is of models of one family in two sizes."""
 
 
 class RepeatedPair(Pair):
