@@ -73,7 +73,7 @@ STRUCTURAL |= {
 }
 
 # What these read describes the whole study, and changes with whatever names a file of it.
-OVER_ALL_PAIRS = {"collect_similarity", "map_spaces", "collect_findings", "build_report"}
+OVER_ALL_PAIRS = {"collect_similarity", "collect_relations", "map_spaces", "collect_findings", "build_report"}
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from diptych.config import loading
 from diptych.findings import stage
 from trees import ROOT, Tree, parse_jobs
 
-LITERATURE = ("feature_spaces", "gemma", "gpt2", "llama", "pythia")
+LITERATURE = ("feature_spaces", "gemma", "gpt2", "hidden-signatures", "llama", "pythia", "relations")
 STUDIES = sorted((ROOT / "config" / "studies").glob("*.yaml"))
 
 

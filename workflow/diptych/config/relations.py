@@ -29,8 +29,8 @@ class Relation:
         name: what the table calls it, unique in a study.
         kind: as in `Pair.relation`.
         pairs: their aliases; several if their models B differ in the seed alone.
-        budget: equal for students that differ in their loss alone (same blocks, initial weights, text and steps); "" for
-            other models.
+        budget: equal for students that differ in their loss alone: same blocks, initial weights, text and steps; ""
+            for other models.
         by: losses of a student; () for other models.
     """
 
@@ -42,7 +42,7 @@ class Relation:
 
 
 def relations(study: Study) -> list[Relation]:
-    """The relations in the order of `ORDER`: those of which a pair has a crosscoder; none if there are fewer than two."""
+    """The relations of which a pair has a crosscoder, in the order of `ORDER`; none if there are fewer than two."""
     crosscoders = {(section.models, section.corpus) for section in study.crosscoders.values()}
     groups: dict[str, list[str]] = {}
     for alias, pair in study.pairs.items():
@@ -51,7 +51,10 @@ def relations(study: Study) -> list[Relation]:
     found = [
         _relation(study, tuple(aliases))
         for aliases in groups.values()
-        if any(((study.pairs[alias].a, study.pairs[alias].b), study.pairs[alias].corpus) in crosscoders for alias in aliases)
+        if any(
+            ((study.pairs[alias].a, study.pairs[alias].b), study.pairs[alias].corpus) in crosscoders
+            for alias in aliases
+        )
     ]
     names = [relation.name for relation in found]
     named = [

@@ -3,7 +3,8 @@
     expand({"tuned": Crosscoder(models=("base", "tuned"), corpus="text", sweep=Sweep(k=(16, 32)), ceiling=True)})
     # {"tuned.0": k = 16, "tuned.0.ceiling": base with itself, "tuned.1": k = 32, "tuned.1.ceiling": ...}
 
-Crosscoders whose ceilings would be equal share one, that of the first. An alias is built from positions in the lists, never from values, so that a path does not change when a value does.
+Crosscoders whose ceilings would be equal share one, that of the first. An alias is built from positions in the lists,
+never from values, so that a path does not change when a value does.
 """
 
 from collections.abc import Iterator, Mapping

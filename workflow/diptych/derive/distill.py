@@ -118,8 +118,8 @@ class Part(NamedTuple):
 
 
 Distances = dict[str, list[float]]
-"""Of held-out sequences: their `document` and `tokens`, the sum of KL over positions (`kl`), and ||J_S^T v - J_T^T v||^2
-and ||J_T^T v||^2 summed over probes (`error`, `norm`)."""
+"""Of held-out sequences: their `document` and `tokens`, the sum of KL over positions (`kl`), and over probes those of
+||J_S^T v - J_T^T v||^2 (`error`) and ||J_T^T v||^2 (`norm`)."""
 
 
 class Target(NamedTuple):

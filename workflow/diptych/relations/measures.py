@@ -103,7 +103,9 @@ def of_models(pair: Mapping[str, Any]) -> Estimates:
         columns = {
             name: np.concatenate([of[name] for of in sequences.values()]) for name in ("document", "error", "norm")
         }
-        document, (error, norm) = _by_document(columns["document"].astype(np.int64), [columns["error"], columns["norm"]])
+        document, (error, norm) = _by_document(
+            columns["document"].astype(np.int64), [columns["error"], columns["norm"]]
+        )
         estimates["jacobian"].append(_ratio(error, norm, document, pair["b"]))
     return estimates
 

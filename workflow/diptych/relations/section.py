@@ -73,7 +73,7 @@ def _depth_table(depths: Sequence[Row], measured: Sequence[Row]) -> Table:
             cells.append(Cell("no verdict", None, "muted", cell.text) if unjudged else cell)
             if measure.name == "alignment":
                 cells += [_value(depth[name]) for name in ("level", "ceiling")]
-        rows.append([*cells, *(Cell(f"{depth[name]:,.0f}", depth[name]) for name in ("live", "dead"))])
+        rows.append([*cells, *(_count(depth[name]) for name in ("live", "dead"))])
     columns = ["relation", "depth"]
     for measure in DEPTH_MEASURES:
         columns += [measure.title, *(("its level", "its ceiling") if measure.name == "alignment" else ())]
@@ -110,6 +110,10 @@ def _estimate(row: Row | None) -> Cell:
     runs = counted(row["runs"], "run")
     hint = f"{runs}: {number(row['least'])} to {number(row['most'])}" if row["runs"] > 1 else runs
     return Cell(text, row["value"], hint=hint)
+
+
+def _count(value: float) -> Cell:
+    return Cell(f"{value:,.0f}", value) if np.isfinite(value) else Cell("–")
 
 
 def _value(value: float) -> Cell:
