@@ -73,7 +73,7 @@ STRUCTURAL |= {
 }
 
 # What these read describes the whole study, and changes with whatever names a file of it.
-OVER_ALL_PAIRS = {"collect_similarity", "collect_relations", "map_spaces", "collect_findings", "build_report"}
+OVER_ALL_PAIRS = {"collect_similarity", "map_spaces", "collect_findings", "build_report"}
 
 
 @pytest.fixture(scope="session")
@@ -95,6 +95,13 @@ def config(fresh):
     return study | {section: study[section] | made for section, made in UNUSED["config"].items()}
 
 
+def read_by(rule, job):
+    """What a job reads; of the table of relations, their names, for it too describes the whole study."""
+    if rule == "collect_relations":
+        return [(relation["name"], relation["kind"]) for relation in job.reads["relations"]]
+    return {} if rule in OVER_ALL_PAIRS else job.reads
+
+
 def specs(config, jobs):
     """The spec's part that the config decides, of every job that the changed config still has."""
     study = Jobs(loading.load(config))
@@ -103,7 +110,7 @@ def specs(config, jobs):
         job = study.job(rule, wildcards)
         found[rule, tuple(sorted(wildcards.items()))] = {
             "job": wildcards,
-            "reads": {} if rule in OVER_ALL_PAIRS else job.reads,
+            "reads": read_by(rule, job),
             "settings": job.settings,
             "files": [str(file) for file in job.files],
         }
