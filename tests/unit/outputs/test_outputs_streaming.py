@@ -96,8 +96,27 @@ def test_a_head_of_its_own_gives_the_models_logits(architecture, tmp_path):
     (side,) = states.read(tmp_path / "a", [text], tmp_path / "states", dtype="float32", device="cpu")
     p = whole_probabilities(tmp_path / "a", text)
     np.testing.assert_allclose(side.logits(0, len(text)).softmax(1).numpy(), p, rtol=0, atol=1e-5 * p.max())
+    for vocabulary in (side.vocabulary, side.vocabulary - 3):  # all of it, and what another model shares
+        out = torch.full((5, vocabulary), torch.nan)
+        assert side.logits(2, 7, out=out) is out
+        assert torch.equal(out, side.logits(2, 7)[:, :vocabulary])
     if architecture == "gemma2":  # whose soft cap bounds the logits
         assert side.head(1e4 * side.states(0, 4)).abs().max() <= 30.0
+
+
+@pytest.mark.parametrize(("dtype", "bias"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_logits_are_written_where_they_are_wanted(place, dtype, bias):
+    model = AutoModelForCausalLM.from_pretrained(place / "a", dtype=dtype)
+    if bias:
+        model.lm_head.bias = torch.nn.Parameter(torch.linspace(-2, 2, model.config.vocab_size))
+    width = model.config.hidden_size
+    head, values = states.Head(model), torch.linspace(-1, 1, 3 * width).view(3, width)
+    with torch.inference_mode():
+        logits = head(values)
+        out = torch.full_like(logits, torch.nan)
+        assert head(values, out) is out
+    np.testing.assert_allclose(out.numpy(), logits.numpy(), rtol=0, atol=1e-6 * float(logits.abs().max()))
+    assert torch.equal(head(values), logits)  # later products do not write there
 
 
 def test_a_model_whose_head_is_not_all_is_refused(place, tmp_path, monkeypatch):
@@ -120,10 +139,10 @@ def test_a_lack_of_memory_halves_blocks_and_batches(place, tmp_path, monkeypatch
 
     compare_block = streaming._compare_block
 
-    def short_block(sides, start, stop, *rest):
-        if stop - start > 3:
+    def short_block(sides, start, next_token, arrays):
+        if len(next_token) > 3:
             raise MemoryError
-        return compare_block(sides, start, stop, *rest)
+        return compare_block(sides, start, next_token, arrays)
 
     monkeypatch.setattr(states, "_batch_states", short_batch)
     monkeypatch.setattr(streaming, "_compare_block", short_block)

@@ -15,7 +15,7 @@ import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -43,17 +43,56 @@ class Head:
 
     def __init__(self, model: Any) -> None:
         """Take the trunk out of `model`, which must not be used any more."""
-        self._weight = model.get_output_embeddings().weight
+        self._unembedding = _Unembedding(model.get_output_embeddings())
         self._trunk = _StoredTrunk()
         self._model = model
         setattr(model, model.base_model_prefix, self._trunk)
+        model.set_output_embeddings(self._unembedding)
 
-    def __call__(self, states: Tensor) -> Tensor:
-        """Logits of states of any float dtype."""
-        self._trunk.states = states.to(self._weight.device, self._weight.dtype)[None]
-        ids = torch.zeros(1, len(states), dtype=torch.int64, device=self._weight.device)
+    @property
+    def device(self) -> torch.device:
+        """Where the output embeddings are."""
+        return self._unembedding.weight.device
+
+    def __call__(self, states: Tensor, out: Tensor | None = None) -> Tensor:
+        """Logits of states of any float dtype, written to `out` [b, at most V] if there is one."""
+        weight = self._unembedding.weight
+        self._trunk.states = states.to(weight.device, weight.dtype)[None]
+        self._unembedding.out = out
+        ids = torch.zeros(1, len(states), dtype=torch.int64, device=weight.device)
         logits: Tensor = self._model(input_ids=ids, use_cache=False).logits[0]
-        return logits.float()
+        self._unembedding.out = None
+        if out is None:
+            return logits.float()
+        if logits.data_ptr() != out.data_ptr():
+            out.copy_(logits[:, : out.shape[1]])
+        return out
+
+
+class _Unembedding(nn.Module):
+    """A model's output embeddings, whose product is written to `out` where that is of its size and kind.
+
+    Products allocated anew for each block would leave the allocator's memory in pieces.
+    """
+
+    def __init__(self, unembedding: nn.Module) -> None:
+        super().__init__()
+        self.unembedding = unembedding
+        self.out: Tensor | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The embedding of every token, [V, d]."""
+        return cast(Tensor, self.unembedding.weight)
+
+    def forward(self, states: Tensor) -> Tensor:
+        out, linear = self.out, self.unembedding
+        shape = (states.shape[1], len(self.weight))
+        if out is None or out.dtype != states.dtype or out.shape != shape or type(linear) is not nn.Linear:
+            product: Tensor = linear(states)
+            return product
+        torch.mm(states[0], linear.weight.T, out=out)
+        return (out if linear.bias is None else out.add_(linear.bias))[None]
 
 
 class _StoredTrunk(nn.Module):
@@ -87,6 +126,11 @@ class Side:
     width: int
     vocabulary: int
 
+    @property
+    def device(self) -> torch.device:
+        """Where logits are computed."""
+        return self.head.device
+
     def states(self, start: int, stop: int) -> Tensor:
         """Final hidden states at positions start .. stop."""
         count = (stop - start) * self.width
@@ -94,9 +138,9 @@ class Side:
         return torch.from_numpy(values.reshape(-1, self.width))
 
     @torch.inference_mode()
-    def logits(self, start: int, stop: int) -> Tensor:
-        """Logits at positions start .. stop, float32 [stop - start, V]."""
-        return self.head(self.states(start, stop))
+    def logits(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
+        """Logits at positions start .. stop, float32 [stop - start, V], written to `out` if there is one."""
+        return self.head(self.states(start, stop), out)
 
     @torch.inference_mode()
     def logits_at(self, positions: IntArray) -> Tensor:

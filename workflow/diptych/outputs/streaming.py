@@ -1,8 +1,9 @@
 """What two models predict at every position, streamed in blocks of positions over the whole vocabulary.
 
-For each block the float32 probabilities of both models are computed from their stored states, two arrays of block x V,
-and nothing of that size is kept. What remains is for each position its divergences and the tokens
-that moved most there, and for each document the mass of every token, on disk:
+For each block the float32 probabilities of both models are computed from their stored states, in two arrays of
+block x V that all blocks share: arrays allocated anew for each would leave the allocator's memory in pieces. What
+remains is for each position its divergences and the tokens that moved most there, and for each document the mass of
+every token, on disk:
 
     predictions = compare((side_a, side_b), reading, directory)
     predictions.kl_ab                   # float32 [n], KL(A || B) in nats after each row
@@ -37,8 +38,7 @@ DoubleArray = npt.NDArray[np.float64]
 MOVED = 50
 """Tokens stored at every position, of largest gain and of largest loss (METHODS 10)."""
 BLOCK_VALUES = 2**23
-"""Entries of a block of positions x V, 32 MiB for each of two arrays: long enough for a fast product, and short enough
-for glibc to keep the memory from one block to the next, which saves a twentieth of the time."""
+"""Entries of a block of positions x V, 32 MiB for each of two arrays."""
 ROWS = 16
 """Rows compared at once: a small share of a block's memory."""
 GROUP = 64
@@ -128,11 +128,13 @@ def compare(
     collected = _Collected(reading, vocabulary, Path(directory) / "masses.f32")
     block = block or block_of(vocabulary)
     start, next_token = 0, reading.next_token
+    arrays: _Arrays | None = None
     with collected.mass_path.open("wb") as file:
         while start < len(reading):
             stop = min(start + block, len(reading))
             try:
-                compared = _compare_block(sides, start, stop, vocabulary, next_token[start:stop])
+                arrays = arrays or _Arrays.empty(min(block, len(reading)), vocabulary, sides[0].device)
+                compared = _compare_block(sides, start, next_token[start:stop], arrays)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -140,14 +142,26 @@ def compare(
                     raise OutOfMemoryError(
                         f"out of memory at one position of {vocabulary:,} tokens; use a machine with more memory"
                     ) from error
-                block //= 2
+                block, arrays = block // 2, None
                 logs.logger.warning("out of memory: blocks of %d positions", block)
                 continue
             collected.add(start, stop, compared, file)
-            del compared  # the arrays of the next block
             start = stop
         collected.finish(file)
     return collected.predictions()
+
+
+class _Arrays(NamedTuple):
+    """Memory that all blocks share: probabilities of A and B float32 [2, block, V], and work of rows [2, ROWS, V]."""
+
+    p: Tensor
+    work: Tensor
+
+    @classmethod
+    def empty(cls, block: int, vocabulary: int, device: torch.device) -> "_Arrays":
+        """Arrays for blocks of at most `block` positions."""
+        p, work = (torch.empty(2, size, vocabulary, device=device) for size in (block, ROWS))
+        return cls(p, work)
 
 
 class _Rows(NamedTuple):
@@ -160,29 +174,33 @@ class _Rows(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """Comparison of a block of b positions; p_a and p_b are float32 [b, V] on the models' device."""
+    """Comparison of a block of b positions; p is float32 [2, b, V], of A and of B, on A's device."""
 
-    p_a: Tensor
-    p_b: Tensor
+    p: Tensor
     rows: _Rows
 
 
 @torch.inference_mode()
-def _compare_block(sides: tuple[Side, Side], start: int, stop: int, vocabulary: int, next_token: IntArray) -> _Block:
-    """Divergences and largest changes at positions start .. stop: two arrays [b, V], others of a few rows at a time."""
-    p_a, p_b = (side.logits(start, stop)[:, :vocabulary] for side in sides)
-    own = torch.from_numpy(next_token).to(p_a.device)
-    pieces = [
-        _compare_rows(p_a[first : first + ROWS], p_b[first : first + ROWS], own[first : first + ROWS])
-        for first in range(0, stop - start, ROWS)
-    ]
-    return _Block(p_a, p_b, _joined(pieces))
+def _compare_block(sides: tuple[Side, Side], start: int, next_token: IntArray, arrays: _Arrays) -> _Block:
+    """Divergences and largest changes at the b positions from `start`, whose next tokens [b] are given."""
+    size = len(next_token)
+    p = arrays.p[:, :size]
+    for side, logits in zip(sides, p, strict=True):
+        side.logits(start, start + size, out=logits)
+    own = torch.from_numpy(next_token).to(p.device)
+    pieces = []
+    for first in range(0, size, ROWS):
+        rows = slice(first, min(first + ROWS, size))
+        pieces.append(_compare_rows(p[0, rows], p[1, rows], own[rows], arrays.work[:, : rows.stop - rows.start]))
+    return _Block(p, _joined(pieces))
 
 
-def _compare_rows(log_a: Tensor, log_b: Tensor, own: Tensor) -> _Rows:
-    """Compare logits [r, V], which become probabilities in place; `own` [r] are the next tokens."""
+def _compare_rows(log_a: Tensor, log_b: Tensor, own: Tensor, work: Tensor) -> _Rows:
+    """Compare logits [r, V], which become probabilities in place; `own` are next tokens [r], `work` is [2, r, V]."""
+    delta, terms = work
     for logits in (log_a, log_b):
-        logits.sub_(logits.logsumexp(1, keepdim=True))
+        logits.sub_(logits.amax(1, keepdim=True))
+        logits.sub_(torch.exp(logits, out=terms).sum(1, keepdim=True).log_())
     vocabulary = log_a.shape[1]
     has_next = (own >= 0) & (own < vocabulary)
     column = own.clamp(0, vocabulary - 1)[:, None]
@@ -191,15 +209,16 @@ def _compare_rows(log_a: Tensor, log_b: Tensor, own: Tensor) -> _Rows:
         for name, log_p in (("nll_a", log_a), ("nll_b", log_b))
     }
     k = min(MOVED, vocabulary)
-    delta = log_b - log_a
+    torch.sub(log_b, log_a, out=delta)
     # Centring subtracts a number from each row: the order within a position is that of delta.
     largest, tokens = _largest(delta, k)
     mined = tokens[largest[:, 0] > 0]
     p_a, p_b = log_a.exp_().clamp_min_(SMALLEST), log_b.exp_().clamp_min_(SMALLEST)
     numbers["agrees"] = p_b.gather(1, p_a.argmax(1)[:, None])[:, 0] == p_b.amax(1)
-    a_delta, b_delta = (p_a * delta).sum(1), (p_b * delta).sum(1)
+    a_delta, b_delta = (torch.mul(p, delta, out=terms).sum(1) for p in (p_a, p_b))
     g = torch.div(p_b, p_a, out=delta).add_(1).mul_(0.5).log_()
-    numbers["js"] = 0.5 * (b_delta - (p_a * g).sum(1) - (p_b * g).sum(1))
+    a_g, b_g = (torch.mul(p, g, out=terms).sum(1) for p in (p_a, p_b))
+    numbers["js"] = 0.5 * (b_delta - a_g - b_g)
     change = torch.sub(p_b, p_a, out=g)
     surplus = change.sum(1)
     numbers |= {"kl_ab": surplus - a_delta, "kl_ba": b_delta - surplus}
@@ -264,10 +283,9 @@ class _Collected:
             if document != self._document:
                 self.finish(file)
                 self._document = document
-                self._mass = torch.zeros(2, len(self._mined), dtype=torch.float64, device=block.p_a.device)
+                self._mass = torch.zeros(2, len(self._mined), dtype=torch.float64, device=block.p.device)
             assert self._mass is not None
-            for side, p in enumerate((block.p_a, block.p_b)):
-                self._mass[side] += p[first:last].sum(0)
+            self._mass += block.p[:, first:last].sum(1)
 
     def finish(self, file: BinaryIO) -> None:
         """Write the masses of the document that is being read."""
