@@ -95,8 +95,8 @@ def _model_table(depths: Sequence[Row], measured: Sequence[Row]) -> list[Block]:
     ]
     caption = (
         "B against A on held-out text: KL(A || B), B's next-token loss less A's, and for students the squared "
-        "difference of the Jacobians of their log-probabilities by the input embeddings, relative to the teacher's: 0 is "
-        "the teacher, and 1 a model whose output does not depend on its input."
+        "difference of the Jacobians of their log-probabilities by the input embeddings, relative to the teacher's. "
+        "There 0 is the teacher, and 1 a model whose output does not depend on its input."
     )
     return [Table(["relation", *(measure.title for measure in MODEL_MEASURES)], rows, caption=caption)] if rows else []
 
