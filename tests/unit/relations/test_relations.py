@@ -183,5 +183,11 @@ def test_the_page_escapes_names(relations, tmp_path):
 
 
 def test_where_nothing_can_be_told_apart_the_words_say_so():
-    row = {"measure": "kl", "site": "", "value": 0.1, "lo": -1.0, "hi": 1.2, "q": 0.8}
+    row = {"measure": "kl", "site": "", "value": 0.1, "lo": -1.0, "hi": 1.2, "q": 0.8, "repeated": True}
     assert "cannot be told apart in any of 1 measure " in section.answer("by both", "by KL", [row])
+    told = {**row, "lo": 0.05, "q": 0.01}
+    assert "they keep less of A by KL from A (nats) (+.100, .050 to 1.20)." in section.answer(
+        "by both", "by KL", [told]
+    )
+    once = section.answer("by both", "by KL", [{**told, "repeated": False}])
+    assert "(+.100, .050 to 1.20, one run)." in once

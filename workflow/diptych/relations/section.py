@@ -185,13 +185,17 @@ def _losses(differences: Sequence[Row]) -> list[Block]:
         rows = [row for row in differences if (row["relation"], row["reference"]) == (relation, reference)]
         blocks.append(Prose(answer(relation, reference, rows)))
     if not all(row["repeated"] for row in differences):
-        text = "No training was repeated: intervals are over documents alone, and another seed may differ by more."
+        text = (
+            "What is marked `one run` was not repeated: its interval is over documents alone, and another seed may "
+            "differ by more."
+        )
         blocks.append(Note("warn", text))
     cells: list[list[str | Cell]] = [
         [
             row["relation"], row["site"] or "models", named(row["measure"]).title, _signed(row),
             f"{number(row['lo'])} to {number(row['hi'])}" if np.isfinite(row["lo"]) else "–",
-            Cell(p_value(row["q"]), row["q"] if np.isfinite(row["q"]) else None), _verdict(row),
+            Cell(p_value(row["q"]), row["q"] if np.isfinite(row["q"]) else None),
+            _verdict(row) + ("" if row["repeated"] else ", one run"),
         ]
         for row in differences
     ]  # fmt: skip
@@ -234,7 +238,8 @@ def _undecided(rows: Iterable[Row]) -> str:
 
 def _in_words(row: Row) -> str:
     where = f" at {row['site']}" if row["site"] else ""
-    return f"{named(row['measure']).title}{where} ({_signed(row)}, {number(row['lo'])} to {number(row['hi'])})"
+    interval = f"{_signed(row)}, {number(row['lo'])} to {number(row['hi'])}"
+    return f"{named(row['measure']).title}{where} ({interval}{'' if row['repeated'] else ', one run'})"
 
 
 def _signed(row: Row) -> str:
