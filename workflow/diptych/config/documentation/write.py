@@ -35,8 +35,9 @@ def markdown() -> str:
     """The text of config/README.md."""
     parts = [HEADER]
     for title, cls in _sections():
+        heading = title.replace("*", r"\*")
         parts.append(
-            f"## {title}\n\n{_paragraph(cls)}\n\n| key | type | default | re-runs | meaning |\n|---|---|---|---|---|"
+            f"## {heading}\n\n{_paragraph(cls)}\n\n| key | type | default | re-runs | meaning |\n|---|---|---|---|---|"
         )
         parts.extend(_row(cls, name, field) for name, field in cls.model_fields.items())
         parts.append("")
