@@ -83,7 +83,7 @@ $(DOCS)/installed: docs/requirements.lock
 
 .PHONY: docs-site
 docs-site: $(DOCS)/installed  ## Build the site of the documentation (docs/, mkdocs.yml) to site/index.html
-	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 	@echo "site: $(CURDIR)/site/index.html"
 
 RULES := snakemake --quiet all --rulegraph mermaid-js | python docs/picture.py ARCHITECTURE.md
