@@ -23,6 +23,7 @@ class Cost:
         moved: bytes that it reads from disk; those that it writes are `disk` and `scratch`.
         memory: bytes of weights, batches and buffers where it computes: the device, or else the host.
         host: bytes that it holds on the host in any case, beside what its modules take.
+        pages: bytes of mapped files, which count as resident memory while there is room and are given back when not.
         disk: bytes of its outputs.
         scratch: bytes on disk beside these while it runs.
         on_device: whether it runs on the GPU if there is one.
@@ -39,6 +40,7 @@ class Cost:
     moved: float = 0.0
     memory: float = 0.0
     host: float = 0.0
+    pages: float = 0.0
     disk: float = 0.0
     scratch: float = 0.0
     on_device: bool = False

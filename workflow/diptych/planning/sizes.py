@@ -184,8 +184,8 @@ def _named(name: str, width: int) -> int | None:
     >>> _named("gemma-scope-9b-pt-res-canonical layer_20/width_131k/canonical", 3584), _named("l15r_32x", 4096)
     (131072, 131072)
     """
-    if thousands := re.search(r"(?:width[_-]|[-_])(\d+)(k|m)\b", name):
-        count = int(thousands[1]) * (1000 if thousands[2] == "k" else 1_000_000)
+    if thousands := re.search(r"(?:width[_-](\d+)(k|m)|[-_](\d+)(k))(?![a-z0-9])", name):
+        count = int(thousands[1] or thousands[3]) * (1_000_000 if thousands[2] == "m" else 1000)
         return 1 << round(math.log2(count))
     if times := re.search(r"(\d+)x\b", name):
         return int(times[1]) * width

@@ -18,16 +18,17 @@ ROLES = 3
 def diff_template_tokens(sizes: Sizes, template_diff: str) -> Cost:
     """Changes of every feature at every named token of the prompts, and `flips` random signs of those that fire.
 
-    Ranked rows (two directions, three metrics) take 800 bytes in the file and 270 in the table.
+    A feature takes 370 bytes a token; ranked rows (two directions, three metrics) 490 in the file and 270 in the table.
     """
     section = sizes.study.template_diffs[template_diff]
     features, active = sizes.dictionary(section.dictionary)
     prompts, roles = sizes.sequences(section.corpus), len(section.roles) or ROLES
-    ranked = roles * min(6 * section.top, 1.2 * features)
+    pair = sizes.study.pairs[section.pair]
+    ranked = 0.0 if pair.a == pair.b else roles * min(6 * section.top, 1.2 * features)
     firing = min(features, prompts * active)
     codes = 2 * sizes.rows(section.corpus) * active * 8
     return Cost(tokens=2 * prompts * roles, flops=4 * section.flips * prompts * roles * firing * 0.1, moved=codes,
-                host=3 * codes + roles * prompts * firing * 8, disk=h5(187, ranked * 1070 + roles * features * 100),
+                host=3 * codes + roles * prompts * firing * 8, disk=h5(187, ranked * 760 + roles * features * 370),
                 memory_key=f"template_diffs.{template_diff}.min_share (larger)")  # fmt: skip
 
 
@@ -57,8 +58,10 @@ def map_spaces(sizes: Sizes) -> Cost:
 
 
 def collect_findings(sizes: Sizes) -> Cost:
-    """Tests of all comparisons' candidates."""
-    return Cost(disk=20_000.0 * _comparisons(sizes), host=2e7)
+    """Tests of all comparisons' candidates: 700 bytes each, most of them the tokens that `outputs` lists."""
+    study = sizes.study
+    different = sum(study.pairs[pair].a != study.pairs[pair].b for pair in study.whole_pairs)
+    return Cost(disk=5000.0 * len(_cells(sizes)) + 700 * 2 * study.outputs.top * different, host=2e7)
 
 
 def build_report(sizes: Sizes) -> Cost:

@@ -83,7 +83,7 @@ def import_crosscoder(sizes: Sizes, crosscoder: str, site: str, seed: str) -> Co
 
 
 def _encoding(sizes: Sizes, crosscoder: str, site: str, rows: float, passes: float) -> dict[str, float]:
-    """Flops and memory of encoding and decoding rows in blocks whose dense code takes `CODE_BYTES`."""
+    """Flops and memory of encoding and decoding rows in blocks whose dense code takes at most `CODE_BYTES`."""
     section, width = sizes.study.crosscoders[crosscoder], _width(sizes, crosscoder, site)
     parameters = 2 * section.n_latents * width
     return {
@@ -91,8 +91,13 @@ def _encoding(sizes: Sizes, crosscoder: str, site: str, rows: float, passes: flo
         "flops": passes * rows * (2 * section.n_latents * width + 2 * section.k * width),
         "traffic": passes * rows * section.n_latents * 8,
         "moved": passes * rows * width * BYTES[sizes.study.activations.store],
-        "memory": 4 * parameters + 2 * CODE_BYTES,
+        "memory": 4 * parameters + 2 * _code(sizes, crosscoder, rows),
     }
+
+
+def _code(sizes: Sizes, crosscoder: str, rows: float) -> float:
+    """Bytes of the dense code of a block of rows."""
+    return min(float(CODE_BYTES), 4 * rows * sizes.study.crosscoders[crosscoder].n_latents)
 
 
 def evaluate_crosscoder(sizes: Sizes, crosscoder: str, site: str, seed: str) -> Cost:
@@ -115,7 +120,7 @@ def evaluate_crosscoder(sizes: Sizes, crosscoder: str, site: str, seed: str) -> 
         numbers["memory"] += BYTES[dtype] * largest.parameters + 4 * 4 * 512 * largest.vocabulary
         pages = largest.parameters * largest.stored
     return Cost(
-        **numbers, half_flops=half, host=pages, disk=h5(7, 8 * section.n_latents + 4000), on_device=True,
+        **numbers, half_flops=half, pages=pages, disk=h5(7, 8 * section.n_latents + 4000), on_device=True,
         devices=study.gpus(*section.models) if section.splice_tokens else 1,
         memory_key="the models' gpus, or splice_tokens: 0",
     )  # fmt: skip
@@ -126,7 +131,7 @@ def describe_latents(sizes: Sizes, crosscoder: str, site: str, seed: str) -> Cos
     section = sizes.study.crosscoders[crosscoder]
     models, rows = len(section.models), sizes.common_rows(section.corpus, *section.models[:2])
     numbers = _encoding(sizes, crosscoder, site, rows, 4)
-    numbers["memory"] += 4 * CODE_BYTES
+    numbers["memory"] += 5 * _code(sizes, crosscoder, rows)
     per_latent = TOP_ROWS * 32 + 7 * 8 * models**2 + 330
     return Cost(**numbers, host=rows * section.k * 36, disk=h5(38, section.n_latents * per_latent), on_device=True,
                 memory_key=f"crosscoders.{crosscoder}.n_latents, or corpora.{section.corpus}.tokens")  # fmt: skip

@@ -59,7 +59,7 @@ def compare_outputs(sizes: Sizes, pair: str) -> Cost:
         traffic=40 * 4 * positions * vocabulary,
         moved=sum(shape.parameters * shape.stored for shape in shapes),
         memory=forward_memory(largest, dtype, min(read, tokens_per_pass(largest.width))) + heads + 12 * BLOCK_VALUES,
-        host=pages,
+        pages=pages,
         disk=disk,
         scratch=positions * 4 * sum(shape.width for shape in shapes) + 8 * vocabulary * sizes.sequences(section.corpus),
         on_device=True,
@@ -117,7 +117,7 @@ def fit_linear_map(sizes: Sizes, pair: str, site_a: str, site_b: str) -> Cost:
         flops=3 * rows * (d_a + d_b) ** 2 + DECOMPOSITIONS * 9 * larger**3,
         moved=3 * rows * (d_a + d_b) * BYTES[sizes.study.activations.store],
         traffic=3 * 8 * rows * (d_a + d_b),
-        memory=ARRAYS * 4 * larger**2,
+        memory=ARRAYS * 8 * larger**2,
         host=64 * rows,
         disk=h5(92, values + 45_000),
         on_device=True,
@@ -159,7 +159,7 @@ def correlate_features(sizes: Sizes, pair: str, site_a: str, site_b: str) -> Cos
 def pair_features(sizes: Sizes, pair: str, site_a: str, site_b: str) -> Cost:
     """Scores of all pairs of features with those of decoys, 2 F_A F_B d each; of `hungarian` F^3 steps beside.
 
-    A feature has 250 bytes in the file and 115 in the tables.
+    A feature has 215 bytes in the file, of them its top tokens as text, and 115 in the tables.
     """
     section = sizes.study.pairs[pair]
     a, b = _dictionaries(sizes, pair, site_a, site_b)
@@ -177,7 +177,7 @@ def pair_features(sizes: Sizes, pair: str, site_a: str, site_b: str) -> Cost:
         traffic=24 * entries,
         moved=codes / 3,
         host=codes + 16 * features * d_b + min(sizes.study.correlation.memory * 2**20, 16 * entries) + assigned,
-        disk=h5(51, features * (130 + 115)),
+        disk=h5(40, features * (215 + 115)),
         memory_key="correlation.memory" + (", or pairing.rule: mutual" if is_assigned else ""),
         disk_key="dictionaries: narrower ones",
     )
@@ -223,7 +223,8 @@ def steer_features(sizes: Sizes, pair: str, site_a: str, site_b: str) -> Cost:
     models = _models(sizes, pair)
     listed = sum(len(settings.features.get(name, ())) for side, site in (("a", site_a), ("b", site_b))
                  if (name := study.dictionary(pair, side, site)))  # fmt: skip
-    trials = (3 * settings.top + settings.matched + settings.random + settings.latents + listed) * len(settings.strengths)
+    items = 3 * settings.top + settings.matched + settings.random + settings.latents + listed
+    trials = items * len(settings.strengths)
     texts = (trials + 1) * len(settings.prompts) * settings.samples
     batches = (trials + 1) * -(-len(settings.prompts) * settings.samples // settings.batch)
     flops, half, traffic = 0.0, 0.0, 0.0
@@ -239,6 +240,7 @@ def steer_features(sizes: Sizes, pair: str, site_a: str, site_b: str) -> Cost:
         tokens=2 * texts * settings.length, flops=flops, half_flops=half, traffic=traffic,
         moved=sum(sizes.shape(model).parameters * sizes.shape(model).stored for model in models),
         memory=BYTES[dtype] * largest.parameters + 3 * 4 * at_once * largest.vocabulary,
-        host=largest.parameters * largest.stored, disk=h5(42, 2 * texts * 250 + 2 * trials * 4 * largest.width),
+        pages=largest.parameters * largest.stored,
+        disk=h5(42, 2 * texts * (60 + 5 * settings.length) + 2 * items * 4 * largest.width),
         on_device=True, devices=study.gpus(*models), memory_key="steering.batch, or the models' gpus",
     )  # fmt: skip

@@ -122,7 +122,8 @@ def encode_features(sizes: Sizes, corpus: str, model: str, dictionary: str, shar
         traffic=rows * features * 8,
         moved=rows * width * BYTES[sizes.study.activations.store],
         memory=8 * features * width + 2 * READ_ROWS * (features + width) * 4,
-        host=2 * rows * 8 * active + features * 12 * TOP_ROWS,
+        # Codes and their copy as they are put together; the sample of three layers that is scored, twice.
+        host=3 * rows * 12 * active + features * 12 * TOP_ROWS + 2 * 3 * SAMPLE_ROWS * width * 4,
         disk=h5(23, values),
         on_device=True,
         memory_key=f"dictionaries.{dictionary}: a narrower one",

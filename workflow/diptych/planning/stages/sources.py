@@ -88,7 +88,7 @@ def prepare_tokens(sizes: Sizes, corpus: str, tokenizer: str) -> Cost:
     tokens = sizes.tokens(corpus)
     seen = min(sizes.shape(tokenizer).vocabulary, SEEN_TOKENS * tokens**SEEN_POWER)
     disk = h5(15, 22 * tokens + 12 * sizes.sequences(corpus) + 44 * seen)
-    return Cost(tokens=tokens, disk=disk, moved=sizes.characters(corpus), host=3 * disk,
+    return Cost(tokens=tokens, disk=disk, moved=sizes.characters(corpus), host=2 * disk,
                 disk_key=f"corpora.{corpus}.tokens", memory_key=f"corpora.{corpus}.tokens")  # fmt: skip
 
 
