@@ -29,7 +29,10 @@ BASELINES: Mapping[str, float] = {
     "evaluate_crosscoder": 4.3e8,
     "describe_latents": 3.05e8,
     "compare_seeds": 3.0e8,
+    "diff_template_tokens": 3.3e8,
     "map_spaces": 4.4e8,
+    "collect_findings": 3.2e8,
+    "build_report": 3.7e8,
 }
 """Bytes of the others."""
 

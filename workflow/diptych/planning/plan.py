@@ -177,4 +177,3 @@ def _seconds(cost: Cost, device: Device) -> float:
     products = cost.flops / single + cost.half_flops / half
     computing = max(products, cost.traffic / bandwidth) / (SHARE * n)
     return START_SECONDS + computing + (cost.moved + cost.disk + cost.scratch) / DISK_BANDWIDTH
-

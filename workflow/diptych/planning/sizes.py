@@ -20,6 +20,7 @@ from diptych.config.sections.dictionaries import Dictionary, TrainedDictionary
 from diptych.config.source_jobs import SourceJobs
 from diptych.config.study import Study
 from diptych.planning import shapes
+from diptych.planning.known import RELEASES
 from diptych.planning.shapes import Shape
 from diptych.runtime.errors import DiptychError
 
@@ -179,7 +180,7 @@ def _name(section: Dictionary) -> str:
 
 
 def _named(name: str, width: int) -> int | None:
-    """Features that a published name tells: width_16k, 32k, 32x; of the releases -res-jb 8 times the width.
+    """Features that a published name tells: width_16k, 32k, 32x, or a release whose size is known.
 
     >>> _named("gemma-scope-9b-pt-res-canonical layer_20/width_131k/canonical", 3584), _named("l15r_32x", 4096)
     (131072, 131072)
@@ -189,4 +190,4 @@ def _named(name: str, width: int) -> int | None:
         return 1 << round(math.log2(count))
     if times := re.search(r"(\d+)x\b", name):
         return int(times[1]) * width
-    return 8 * width if re.search(r"-res-jb\b", name) else None
+    return RELEASES.get(name.split(" ")[0])

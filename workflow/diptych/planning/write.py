@@ -2,11 +2,13 @@
 
 python -m diptych.planning.write config/studies/crosscoder-gemma-2-2b.yaml --device h100
 python -m diptych.planning.write config/config.yaml overlay.yaml        # later files win, as in Snakemake
+DEVICE=a100 snakemake plan --configfile config/studies/poisoned.yaml
 
 Ends with 1 if the device, or the memory or disk of this machine, cannot hold the study, and says which key to change.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +21,9 @@ from diptych.config.study import Study
 from diptych.planning import machines, text
 from diptych.planning import plan as plans
 from diptych.runtime.errors import DiptychError
+
+DEVICE = "DEVICE"
+"""Environment variable that names the device where the command line does not."""
 
 
 def write(study: Study, device: str | None = None) -> None:
@@ -55,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m diptych.planning.write", description=__doc__.partition("\n")[0])
     parser.add_argument("config", nargs="+", help="config files; later ones win")
-    parser.add_argument("--device", help=", ".join(machines.DEVICES))
+    parser.add_argument("--device", help=", ".join(machines.DEVICES), default=os.environ.get(DEVICE))
     options = parser.parse_args(arguments)
     try:
         write(read(options.config), options.device)

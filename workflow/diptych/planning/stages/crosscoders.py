@@ -145,4 +145,3 @@ def compare_seeds(sizes: Sizes, crosscoder: str, site: str) -> Cost:
     return Cost(flops=2 * pairs * features**2 * width, traffic=8 * pairs * features**2,
                 moved=seeds * 8 * features * width, host=(seeds + 1) * 4 * features * width,
                 disk=h5(1 + seeds, 8 * seeds * features + 4000))  # fmt: skip
-

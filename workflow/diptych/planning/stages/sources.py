@@ -96,4 +96,3 @@ def align_tokens(sizes: Sizes, corpus: str, tokenizer_a: str, tokenizer_b: str) 
     """Two int64 rows for every common end of tokens."""
     rows = sizes.common_rows(corpus, tokenizer_a, tokenizer_b)
     return Cost(tokens=rows, disk=h5(3, 16 * rows), host=48 * rows, disk_key=f"corpora.{corpus}.tokens")
-
