@@ -6,9 +6,10 @@ Sizes of HDF5 files are those of their datasets (`h5`); what is not counted, as 
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 H5_DATASET = 600.0
-"""Bytes that a dataset takes beside its values: header, checksum, attributes; files of the test study have 490 to 670."""
+"""Bytes that a dataset takes beside its values (header, checksum, attributes): 490 to 670 in the test study's files."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,22 @@ class Cost:
     speedup: int = 1
     memory_key: str = ""
     disk_key: str = ""
+
+
+class Products(NamedTuple):
+    """Floating-point operations of forward passes by precision, as in `Cost`."""
+
+    flops: float
+    half_flops: float
+
+    @classmethod
+    def of(cls, dtype: str, flops: float) -> "Products":
+        """Operations of a model that computes in `dtype`."""
+        return cls(flops, 0.0) if dtype == "float32" else cls(0.0, flops)
+
+    def plus(self, other: "Products") -> "Products":
+        """Both."""
+        return Products(self.flops + other.flops, self.half_flops + other.half_flops)
 
 
 def h5(datasets: int, values: float) -> float:

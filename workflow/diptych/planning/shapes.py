@@ -122,21 +122,21 @@ def from_config(config: Mapping[str, Any], where: str) -> Shape:
         DiptychError: after `where`, no dense transformer.
     """
     inner = config.get("text_config", config)
-    sizes = {name: next((inner[key] for key in keys if inner.get(key)), None) for name, keys in KEYS.items()}
-    missing = [KEYS[name][0] for name, size in sizes.items() if size is None]
+    sizes = {name: next((int(inner[key]) for key in keys if inner.get(key)), 0) for name, keys in KEYS.items()}
+    missing = [KEYS[name][0] for name, size in sizes.items() if not size]
     if missing or any(inner.get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts")):
         what = f"config.json has no {missing[0]}" if missing else "a mixture of experts"
         raise DiptychError(f"{where}: {what}; a plan counts dense transformers only, run the study without one")
     kind = str(inner.get("model_type", config.get("model_type")))
-    width, heads = int(sizes["width"]), int(sizes["heads"])
+    width, heads = sizes["width"], sizes["heads"]
     return Shape(
-        layers=int(sizes["layers"]),
+        layers=sizes["layers"],
         width=width,
         inner=int(inner.get("intermediate_size") or inner.get("n_inner") or 4 * width),
         heads=heads,
         key_heads=int(inner.get("num_key_value_heads") or heads),
         head=int(inner.get("head_dim") or width // heads),
-        vocabulary=int(sizes["vocabulary"]),
+        vocabulary=sizes["vocabulary"],
         gated=kind not in UNGATED,
         tied=bool(inner.get("tie_word_embeddings", config.get("tie_word_embeddings", kind not in UNTIED))),
         positions=int(inner.get("max_position_embeddings") or inner.get("n_positions") or 0) * (kind in POSITIONS),

@@ -66,6 +66,11 @@ class Sizes:
             self.known[model] = shapes.of_model(self.layout, model)
         return self.known[model]
 
+    def largest(self, *models: str) -> tuple[Shape, str]:
+        """The largest of some models, and the widest precision that one of them computes in."""
+        shape = max((self.shape(model) for model in models), key=lambda shape: shape.parameters)
+        return shape, max((self.study.models[model].dtype for model in models), key=lambda dtype: shapes.BYTES[dtype])
+
     def width(self, model: str, site: str) -> int:
         """Values of a model's row at a site."""
         return self.shape(model).width_at(site)

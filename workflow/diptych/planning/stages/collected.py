@@ -24,7 +24,7 @@ def diff_template_tokens(sizes: Sizes, template_diff: str) -> Cost:
     features, active = sizes.dictionary(section.dictionary)
     prompts, roles = sizes.sequences(section.corpus), len(section.roles) or ROLES
     pair = sizes.study.pairs[section.pair]
-    ranked = 0.0 if pair.a == pair.b else roles * min(6 * section.top, 1.2 * features)
+    ranked = 0.0 if pair.a == pair.b else roles * min(6 * section.top, 1.6 * features)
     firing = min(features, prompts * active)
     codes = 2 * sizes.rows(section.corpus) * active * 8
     return Cost(tokens=2 * prompts * roles, flops=4 * section.flips * prompts * roles * firing * 0.1, moved=codes,

@@ -1,11 +1,13 @@
 """Costs of the stages that compare two models without a crosscoder. One job each."""
 
-from diptych.outputs.streaming import BLOCK_VALUES
-from diptych.planning.cost import Cost, h5
-from diptych.planning.shapes import BYTES
-from diptych.planning.sizes import DictionarySize, Sizes
-from diptych.planning.stages.rows import forward_memory, in_precision
+import math
+
 from diptych.models.batches import tokens_per_pass
+from diptych.outputs.streaming import BLOCK_VALUES
+from diptych.planning.cost import Cost, Products, h5
+from diptych.planning.shapes import BYTES
+from diptych.planning.sizes import ALIGNED_SHARE, DictionarySize, Sizes
+from diptych.planning.stages.rows import forward_memory
 
 MOVED_TOKENS = 50
 """Tokens whose probabilities rose or fell most that are kept at every position."""
@@ -27,46 +29,61 @@ def _models(sizes: Sizes, pair: str) -> tuple[str, str]:
 def compare_outputs(sizes: Sizes, pair: str) -> Cost:
     """Next-token probabilities: both models' forward passes with logits, 2 d V a position.
 
-    A position has 8 columns, and the 50 tokens that rose and fell most (8 bytes each); a tested token has 15 columns
-    in the file and a line of 100 bytes in the table. A model with itself has none, models of two tokenizers only four
-    columns a position.
+    In memory: a model, both heads, three float32 blocks of positions by vocabulary.
     """
-    study, section, outputs = sizes.study, sizes.study.pairs[pair], sizes.study.outputs
-    shapes = [sizes.shape(model) for model in _models(sizes, pair)]
-    prompts = study.prompts(pair)
-    replies = min(outputs.replies, sizes.sequences(prompts)) if prompts else 0
-    tokens = min(outputs.tokens or sizes.tokens(section.corpus), sizes.tokens(section.corpus))
-    length, vocabulary = sizes.length(section.corpus), shapes[0].vocabulary
-    positions = tokens * (1 - 1 / length) + replies
-    read = tokens + replies * (sizes.length(prompts) if prompts else 0)
-    flops = [in_precision(study.models[model].dtype, shape.forward_flops(read, length=length)
-             + 2 * positions * shape.width * shape.vocabulary)
-             for model, shape in zip(_models(sizes, pair), shapes, strict=True)]  # fmt: skip
-    if study.tokenizer(section.a) != study.tokenizer(section.b):
-        disk = h5(22, 32 * tokens * 0.85)
-    else:
-        tested = 0.0 if section.a == section.b else min(vocabulary, TESTED_TOKENS * positions)
-        disk = h5(130, positions * (4 * 4 * MOVED_TOKENS + 32) + tested * (120 + 100) + 640 * outputs.top)
-    largest = max(shapes, key=lambda shape: shape.parameters)
-    dtype = max((study.models[model].dtype for model in _models(sizes, pair)), key=lambda name: BYTES[name])
-    heads = sum(BYTES[dtype] * shape.width * shape.vocabulary for shape in shapes)
-    # The pages of the weights file count beside the weights that are made of it.
-    pages = largest.parameters * largest.stored
+    study, section = sizes.study, sizes.study.pairs[pair]
+    models, length = _models(sizes, pair), sizes.length(section.corpus)
+    positions, read = _positions(sizes, pair)
+    products, scratch, heads, moved = Products(0.0, 0.0), 0.0, 0.0, 0.0
+    for model in models:
+        model_shape, model_dtype = sizes.shape(model), study.models[model].dtype
+        logits = 2 * positions * model_shape.width * model_shape.vocabulary
+        products = products.plus(Products.of(model_dtype, model_shape.forward_flops(read, length=length) + logits))
+        heads += BYTES[model_dtype] * model_shape.width * model_shape.vocabulary
+        scratch += 4 * positions * model_shape.width + 4 * model_shape.vocabulary * sizes.sequences(section.corpus)
+        moved += model_shape.parameters * model_shape.stored
+    shape, dtype = sizes.largest(*models)
+    batch = min(read, tokens_per_pass(shape.width))
     return Cost(
         tokens=2 * read,
-        flops=sum(side.get("flops", 0.0) for side in flops),
-        half_flops=sum(side.get("half_flops", 0.0) for side in flops),
-        traffic=40 * 4 * positions * vocabulary,
-        moved=sum(shape.parameters * shape.stored for shape in shapes),
-        memory=forward_memory(largest, dtype, min(read, tokens_per_pass(largest.width))) + heads + 12 * BLOCK_VALUES,
-        pages=pages,
-        disk=disk,
-        scratch=positions * 4 * sum(shape.width for shape in shapes) + 8 * vocabulary * sizes.sequences(section.corpus),
+        flops=products.flops,
+        half_flops=products.half_flops,
+        traffic=40 * 4 * positions * shape.vocabulary,
+        moved=moved,
+        memory=forward_memory(shape, dtype, batch) + heads + 12 * BLOCK_VALUES,
+        pages=shape.parameters * shape.stored,
+        disk=_outputs_bytes(sizes, pair, positions),
+        scratch=scratch,
         on_device=True,
-        devices=study.gpus(*_models(sizes, pair)),
+        devices=study.gpus(*models),
         memory_key=f"models.{section.a}.gpus, or its dtype",
         disk_key="outputs.tokens",
     )
+
+
+def _positions(sizes: Sizes, pair: str) -> tuple[float, float]:
+    """Positions whose next tokens are compared, of text and of replies, and tokens that are read for them."""
+    study, corpus, outputs = sizes.study, sizes.study.pairs[pair].corpus, sizes.study.outputs
+    prompts = study.prompts(pair)
+    replies = min(outputs.replies, sizes.sequences(prompts)) if prompts else 0
+    tokens = min(outputs.tokens or sizes.tokens(corpus), sizes.tokens(corpus))
+    read = tokens + (replies * sizes.length(prompts) if prompts else 0)
+    return tokens * (1 - 1 / sizes.length(corpus)) + replies, read
+
+
+def _outputs_bytes(sizes: Sizes, pair: str, positions: float) -> float:
+    """Bytes of what is kept.
+
+    A position has 8 columns, and the 50 tokens that rose and fell most (8 bytes each); a tested token has 15 columns
+    in the file and a line of 100 bytes in the table. A model with itself has none of these, models of two tokenizers
+    four columns for each common position.
+    """
+    study, section = sizes.study, sizes.study.pairs[pair]
+    if study.tokenizer(section.a) != study.tokenizer(section.b):
+        return h5(22, 32 * positions * ALIGNED_SHARE)
+    is_same = section.a == section.b
+    tested = 0.0 if is_same else min(sizes.shape(section.a).vocabulary, TESTED_TOKENS * positions)
+    return h5(130, positions * (4 * 4 * MOVED_TOKENS + 32) + tested * (120 + 100) + 640 * study.outputs.top)
 
 
 def compare_weights(sizes: Sizes, pair: str) -> Cost:
@@ -81,9 +98,10 @@ def compare_weights(sizes: Sizes, pair: str) -> Cost:
     work = 0.0 if is_same or not same_shape else 4.0 * shape.layers * shape.block * shape.width
     directions = 0.0 if is_same else min(50, 2 * tensors) * 4 * shape.width
     disk = h5(25, tensors * (1010 + 170) + directions)
-    largest = shape.vocabulary * shape.width
+    tensor = 2 * shape.vocabulary * shape.width * shape.stored
+    gram = 0 if is_same else 8 * max(shape.inner, shape.width) ** 2
     return Cost(flops=work, moved=2 * shape.parameters * shape.stored, traffic=6 * shape.parameters * 4, disk=disk,
-                host=2 * largest * shape.stored + (0 if is_same else 8 * max(shape.inner, shape.width) ** 2))  # fmt: skip
+                host=tensor + gram)  # fmt: skip
 
 
 def compare_means(sizes: Sizes, pair: str, site_a: str, site_b: str) -> Cost:
@@ -219,28 +237,37 @@ def steer_features(sizes: Sizes, pair: str, site_a: str, site_b: str) -> Cost:
     A step of a batch reads all weights once. Memory beside the model: distributions, 4 bytes a token and vocabulary
     entry of a batch, three times.
     """
-    study, section, settings = sizes.study, sizes.study.pairs[pair], sizes.study.steering
-    models = _models(sizes, pair)
-    listed = sum(len(settings.features.get(name, ())) for side, site in (("a", site_a), ("b", site_b))
-                 if (name := study.dictionary(pair, side, site)))  # fmt: skip
-    items = 3 * settings.top + settings.matched + settings.random + settings.latents + listed
-    trials = items * len(settings.strengths)
-    texts = (trials + 1) * len(settings.prompts) * settings.samples
-    batches = (trials + 1) * -(-len(settings.prompts) * settings.samples // settings.batch)
-    flops, half, traffic = 0.0, 0.0, 0.0
+    study, settings, models = sizes.study, sizes.study.steering, _models(sizes, pair)
+    directions = _directions(sizes, pair, site_a, site_b)
+    trials, per_trial = directions * len(settings.strengths) + 1, len(settings.prompts) * settings.samples
+    texts, batches = trials * per_trial, trials * math.ceil(per_trial / settings.batch)
+    products, traffic, moved = Products(0.0, 0.0), 0.0, 0.0
     for model in models:
-        shape, dtype = sizes.shape(model), study.models[model].dtype
-        spent = 3 * shape.forward_flops(texts * settings.length, length=settings.length, head=True)
-        flops, half = (flops + spent, half) if dtype == "float32" else (flops, half + spent)
-        traffic += batches * settings.length * shape.parameters * BYTES[dtype]
-    largest = max((sizes.shape(model) for model in models), key=lambda shape: shape.parameters)
-    dtype = max((study.models[model].dtype for model in models), key=lambda name: BYTES[name])
-    at_once = min(settings.batch, len(settings.prompts) * settings.samples) * settings.length
+        model_shape, model_dtype = sizes.shape(model), study.models[model].dtype
+        spent = 3 * model_shape.forward_flops(texts * settings.length, length=settings.length, head=True)
+        products = products.plus(Products.of(model_dtype, spent))
+        traffic += batches * settings.length * model_shape.parameters * BYTES[model_dtype]
+        moved += model_shape.parameters * model_shape.stored
+    shape, dtype = sizes.largest(*models)
+    at_once = min(settings.batch, per_trial) * settings.length
     return Cost(
-        tokens=2 * texts * settings.length, flops=flops, half_flops=half, traffic=traffic,
-        moved=sum(sizes.shape(model).parameters * sizes.shape(model).stored for model in models),
-        memory=BYTES[dtype] * largest.parameters + 3 * 4 * at_once * largest.vocabulary,
-        pages=largest.parameters * largest.stored,
-        disk=h5(42, 2 * texts * (60 + 5 * settings.length) + 2 * items * 4 * largest.width),
-        on_device=True, devices=study.gpus(*models), memory_key="steering.batch, or the models' gpus",
-    )  # fmt: skip
+        tokens=2 * texts * settings.length,
+        flops=products.flops,
+        half_flops=products.half_flops,
+        traffic=traffic,
+        moved=moved,
+        memory=BYTES[dtype] * shape.parameters + 3 * 4 * at_once * shape.vocabulary,
+        pages=shape.parameters * shape.stored,
+        disk=h5(42, 2 * texts * (60 + 5 * settings.length) + 2 * directions * 4 * shape.width),
+        on_device=True,
+        devices=study.gpus(*models),
+        memory_key="steering.batch, or the models' gpus",
+    )
+
+
+def _directions(sizes: Sizes, pair: str, site_a: str, site_b: str) -> int:
+    """Directions along which each model of a cell is steered, at most."""
+    settings = sizes.study.steering
+    names = [sizes.study.dictionary(pair, side, site) for side, site in (("a", site_a), ("b", site_b))]
+    listed = sum(len(settings.features.get(name, ())) for name in names if name)
+    return 3 * settings.top + settings.matched + settings.random + settings.latents + listed

@@ -5,7 +5,7 @@ from diptych.config.sections.dictionaries import TrainedDictionary
 from diptych.dictionaries.scaled_rows import BUFFER_ROWS, READ_ROWS
 from diptych.models.batches import tokens_per_pass
 from diptych.models.sites import neighbouring, resolve_site
-from diptych.planning.cost import Cost, h5
+from diptych.planning.cost import Cost, Products, h5
 from diptych.planning.shapes import BYTES, Shape
 from diptych.planning.sizes import Sizes
 
@@ -18,42 +18,49 @@ def forward_memory(shape: Shape, dtype: str, tokens: float) -> float:
     return BYTES[dtype] * (shape.parameters + tokens * (8 * shape.width + 2 * shape.inner))
 
 
-def in_precision(dtype: str, flops: float) -> dict[str, float]:
-    """`flops` or `half_flops` of `Cost`, as a model's precision says."""
-    return {"flops" if dtype == "float32" else "half_flops": flops}
-
-
 def dump_activations(sizes: Sizes, corpus: str, model: str, group: str, shard: str) -> Cost:
-    """One shard of the rows at a group's sites: width values and a norm each, and a sample of neighbouring layers.
+    """One shard of the rows at a group's sites; blocks are run up to the deepest one.
 
-    Blocks are run up to the deepest site. Rows lie on disk twice while the shard is written.
+    Rows lie on disk twice while the shard is written.
     """
     study, shape, dtype = sizes.study, sizes.shape(model), sizes.study.models[model].dtype
-    shards, names = len(study.shards), study.sites_of(group)
-    rows = sizes.stored_rows(corpus, group) / shards
-    is_first = study.has_first_rows(group)
-    hooks = [resolve_site(site, shape.layers) for site in names]
-    sampled = set() if is_first else {near for hook in hooks for near in neighbouring(hook, shape.layers)}
-    sample = 0.0 if is_first else min(SAMPLE_ROWS / shards, rows)
-    width = BYTES[study.activations.store]
-    values = rows * sum(width * shape.width_at(site) + 4 for site in names) + (8 * rows if is_first else 0)
-    values += sample * (8 + 2 * sum(shape.width_at(hook) for hook in sampled))
-    length = min(sizes.length(corpus), study.means.positions) if is_first else sizes.length(corpus)
-    blocks = max(shape.blocks_until(site) for site in names)
+    rows, length = sizes.stored_rows(corpus, group) / len(study.shards), sizes.length(corpus)
+    if study.has_first_rows(group):
+        length = min(length, study.means.positions)
+    blocks = max(shape.blocks_until(site) for site in study.sites_of(group))
+    products = Products.of(dtype, shape.forward_flops(rows, length=length, blocks=blocks))
     tokens = min(rows, study.activations.batch_tokens or tokens_per_pass(shape.width))
-    disk = h5(3 + 2 * len(names) + len(sampled), values)
+    datasets, values = _shard(sizes, shape, group, rows)
     return Cost(
         tokens=rows,
-        **in_precision(dtype, shape.forward_flops(rows, length=length, blocks=blocks)),
-        memory=forward_memory(shape, str(dtype), tokens),
+        flops=products.flops,
+        half_flops=products.half_flops,
+        memory=forward_memory(shape, dtype, tokens),
         moved=shape.parameters * shape.stored,
-        disk=disk,
+        disk=h5(datasets, values),
         scratch=values,
         on_device=True,
         devices=study.gpus(model),
         memory_key=f"models.{model}.gpus (GPUs that it is spread over), or activations.batch_tokens",
         disk_key=f"corpora.{corpus}.tokens, sites, or `stream` of the crosscoders",
     )
+
+
+def _shard(sizes: Sizes, shape: Shape, group: str, rows: float) -> tuple[int, float]:
+    """Datasets of a shard of activations, and bytes of their values.
+
+    A row has its values and a norm (4 bytes) at each site; where first positions alone are stored, its number (8).
+    Otherwise some rows' values at the neighbouring layers are stored too, in bfloat16.
+    """
+    study, names = sizes.study, sizes.study.sites_of(group)
+    values = rows * sum(BYTES[study.activations.store] * shape.width_at(site) + 4 for site in names)
+    if study.has_first_rows(group):
+        return 3 + 2 * len(names), values + 8 * rows
+    hooks = [resolve_site(site, shape.layers) for site in names]
+    sampled = {near for hook in hooks for near in neighbouring(hook, shape.layers)}
+    sample = min(SAMPLE_ROWS / len(study.shards), rows)
+    values += sample * (8 + 2 * sum(shape.width_at(hook) for hook in sampled))
+    return 3 + 2 * len(names) + len(sampled), values
 
 
 def gate_activations(sizes: Sizes, corpus: str, model: str, group: str) -> Cost:

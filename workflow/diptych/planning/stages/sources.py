@@ -1,5 +1,7 @@
 """Costs of the stages that make models and text. Bytes and floating-point operations of one job."""
 
+from dataclasses import replace
+
 from diptych.config.sections.models import Distill, Plant, Training, Tuning, WheelModel
 from diptych.planning.cost import Cost, h5
 from diptych.planning.shapes import Shape
@@ -36,44 +38,55 @@ def fetch_adapter(sizes: Sizes, model: str) -> Cost:
 
 
 def derive_model(sizes: Sizes, model: str) -> Cost:
-    """A model made from another one: training is 6 operations a parameter and token, and the teacher's 2 beside.
+    """A model made from another one: trained, edited, or its weights merged or drawn anew tensor by tensor."""
+    section, shape = sizes.study.models[model], sizes.shape(model)
+    if isinstance(section, Training):
+        cost = _training(sizes, model, section)
+    elif isinstance(section, Plant):
+        cost = _plant(sizes, model, section)
+    else:
+        cost = Cost(memory=4.0 * shape.vocabulary * shape.width)
+    key = f"models.{model}.parent: a smaller model"
+    return replace(cost, disk=stored(shape) + cost.disk, on_device=True, disk_key=key)
+
+
+def _training(sizes: Sizes, model: str, section: Training) -> Cost:
+    """Training: 6 operations a parameter and token, the teacher's 2 beside; with the Jacobian loss twice as many.
 
     Memory of LoRA: the weights in float32 and what is kept of a step for the way back, about (12 d + 5 d_mlp) values a
     token and block and 4 of the vocabulary a token; of all weights or a student: 16 bytes a parameter.
     """
-    study, section, shape = sizes.study, sizes.study.models[model], sizes.shape(model)
-    parent = sizes.shape(study.parent(model))
-    disk, key = stored(shape), f"models.{model}.parent: a smaller model"
-    if isinstance(section, Training):
-        length = sizes.length(section.corpus)
-        tokens = section.steps * section.batch_sequences * length
-        at_once = length * (section.micro_batch if isinstance(section, Distill) else section.batch_sequences)
-        sources = len(study.corpora[section.evaluate_on].sources)
-        forward = shape.forward_flops(1, length=length, head=True)
-        flops = 3 * tokens * forward + 2 * sources * section.evaluation_size * forward
-        kept = at_once * 4 * (shape.layers * (12 * shape.width + 5 * shape.inner) + 4 * shape.vocabulary)
-        is_lora = isinstance(section, Tuning) and section.method == "lora"
-        memory = shape.parameters * (4 if is_lora else 16) + kept
-        if isinstance(section, Distill):
-            flops += tokens * parent.forward_flops(1, length=length, head=True) * (2 if section.loss.jacobian else 1)
-            flops *= 2 if section.loss.jacobian else 1
-            memory += 4 * parent.parameters
-        batch_key = "micro_batch" if isinstance(section, Distill) else "batch_sequences"
-        keys = "" if is_lora or isinstance(section, Distill) else ", or method: lora"
-        return Cost(
-            tokens=tokens, flops=flops, memory=memory, disk=disk, on_device=True, disk_key=key,
-            scratch=0 if is_lora else 16.0 * shape.parameters, memory_key=f"models.{model}.{batch_key}{keys}",
-        )  # fmt: skip
-    if isinstance(section, Plant):
-        tokens = sizes.tokens(section.corpus)
-        flops = parent.forward_flops(tokens, length=sizes.length(section.corpus), blocks=section.layer + 1)
-        truth = h5(7, 6 * tokens + 12 * (shape.width + shape.inner))
-        memory = shape.parameters * 4 + 2 * tokens * shape.inner + 12 * shape.inner**2
-        return Cost(
-            tokens=tokens, flops=flops + 4 * tokens * shape.inner**2, memory=memory, disk=disk + truth, on_device=True,
-            devices=study.gpus(section.parent), disk_key=key, memory_key=f"corpora.{section.corpus}.tokens",
-        )  # fmt: skip
-    return Cost(memory=4.0 * shape.vocabulary * shape.width, disk=disk, on_device=True, disk_key=key)
+    shape, length = sizes.shape(model), sizes.length(section.corpus)
+    is_student = isinstance(section, Distill)
+    is_lora = isinstance(section, Tuning) and section.method == "lora"
+    tokens = section.steps * section.batch_sequences * length
+    evaluated = 2 * len(sizes.study.corpora[section.evaluate_on].sources) * section.evaluation_size
+    at_once = length * (section.micro_batch if isinstance(section, Distill) else section.batch_sequences)
+    kept = at_once * 4 * (shape.layers * (12 * shape.width + 5 * shape.inner) + 4 * shape.vocabulary)
+    flops = (3 * tokens + evaluated) * shape.forward_flops(1, length=length, head=True)
+    memory = shape.parameters * (4 if is_lora else 16) + kept
+    if isinstance(section, Distill):
+        teacher = sizes.shape(section.parent)
+        flops += tokens * teacher.forward_flops(1, length=length, head=True)
+        flops *= 2 if section.loss.jacobian else 1
+        memory += 4 * teacher.parameters
+    key = "micro_batch" if is_student else "batch_sequences" + ("" if is_lora else ", or method: lora")
+    return Cost(tokens=tokens, flops=flops, memory=memory, scratch=0 if is_lora else 16.0 * shape.parameters,
+                memory_key=f"models.{model}.{key}")  # fmt: skip
+
+
+def _plant(sizes: Sizes, model: str, section: Plant) -> Cost:
+    """A planted direction: a forward pass up to its block, and second moments of the MLP's neurons, 2 n d_mlp^2."""
+    shape, tokens = sizes.shape(section.parent), sizes.tokens(section.corpus)
+    flops = shape.forward_flops(tokens, length=sizes.length(section.corpus), blocks=section.layer + 1)
+    return Cost(
+        tokens=tokens,
+        flops=flops + 2 * tokens * shape.inner**2,
+        memory=shape.parameters * 4 + 2 * tokens * shape.inner + 12 * shape.inner**2,
+        disk=h5(7, 6 * tokens + 12 * (shape.width + shape.inner)),
+        devices=sizes.study.gpus(section.parent),
+        memory_key=f"corpora.{section.corpus}.tokens",
+    )
 
 
 def fetch_corpus(sizes: Sizes, corpus: str) -> Cost:
