@@ -103,8 +103,8 @@ def test_a_crosscoders_step_multiplies_with_the_encoder_and_its_file_holds_four_
 def test_accumulation_saves_memory_and_a_stream_runs_the_models():
     cost = trained(batch=4096, n_latents=4096)
     assert trained(batch=4096, n_latents=4096, accumulate=4).memory < cost.memory
-    streamed = small(crosscoders={"one": {**CROSSCODER, "stream": "more"}}, corpora={
-        name: {"tokens": 64_000, "sequence_length": 64, "sources": {"all": TEXT}} for name in ("text", "more")})  # fmt: skip
+    corpora = {name: {"tokens": 64_000, "sources": {"all": TEXT}} for name in ("text", "more")}
+    streamed = small(crosscoders={"one": {**CROSSCODER, "stream": "more"}}, corpora=corpora)
     with_models = COSTS["train_crosscoder"](Sizes(streamed), crosscoder="one", site="last", seed="0")
     assert with_models.flops > trained().flops
     assert with_models.memory > trained().memory

@@ -42,7 +42,7 @@ def test_too_little_memory_or_disk_names_the_key():
     lines = plan.shortages(Machine(memory=1e15, disk=1e9))
     assert lines == [
         "disk: 2.40 GB are needed, most of them for derive_model, and 1.00 GB are free; "
-        "change models.tuned.parent: a smaller model"
+        "change models.planted.parent: a smaller model"
     ]
     lines = plan.shortages(Machine(memory=1e9, disk=1e15))
     assert any(line.startswith("dump_activations needs") and "activations.batch_tokens" in line for line in lines)

@@ -11,7 +11,7 @@ from diptych.planning import shapes
 from diptych.planning.known import KNOWN
 from diptych.planning.shapes import Shape
 from diptych.runtime.errors import DiptychError
-from planned_studies import small
+from planned_studies import TEXT, small
 
 LLAMA = {
     "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "vocab_size": 400,
@@ -77,13 +77,14 @@ def test_shapes_of_the_literature_have_their_published_sizes():
 
 
 def test_a_derived_model_has_its_parents_shape_and_a_student_fewer_blocks():
-    training = {"parent": "base", "corpus": "text", "evaluate_on": "text"}
+    training = {"parent": "base", "corpus": "text", "evaluate_on": "held"}
     models = {
         "base": {"kind": "random", "layers": 7},
         "tuned": {"kind": "finetune", **training},
         "student": {"kind": "distill", **training, "layers": "every 3"},
     }
-    layout = Layout(small(models=models, pairs={}))
+    corpora = {name: {"tokens": tokens, "sources": {"all": TEXT}} for name, tokens in (("text", 100), ("held", 200))}
+    layout = Layout(small(models=models, corpora=corpora, pairs={}))
     assert [shapes.of_model(layout, name).layers for name in models] == [7, 7, 3]
 
 

@@ -57,6 +57,7 @@ RELEASES: Mapping[str, int] = {
     "gemma-2b-res-jb": 16_384,
     "gemma-2b-it-res-jb": 16_384,
     "gpt2-small-res-jb": 24_576,
+    "pythia-70m-deduped-mlp-sm": 32_768,
     "pythia-70m-deduped-res-sm": 32_768,
 }
 """Features of published dictionaries whose names do not tell, by SAELens' release."""
