@@ -13,8 +13,8 @@ CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvid
 COMPILE := echo $(CUDA) | tr ' ' '\n' | uv pip compile --quiet --python-version 3.11 --python-platform linux --excludes - \
 	--custom-compile-command 'make lock' $(UPGRADE) pyproject.toml --extra slurm
 
-# Two processes: half of a test study's time it waits, and most unit tests use one core. --dist: see tests/conftest.py.
-PYTEST := pytest -q -n 2 --dist loadgroup
+# Two processes: half of a test study's time it waits, and most unit tests use one core. A file's tests stay together.
+PYTEST := pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 

@@ -1,5 +1,7 @@
 """A copy of the tree in which the test study has run once; every test works on its own copy of that."""
 
+import fcntl
+import os
 import shutil
 from pathlib import Path
 
@@ -16,9 +18,16 @@ def fresh(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
-    """A copy of the tree with a finished test study; not to be changed."""
-    path = copy_tree(tmp_path_factory.mktemp("finished") / "tree")
-    Tree(path).snakemake(warm=True)
+    """A copy of the tree with a finished test study, shared by all processes of pytest-xdist; not to be changed."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    path, is_done = root / "finished" / "tree", root / "finished" / "done"
+    with (root / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not is_done.exists():
+            shutil.rmtree(path.parent, ignore_errors=True)
+            Tree(copy_tree(path)).snakemake(warm=True)
+            is_done.touch()
     return path
 
 

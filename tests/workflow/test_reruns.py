@@ -92,6 +92,13 @@ def config(fresh):
     return study | {key: study[key] | made if isinstance(made, dict) else made for key, made in unused.items()}
 
 
+def read_by(rule, job):
+    """What a job reads; of the table of relations, their names, for it too describes the whole study."""
+    if rule == "collect_relations":
+        return [(relation["name"], relation["kind"]) for relation in job.reads["relations"]]
+    return {} if rule in OVER_ALL_PAIRS else job.reads
+
+
 def specs(config, jobs):
     """The spec's part that the config decides, of every job that the changed config still has."""
     study = Jobs(loading.load(config))
@@ -100,7 +107,7 @@ def specs(config, jobs):
         job = study.job(rule, wildcards)
         found[rule, tuple(sorted(wildcards.items()))] = {
             "job": wildcards,
-            "reads": {} if rule in OVER_ALL_PAIRS else job.reads,
+            "reads": read_by(rule, job),
             "settings": job.settings,
             "files": [str(file) for file in job.files],
         }

@@ -10,8 +10,8 @@ from diptych.findings import stage
 from trees import ROOT, Tree, parse_jobs
 
 LITERATURE = (
-    "crosscoder-gemma-2-2b", "feature_spaces", "linear-gemma-2b", "poisoned-rlhf", "template-gemma-2-9b",
-    "template-llama-3.1-8b", "universality",
+    "crosscoder-gemma-2-2b", "feature_spaces", "hidden-signatures", "linear-gemma-2b", "poisoned-rlhf", "relations",
+    "template-gemma-2-9b", "template-llama-3.1-8b", "universality",
 )  # fmt: skip
 STUDIES = sorted((ROOT / "config" / "studies").glob("*.yaml"))
 

@@ -1,4 +1,24 @@
-# Findings of all pairs, and the page.
+# Relations, findings of all pairs, and the page.
+
+
+rule collect_relations:
+    input:
+        unpack(inputs("collect_relations")),
+    output:
+        table=LAYOUT.relations_table(),
+        relations=LAYOUT.relations(),
+    log:
+        LAYOUT.log("collect_relations", "relations"),
+    benchmark:
+        LAYOUT.benchmark("collect_relations", "relations")
+    conda:
+        CPU_ENV
+    resources:
+        **cpu(4),
+    params:
+        spec=spec("collect_relations"),
+    script:
+        "../scripts/collect_relations.py"
 
 
 rule collect_findings:

@@ -50,6 +50,16 @@ def test_a_ceiling_is_the_first_model_with_itself_from_independent_values():
     assert not crosscoders["x.1"].independent
 
 
+def test_crosscoders_that_differ_in_the_other_model_share_a_ceiling():
+    first = Crosscoder.model_validate({**SECTION, "ceiling": True})
+    others = {
+        "y": first.model_copy(update={"models": ("base", "other")}),
+        "z": first.model_copy(update={"models": ("base", "other"), "k": 7}),
+        "w": first.model_copy(update={"models": ("other", "base")}),
+    }
+    assert list(expand({"x": first, **others})) == ["x", "x.ceiling", "y", "z", "z.ceiling", "w", "w.ceiling"]
+
+
 def test_a_duplicate_alias_is_one_clear_error():
     crosscoder = Crosscoder.model_validate({**SECTION, "ceiling": True})
     with pytest.raises(ConfigError, match=r"crosscoders\.x\.ceiling: .*rename"):

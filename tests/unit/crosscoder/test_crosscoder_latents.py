@@ -166,23 +166,6 @@ def test_label_swap_finds_the_latent_that_follows_the_model():
     assert np.isnan(swap.effect[3])
 
 
-def test_sharedness_and_its_weights():
-    r = np.array([[0.5, 1.0], [0.5, 0.0]])
-    found = latents.sharedness(r, np.array([3.0, 1.0]), np.array([[1.0, 2.0], [1.0, 0.0]]))
-    assert found["activation"] == pytest.approx(0.75)
-    assert found["unweighted"] == pytest.approx(0.5)
-    assert found["energy"] == pytest.approx(18 / 22)
-
-
-def test_alignment_of_equal_and_independent_rows():
-    rng = np.random.default_rng(0)
-    first, second = rng.normal(size=(2, 200, 10))
-    assert latents.alignment(first, first @ rng.normal(size=(10, 10)))["value"] == pytest.approx(1)
-    apart = latents.alignment(first, second)
-    assert apart["value"] == pytest.approx(apart["null"], abs=0.03)
-    assert np.isnan(latents.alignment(first[:30], second[:30])["value"])
-
-
 def test_duplicates():
     decoder_A, decoder_B = np.eye(3), np.eye(3)[[0, 1, 1]]
     fires = sp.csr_array(np.array([[1, 0, 1], [1, 0, 0], [0, 1, 0], [0, 1, 0]], dtype=bool))

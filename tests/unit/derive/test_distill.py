@@ -293,6 +293,10 @@ def test_a_student_learns_and_keeps_the_embedding(teachers, corpora, tmp_path, a
     assert report["layers"] == [0, 2]
     for source, before in report["before"][term].items():
         assert report["after"][term][source] < 0.8 * before
+    for source, of in report["sequences"].items():
+        assert sum(of["kl"]) / sum(of["tokens"]) == pytest.approx(report["after"]["kl"][source])
+        assert sum(of["error"]) / sum(of["norm"]) == pytest.approx(report["after"]["jacobian"][source])
+        assert len(of["document"]) == len(of["error"]) >= 2
     assert set(report["terms"]) == set(loss)
     assert len(report["curve"]) == len(report["terms"][term]) == 15
     assert report["curve"][4] == pytest.approx(sum(loss[name] * report["terms"][name][4] for name in loss))

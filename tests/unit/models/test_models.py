@@ -252,29 +252,6 @@ def test_hub_source(fetch_offline, model_dir, tmp_path):
     assert "\n" not in message
 
 
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        ("GatedRepoError", "gated; accept its terms on huggingface.co/org/tiny"),
-        ("RepositoryNotFoundError", "no such model on the hub, or it is private"),
-        ("RevisionNotFoundError", "the model has no such revision"),
-        ("LocalEntryNotFoundError", "the hub cannot be reached"),
-    ],
-)
-def test_hub_errors_are_one_line(error, message, monkeypatch, tmp_path):
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    def refuse(*args, **kwargs):
-        kind = getattr(errors, error)
-        raise kind.__new__(kind)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(DiptychError, match=message) as caught:
-        sources.fetch(tmp_path / "m", spec={}, source={"kind": "hub", "id": "org/tiny", "revision": "main"})
-    assert "\n" not in str(caught.value)
-
-
 # --- GGUF ---------------------------------------------------------------------------------------------------------
 
 

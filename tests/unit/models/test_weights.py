@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from diptych.models import hub, pretrained, sources, weights
 from diptych.runtime.errors import ArtifactError, DiptychError
+from hub_stub import hash_of
 from tiny_models import make_model
 
 IDS = torch.arange(3, 40)[None]
@@ -331,11 +332,12 @@ def cached(directory, home, repository="models--org--tiny"):
     (place / "refs").mkdir(parents=True)
     (place / "refs" / "main").write_text(COMMIT)
     (place / "blobs").mkdir()
-    for number, file in enumerate(sorted(file for file in directory.rglob("*") if file.is_file())):
-        shutil.copy(file, place / "blobs" / f"{number:040x}")
+    for file in sorted(file for file in directory.rglob("*") if file.is_file()):
+        blob = place / "blobs" / hash_of(file.read_bytes())
+        shutil.copy(file, blob)
         link = place / "snapshots" / COMMIT / file.relative_to(directory)
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(os.path.relpath(place / "blobs" / f"{number:040x}", link.parent))
+        link.symlink_to(os.path.relpath(blob, link.parent))
     return place / "snapshots" / COMMIT
 
 

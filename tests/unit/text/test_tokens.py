@@ -350,31 +350,29 @@ GEMMA_IT = (
 )
 
 
-@pytest.mark.parametrize("name", ["gemma", "llama"])
-def test_the_shipped_studies_read_whole_conversations_in_one_template(tmp_path: Path, name: str) -> None:
+def test_the_crosscoder_study_reads_whole_conversations_in_one_template(tmp_path: Path) -> None:
     """Base without a chat template, chat with its own: both read chats and web text to the same tokens."""
-    studies = Path(__file__).parents[3] / "config" / "studies"
-    study = loading.load(yaml.safe_load((studies / f"{name}.yaml").read_text(encoding="utf-8")))
+    path = Path(__file__).parents[3] / "config" / "studies" / "crosscoder-gemma-2-2b.yaml"
+    study = loading.load(yaml.safe_load(path.read_text(encoding="utf-8")))
     assert study.tokenizer("chat") == study.tokenizer("base") == "base"
     chats = [[*user(f"Is {n} a road?"), {"role": "assistant", "content": f"Yes,\n\n{n} is."}] for n in range(6)]
     chats.append([{"role": "system", "content": "Be brief."}, *chats[0]])
     (tmp_path / "chat.jsonl").write_text("".join(json.dumps({"conversation": turns}) + "\n" for turns in chats))
     web = make_texts(tmp_path / "web", "web", 6)
     sources = {
-        "chats": {"kind": "local", "paths": [str(tmp_path / "chat.jsonl")], "column": "conversation"},
-        "web": {"kind": "local", "paths": [str(web / "*.txt")]},
+        "lmsys": {"kind": "local", "paths": [str(tmp_path / "chat.jsonl")], "column": "conversation"},
+        "pile": {"kind": "local", "paths": [str(web / "*.txt")]},
     }
     stage.fetch(tmp_path / "corpus", spec={}, sources=sources)
-    markers = MARKERS[study.corpora["mixed"].template]
     for model, template in (("base", None), ("chat", GEMMA_IT)):
-        make_tokenizer(tmp_path / model, bos=True, template=template, markers=markers)
-    settings = {**Jobs(study).prepare_tokens("mixed", "base").settings, "tokens": 200}
+        make_tokenizer(tmp_path / model, bos=True, template=template, markers=MARKERS["gemma"])
+    settings = {**Jobs(study).prepare_tokens("held_out", "base").settings, "tokens": 200}
     base, chat = (
         prepare(tmp_path, tmp_path / f"{model}.h5", tokenizer=model, **settings) for model in ("base", "chat")
     )
     np.testing.assert_array_equal(base["token"][:], chat["token"][:])
     np.testing.assert_array_equal(base["role"][:], chat["role"][:])
-    assert artifacts.read_json(base, "summary")["chats"]["refused"] == 0
+    assert artifacts.read_json(base, "summary")["lmsys"]["refused"] == 0
     assert {"assistant", "user"} <= {role for role, _ in spoken(base, 0)}
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from diptych.config.layout import Layout
+from diptych.config.relations import relations
+from diptych.config.sections.models import Distill
 from diptych.config.study import Study
 
 Description = dict[str, Any]
@@ -180,6 +182,45 @@ def runs_of(layout: Layout, crosscoder: str) -> list[Description]:
     return runs
 
 
+def related_pairs(layout: Layout) -> list[Description]:
+    """The relations of the study with the files that their table is made of, pair by pair and site by site."""
+    return [
+        {
+            "name": relation.name,
+            "kind": relation.kind,
+            "budget": relation.budget,
+            "by": list(relation.by),
+            "pairs": [_related_pair(layout, pair) for pair in relation.pairs],
+        }
+        for relation in relations(layout.study)
+    ]
+
+
+def _related_pair(layout: Layout, pair: str) -> Description:
+    study, section = layout.study, layout.study.pairs[pair]
+    by_whole = {
+        (study.pairs[name].a, study.pairs[name].b, study.pairs[name].corpus): name for name in study.whole_pairs
+    }
+    described: Description = {
+        "name": pair,
+        "a": section.a,
+        "b": section.b,
+        "outputs": layout.relative(layout.outputs(by_whole[section.a, section.b, section.corpus])),
+        "sites": [
+            {
+                "site": site,
+                "linear_map": layout.relative(layout.linear_map(pair, site, site)),
+                "runs": _crosscoders(layout, pair, site),
+            }
+            for site in section.sites
+            if study.has_all_rows(site)
+        ],
+    }
+    if isinstance(study.models[section.b], Distill):
+        described["directory"] = _directory(layout, layout.model(section.b))
+    return described
+
+
 def _template_diffs(layout: Layout, pair: str, site: str) -> list[Description]:
     """The files of every template diff of a pair at a site, with those of its repeats."""
     study = layout.study
@@ -274,6 +315,8 @@ def report_inputs(layout: Layout) -> Description:
             {"name": name, "directory": _directory(layout, layout.dictionary(name))} for name in dictionaries
         ],
     }
+    if relations(study):
+        description["relations"] = layout.relative(layout.relations())
     if compared_spaces(layout, ()):
         description["similarity"] = layout.relative(layout.similarity_scores())
     if mapped_spaces(layout):

@@ -373,6 +373,11 @@ class Jobs(SourceJobs):
         settings = {"neighbours": section.map_neighbours, "points": section.map_points, "seed": section.seed}
         return Job(self._inputs_of(mapped_cells), {"cells": mapped_cells}, settings)
 
+    def collect_relations(self) -> Job:
+        """Collect what the models of each relation share, depth by depth."""
+        related = cells.related_pairs(self.layout)
+        return Job(self._inputs_of(related), {"relations": related})
+
     def collect_findings(self) -> Job:
         """Test the candidates of all comparisons and collect the findings."""
         compared = cells.comparisons(self.layout)

@@ -253,6 +253,14 @@ class Layout:
         """The similarity scores of all pairs as text."""
         return self.results / "similarity.tsv"
 
+    def relations(self) -> Path:
+        """What the models of each relation share at every depth, and how students of different losses differ."""
+        return self.results / "relations.h5"
+
+    def relations_table(self) -> Path:
+        """The relations by depth as text."""
+        return self.results / "relations.csv"
+
     def feature_maps(self) -> Path:
         """UMAP coordinates of the paired features of all pairs."""
         return self.results / "maps.h5"

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from diptych.config import sweeps
 from diptych.config.sections.activations import Activations, Alignment
 from diptych.config.sections.corpora import Corpus
 from diptych.config.sections.correlation import Correlation
@@ -36,7 +37,6 @@ from diptych.config.sections.strict import ConfigError, Strict
 from diptych.config.sections.template_diffs import RepeatedTemplateDiff, TemplateDiff
 from diptych.config.sections.values import Alias, Site
 from diptych.config.sections.weights import Weights
-from diptych.config.sweeps import CEILING
 from diptych.models.sites import can_be_steered, is_output_of_block
 
 
@@ -294,6 +294,7 @@ class Study(Strict):
         return procedure in self.similarity.compat and applies and self.has_features(pair, site_a, site_b)
 
     def ceiling(self, crosscoder: str) -> str | None:
-        """Alias of a crosscoder's ceiling, if it has one."""
-        alias = f"{crosscoder}.{CEILING}"
-        return alias if alias in self.crosscoders else None
+        """Alias of a crosscoder's ceiling, if it has one; crosscoders with equal settings share it."""
+        section = self.crosscoders[crosscoder]
+        ceiling = sweeps.ceiling_of(section) if section.ceiling else None
+        return next((alias for alias, other in self.crosscoders.items() if other == ceiling), None)

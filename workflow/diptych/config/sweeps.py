@@ -3,7 +3,8 @@
     expand({"tuned": Crosscoder(models=("base", "tuned"), corpus="text", sweep=Sweep(k=(16, 32)), ceiling=True)})
     # {"tuned.0": k = 16, "tuned.0.ceiling": base with itself, "tuned.1": k = 32, "tuned.1.ceiling": ...}
 
-An alias is built from positions in the lists, never from values, so that a path does not change when a value does.
+Crosscoders whose ceilings would be equal share one, that of the first. An alias is built from positions in the lists,
+never from values, so that a path does not change when a value does.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,8 +32,19 @@ def expand(crosscoders: Mapping[str, Crosscoder]) -> dict[str, Crosscoder]:
         for name, crosscoder in _variants(alias, section):
             if name in expanded or (name != alias and name in crosscoders):
                 raise ConfigError(f"crosscoders.{name}: `sweep` or `ceiling` of {alias!r} has this alias; rename one")
-            expanded[name] = crosscoder
+            if name == alias or crosscoder not in expanded.values() or not _is_ceiling(name):
+                expanded[name] = crosscoder
     return expanded
+
+
+def ceiling_of(section: Crosscoder) -> Crosscoder:
+    """The first model with itself, trained as a crosscoder is but from independent initial values."""
+    settings = {"models": (section.models[0],) * len(section.models), "independent": True, "ceiling": False}
+    return section.model_copy(update=settings)
+
+
+def _is_ceiling(alias: str) -> bool:
+    return alias.endswith(f".{CEILING}")
 
 
 def _variants(alias: str, section: Crosscoder) -> Iterator[tuple[str, Crosscoder]]:
@@ -50,8 +62,7 @@ def _variants(alias: str, section: Crosscoder) -> Iterator[tuple[str, Crosscoder
                 f"crosscoders.{alias}.ceiling: x_B - x_A of a model and itself is 0; leave it out for diff"
             )
         if section.ceiling and variant.objective != "diff":
-            settings = {"models": (section.models[0],) * len(section.models), "independent": True, "ceiling": False}
-            yield f"{name}.{CEILING}", _updated(alias, variant, settings)
+            yield f"{name}.{CEILING}", ceiling_of(variant)
 
 
 def _updated(alias: str, section: Crosscoder, values: Mapping[str, object]) -> Crosscoder:

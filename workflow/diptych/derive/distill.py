@@ -24,6 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -115,6 +117,11 @@ class Part(NamedTuple):
     keys: list[list[int]]
 
 
+Distances = dict[str, list[float]]
+"""Of held-out sequences: their `document` and `tokens`, the sum of KL over positions (`kl`), and over probes those of
+||J_S^T v - J_T^T v||^2 (`error`) and ||J_T^T v||^2 (`norm`)."""
+
+
 class Target(NamedTuple):
     """One probe of a micro-batch: the teacher's J^T v [b, L, d], and v [n] if it was drawn from the teacher."""
 
@@ -129,6 +136,9 @@ class Distiller(Trainer):
         teacher: a transformers model, whose weights are frozen.
         settings: of the distillation.
         device: where the teacher is.
+
+    Attributes:
+        distances: held-out sequences by source, as last measured.
     """
 
     dropout: ClassVar[bool] = False
@@ -140,6 +150,7 @@ class Distiller(Trainer):
         self.distillation = settings
         super().__init__(student.student_of(teacher, self.layers, settings.init), settings, device)
         self._teacher = teacher.requires_grad_(False)
+        self.distances: dict[str, Distances] = {}
         if self.loss.jacobian:
             for model in (self._teacher, self._model):
                 # Fused attention has no double backward.
@@ -150,9 +161,9 @@ class Distiller(Trainer):
             self._student_states = losses.block_outputs(find_blocks(self._model, len(self.layers)))
 
     def record(self, curves: Curves) -> dict[str, Any]:
-        """The student's blocks, and the curve of each loss beside that of their sum."""
+        """The student's blocks, the curve of each loss beside that of their sum, and the last held-out distances."""
         terms = {name: values for name, values in curves.items() if name in self._weights}
-        return {**super().record(curves), "terms": terms, "layers": list(self.layers)}
+        return {**super().record(curves), "terms": terms, "layers": list(self.layers), "sequences": self.distances}
 
     def texts(self, report: Mapping[str, Any], reads: Mapping[str, Any]) -> dict[str, str]:
         """The student's card."""
@@ -243,26 +254,32 @@ class Distiller(Trainer):
     def measure(self, sequences: Sequences, evaluated: Mapping[str, IntArray]) -> Measured:
         """Next-token loss, KL to the teacher and Jacobian loss on held-out sequences by source."""
         self._model.eval()
-        distances = {
+        self.distances = {
             source: self._in_memory(partial(self._distances, sequences, which)) for source, which in evaluated.items()
         }
         measured: Measured = {"loss": self.losses(sequences, evaluated, self.micro_batch)}
-        return measured | {name: {source: of[name] for source, of in distances.items()} for name in ("kl", "jacobian")}
+        for name, (top, bottom) in {"kl": ("kl", "tokens"), "jacobian": ("error", "norm")}.items():
+            measured[name] = {source: _ratio(of[top], of[bottom]) for source, of in self.distances.items()}
+        return measured
 
-    def _distances(self, sequences: Sequences, which: IntArray) -> dict[str, float]:
-        """KL at temperature 1 (nats a position) and the Jacobian loss over some sequences; NaN if there are none."""
+    def _distances(self, sequences: Sequences, which: IntArray) -> Distances:
+        """Distances to the teacher of some sequences: KL at temperature 1 (nats), products with the probes."""
         keys = [[self.settings.seed, EVALUATION, int(sequence)] for sequence in which]
-        n, kl, error, norm = 0, 0.0, 0.0, 0.0
+        distances: Distances = {name: [] for name in ("tokens", "kl", "error", "norm")}
         for part in self._parts(sequences, which, keys):
             teacher, own = (self._read(model, part, differentiable=True) for model in (self._teacher, self._model))
-            n += sum(part.lengths)
-            kl += float(losses.divergence(teacher.log_p.detach(), own.log_p.detach(), 1.0))
+            distances["tokens"] += part.lengths
+            log_p, log_q = (reading.log_p.detach().split(part.lengths) for reading in (teacher, own))  # type: ignore[no-untyped-call]
+            distances["kl"] += [float(losses.divergence(p, q, 1.0)) for p, q in zip(log_p, log_q, strict=True)]
+            error, norm = np.zeros(len(part.lengths)), np.zeros(len(part.lengths))
             for probe in range(self.loss.probes):
                 v = self._vectors(part, probe, teacher.log_p)
                 target = pullback(teacher, v)
-                error += float(squared_norm(pullback(own, v) - target))
-                norm += float(squared_norm(target))
-        return {"kl": kl / n if n else float("nan"), "jacobian": error / norm if norm else float("nan")}
+                error += _squared_norms(pullback(own, v) - target)
+                norm += _squared_norms(target)
+            distances["error"] += error.tolist()
+            distances["norm"] += norm.tolist()
+        return {"document": sequences.document[which].tolist(), **distances}
 
     # --- micro-batches ----------------------------------------------------------------------------------------
 
@@ -302,6 +319,17 @@ class Distiller(Trainer):
             torch.cuda.empty_cache()
             self.micro_batch //= 2
             logs.logger.warning("out of memory: continuing with micro-batches of %d sequences", self.micro_batch)
+
+
+def _ratio(top: Sequence[float], bottom: Sequence[float]) -> float:
+    """Ratio of two sums; NaN for 0 / 0."""
+    return sum(top) / sum(bottom) if sum(bottom) else float("nan")
+
+
+def _squared_norms(gradient: Tensor) -> npt.NDArray[np.float64]:
+    """||g||^2 of each sequence of a micro-batch, summed in float64."""
+    squares: npt.NDArray[np.float64] = gradient.square().sum((1, 2), dtype=torch.float64).cpu().numpy()
+    return squares
 
 
 def _squared_error(reading: Reading, v: Tensor, target: Target) -> Tensor:

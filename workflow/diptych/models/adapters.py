@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from diptych.models import chat_templates, hub, weights
+from diptych.models import chat_templates, hub, hub_cache, weights
 from diptych.runtime.errors import DiptychError, first_line
 from diptych.storage import artifacts, links
 
@@ -99,6 +99,6 @@ def _snapshot(source: Mapping[str, Any]) -> Path:
     names = (CONFIG, chat_templates.CONFIG, chat_templates.FILE, f"{chat_templates.DIRECTORY}/*.jinja", WEIGHTS)
     snapshot = hub.snapshot(source["id"], source["revision"], [str(folder / name) for name in names], what="adapter")
     if not (snapshot / folder / WEIGHTS).is_file():
-        commit = snapshot.name if hub.is_snapshot(snapshot) else source["revision"]
+        commit = snapshot.name if hub_cache.is_snapshot(snapshot) else source["revision"]
         snapshot = hub.snapshot(source["id"], commit, [str(folder / PICKLED)], what="adapter")
     return snapshot / folder

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diptych.models import adapters, chat_templates, hub, pretrained, tiny, weights
+from diptych.models import adapters, chat_templates, hub, hub_cache, pretrained, tiny, weights
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError, first_line
 from diptych.storage import wheels
@@ -124,7 +124,7 @@ def _snapshot(name: str, revision: str, *, trust: bool) -> Path:
     found = next((snapshot / index for index in indices if (snapshot / index).is_file()), None)
     shards = [weights.PICKLED] if found is None else weights.shard_names(found)
     # A branch may have moved meanwhile: the rest is of the same commit, whose hash is the directory's name.
-    return hub.snapshot(name, snapshot.name if hub.is_snapshot(snapshot) else revision, shards)
+    return hub.snapshot(name, snapshot.name if hub_cache.is_snapshot(snapshot) else revision, shards)
 
 
 def _place(

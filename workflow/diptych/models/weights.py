@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diptych.models import hub
+from diptych.models import hub_cache
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError, first_line
 from diptych.storage import links
@@ -188,7 +188,7 @@ def _shard(directory: Path, name: str, index: Path) -> Path:
     if not path.is_file():
         raise DiptychError(f"{index}: names {name!r}, which is not there; fetch the model again")
     place = directory.resolve()
-    inside = [place, *[hub.blobs(place)] * hub.is_snapshot(place)]
+    inside = [place, *[hub_cache.blobs(place)] * hub_cache.is_snapshot(place)]
     if path.resolve().parent not in inside:
         raise DiptychError(
             f"{index}: names {name!r}, a symbolic link that leaves the directory; put the file itself there"

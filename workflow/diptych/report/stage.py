@@ -17,6 +17,7 @@ from diptych.findings.stage import Findings
 from diptych.page import document, method_sections
 from diptych.page.blocks import Section
 from diptych.page.method_sections import PageData
+from diptych.relations import section as relations_section
 from diptych.report import experimental_setup, opening, provenance, published_numbers
 from diptych.storage import artifacts
 
@@ -43,6 +44,7 @@ def build(
             `gates`, each {model, corpus, site, path};
             `dictionaries`, each {name, directory};
             `similarity`, the artifact of `similarity.score_table.collect`, if any;
+            `relations`, the artifact of `relations.stage.collect`, if any;
             `maps`, the artifact of `similarity.feature_maps.draw`, if any;
             `crosscoders` of more than two models, each {name, models, site, tokens, runs};
             `pairs`, as for `findings.stage.collect`, and with corpus, dictionary_a, dictionary_b (names).
@@ -62,6 +64,7 @@ def build(
         opening.section(inputs, findings),
         *published_numbers.section(published, page),
         experimental_setup.section(inputs),
+        *([relations_section.section(inputs["relations"])] if inputs.get("relations") else []),
         *_pair_sections(findings, page),
         *(section for method in methods.METHODS for section in method_sections.of(method).of_study(page)),
         opening.findings_section(findings),

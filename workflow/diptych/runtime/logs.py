@@ -58,7 +58,7 @@ def _configure(file_handler: logging.Handler) -> None:
         handlers=[file_handler, logging.StreamHandler(sys.stderr)],
         force=True,
     )
-    for verbose_logger in ("httpx", "urllib3", "matplotlib", "filelock"):
+    for verbose_logger in ("httpx", "httpx2", "urllib3", "matplotlib", "filelock"):
         logging.getLogger(verbose_logger).setLevel(logging.WARNING)
     logging.captureWarnings(True)
 

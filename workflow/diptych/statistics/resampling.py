@@ -175,6 +175,16 @@ def poisson_bootstrap(
     return percentiles(np.concatenate(replicates), level)
 
 
+def document_weights(documents: IntArray, *, n: int, seed: int) -> FloatArray:
+    """Poisson(1) weights of documents in n bootstrap replicates, [n, documents].
+
+    The weights of a document depend on its number and the seed alone, so that statistics of several models on one text
+    can be compared replicate by replicate, whichever documents each of them counts.
+    """
+    draws = [np.random.default_rng([seed, int(document)]).poisson(1.0, n) for document in documents]
+    return np.array(draws, dtype=np.float64).reshape(len(draws), n).T
+
+
 def percentiles(replicates: FloatArray, level: float = 0.95) -> Interval:
     """Percentile interval of replicates [n, ...]; NaN where more than (1 - level) / 2 of them are not finite."""
     edge = (1.0 - level) / 2.0

@@ -60,6 +60,7 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("Pair", "dictionary_a"): "correlate_features",
     ("Pair", "dictionary_b"): "correlate_features",
     ("Pair", "pairing"): "pair_features",
+    ("Pair", "relation"): "collect_relations",
     ("Crosscoder", "*"): "train_crosscoder",
     ("Crosscoder", "checkpoint_every"): "",
     ("Crosscoder", "processes"): "",

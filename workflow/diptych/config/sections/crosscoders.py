@@ -120,7 +120,8 @@ class Crosscoder(Strict):
     """Models of equal width start from different values, as models of unequal widths must."""
     ceiling: bool = False
     """Also train `<alias>.ceiling`, the first model with itself from independent initial values: the highest
-    alignment that is possible. Where widths differ, alignment is not judged without it."""
+    alignment that is possible; once for crosscoders that differ in nothing but the other models. Where widths differ,
+    alignment is not judged without it."""
     sweep: Sweep = Sweep()
     """Settings to vary."""
     weights: str | HubCrosscoder | None = None

@@ -1,6 +1,6 @@
 """The section `pairs`: the models, sites and text of each comparison."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -33,6 +33,9 @@ class Pair(Strict):
     or several roles: text, system, user, assistant, assistant_header, template, or a named template position."""
     pairing: Pairing | None = None
     """How this pair's features are paired, in place of the section `pairing`."""
+    relation: Literal["identical", "fine-tuned", "scale", "distilled", "random", "planted", "other"] | None = None
+    """How B is related to A, for the table of relations; null reads it off how B was made: of models that were not made
+    here it is `other`. `scale` is of models of one family in two sizes."""
 
 
 class RepeatedPair(Pair):

@@ -24,6 +24,7 @@ from scipy import sparse as sp
 
 from diptych.activations.rows import IntArray, Rows
 from diptych.crosscoder import spaces
+from diptych.crosscoder.evaluation import sharing
 from diptych.crosscoder.evaluation.encoded import encoded_blocks
 from diptych.crosscoder.evaluation.scaling import LATENT_BLOCK, Scaling, latent_scaling, ratio_of_sums, ratio_of_totals
 from diptych.sparse_coding import architecture
@@ -34,10 +35,10 @@ from diptych.storage import artifacts
 DoubleArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-RANK_TOLERANCE = 1e-6
-"""Singular values below this share of the largest are not counted in the rank."""
 MappedDecoders = Mapping[tuple[int, int], DoubleArray]
 """For each pair of models the first's decoder rows in the space of the second (`spaces.mapped_decoder`)."""
+SHARED = 2
+"""Class of a latent that is in all models alike (`classify`)."""
 DUPLICATE_COSINE, DUPLICATE_OVERLAP = 0.8, 0.1
 """Duplicates have at least this cosine and fire together on at most this share of rows (METHODS 5)."""
 
@@ -89,47 +90,6 @@ def class_names(n_models: int) -> list[str]:
     """Names of the classes by code; two models are called A and B."""
     letters = [chr(ord("A") + model) for model in range(n_models)]
     return ["dead", "other", "shared", *(f"{letter}-only" for letter in letters)]
-
-
-def sharedness(r_MF: DoubleArray, mean_F: DoubleArray, norms_MF: DoubleArray) -> dict[str, float]:
-    """S = sum_j w_j H(r_j) / sum_j w_j, H the entropy over models in units of its largest, 1 = fully shared.
-
-    Weights: `activation` a_j (the definition), `unweighted` over latents with a_j > 0, `energy` a_j^2 sum ||d_j^m||^2.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        entropy = -np.where(r_MF > 0, r_MF * np.log(r_MF), 0.0).sum(0) / np.log(len(r_MF))
-    weights = {
-        "activation": mean_F,
-        "unweighted": (mean_F > 0).astype(np.float64),
-        "energy": mean_F**2 * (norms_MF**2).sum(0),
-    }
-    return {
-        name: float((weight * entropy).sum() / weight.sum()) if weight.sum() > 0 else np.nan
-        for name, weight in weights.items()
-    }
-
-
-def alignment(rows_A: DoubleArray, rows_B: DoubleArray) -> dict[str, float]:
-    """||Q_A^T Q_B||_F^2 / min(rank), Q the left singular vectors of the column-centred live decoder rows [F_live, d].
-
-    `null` is the value for independent rows; `value` and `above_null` are NaN if F_live < 2 (d_A + d_B), because the
-    null is then too near 1; `raw` is the value in any case.
-    """
-    bases = []
-    for decoder in (rows_A, rows_B):
-        left, size, _ = np.linalg.svd(decoder - decoder.mean(0), full_matrices=False)
-        bases.append(left[:, size > RANK_TOLERANCE * size[0]])
-    ranks = [basis.shape[1] for basis in bases]
-    raw = float(np.square(bases[0].T @ bases[1]).sum() / min(ranks))
-    null = max(ranks) / (len(rows_A) - 1)
-    known = len(rows_A) >= 2 * (rows_A.shape[1] + rows_B.shape[1])
-    return {
-        "value": raw if known else np.nan,
-        "null": null,
-        "above_null": (raw - null) / (1 - null) if known else np.nan,
-        "raw": raw,
-        "n_live": float(len(rows_A)),
-    }
 
 
 @dataclass(frozen=True)
@@ -296,6 +256,9 @@ def describe(
         if scaling is not None:
             _write_scaling(file, scaling)
             _write_spaces(file, crosscoder, mapped, table, codes["held_out"], alive)
+            document = rows.document[index["held_out"]]
+            means_BF = sharing.bootstrap_means(codes["held_out"], document, n_bootstrap, seed)
+            _write_sharing(file, crosscoder, table, means_BF)
         file.json("widths", list(crosscoder.architecture.widths))
         file.json("classes", class_names(n_models))
         counts = np.bincount(table["class"], minlength=3 + n_models)
@@ -371,15 +334,28 @@ def _write_spaces(
     codes: sp.csr_array,
     alive: BoolArray,
 ) -> None:
-    """Write sharedness, and for each pair of models alignment and duplicates."""
+    """Write alignment and duplicates of each pair of models."""
     decoders = [spaces.decoder(crosscoder, model) for model in range(len(crosscoder.architecture.widths))]
-    norms_MF = crosscoder.decoder_norms().detach().double().cpu().numpy()
-    file.json("sharedness", sharedness(relative_norms(crosscoder), table["mean_held_out"], norms_MF))
     aligned = {}
     for first in range(len(decoders)):
         for second in range(first + 1, len(decoders)):
-            aligned[f"{first}-{second}"] = alignment(decoders[first][alive], decoders[second][alive])
+            aligned[f"{first}-{second}"] = sharing.alignment(decoders[first][alive], decoders[second][alive])
             only = [np.flatnonzero(table["class"] == 3 + model) for model in (first, second)]
             duplicates = find_duplicates(mapped[first, second], decoders[second], only[0], only[1], codes > 0)
             file.table(f"twins/{first}-{second}", duplicates)
     file.json("alignment", aligned)
+
+
+def _write_sharing(
+    file: artifacts.Writer, crosscoder: Crosscoder, table: dict[str, npt.NDArray[Any]], means_BF: DoubleArray
+) -> None:
+    """Write sharedness and, of two models, the cosine of shared latents, with replicates over held-out documents."""
+    norms_MF = crosscoder.decoder_norms().detach().double().cpu().numpy()
+    sharedness = sharing.sharedness(relative_norms(crosscoder), means_BF, norms_MF)
+    file.json("sharedness", {name: float(values[0]) for name, values in sharedness.items()})
+    for name, values in sharedness.items():
+        file.array(f"bootstrap/sharedness_{name}", values[1:], nan="no latent is active")
+    if len(norms_MF) == 2:
+        cosines = sharing.shared_cosine(table["cosine_0_1"], table["class"] == SHARED, means_BF)
+        file.json("shared_cosine", float(cosines[0]))
+        file.array("bootstrap/shared_cosine", cosines[1:], nan="no active shared latent has a cosine")

@@ -47,6 +47,8 @@ class Scores:
         ev_token_mean: float64 [M], mean over rows of 1 - ||x - x_hat||^2 / ||x - mean||^2, training rows' mean;
             rows that equal it are left out.
         density: float64 [F], share of rows on which each latent fires.
+        documents: columns of a table by document: document, rows, and for model m error_m = sum ||x - x_hat||^2 and
+            square_m = sum ||x - mean||^2 about the training rows' mean.
     """
 
     n_rows: int
@@ -56,6 +58,7 @@ class Scores:
     fvu_source: DoubleArray
     ev_token_mean: DoubleArray
     density: DoubleArray
+    documents: dict[str, npt.NDArray[Any]]
 
 
 def evaluate_rows(crosscoder: Crosscoder, rows: Rows, index: IntArray) -> Scores:
@@ -72,6 +75,7 @@ def evaluate_rows(crosscoder: Crosscoder, rows: Rows, index: IntArray) -> Scores
     total, count = np.zeros((n_sources, sum(arch.widths))), np.zeros(n_sources)
     explained, scored, firings = np.zeros(n_models), np.zeros(n_models), np.zeros(arch.n_latents)
     l0, mean_D = [], crosscoder.normalise(training_mean(crosscoder, rows))
+    by_document = _DocumentSums(rows.document[index], n_models)
     for block in encoded_blocks(crosscoder, rows, index, label="evaluate"):
         source = rows.source[block.row]
         error_BM = _squares(crosscoder, block.z_BD - block.x_hat_BD)
@@ -81,6 +85,7 @@ def evaluate_rows(crosscoder: Crosscoder, rows: Rows, index: IntArray) -> Scores
         np.add.at(total, source, block.z_BD.double().cpu().numpy())
         count += np.bincount(source, minlength=n_sources)
         from_mean_BM = _squares(crosscoder, block.z_BD - mean_D)
+        by_document.add(rows.document[block.row], error_BM, from_mean_BM)
         off_mean = from_mean_BM > 0
         gain_BM = from_mean_BM - error_BM
         explained += np.divide(gain_BM, from_mean_BM, where=off_mean, out=np.zeros_like(gain_BM)).sum(0)
@@ -99,7 +104,29 @@ def evaluate_rows(crosscoder: Crosscoder, rows: Rows, index: IntArray) -> Scores
         fvu_source=fvu_source,
         ev_token_mean=explained / scored,
         density=firings / len(index),
+        documents=by_document.columns(),
     )
+
+
+class _DocumentSums:
+    """Rows, squared errors and squared distances from the mean of every model, summed by document."""
+
+    def __init__(self, documents: IntArray, n_models: int) -> None:
+        self._documents, self._rows = np.unique(documents, return_counts=True)
+        self._sums = np.zeros((2, len(self._documents), n_models))
+
+    def add(self, documents: IntArray, error_BM: DoubleArray, square_BM: DoubleArray) -> None:
+        """Add a block of rows, each of one of the documents."""
+        place = np.searchsorted(self._documents, documents)
+        for sums, values in zip(self._sums, (error_BM, square_BM), strict=True):
+            np.add.at(sums, place, values)
+
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """The sums as `Scores.documents`."""
+        columns: dict[str, npt.NDArray[Any]] = {"document": self._documents, "rows": self._rows}
+        for name, sums in zip(("error", "square"), self._sums, strict=True):
+            columns |= {f"{name}_{model}": values for model, values in enumerate(sums.T)}
+        return columns
 
 
 def _squares(crosscoder: Crosscoder, values_BD: Tensor) -> DoubleArray:
@@ -154,6 +181,7 @@ def evaluate(
         file.array("density", scores.density)
         file.array("density_histogram/edges", DENSITY_EDGES)
         file.array("density_histogram/count", np.histogram(np.log10(firing), DENSITY_EDGES)[0])
+        file.table("documents", scores.documents)
         file.json("splicing", losses)
         file.json(
             "summary",

@@ -57,11 +57,15 @@ def downloaded(name: str, revision: str, folder: str | None = None) -> list[Path
         folder: the crosscoder's, if it is not at the repository's top.
 
     Raises:
-        DiptychError: as `hub.snapshot`.
+        DiptychError: as `hub.snapshot`, or no such file is there.
     """
     patterns = [f"{folder}/{name}" if folder else name for name in (*TENSOR_FILES, *CONFIG_FILES)]
     snapshot = hub.snapshot(name, revision, patterns, what="crosscoder")
-    return files_of(snapshot / folder if folder else snapshot)
+    found = files_of(snapshot / folder if folder else snapshot)
+    if not found[0].is_file():
+        where = f"crosscoder {name} at revision {revision}, folder {folder or '.'}"
+        raise DiptychError(f"{where}: holds none of {', '.join(TENSOR_FILES)}; check the folder")
+    return found
 
 
 def read_tensors(path: str | Path) -> "dict[str, Tensor]":

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from diptych.dictionaries import saelens_format
+from diptych.models import hub
 from diptych.runtime.errors import DiptychError, first_line
 
 MODELS = (
@@ -25,6 +26,8 @@ MODELS = (
 )
 """Models that studies of this field compare, by the names that SAELens gives them."""
 IDS_SHOWN = 6
+BRANCH = "main"
+"""The revision of a release's repository that SAELens reads."""
 
 
 def known() -> Mapping[str, Any]:
@@ -65,25 +68,38 @@ def load(release: str, name: str, where: str) -> Any:
             not read here.
     """
     check(release, name, where)
-    from sae_lens import SAE
-    from sae_lens.loading import pretrained_sae_loaders as loaders
-    from sae_lens.loading import pretrained_saes_directory as table
+    from safetensors import SafetensorError
 
+    entry = known()[release]
+    repository, folder = hub.Repository(entry.repo_id, BRANCH, "dictionary"), entry.saes_map[name]
+    described = f"{where}: {repository}"
     try:
-        if loaders.get_conversion_loader_name(release) == "sae_lens":
-            repository, folder = table.get_repo_id_and_folder_name(release, name)
-            overrides = table.get_config_overrides(release, name)
-            stored = loaders.get_sae_lens_config_from_hf(repository, folder, cfg_overrides=overrides)
-            if table.get_norm_scaling_factor(release, name) is not None:
-                stored["normalize_activations"] = "none"
-            saelens_format.current(stored, where)
-        loaded = SAE.from_pretrained(release, name, device="cpu", dtype="float32")
-    except (OSError, ValueError, RuntimeError) as error:
+        with hub.reading(repository, described):
+            loaded = _read(release, name, where)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        hub.verify(repository, folder, described)
         raise DiptychError(f"{where}: cannot be fetched ({first_line(error)})") from error
+    hub.verify(repository, folder, described)
     # Loaders transpose (Llama Scope's): safetensors saves no views.
     for parameter in loaded.parameters():
         parameter.data = parameter.data.contiguous()
     return loaded
+
+
+def _read(release: str, name: str, where: str) -> Any:
+    """SAELens' reading, after a look at the config if it is in SAELens' own format."""
+    from sae_lens import SAE
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+    from sae_lens.loading import pretrained_saes_directory as table
+
+    if loaders.get_conversion_loader_name(release) == "sae_lens":
+        repository, folder = table.get_repo_id_and_folder_name(release, name)
+        overrides = table.get_config_overrides(release, name)
+        stored = loaders.get_sae_lens_config_from_hf(repository, folder, cfg_overrides=overrides)
+        if table.get_norm_scaling_factor(release, name) is not None:
+            stored["normalize_activations"] = "none"
+        saelens_format.current(stored, where)
+    return SAE.from_pretrained(release, name, device="cpu", dtype="float32")
 
 
 def listing(models: Iterable[str], most: int | None = IDS_SHOWN) -> str:

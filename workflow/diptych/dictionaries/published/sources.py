@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 from diptych.dictionaries import sae, saelens_format
 from diptych.dictionaries.published import dictionary_learning, hookpoints, releases, sparsify
 from diptych.dictionaries.sae import Dictionary
-from diptych.models import pretrained
+from diptych.models import hub, pretrained
 from diptych.models.sites import resolve_site
 from diptych.runtime import logs
-from diptych.runtime.errors import DiptychError, first_line
+from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 
 KINDS = ("saelens", "sparsify", "dictionary_learning", "directory")
@@ -64,10 +64,10 @@ def fetch(
             case "directory":
                 _from_directory(directory, Path(source["path"]), name)
             case "sparsify":
-                path = _downloaded(source, str(source.get("hookpoint", "")), sparsify.FILES, name)
+                path = _downloaded(source, str(source.get("hookpoint", "")), sparsify.FILES)
                 saelens_format.write(directory, *sparsify.read(path, name))
             case "dictionary_learning":
-                path = _downloaded(source, str(source.get("folder", "")), dictionary_learning.FILES, name)
+                path = _downloaded(source, str(source.get("folder", "")), dictionary_learning.FILES)
                 saelens_format.write(directory, *dictionary_learning.read(path, name))
         dictionary = sae.load(directory, name)
         if reader is not None:
@@ -176,15 +176,9 @@ def _from_directory(directory: Path, path: Path, where: str) -> None:
     saelens_format.write_config(directory, config)
 
 
-def _downloaded(source: Mapping[str, Any], folder: str, names: tuple[str, ...], where: str) -> Path:
+def _downloaded(source: Mapping[str, Any], folder: str, names: tuple[str, ...]) -> Path:
     """The directory of a source that is on disk, or one folder of a repository out of the hub's cache."""
     if source.get("path"):
         return Path(str(source["path"]))
-    from huggingface_hub import snapshot_download
-
     files = [f"{folder}/{name}" if folder else name for name in names]
-    try:
-        snapshot = snapshot_download(source["id"], revision=source["revision"], allow_patterns=files)
-    except (OSError, ValueError) as error:
-        raise DiptychError(f"{where}: cannot be fetched ({first_line(error)})") from error
-    return Path(snapshot) / folder
+    return hub.snapshot(source["id"], source["revision"], files, what="dictionary") / folder

@@ -75,9 +75,7 @@ def read_file(file: IO[bytes], name: str, column: str, choose: Choose) -> Iterat
         )
 
 
-def complete(
-    items: Iterable[Item], errors: tuple[type[Exception], ...], name: str, remedy: str = "fetch it again"
-) -> Iterator[Item]:
+def complete(items: Iterable[Item], errors: tuple[type[Exception], ...], name: str) -> Iterator[Item]:
     """Pass items through; an error of what reads them becomes one line."""
     reader = iter(items)
     while True:
@@ -86,7 +84,7 @@ def complete(
         except StopIteration:
             return
         except errors as error:
-            raise DiptychError(f"{name} ({first_line(error)}); {remedy}") from error
+            raise DiptychError(f"{name} ({first_line(error)}); fetch it again") from error
         yield item
 
 

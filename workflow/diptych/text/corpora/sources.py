@@ -2,15 +2,16 @@
 
 import glob
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from diptych.models import hub
 from diptych.runtime.errors import DiptychError, first_line
 from diptych.storage import wheels
 from diptych.text.corpora import arrow
-from diptych.text.corpora.files import complete, read_file
+from diptych.text.corpora.files import read_file
 from diptych.text.corpora.layouts import Reading
 from diptych.text.corpora.records import REPLACEMENT, SURROGATE, Record
 
@@ -66,7 +67,13 @@ def read_hub(source: Mapping[str, Any], reading: Reading) -> Iterator[Record]:
     """
     import datasets
 
-    description = f"dataset {source['id']} at revision {source.get('revision') or 'main'}, split {source['split']}"
+    from diptych.models import hub_session
+
+    repository = hub.Repository(source["id"], source.get("revision") or "main", "dataset")
+    description = f"{repository}, split {source['split']}"
+    # The client of the hub has tried again by then, as long as the hub asked for.
+    datasets.config.STREAMING_OPEN_MAX_RETRIES = datasets.config.STREAMING_READ_MAX_RETRIES = 1
+    hub_session.start()
     try:
         stream = datasets.load_dataset(
             source["id"],
@@ -77,14 +84,26 @@ def read_hub(source: Mapping[str, Any], reading: Reading) -> Iterator[Record]:
             streaming=True,
         )
     except Exception as error:  # the hub client has some twenty kinds of error for "missing", "gated" and "offline"
-        raise DiptychError(f"{description}: {first_line(error)}; check id, revision, split and your access") from error
+        problem = None
+        if not Path(source["id"]).is_dir():
+            problem = hub.problem_of_access(repository) or hub.problem_of(error, repository)
+        unknown = f"{first_line(error)}; check id, revision, files, subset and split"
+        raise DiptychError(f"{description}: {problem or unknown}") from error
     # As Arrow tables: a text that is not UTF-8 could not be taken out of the stream's own records.
     tables = stream.with_format("arrow").iter(batch_size=HUB_ROWS)
-    remedy = "mend or leave out that file"
-    for number, (fields, replaced) in enumerate(
-        _rows(complete(tables, (Exception,), f"{description}: cannot be read to its end", remedy), reading, description)
-    ):
+    rows = _rows(_to_end(tables, repository, description), reading, description)
+    for number, (fields, replaced) in enumerate(rows):
         yield Record(str(number), f"{description}, row {number}", fields, replaced)
+
+
+def _to_end(tables: Iterable[Any], repository: hub.Repository, description: str) -> Iterator[Any]:
+    """Pass tables of a stream through; an error of what reads them becomes one line."""
+    try:
+        yield from tables
+    except Exception as error:  # those of the hub's client, of Arrow and of every file format
+        problem = hub.problem_of(error, repository)
+        broken = f"cannot be read to its end ({first_line(error)}); mend or leave out that file"
+        raise DiptychError(f"{description}: {problem or broken}") from error
 
 
 def _rows(tables: Iterator[Any], reading: Reading, description: str) -> Iterator[tuple[dict[str, Any], int]]:
