@@ -1,4 +1,4 @@
-# make study, make test, make test-kernels, make check, make docs, make docs-site, make picture, make lock, make releases, make gpu, make clean, make help
+# make study, make plan, make test, make test-kernels, make check, make docs, make docs-site, make picture, make lock, make releases, make gpu, make clean, make help
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -42,6 +42,12 @@ install-dev: $(VENV)/installed-dev  ## Add to it what tests and checks need (req
 study: install  ## Run the default study (config/config.yaml) to results/report/index.html
 	$(SNAKEMAKE)
 	@echo "report: $(CURDIR)/results/report/index.html"
+
+CONFIG ?= config/config.yaml
+
+.PHONY: plan
+plan: install  ## Print what a study takes before it runs; CONFIG=config/studies/....yaml, DEVICE=h100 (or another)
+	@python -m diptych.planning.write $(CONFIG) $(if $(DEVICE),--device $(DEVICE))
 
 .PHONY: test
 test: install-dev  ## Run all tests, in two processes
