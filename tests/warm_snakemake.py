@@ -16,12 +16,19 @@ from contextlib import nullcontext
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Variables that libraries read when they are imported; those that are preloaded are told besides."""
 
 
-def run(script: str, environment: dict[str, str]) -> None:
-    """Run a script as the main module, as `python script` does."""
+def run(script: str, environment: dict[str, str], threads: int) -> None:
+    """Run a script as the main module, as `python script` does, with as many threads as Snakemake's shell tells it."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(environment | dict.fromkeys(THREADS, str(threads)))
+    threadpool_limits(threads)
+    torch.set_num_threads(threads)
     sys.argv = [script]
     try:
         runpy.run_path(script, run_name="__main__")
@@ -40,7 +47,7 @@ def execute_script(self, script, edit=False):
     """Stands in for Snakemake's own: a fork in place of a new interpreter."""
     from snakemake.benchmark import benchmarked
 
-    process = CONTEXT.Process(target=run, args=(script, dict(os.environ)))
+    process = CONTEXT.Process(target=run, args=(script, dict(os.environ), self.threads))
     process.start()
     with nullcontext() if self.bench_record is None else benchmarked(process.pid, self.bench_record):
         process.join()
