@@ -12,7 +12,8 @@ import os
 import runpy
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -20,8 +21,11 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables that libraries read when they are imported; those that are preloaded are told besides."""
 
 
-def run(script: str, environment: dict[str, str], threads: int) -> None:
-    """Run a script as the main module, as `python script` does, with as many threads as Snakemake's shell tells it."""
+def run(ending: Connection, script: str, environment: dict[str, str], threads: int) -> None:
+    """Run a script as the main module, as `python script` does, with as many threads as Snakemake's shell tells it.
+
+    The exit code goes through `ending`: what multiprocessing reads of it another thread that starts a process may take.
+    """
     import torch
     from threadpoolctl import threadpool_limits
 
@@ -32,27 +36,33 @@ def run(script: str, environment: dict[str, str], threads: int) -> None:
     sys.argv = [script]
     try:
         runpy.run_path(script, run_name="__main__")
-    except SystemExit as ending:
-        code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
         code = 1
     else:
         code = 0
     atexit._run_exitfuncs()
-    sys.exit(code)
+    ending.send(code)
 
 
 def execute_script(self, script, edit=False):
     """Stands in for Snakemake's own: a fork in place of a new interpreter."""
     from snakemake.benchmark import benchmarked
 
-    process = CONTEXT.Process(target=run, args=(script, dict(os.environ), self.threads))
+    ending, of_child = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=run, args=(of_child, script, dict(os.environ), self.threads))
     process.start()
+    of_child.close()
     with nullcontext() if self.bench_record is None else benchmarked(process.pid, self.bench_record):
         process.join()
-    if process.exitcode:
-        raise subprocess.CalledProcessError(process.exitcode, script)
+    code = 1  # of a process that was killed
+    with suppress(EOFError):
+        if ending.poll():
+            code = ending.recv()
+    if code:
+        raise subprocess.CalledProcessError(code, script)
 
 
 def main() -> None:
