@@ -3,7 +3,7 @@
 baseline("dump_activations")        # 4.3e8 bytes
 
 Measured as the peak resident memory (`process.json`) of the jobs of the test study, whose models have two blocks of
-width 32, each in a process of its own with one thread (Linux, Python 3.11, torch 2.11 without CUDA): a job
+width 32, each in a process of its own with one thread (Linux, Python 3.11, torch 2.13 without CUDA): a job
 there holds next to no data. `map_spaces`, which the test study leaves out, is that of the default study. The libraries
 of CUDA add to the host's memory what is not in them.
 """

@@ -1,6 +1,7 @@
-"""Shapes of the models and dictionaries that the shipped studies name, from the config files of each on the hub.
+"""Shapes of the models and dictionaries that the shipped studies name.
 
-With them a plan needs neither the hub nor, for gated models, an account.
+With them a plan needs neither the hub nor, for gated models, an account. They were written down without the hub and are
+checked by the models' published numbers of parameters alone: a `config.json` in the hub's cache goes before them.
 """
 
 from collections.abc import Mapping
