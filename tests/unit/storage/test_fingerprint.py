@@ -9,6 +9,8 @@ from diptych.storage import fingerprint, syntax
 
 WORKFLOW = Path(fingerprint.__file__).parents[2]
 SCRIPTS = sorted((WORKFLOW / "scripts").glob("*.py"))
+STAGES = [script for script in SCRIPTS if script.stem != "plan"]
+"""The scripts that write artifacts; the plan prints what it says of a whole study."""
 
 
 def digest(path, text):
@@ -44,7 +46,7 @@ def test_logging_and_tidying_up_re_run_nothing(script):
     assert not {"logs.py", "unfinished.py"} & {path.name for path in fingerprint.first_party(script)}
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("script", STAGES, ids=lambda path: path.stem)
 def test_stages_never_import_the_config(script):
     for path in fingerprint.first_party(script):
         outside = ("diptych.config", "diptych.storage.fingerprint", "diptych.storage.syntax")
