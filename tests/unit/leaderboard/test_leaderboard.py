@@ -243,8 +243,8 @@ def test_intervals_and_marks():
     assert summary.above_nominal(list(rows.values())) == {"a": ["x"], "c": ["x"]}
     low, high = summary.rate_interval(0, 20)
     assert (low, high) == (0.0, pytest.approx(1 - 0.025 ** (1 / 20)))
-    mean, low, high = summary._interval("l0", np.array([1.0, 2.0, 3.0]))
-    assert (mean, high - low) == (2.0, pytest.approx(2 * 4.302653 / np.sqrt(3), rel=1e-6))
+    mean, low, high = summary._interval("l0", np.array([11.0, 12.0, 13.0]))
+    assert (mean, high - low) == (12.0, pytest.approx(2 * 4.302653 / np.sqrt(3), rel=1e-6))
     assert summary._interval("average_precision", np.array([1.0, 1.0, 0.7]))[2] == 1.0
 
 
