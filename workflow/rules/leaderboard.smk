@@ -3,7 +3,7 @@
 
 wildcard_constraints:
     method=one_of(STUDY.leaderboard.entries),
-    case=one_of(STUDY.leaderboard.cases),
+    case=one_of(STUDY.leaderboard.scored),
 
 
 rule score_method:

@@ -13,7 +13,7 @@ from diptych import methods
 from diptych.config import loading
 from diptych.config.jobs import Jobs
 from diptych.crosscoder import entry as crosscoder_entry
-from diptych.leaderboard import baselines, cases, collect, scores, stage, summary, table
+from diptych.leaderboard import baselines, cases, collect, limits, scores, stage, summary, table
 from diptych.oracle import entry as protocol
 from diptych.oracle import planted
 from diptych.oracle.entry import Budget, Entry, Fit, Matches, ProtocolError
@@ -248,6 +248,27 @@ def test_intervals_and_marks():
     assert summary._interval("average_precision", np.array([1.0, 1.0, 0.7]))[2] == 1.0
 
 
+def test_a_limit_is_the_smallest_size_from_which_on_power_is_kept():
+    cases_of = {
+        f"{documents}-{i}": {"shape": {"n_documents": documents, "tokens_per_document": 10}}
+        for documents in (10, 100)
+        for i in range(4)
+    }
+
+    def rows(method, powers):
+        for (documents, i), power in powers.items():
+            for quantity, value in (("planted_share", 0.01 * 2**i), ("reported_recall", power)):
+                yield summary.Row(method, f"{documents}-{i}", "limit", quantity, value, 0, 1, 3, "")
+
+    powers = {(10, 0): 0.9, (10, 1): 0.3, (10, 2): 0.8, (10, 3): 1.0, (100, 0): 1.0, (100, 1): 0.9, (100, 2): 1.0}
+    curve = limits.limits([*rows("it", powers), *rows("blind", {(10, 0): 0.0, (10, 1): 0.7})], cases_of)
+    assert [(limit.method, limit.tokens, limit.share) for limit in curve[1:]] == [("it", 100, 0.04), ("it", 1000, 0.01)]
+    assert (curve[0].method, np.isnan(curve[0].share)) == ("blind", True)
+    assert limits.smallest_seen(curve, "it", 999) == 0.04
+    assert limits.smallest_seen(curve, "it", 5000) == 0.01
+    assert np.isnan(limits.smallest_seen(curve, "it", 50))
+
+
 def study(**section):
     config = yaml.safe_load((ROOT / "config" / "studies" / "test.yaml").read_text(encoding="utf-8"))
     config["leaderboard"] |= section
@@ -288,6 +309,14 @@ def test_a_small_leaderboard_is_a_file_a_table_and_a_page(tmp_path):
     assert rows["linear_map", "planted", "angle"][9] == "a linear map relates spaces, not features"
     assert float(rows["linear_map", "planted", "processor_s"][5]) > 0
     assert ("linear_map", "swap", "average_precision") not in rows
+    assert float(rows["linear_map", "limit.20.0", "planted_share"][5]) > float(
+        rows["linear_map", "planted", "planted_share"][5]
+    )
+    with artifacts.read(board, "leaderboard") as file:
+        curve = artifacts.read_table(file, "limits")
+    assert [(method, tokens) for method, tokens in zip(curve["method"], curve["tokens"], strict=True)] == [
+        ("linear_map", 400)
+    ]
     html = page.read_text(encoding="utf-8")
     for words in ("PCA of differences", "Calibration", "cosine with a planted direction", "it reads weights, exactly"):
         assert words in html

@@ -20,9 +20,10 @@ class LeaderboardJobs(SourceJobs):
         """Score one method on one case."""
         section = self.study.leaderboard
         folder = section.tools.get(method)
+        kind, shape = section.scored[case]
         settings = {
-            "kind": section.cases[case].kind,
-            "shape": section.cases[case].shape,
+            "kind": kind,
+            "shape": shape,
             "seeds": [section.seeds, section.null_seeds, section.trained_null_seeds],
             "budget": dump_only(section, BUDGET),
             "folder": folder,
@@ -34,7 +35,7 @@ class LeaderboardJobs(SourceJobs):
     def collect_leaderboard(self) -> Job:
         """Collect the scores of all methods on all cases, and build the page."""
         section, layout = self.study.leaderboard, self.layout
-        cells = [(method, case) for method in section.entries for case in section.cases]
+        cells = [(method, case) for method in section.entries for case in section.scored]
         scored = [
             {
                 "method": method,
@@ -44,7 +45,7 @@ class LeaderboardJobs(SourceJobs):
             }
             for method, case in cells
         ]
-        described = {name: {"kind": case.kind, "shape": case.shape} for name, case in section.cases.items()}
+        described = {name: {"kind": kind, "shape": shape} for name, (kind, shape) in section.scored.items()}
         unjudged = {method.title: method.unjudged for method in methods.METHODS if not method.entries}
         settings = {"cases": described, "unjudged": unjudged, "budget": dump_only(section, BUDGET)}
         inputs = {"scores": [layout.leaderboard_scores(*cell) for cell in cells]}

@@ -5,20 +5,11 @@ make("swap", 0, shape)                    # the same pair with the models' label
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
+from diptych.leaderboard.kinds import PLANTED, Kind
 from diptych.oracle import planted
 from diptych.oracle.planted import PlantedPair
-
-Kind = Literal["planted", "identical", "noise", "halves", "swap"]
-NULLS: tuple[Kind, ...] = ("identical", "noise", "halves", "swap")
-MEANINGS: Mapping[Kind, str] = {
-    "planted": "features that differ as labelled",
-    "identical": "a model with itself: a check of bookkeeping",
-    "noise": "all features shared, noise of each model's own",
-    "halves": "a model with itself, each copy in bfloat16 on one half of the documents",
-    "swap": "the planted pair with each document's models exchanged with probability 1/2",
-}
 
 
 def make(kind: Kind, seed: int, shape: Mapping[str, Any]) -> PlantedPair:
@@ -30,7 +21,7 @@ def make(kind: Kind, seed: int, shape: Mapping[str, Any]) -> PlantedPair:
         shape: arguments of `planted.make_pair`, ranges as lists; a null but `swap` has no labels.
     """
     shape = {**shape, "labels": {name: _tuples(amount) for name, amount in shape["labels"].items()}}
-    if kind == "planted":
+    if kind in PLANTED:
         return planted.make_pair(seed, **shape)
     if kind == "swap":
         return planted.swap_labels(planted.make_pair(seed, **shape), seed)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from diptych.leaderboard import section, summary
+from diptych.leaderboard.limits import Limit, limits
 from diptych.leaderboard.summary import DoubleArray, Row
 from diptych.storage import artifacts, tables
 
@@ -61,10 +62,16 @@ def collect(
         budget: of the methods that train.
     """
     board = _board(scored, cases)
+    curve = limits(board.rows, cases)
     with artifacts.create(out, "leaderboard", spec) as file:
         file.table("scores", summary.columns_of(board.rows), nan="`note` says why")
         file.json("titles", list(board.titles.items()))
         file.json("above_nominal", summary.above_nominal(board.rows))
+        if curve:
+            columns = {
+                name: np.array(values) for name, values in zip(Limit._fields, zip(*curve, strict=True), strict=True)
+            }
+            file.table("limits", columns, nan="not seen with power .8 at any size")
         for (method, case), p in board.p.items():
             file.array(f"p/{method}/{case}", p)
     costs = [row for entry in scored for row in _costs(entry, cases[entry["case"]]["kind"])]
@@ -84,7 +91,7 @@ def _board(scored: Sequence[Mapping[str, str]], cases: Mapping[str, Mapping[str,
         rows += summary.of_file(entry["scores"], method, case, kind)
         with artifacts.read(entry["scores"], "leaderboard_scores") as file:
             titles[method] = artifacts.read_json(file, "method")["title"]
-            if kind not in ("planted", "identical"):
+            if kind in ("noise", "halves", "swap"):
                 p[method, case] = file["p"][:]
     return Board(titles, rows, p)
 

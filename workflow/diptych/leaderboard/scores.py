@@ -35,6 +35,7 @@ def of_planted(fit: Fit, pair: PlantedPair) -> dict[str, float]:
             "recall_at_5": planted.recall_at(found, n_truths, NOMINAL),
             **_reported(fit, pair, n_truths),
             **_spans(fit, pair),
+            "planted_share": planted_share(pair),
         }
     for label, name in AMOUNTS.items():
         if len(pair.features(label)):
@@ -59,6 +60,15 @@ def of_null(fit: Fit) -> dict[str, float]:
         "tests": float(len(p)),
         "share_p_05": float((p <= NOMINAL).mean()) if len(p) else NAN,
     }
+
+
+def planted_share(pair: PlantedPair) -> float:
+    """Share of its model's variance that a feature which that model alone has carries, mean over these features."""
+    shares: list[float] = []
+    for side, x, codes in (("A", pair.x_A, pair.codes_A), ("B", pair.x_B, pair.codes_B)):
+        features = codes[:, pair.features(f"only_{side}")]
+        shares += (features.var(axis=0, dtype=np.float64) / x.var(axis=0, dtype=np.float64).sum()).tolist()
+    return float(np.mean(shares))
 
 
 def _reported(fit: Fit, pair: PlantedPair, n_truths: int) -> dict[str, float]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from diptych.leaderboard import cases as case_kinds
-from diptych.leaderboard import summary
+from diptych.leaderboard import kinds, summary
+from diptych.leaderboard.limits import POWER, limits
 from diptych.leaderboard.summary import DoubleArray, Row
 from diptych.oracle.entry import NOMINAL
 from diptych.page import document, figures
@@ -78,6 +78,7 @@ def page(
         _finding(board),
         _spans(board),
         _amounts(board),
+        *_limits(board),
         _false_discoveries(board, p),
         _cost(board, budget),
         _setup(board, unjudged),
@@ -86,7 +87,7 @@ def page(
 
 
 def _banner(board: Board) -> Banner:
-    nulls = board.of_kind(*case_kinds.NULLS)
+    nulls = board.of_kind(*kinds.NULLS)
     if not nulls:
         return Banner("warn", "False discoveries were not measured:", "no case of this leaderboard is a null.")
     if board.marked:
@@ -210,7 +211,7 @@ def _amounts(board: Board) -> Section:
 
 
 def _false_discoveries(board: Board, p: Mapping[tuple[str, str], DoubleArray]) -> Section:
-    nulls = board.of_kind(*case_kinds.NULLS)
+    nulls = board.of_kind(*kinds.NULLS)
     columns = [
         (f"{case}, {heading}", case, quantity)
         for case in nulls
@@ -242,6 +243,39 @@ def _false_discoveries(board: Board, p: Mapping[tuple[str, str], DoubleArray]) -
     return Section("false-discoveries", "False discoveries where nothing differs", blocks)
 
 
+def _limits(board: Board) -> list[Section]:
+    curve = limits(list(board.rows.values()), board.cases)
+    if not curve:
+        return []
+    all_tokens = sorted({limit.tokens for limit in curve})
+    by_key = {(limit.method, limit.tokens): limit for limit in curve}
+    methods = [method for method in board.titles if any(limit.method == method for limit in curve)]
+    body = [
+        [
+            board.name(method),
+            *(_limit_cell(by_key[method, tokens].share, by_key[method, tokens].least) for tokens in all_tokens),
+        ]
+        for method in methods
+    ]
+    caption = (
+        f"Smallest share of a model's variance, along a direction that it alone has, from which on a method reports "
+        f"{percent(POWER)} of the planted directions, by the tokens that it had; ≤ where the smallest that was planted "
+        "is reported, – where none is."
+    )
+    table = Table(["method", *(f"{tokens:,} tokens" for tokens in all_tokens)], body, caption=caption)
+    series = {
+        board.titles[method]: (all_tokens, [by_key[method, tokens].share for tokens in all_tokens])
+        for method in methods
+    }
+    plot = figures.line_plot(series, x="tokens", y="share of variance", logarithmic=True, markers=True)
+    figure = Figure("limits-curve", "Detection limits", "Limits of the table against tokens.", plot)
+    return [Section("limits", "The smallest difference that it sees", [table, figure])]
+
+
+def _limit_cell(share: float, least: float) -> Cell:
+    return Cell(("≤ " if share == least else "") + percent(share), order=None if np.isnan(share) else share)
+
+
 def _cost(board: Board, budget: Mapping[str, Any]) -> Section:
     planted = board.of_kind("planted")
     k = "as many active latents on a row as true features are active" if budget["k"] is None else f"L0 {budget['k']}"
@@ -261,8 +295,9 @@ def _cost(board: Board, budget: Mapping[str, Any]) -> Section:
 
 def _setup(board: Board, unjudged: Mapping[str, str]) -> Section:
     body = [
-        [name, case["kind"], case_kinds.MEANINGS[case["kind"]], _shape_in_words(case["shape"])]
+        [name, case["kind"], kinds.MEANINGS[case["kind"]], _shape_in_words(case["shape"])]
         for name, case in board.cases.items()
+        if case["kind"] != "limit"
     ]
     absent = [[title, reason] for title, reason in unjudged.items()]
     return Section(

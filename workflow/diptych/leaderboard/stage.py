@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diptych.leaderboard import cases, scores
+from diptych.leaderboard.kinds import PLANTED, Kind
 from diptych.oracle import entry as protocol
 from diptych.oracle.entry import Budget, Entry, Fit, ProtocolError
 from diptych.runtime import accounting, logs
@@ -29,7 +30,7 @@ class Case:
     """A case: its name, its kind, and arguments of `planted.make_pair`."""
 
     name: str
-    kind: cases.Kind
+    kind: Kind
     shape: Mapping[str, Any]
 
 
@@ -42,7 +43,7 @@ class Seeds(NamedTuple):
 
     def number(self, entry: Entry, case: Case) -> int:
         """Number of pairs on which a method is scored."""
-        return self.planted if case.kind == "planted" else self.trained_null if entry.trains else self.null
+        return self.planted if case.kind in PLANTED else self.trained_null if entry.trains else self.null
 
 
 def score(
@@ -113,7 +114,7 @@ def _run(name: str, entry: Entry, case: Case, seed: int, budget: Budget) -> _Run
         return _Run({}, np.zeros(0), False, time.process_time() - started, str(error))
     seconds = time.process_time() - started
     logs.logger.info("%s on %s, seed %d: %d directions, %.1f s", name, case.name, seed, len(fit.side), seconds)
-    measured = scores.of_planted(fit, pair) if case.kind == "planted" else scores.of_null(fit)
+    measured = scores.of_planted(fit, pair) if case.kind in PLANTED else scores.of_null(fit)
     return _Run(measured, _tested(fit), fit.p is not None, seconds)
 
 

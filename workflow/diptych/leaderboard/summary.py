@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from diptych.leaderboard import cases
+from diptych.leaderboard import kinds
 from diptych.oracle.entry import NOMINAL
 from diptych.storage import artifacts
 
@@ -30,7 +30,7 @@ CORRELATIONS = ("angle", "scale", "frequency")
 PLANTED = (
     *("average_precision", "recall_at_5", "reported_recall", "reported_false"),
     *(f"{kind}_{name}" for kind in ("span", "chance") for name in ("1", "K", "2K", "4K")),
-    *("angle", "angle_coverage", "scale", "scale_coverage", "frequency", "frequency_coverage", "l0"),
+    *("angle", "angle_coverage", "scale", "scale_coverage", "frequency", "frequency_coverage", "l0", "planted_share"),
 )
 """Scores on a planted case, in the order of the table."""
 UNKNOWN: Mapping[str, str] = {
@@ -68,7 +68,7 @@ class Row(NamedTuple):
     note: str
 
 
-def of_file(path: str | Path, method: str, case: str, kind: cases.Kind) -> list[Row]:
+def of_file(path: str | Path, method: str, case: str, kind: kinds.Kind) -> list[Row]:
     """The rows of one artifact of kind "leaderboard_scores"."""
     with artifacts.read(path, "leaderboard_scores") as file:
         absent = artifacts.read_json(file, "absent")
@@ -77,10 +77,10 @@ def of_file(path: str | Path, method: str, case: str, kind: cases.Kind) -> list[
         columns = artifacts.read_table(file, "scores")
     failure = "; ".join(f"failed on seed {seed}: {error}" for seed, error in sorted(failed.items()))
     rows = []
-    for quantity in PLANTED if kind == "planted" else NULL:
+    for quantity in PLANTED if kind in kinds.PLANTED else NULL:
         values = columns.get(quantity, np.full(0, np.nan))
         known = values[np.isfinite(values)]
-        note = absent or reasons.get(quantity, "") or failure
+        note = absent or (failure if not columns else reasons.get(quantity, "")) or failure
         if quantity not in columns and columns:
             continue
         if quantity in reasons:

@@ -80,6 +80,7 @@ RERUNS: Mapping[tuple[str, str], str] = {
     ("Leaderboard", "*"): "score_method",
     ("Leaderboard", "methods"): "collect_leaderboard",
     ("Leaderboard", "tools"): "collect_leaderboard",
+    ("Leaderboard", "limit_documents"): "collect_leaderboard",
     ("LeaderboardCase", "*"): "score_method",
     ("Report", "*"): "build_report",
     ("Study", "sites"): "dump_activations",

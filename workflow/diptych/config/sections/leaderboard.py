@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from diptych.config.sections.strict import Strict
 from diptych.config.sections.values import Alias, Count, NonNegativeFloat, PositiveFloat, PositiveInt
 from diptych.leaderboard import table
+from diptych.leaderboard.kinds import Kind
 
 Range = tuple[PositiveFloat, PositiveFloat]
 Width = Annotated[int, Field(ge=2, le=2**31 - 1)]
@@ -120,6 +121,10 @@ class Leaderboard(Strict):
     """Other tools by name: a folder whose `entry.py` defines fit(rows_A, rows_B)."""
     cases: dict[Alias, LeaderboardCase] = Field(default_factory=small_form, min_length=1)
     """Cases by name; a study that names none has a small form of three planted cases and the four nulls."""
+    limit_documents: tuple[Annotated[int, Field(ge=10, le=2**31 - 1)], ...] = ()
+    """Detection limits are measured on the first planted case with so many documents, one after the other; (): not."""
+    limit_sizes: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.1, 0.2, 0.4, 0.8)
+    """Sizes of the exclusive features there, as `size` of a case."""
     seeds: PositiveInt = 3
     """Pairs of each planted case."""
     null_seeds: PositiveInt = 12
@@ -152,6 +157,26 @@ class Leaderboard(Strict):
             if name in table.names():
                 raise ValueError(f"a tool is called {name!r}, as a method is; give it another name")
         return self
+
+    @model_validator(mode="after")
+    def _limits_have_a_case(self) -> "Leaderboard":
+        if self.limit_documents and not any(case.kind == "planted" for case in self.cases.values()):
+            raise ValueError("`limit_documents` needs a case of kind `planted`")
+        return self
+
+    @property
+    def scored(self) -> dict[str, tuple[Kind, dict[str, Any]]]:
+        """Kind and shape of every case by name, with those that measure detection limits."""
+        named: dict[str, tuple[Kind, dict[str, Any]]] = {
+            name: (case.kind, case.shape) for name, case in self.cases.items()
+        }
+        first = next((case for case in self.cases.values() if case.kind == "planted"), None)
+        if first is not None:
+            for documents in self.limit_documents:
+                for number, size in enumerate(self.limit_sizes):
+                    case = first.model_copy(update={"documents": documents, "size": size})
+                    named[f"limit.{documents}.{number}"] = ("limit", case.shape)
+        return named
 
     @property
     def entries(self) -> tuple[str, ...]:
