@@ -275,27 +275,23 @@ def study(**section):
     return loading.load(config)
 
 
-def run(jobs, root, out):
-    """All jobs of a small leaderboard, without Snakemake."""
-    job = jobs.collect_leaderboard()
-    for cell in job.reads["scored"]:
-        settings = jobs.score_method(cell["method"], cell["case"]).settings
-        cell |= {"scores": str(root / cell["scores"]), "cost": str(root / cell["cost"])}
-        entry = table.load(cell["method"])
-        case = stage.Case(cell["case"], settings["kind"], settings["shape"])
-        seeds = stage.Seeds(*settings["seeds"])
-        budget, cost = settings["budget"], cell["cost"]
-        stage.score(cell["method"], entry, case, cell["scores"], spec={}, seeds=seeds, budget=budget, cost=cost)
-    files = [out / name for name in ("leaderboard.h5", "leaderboard.tsv", "index.html")]
-    collect.collect(job.reads["scored"], *files, spec={}, **job.settings)
-    return files
+def score(jobs, method, case, out, cost=None):
+    """The job of one method on one case, without Snakemake."""
+    settings = jobs.score_method(method, case).settings
+    seeds, budget = stage.Seeds(*settings["seeds"]), settings["budget"]
+    case = stage.Case(case, settings["kind"], settings["shape"])
+    stage.score(method, table.load(method), case, out, spec={}, seeds=seeds, budget=budget, cost=cost)
 
 
 def test_a_small_leaderboard_is_a_file_a_table_and_a_page(tmp_path):
     jobs = Jobs(study(methods=["linear_map", "pca_difference", "random"]))
-    board, text, page = run(jobs, tmp_path, tmp_path / "one")
-    again, _, _ = run(jobs, tmp_path / "again", tmp_path / "two")
-    assert board.read_bytes() == again.read_bytes()
+    scored = artifacts.below(tmp_path, jobs.collect_leaderboard().reads["scored"])
+    for cell in scored:
+        score(jobs, cell["method"], cell["case"], cell["scores"], cell["cost"])
+    board, text, page = (tmp_path / name for name in ("leaderboard.h5", "leaderboard.tsv", "index.html"))
+    collect.collect(scored, board, text, page, spec={}, **jobs.collect_leaderboard().settings)
+    score(jobs, "linear_map", "planted", tmp_path / "again.h5")
+    assert (tmp_path / "again.h5").read_bytes() == (tmp_path / scored[0]["scores"]).read_bytes()
     lines = [line.split("\t") for line in text.read_text(encoding="utf-8").splitlines()]
     assert lines[0] == "schema method case kind quantity value lo hi seeds note".split()
     rows = {tuple(line[1:3] + line[4:5]): line for line in lines[1:]}
