@@ -41,15 +41,27 @@ CAUSES = {
 def section(inputs: Mapping[str, Any]) -> Section:
     """The section on models, corpora and pairs of the study."""
     inner = [
-        Section("models", "Models", _models(inputs["models"])),
-        Section("text", "Text", [_corpus_table(corpus) for corpus in inputs["corpora"]]),
-        Section("pairs", "Pairs", [_pairs(inputs["pairs"]), *_alignments(inputs["pairs"])]),
+        Section(
+            "models", "Models", _models(inputs["models"]), lead="How each model was made, and what training changed."
+        ),
+        Section(
+            "text",
+            "Text",
+            [_corpus_table(corpus) for corpus in inputs["corpora"]],
+            lead="What the models read, source by source, and what was left out.",
+        ),
+        Section(
+            "pairs",
+            "Pairs",
+            [_pairs(inputs["pairs"]), *_alignments(inputs["pairs"])],
+            lead="Which models were compared, where, on which tokens; A is the reference, B the compared model.",
+        ),
     ]
-    intro = Prose("A is the reference of each pair, B the compared model; both read the same text.")
-    return Section("setting", "What was compared, and on what", [intro], inner)
+    lead = "The models and their origin, the text that both models of a pair read, and the pairs."
+    return Section("setting", "What was compared, and on what", [], inner, lead=lead)
 
 
-def gates_section(inputs: Mapping[str, Any]) -> Section:
+def gates_section(inputs: Mapping[str, Any], section_id: str) -> Section:
     """The section on the rows' quality: how many count, why others do not, precision, layer check and warnings."""
     rows: list[list[str | Cell]] = []
     warnings: list[Block] = []
@@ -58,17 +70,15 @@ def gates_section(inputs: Mapping[str, Any]) -> Section:
         label = f"{gate['model']} at {gate['site']} on {gate['corpus']}"
         rows.append(_gate_row(gate, summary))
         warnings += [Note("warn", f"{label}: {warning}.") for warning in summary["warnings"]]
-    blocks: list[Block] = [
-        Prose("Rows are tokens. These are the checks that the rows of each model passed before any comparison.")
-    ]
-    blocks += warnings or [Note("pass", "No warning: the rows of every model are fit to be compared.")]
+    blocks = warnings or [Note("pass", "No warning: the rows of every model are fit to be compared.")]
     columns = ["model", "site", "text", "rows", "that count", *CAUSES.values(), "massive, but named in a template"]
     blocks.append(Table(columns, rows, caption="Rows that count, and the share of all rows that do not, by cause."))
     blocks.append(_quality(inputs["gates"]))
     blocks += _layer_check(inputs["pairs"])
     if inputs["gates"]:
-        blocks.append(_norms(inputs["gates"]))
-    return Section("gates", "Quality gates and warnings", blocks)
+        blocks.append(_norms(inputs["gates"], f"{section_id}-norms"))
+    lead = "Rows are tokens: these are the checks that the rows of each model passed before any comparison."
+    return Section(section_id, "Quality gates and warnings", blocks, lead=lead)
 
 
 def _gate_summary(gate: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,14 +197,14 @@ def _gate_row(gate: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str |
     ]
 
 
-def _norms(gates: Sequence[Mapping[str, Any]]) -> Figure:
+def _norms(gates: Sequence[Mapping[str, Any]], figure_id: str) -> Figure:
     """Median norm by position, one line per model, site and corpus."""
     lines = {}
     for gate in gates:
         norms = _gate_summary(gate)["norm_by_position"]
         lines[f"{gate['model']}, {gate['site']}, {gate['corpus']}"] = (np.arange(len(norms)), norms)
     return Figure(
-        "norms",
+        figure_id,
         "Length of the activations by position",
         "Median length of a row at each position of a sequence, all rows included. Massive activations at the first "
         "positions would dominate every statistic; that is why those rows do not count.",
@@ -203,18 +213,23 @@ def _norms(gates: Sequence[Mapping[str, Any]]) -> Figure:
     )
 
 
-def _models(models: Sequence[Mapping[str, Any]]) -> list[Block]:
+def models_table(models: Sequence[Mapping[str, Any]]) -> Table:
+    """Table of models: name, origin and licence, type of their forward passes."""
     rows: list[list[str | Cell]] = []
     for model in models:
         licence = f" (licence {model['license']})" if model.get("license") else ""
-        rows.append([model["name"], _origin(model) + licence, model["dtype"]])
-    blocks: list[Block] = [Table(["model", "how it was made", "forward passes in"], rows)]
+        rows.append([model["name"], origin(model) + licence, model["dtype"]])
+    return Table(["model", "how it was made", "forward passes in"], rows)
+
+
+def _models(models: Sequence[Mapping[str, Any]]) -> list[Block]:
+    blocks: list[Block] = [models_table(models)]
     for model in models:
         blocks += [*merged_adapters.notes(model), *students.distances(model), *_losses(model)]
     return blocks
 
 
-def _origin(model: Mapping[str, Any]) -> str:
+def origin(model: Mapping[str, Any]) -> str:
     """Origin of a model (source, fine-tune or edit) in a sentence, from the spec in its manifest."""
     spec = manifest.read(model["directory"])["spec"]
     settings = {**spec.get("reads", {}), **spec["settings"].get("source", spec["settings"])}
