@@ -1,4 +1,4 @@
-# Relations, findings of all pairs, and the page.
+# Relations, findings of all pairs, and the report.
 
 
 rule collect_relations:
@@ -45,7 +45,8 @@ rule build_report:
     input:
         unpack(inputs("build_report")),
     output:
-        LAYOUT.report(),
+        index=LAYOUT.report(),
+        pages=LAYOUT.report_pages(),
     log:
         LAYOUT.log("build_report", "report"),
     benchmark:

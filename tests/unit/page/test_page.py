@@ -36,7 +36,7 @@ def test_shading_follows_the_weight():
     section = blocks.Section("s", "t", [blocks.Items("c", [item])])
     html = document.render("T", blocks.Banner("pass", "h", "t"), "a", [section])
     body = html[html.index('<span class="text">') :].split("</li>")[0]
-    assert re.findall(r"<span class=\"([^\"]*)\"(?: style=\"--w:([\d.]+)\")?>(\w)</span>", body) == [
+    assert re.findall(r"<span class=\"([^\"]*)\"(?: style=\"--w:([\d.]+)\" data-tip=\"[^\"]*\")?>(\w)</span>", body) == [
         ("", "", "a"), (" minus", "0.50", "b"), ("focus", "1.00", "c"),
     ]  # fmt: skip
 

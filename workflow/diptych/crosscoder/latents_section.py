@@ -80,7 +80,9 @@ def evidence(pair: Mapping[str, Any], text: Text, contexts: int, findings: Seque
     items = {}
     for finding in findings:
         name, _, latent = finding.id.rpartition(" ")
-        run = runs[name] if name else pair["files"]["crosscoders"][0]
+        run = runs.get(name) if name else pair["files"]["crosscoders"][0]
+        if run is None or not latent.isdigit():
+            continue  # found with another seed
         with artifacts.read(run["latents"], "latents") as file:
             columns = artifacts.read_table(file, "latents")
             of_latent = (int(latent), finding.side, text, contexts, frozenset[str](), _recovered(run))

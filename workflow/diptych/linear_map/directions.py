@@ -1,7 +1,7 @@
 """Directions of one model that the best linear map misses, with the text at both of their ends.
 
-    with artifacts.read(path, "linear_map") as file:
-        directions(file, "forward", "base", "tuned", "B", text, 6, finding_ids)     # a block of the page
+with artifacts.read(path, "linear_map") as file:
+    directions(file, "forward", "base", "tuned", "B", text, 6, finding_ids)     # a block of the page
 """
 
 from collections.abc import Collection, Mapping, Sequence

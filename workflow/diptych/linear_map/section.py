@@ -209,7 +209,9 @@ def _residual_section(
         directions.directions(file, "forward", pair["a"], pair["b"], "B", text, contexts, finding_ids),
         directions.directions(file, "backward", pair["b"], pair["a"], "A", text, contexts, finding_ids),
     ]
-    lead = f"What of {pair['b']} does not follow from {pair['a']}: in which text, at which tokens, along which directions."
+    lead = (
+        f"What of {pair['b']} does not follow from {pair['a']}: in which text, at which tokens, along which directions."
+    )
     return Section(f"{pair['id']}-map-fails", FAILS, blocks, lead=lead)
 
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from diptych.outputs import divergences, planted, shifts, streaming, topics
 from diptych.outputs.planted import Planted
 from diptych.outputs.reading import IntArray, Reading
-from diptych.outputs.record import TopTokens, Topics
+from diptych.outputs.record import Topics, TopTokens
 from diptych.outputs.shifts import Shifts
 from diptych.outputs.states import Side
 from diptych.outputs.streaming import DoubleArray, Predictions

@@ -1,6 +1,6 @@
 """What a report's cards show of the outputs: a claim in words, both models' next tokens in context, sizes, parts.
 
-    claim(cell, finding)        # 'tuned says " intercourse" 41 times as often as base'
+claim(cell, finding)        # 'tuned says " intercourse" 41 times as often as base'
 """
 
 import math
@@ -20,6 +20,8 @@ BEFORE = 16
 """Tokens of text shown before the place of a prediction."""
 CHIPS = 8
 """Tokens of either direction on the card of a pair."""
+POSITION = "position"
+"""What a part of the text is by, if it is a range of positions."""
 MARK = "▸"
 """Where the next token is predicted."""
 Cell = Mapping[str, Any]
@@ -30,7 +32,13 @@ def claim(cell: Cell, finding: Finding) -> str:
     more, less = (cell["b"], cell["a"]) if finding.effect > 0 else (cell["a"], cell["b"])
     name = finding.id.removesuffix(IN_REPLIES)
     verb = "begins a reply with" if name != finding.id else "says"
-    return f"{more} {verb} {visible(name)} {times(2 ** abs(finding.effect))} as often as {less}"
+    return f"{more} {verb} {_in_quotes(name)} {times(2 ** abs(finding.effect))} as often as {less}"
+
+
+def _in_quotes(name: str) -> str:
+    """A token's id with typographic quotes, spaces inside them."""
+    text, quote, number = name.removeprefix('"').rpartition('"')
+    return f"“{visible(text)}”{number}" if quote else visible(name)
 
 
 def times(ratio: float) -> str:
@@ -54,14 +62,15 @@ def chips(cell: Cell, page: PageData) -> list[ChipRow]:
         for side, label in (("B", f"{where}{cell['b']} says more often"), ("A", f"{where}and less often")):
             found = strongest(compared, page.finding_ids, "B" if side == "B" else "A")[:CHIPS]
             texts = compared.vocabulary.of(compared.listed["token"][found])
-            details = [f"×{_ratio(2 ** float(compared.listed['effect'][k]))}" for k in found]
+            details = [_ratio(float(compared.listed["effect"][k])) for k in found]
             words = [Chip(visible(text.strip() or text), detail) for text, detail in zip(texts, details, strict=True)]
             rows += [ChipRow(label, words, "B" if side == "B" else "A")] if words else []
     return rows
 
 
-def _ratio(ratio: float) -> str:
-    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}" if ratio >= 1 else f"{ratio:.2g}"
+def _ratio(effect: float) -> str:
+    """How many times as often (×), or how many times less often (÷), from a binary logarithm."""
+    return f"{'×' if effect > 0 else '÷'}{times(2 ** abs(effect)).removesuffix(' times')}"
 
 
 def magnitude(cell: Cell) -> Magnitude | None:
@@ -80,8 +89,16 @@ def strip(cell: Cell) -> Strip | None:
     if not records:
         return None
     columns = records["text"].divergences
-    parts = {str(columns["name"][k]): float(columns["kl_ab"][k]) for k in range(1, len(columns["n"]))}
+    parts = {
+        _part(str(columns["by"][k]), str(columns["name"][k])): float(columns["kl_ab"][k])
+        for k in range(1, len(columns["n"]))
+    }
     return Strip("What they say, by part of the text", "KL, nats per token", parts) if parts else None
+
+
+def _part(by: str, name: str) -> str:
+    """A part of the text by its name; positions are numbers, and say what they count."""
+    return f"{by} {name}" if name[:1].isdigit() and by == POSITION else name
 
 
 def evidence(cell: Cell, page: PageData, findings: Sequence[Finding]) -> Evidence:
@@ -103,7 +120,7 @@ def _item(cell: Cell, page: PageData, compared: Record, text: Text, k: int) -> I
     token = int(compared.listed["token"][k])
     readings = [
         ContextList(
-            f"{cell[name]} goes on",
+            f"{cell[name]} goes on" + (" (and how much more probable the token is)" if side else ""),
             [_context(compared, text, row, token, side, changes[row] if side else math.nan) for row in rows],
             "B" if side else "A",
         )
@@ -124,4 +141,3 @@ def _context(compared: Record, text: Text, row: int, token: int, side: int, chan
         focus = len(shown) if number == token else focus
         shown += [Token(name, share), Token(f" {percent(share)}   ", 0.0)]
     return Context(row, before.document, before.source, before.position, change, tuple(shown), focus)
-

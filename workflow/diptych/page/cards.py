@@ -1,6 +1,6 @@
 """Blocks of a report's first screens: cards of findings, and the card of a pair on the index.
 
-    Card("finding-3", "tuned says “ intercourse” 41 times as often as base", item, method="output comparison", ...)
+Card("finding-3", "tuned says “ intercourse” 41 times as often as base", item, method="output comparison", ...)
 """
 
 from collections.abc import Mapping, Sequence
@@ -138,4 +138,10 @@ class PairCard:
 def more_than(gain: float) -> str:
     """How many times as much x is as y, from (x - y) / (x + y): `3.0 times as much`."""
     ratio = (1 + gain) / max(1 - gain, 1e-9)
-    return "over 100 times as much" if ratio > 100 else f"{ratio:.0f} times as much" if ratio >= 10 else f"{ratio:.1f} times as much"
+    return (
+        "over 100 times as much"
+        if ratio > 100
+        else f"{ratio:.0f} times as much"
+        if ratio >= 10
+        else f"{ratio:.1f} times as much"
+    )

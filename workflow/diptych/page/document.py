@@ -60,10 +60,10 @@ def render(
         sections=sections,
         frame=frame,
         policy=policy([*inlined, script], is_beside=bool(frame.plotly)),
-        style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        plotly=[Markup(text) for text in inlined],
-        figures=Markup(script_json(plots)),
+        style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
+        script=script,
+        plotly=inlined,
+        figures=script_json(plots),
     )
 
 

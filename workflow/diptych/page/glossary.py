@@ -1,6 +1,6 @@
 """Words of the field that the pages use, each explained in a sentence that needs none of the others.
 
-    glossed("Held-out R² of each map")      # markup: the words that are explained here carry their explanation
+glossed("Held-out R² of each map")      # markup: the words that are explained here carry their explanation
 """
 
 import re
@@ -11,7 +11,7 @@ TERMS = {
     "activation": "The numbers inside a model at one place while it reads one token.",
     "activations": "The numbers inside a model at one place while it reads one token.",
     "alignment": "Whether the decoders of two models span one space of latents: 1 if they do.",
-    "Benjamini-Hochberg": "A correction for many tests at once: of what it lets through, a chosen share at most is false.",
+    "Benjamini-Hochberg": "A correction for many tests at once: of what passes, a chosen share at most is false.",
     "bootstrap": "Drawing the documents again with replacement, many times, to see how much a number varies.",
     "control": "A comparison of a model with itself, in which nothing may be found.",
     "crosscoder": "One sparse dictionary that is trained on the activations of several models at once.",

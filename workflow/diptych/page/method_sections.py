@@ -7,8 +7,8 @@ class Sections(method_sections.Sections):
 SECTIONS = Sections()
 
 A pair's page has chapters, in the order in which a reader asks; each section of a method says which one it belongs to.
-Beside sections, a method says of each of its findings what differs, in words and with contexts, and of a pair as a whole
-how much differs and where: that is what the cards of the report are made of.
+Beside sections, a method says of each of its findings what differs, in words and with contexts, and of a pair as a
+whole how much differs and where: that is what the cards of the report are made of.
 """
 
 import importlib

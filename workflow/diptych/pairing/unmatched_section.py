@@ -53,7 +53,10 @@ class _Reader:
         rows, values = self._codes[dictionary, dictionary].top(latent)
         chosen = self._texts[dictionary].contexts(rows, values, count=self._contexts)
         readings = {}
-        for model, codes in ((dictionary, self._codes[dictionary, dictionary]), (other, self._codes[dictionary, other])):
+        for model, codes in (
+            (dictionary, self._codes[dictionary, dictionary]),
+            (other, self._codes[dictionary, other]),
+        ):
             shade = codes.shade(latent, scale)
             contexts = [
                 self._texts[model].context(at.row, float(codes.values(latent, np.array([at.row]))[0]), shade)
@@ -139,6 +142,8 @@ def feature_evidence(
         return {}
     reader, items = _Reader(pair, texts, contexts), {}
     for finding in findings:
+        if not finding.id.isdigit():
+            continue  # found with the dictionaries of another seed
         side: Side = "a" if finding.side == "A" else "b"
         latent = int(finding.id)
         readings = reader.side_by_side(side, latent)

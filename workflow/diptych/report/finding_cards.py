@@ -19,7 +19,7 @@ from diptych.candidates.ranking import HELD_OUT_SHARE, Q
 from diptych.findings.stage import Findings
 from diptych.methods import Method
 from diptych.page import method_sections
-from diptych.page.blocks import Item, number, p_value
+from diptych.page.blocks import Item, SideName, number, p_value
 from diptych.page.cards import Card, CardGroup, Cards, Leg
 from diptych.page.method_sections import Finding, PageData
 
@@ -49,7 +49,7 @@ def of_pair(comparisons: Sequence[Comparison], findings: Findings, page: PageDat
 
 
 def best(cards: Cards, count: int) -> list[Card]:
-    """For each of the first methods the largest of its findings that can be read, those with both models' text first."""
+    """For each method the largest of its findings that can be read, those with text from both models first."""
     chosen = []
     for group in cards.groups:
         readable = [card for card in group.cards if card.evidence and card.evidence.context_lists]
@@ -95,7 +95,7 @@ def _cards(
             site=cell["site"],
             side=asked[row].side,
             status=str(table["status"][row]),
-            facts=_facts(table, row),
+            facts=_facts(table, row, method.unit),
             legs=legs(table, row),
             order=_order(table, row),
             evidence=evidence.get(asked[row]),
@@ -107,13 +107,11 @@ def _cards(
 
 
 def _finding(table: Mapping[str, npt.NDArray[Any]], row: int) -> Finding:
-    side = "A" if table["side"][row] == "A" else "B"
+    side: SideName = "A" if table["side"][row] == "A" else "B"
     return Finding(str(table["method"][row]), side, str(table["id"][row]), float(table["effect"][row]))
 
 
-def _evidence(
-    cell: Comparison, method: Method, asked: Sequence[Finding], page: PageData
-) -> dict[Finding, Item]:
+def _evidence(cell: Comparison, method: Method, asked: Sequence[Finding], page: PageData) -> dict[Finding, Item]:
     """What the method itself shows of findings, and what other methods that were run there have to add."""
     if not asked:
         return {}
@@ -133,10 +131,10 @@ def _evidence(
     return items
 
 
-def _facts(table: Mapping[str, npt.NDArray[Any]], row: int) -> list[tuple[str, str]]:
+def _facts(table: Mapping[str, npt.NDArray[Any]], row: int, unit: str) -> list[tuple[str, str]]:
     """Effect, held-out effect with its interval, q and seeds of a finding, as far as they were measured."""
     values = {name: float(table[name][row]) for name in ("effect", "held_out", "lo", "hi", "q")}
-    facts = [("effect", number(values["effect"]))]
+    facts = [("effect", f"{number(values['effect'])} {unit}".rstrip())]
     if math.isfinite(values["q"]):
         interval = f"{number(values['lo'])} to {number(values['hi'])}"
         facts += [("held out", f"{number(values['held_out'])} ({interval})"), ("q", p_value(values["q"]))]

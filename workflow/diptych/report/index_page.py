@@ -31,7 +31,11 @@ Pairs = Mapping[str, Sequence[Comparison]]
 
 
 def sections(
-    pairs: Pairs, cards: Mapping[str, Cards], findings: Findings, page: PageData, spec: Mapping[str, Any],
+    pairs: Pairs,
+    cards: Mapping[str, Cards],
+    findings: Findings,
+    page: PageData,
+    spec: Mapping[str, Any],
     published: Sequence[Mapping[str, Any]],
 ) -> list[Section]:
     """The sections of the index."""
@@ -49,9 +53,13 @@ def sections(
     ]
     return [
         Section("question", "", question),
-        *[section for section in (*published_numbers.section(published, page), *relations, *of_study)],
+        *published_numbers.section(published, page),
+        *relations,
+        *of_study,
         Section("checks", "The checks", [_checks(checks, findings)], lead=_checks_line(findings)),
-        Section("study", "The study", [_costs()], behind, lead="All that was compared, by what, on what, and with what."),
+        Section(
+            "study", "The study", [_costs()], behind, lead="All that was compared, by what, on what, and with what."
+        ),
     ]
 
 
@@ -65,7 +73,11 @@ def answer(pairs: Pairs, cards: Mapping[str, Cards], findings: Findings, inputs:
     names = asked_pairs(pairs)
     wholes = [pairs[name][0] for name in names]
     compared = listed(list(dict.fromkeys(f"{pair['a']} with {pair['b']}" for pair in wholes)))
-    text = listed(sorted({f"{_tokens(pair['corpus'], inputs):,} tokens of {pair['corpus']}" for pair in wholes if "corpus" in pair}))
+    text = listed(
+        sorted(
+            {f"{_tokens(pair['corpus'], inputs):,} tokens of {pair['corpus']}" for pair in wholes if "corpus" in pair}
+        )
+    )
     n = sum(_n_findings(cards[name]) for name in names)
     by = listed([f"{count} by the {title}" for title, count in _counts([cards[name] for name in names]).items()])
     first = f"This study compares {compared}{f', on {text}' if text else ''}."
@@ -96,18 +108,16 @@ def _n_findings(cards: Cards) -> int:
     return sum(_counts([cards]).values())
 
 
-def _card(
-    name: str, comparisons: Sequence[Comparison], cards: Cards, findings: Findings, page: PageData
-) -> PairCard:
+def _card(name: str, comparisons: Sequence[Comparison], cards: Cards, findings: Findings, page: PageData) -> PairCard:
     """The card of one pair."""
-    first = comparisons[0]
+    first, chips = comparisons[0], _chips(comparisons, findings, page)
     return PairCard(
         id=f"card-{slug(name)}",
         title=f"{first['a']} → {first['b']}",
         subtitle=_subtitle(first, page.inputs),
         href=page_of(name),
-        sentence=_sentence(comparisons, findings),
-        chips=_chips(comparisons, findings, page),
+        sentence="" if chips else _sentence(comparisons, findings),
+        chips=chips,
         findings=finding_cards.best(cards, BRIEFS),
         n_findings=_n_findings(cards),
         magnitudes=_magnitudes(comparisons),
@@ -123,7 +133,7 @@ def _subtitle(pair: Comparison, inputs: Mapping[str, Any]) -> str:
 
 
 def _sentence(comparisons: Sequence[Comparison], findings: Findings) -> str:
-    """What the methods say of the pair, a sentence each."""
+    """What the methods say of a pair, a sentence each: for pairs of which no words can be shown."""
     said = (opening.of_method(method, cell, findings) for method, cell in pair_page.runs_on(comparisons))
     return " ".join(filter(None, said))
 
@@ -177,7 +187,11 @@ def _costs() -> Block:
     """Where the costs of every stage are: they differ from run to run, and a report does not."""
     link = Cell("benchmarks/", href="../benchmarks/")
     rows: list[list[str | Cell]] = [
-        ["seconds, processor time and peak memory of each job", link, Cell("python benchmarks/stages.py results", tone="code")],
+        [
+            "seconds, processor time and peak memory of each job",
+            link,
+            Cell("python benchmarks/stages.py results", tone="code"),
+        ],
         ["what each job said", Cell("logs/", href="../logs/"), ""],
         ["every finding as a table", Cell("findings.tsv", href="../findings.tsv"), ""],
     ]

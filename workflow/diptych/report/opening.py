@@ -15,7 +15,7 @@ CELLS_IN_WORDS = 3
 
 
 def answer(comparisons: Sequence[Mapping[str, Any]], findings: Findings) -> str:
-    """One paragraph on compared pairs: how many findings by which methods, and which comparisons stay undecided."""
+    """What is said of compared pairs, line by line: findings by method, and which comparisons stay undecided."""
     compared = [pair for pair in comparisons if pair["role"] == "compared"]
     sentences = []
     for name in dict.fromkeys(pair["name"] for pair in compared):
@@ -29,7 +29,7 @@ def answer(comparisons: Sequence[Mapping[str, Any]], findings: Findings) -> str:
         if len(cells) > len(described):
             rest = counted(len(cells) - len(described), "other cell")
             sentences.append(f"The tables below have the findings in the {rest} of the grid of {name}.")
-    return " ".join(filter(None, sentences))
+    return "\n".join(filter(None, sentences))
 
 
 def _comparison(pair: Mapping[str, Any], findings: Findings) -> list[str]:

@@ -10,7 +10,7 @@ from diptych.page import method_sections
 from diptych.page.blocks import Block, Cell, Note, Prose, Section, Table
 from diptych.page.cards import Cards
 from diptych.page.method_sections import Chapter, Chapters, PageData
-from diptych.report import experimental_setup, opening, provenance, trust
+from diptych.report import experimental_setup, gates, opening, provenance, trust
 from diptych.report.addresses import page_id
 
 CHAPTERS: dict[Chapter, tuple[str, str]] = {
@@ -22,12 +22,12 @@ CHAPTERS: dict[Chapter, tuple[str, str]] = {
 }
 """Chapter -> its title and the sentence that opens it."""
 STANDS = (
-    "Each finding is significant in its family of tests, has the same sign and at least half the size on documents that "
-    "had no part in finding it, and is large enough to matter. What depends on training is also found with most of the "
-    "seeds; with a single seed it is listed as not repeated. Findings are ranked by the weakest of these requirements."
+    "Each finding is significant in its family of tests, has the same sign and at least half the size on held-out "
+    "documents, and is large enough to matter. What depends on training is also found with most of the seeds; with a "
+    "single seed it is listed as not repeated. Findings are ranked by the weakest of these requirements."
 )
 NOTHING = {
-    "compared": "No difference stands. The chapter “Can I trust it?” says of each method whether it could have seen one.",
+    "compared": "No difference stands. “Can I trust it?” says of each method whether it could have seen one.",
     "planted": "No difference stands, though one was planted: with this budget the methods do not see it.",
     "control": "Nothing, as it must be: both models are the same.",
     "floor": "Nothing, as it must be: the model is the same, and only the dictionaries' seeds differ.",
@@ -60,7 +60,12 @@ class _Chapter:
 
 
 def sections(
-    name: str, comparisons: Sequence[Comparison], cards: Cards, findings: Findings, page: PageData, spec: Mapping[str, Any]
+    name: str,
+    comparisons: Sequence[Comparison],
+    cards: Cards,
+    findings: Findings,
+    page: PageData,
+    spec: Mapping[str, Any],
 ) -> list[Section]:
     """The chapters of the page of one pair."""
     gathered = {chapter: _Chapter() for chapter in get_args(Chapter)}
@@ -75,7 +80,7 @@ def sections(
     for chapters in _of_methods(comparisons, findings, page):
         for chapter, section in chapters.items():
             gathered[chapter].sections.append(section)
-    gathered["trust"].sections.append(experimental_setup.gates_section(own, f"{id_}-gates"))
+    gathered["trust"].sections.append(gates.section(own, f"{id_}-gates"))
     gathered["made"].sections += [
         Section(
             f"{id_}-models",
@@ -87,7 +92,9 @@ def sections(
         provenance.section(own, spec, f"{id_}-provenance"),
     ]
     return [
-        Section(f"{id_}-{chapter}", CHAPTERS[chapter][0], parts.blocks, parts.sections, lead=CHAPTERS[chapter][1])
+        Section(
+            f"{id_}-{chapter}", CHAPTERS[chapter][0], parts.blocks, _opened(chapter, parts), lead=CHAPTERS[chapter][1]
+        )
         for chapter, parts in gathered.items()
     ]
 
@@ -106,6 +113,13 @@ def _cards(comparisons: Sequence[Comparison], cards: Cards) -> list[Block]:
     if not cards.groups:
         return [Note("info", NOTHING[comparisons[0]["role"]])]
     return [Prose(STANDS), cards]
+
+
+def _opened(chapter: Chapter, parts: _Chapter) -> list[Section]:
+    """The sections of a chapter, the first one open where the chapter has nothing above it and is not an appendix."""
+    if not parts.sections or parts.blocks or chapter == "made":
+        return parts.sections
+    return [replace(parts.sections[0], is_open=True), *parts.sections[1:]]
 
 
 def _of_methods(comparisons: Sequence[Comparison], findings: Findings, page: PageData) -> list[Chapters]:

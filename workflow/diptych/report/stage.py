@@ -69,7 +69,10 @@ def build(
     frame = Frame("page-index", PLOTLY)
     artifacts.write_text(out, document.render(inputs["title"], warning, answer, sections, frame))
     for name, pair in pairs.items():
-        title, frame = f"{pair[0]['a']} → {pair[0]['b']}", Frame(page_id(name), f"../{PLOTLY}", inputs["title"], f"../{INDEX}")
+        title, frame = (
+            f"{pair[0]['a']} → {pair[0]['b']}",
+            Frame(page_id(name), f"../{PLOTLY}", inputs["title"], f"../{INDEX}"),
+        )
         of_pair = pair_page.sections(name, pair, cards[name], findings, page, spec)
         html = document.render(title, warning, pair_page.answer(pair, findings), of_pair, frame)
         artifacts.write_text(directory / page_of(name), html)

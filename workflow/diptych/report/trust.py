@@ -1,6 +1,6 @@
 """Whether a study can be trusted, in one line: its controls, its yardsticks, and what could have been seen.
 
-    sure(pair, findings)        # a note for the pair's card on the index
+sure(pair, findings)        # a note for the pair's card on the index
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """What a report's cards show of features at template tokens: a claim in words, and prompts read by both models.
 
-    claim(cell, finding)        # 'Feature 142 fires on fewer prompts at "assistant" in tuned'
+claim(cell, finding)        # 'Feature 142 fires on fewer prompts at "assistant" in tuned'
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,9 @@ def evidence(cell: Mapping[str, Any], contexts: int, findings: Sequence[Finding]
         codes = [Codes(run["features_a"]), Codes(run["features_b"])]
         table, prefix = view.ranked, f"{run['name']} " if len(runs) > 1 else ""
         names = zip(table["latent"], table["role"], table["metric"], strict=True)
-        rows = {f"{prefix}{label(int(latent), str(role), str(metric))}": k for k, (latent, role, metric) in enumerate(names)}
+        rows = {
+            f"{prefix}{label(int(latent), str(role), str(metric))}": k for k, (latent, role, metric) in enumerate(names)
+        }
         for finding in findings:
             if (k := rows.get(finding.id)) is not None:
                 at = view.prompts[k][view.prompts[k] >= 0][:contexts]

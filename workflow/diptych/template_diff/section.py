@@ -20,7 +20,6 @@ from diptych.page.blocks import (
     number,
     number_cell,
     p_value,
-    percent,
     prose_number,
 )
 from diptych.page.method_sections import Chapters, Evidence, Finding, PageData
@@ -79,7 +78,9 @@ def _tables_and_prompts(
     id_prefix = f"{run['name']} " if prefix else ""
     parts = [
         Section(f"{section_id}-tables", f"{prefix}Ranked gains", _tables(view, run["name"])),
-        Section(f"{section_id}-prompts", f"{prefix}On which prompts", _items(view, run, contexts, finding_ids, id_prefix)),
+        Section(
+            f"{section_id}-prompts", f"{prefix}On which prompts", _items(view, run, contexts, finding_ids, id_prefix)
+        ),
     ]
     if view.targets is not None:
         targets = _targets(view, run["name"])

@@ -1,6 +1,6 @@
 """What a report's cards show of the weights: how far a kind of matrices moved, in which blocks, in which tokens.
 
-    claim(cell, finding)        # 'self_attn.v_proj moved by 0.6 % of its norm (all 30 blocks, rank 16)'
+claim(cell, finding)        # 'self_attn.v_proj moved by 0.6 % of its norm (all 30 blocks, rank 16)'
 """
 
 import json
@@ -79,6 +79,4 @@ def strip(cell: Cell) -> Strip | None:
     blocks = sorted({int(block) for block in tensors["block"]} - {OUTSIDE})
     values = {str(block): 100 * float(share[tensors["block"] == block].sum()) for block in blocks}
     outside = 100 * float(share[tensors["block"] == OUTSIDE].sum())
-    return Strip(
-        "Weights, by layer", "% of the squared change", values | ({"outside": outside} if outside > 0 else {})
-    )
+    return Strip("Weights, by layer", "% of the squared change", values | ({"outside": outside} if outside > 0 else {}))

@@ -1,0 +1,47 @@
+"""Pictures of a report at the widths of a desktop, a laptop and a phone: `python docs/screenshots.py results/report out`.
+
+Needs Chromium. Every page is drawn at every width, from its top; the index and the first pair are what README shows.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+WIDTHS = (1440, 1024, 390)
+HEIGHT = 2400
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--hide-scrollbars", "--virtual-time-budget=10000",
+)  # fmt: skip
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def draw(page: Path, out: Path, width: int, height: int = HEIGHT) -> None:
+    """A picture of a page; a browser's window has a least width, so that the page is shown in a frame."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        sys.exit("screenshots: no Chromium on this machine")
+    with tempfile.TemporaryDirectory() as place:
+        frame = Path(place) / "frame.html"
+        style = f"border:0;width:{width}px;height:{height}px"
+        frame.write_text(f'<body style="margin:0"><iframe src="{page.resolve()}" style="{style}"></iframe>')
+        window = f"--window-size={max(width, 500)},{height}"
+        places = (f"--user-data-dir={place}/profile", f"--screenshot={out.resolve()}", f"file://{frame}")
+        subprocess.run([browser, *FLAGS, window, *places], check=True, capture_output=True, timeout=300)
+
+
+def main() -> None:
+    """Draw the pages of the report named on the command line into the directory named after it."""
+    if len(sys.argv) != 3:
+        sys.exit("screenshots: give the directory of a report, and a directory for the pictures")
+    report, out = map(Path, sys.argv[1:])
+    out.mkdir(parents=True, exist_ok=True)
+    for page in sorted(report.rglob("*.html")):
+        for width in WIDTHS:
+            draw(page, out / f"{page.stem}-{width}.png", width)
+
+
+if __name__ == "__main__":
+    main()
