@@ -1,4 +1,4 @@
-"""Pictures of a report at the widths of a desktop, a laptop and a phone: `python docs/screenshots.py results/report out`.
+"""Pictures of a report at three widths, desktop to phone: `python docs/screenshots.py results/report out`.
 
 Needs Chromium. Every page is drawn at every width, from its top; the index and the first pair are what README shows.
 """
