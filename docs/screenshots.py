@@ -1,6 +1,6 @@
-"""Pictures of a report at three widths, desktop to phone: `python docs/screenshots.py results/report out`.
+"""Pictures of pages at three widths, desktop to phone: `python docs/screenshots.py results/report out index.html`.
 
-Needs Chromium. Every page is drawn at every width, from its top; the index and the first pair are what README shows.
+Needs Chromium. Each page (all of the report where none is named) is drawn at every width, from its top.
 """
 
 import shutil
@@ -33,12 +33,12 @@ def draw(page: Path, out: Path, width: int, height: int = HEIGHT) -> None:
 
 
 def main() -> None:
-    """Draw the pages of the report named on the command line into the directory named after it."""
-    if len(sys.argv) != 3:
-        sys.exit("screenshots: give the directory of a report, and a directory for the pictures")
-    report, out = map(Path, sys.argv[1:])
+    """Draw pages of the report named on the command line into the directory named after it."""
+    if len(sys.argv) < 3:
+        sys.exit("screenshots: give the directory of a report, a directory for the pictures, and maybe pages")
+    report, out = map(Path, sys.argv[1:3])
     out.mkdir(parents=True, exist_ok=True)
-    for page in sorted(report.rglob("*.html")):
+    for page in [report / name for name in sys.argv[3:]] or sorted(report.rglob("*.html")):
         for width in WIDTHS:
             draw(page, out / f"{page.stem}-{width}.png", width)
 

@@ -121,11 +121,11 @@ const blobs = [], saved = [];
 URL.createObjectURL = (blob) => { blobs.push(blob); return 'blob:test'; };
 HTMLAnchorElement.prototype.click = function () { saved.push(this.download); };
 cards.querySelector('form button').click();
-const table = all('.table.interactive')[0];
+const table = all('.table.interactive').find((each) => each.querySelector('th.number'));
 table.querySelector('.tools button').click();
-const heads = all('th button', table);
-heads[1].click();
-outcome.sorted = all('tbody tr', table).map((row) => Number(row.cells[1].dataset.order));
+const column = all('th', table).findIndex((head) => head.classList.contains('number'));
+all('th button', table)[column].click();
+outcome.sorted = all('tbody tr', table).map((row) => Number(row.cells[column].dataset.order));
 
 const hidden = all('.card', cards).find((card) => card.hidden) ?? all('.card', cards).at(-1);
 location.hash = hidden.id;

@@ -27,6 +27,8 @@ FIRST = 5
 """Cards of a method that are seen before a reader asks for more."""
 STRONGEST, LARGEST = 10, 6
 """Findings of a method with contexts: the strongest, and of each side those of largest effect."""
+NOT_MEASURED = -1.0
+"""Sort key of what was not measured: below all sizes."""
 EXCERPTS = " | "
 """What separates the contexts in the table of findings."""
 ORDERS = {"rank": "strongest first", "effect": "largest first", "steered": "by steering"}
@@ -96,7 +98,7 @@ def _cards(
             side=asked[row].side,
             status=str(table["status"][row]),
             facts=_facts(table, row, method.unit),
-            legs=legs(table, row),
+            legs=legs(findings, row),
             order=_order(table, row),
             evidence=evidence.get(asked[row]),
             excerpts=[text for text in str(table["contexts"][row]).split(EXCERPTS) if text],
@@ -142,17 +144,18 @@ def _facts(table: Mapping[str, npt.NDArray[Any]], row: int, unit: str) -> list[t
 
 
 def _order(table: Mapping[str, npt.NDArray[Any]], row: int) -> dict[str, float]:
-    """Sort keys of a card: its weakest margin, the size of its effect, the effect of steering along it."""
+    """Sort keys of a card: its place in the table of findings, the size of its effect, that of steering along it."""
     values = {
-        "rank": float(table["weakest"][row]),
+        "rank": -float(row),
         "effect": abs(float(table["effect"][row])),
         "steered": float(table["causal"][row]),
     }
-    return {key: value if math.isfinite(value) else -1.0 for key, value in values.items()}
+    return {key: value if math.isfinite(value) else NOT_MEASURED for key, value in values.items()}
 
 
-def legs(table: Mapping[str, npt.NDArray[Any]], row: int) -> list[Leg]:
+def legs(findings: Findings, row: int) -> list[Leg]:
     """What a finding stands on, as far as its row says it."""
+    table = findings.table
     effect, held_out, q = (float(table[name][row]) for name in ("effect", "held_out", "q"))
     found, runs = (int(part) for part in (str(table["seeds"][row]) or "0/0").split("/"))
     causal = float(table["causal"][row])
