@@ -22,9 +22,10 @@ from diptych.findings import stage as findings
 from diptych.oracle import planted
 from diptych.page import blocks, document
 from diptych.pairing import section as report_features
-from diptych.report import experimental_setup, gates, opening
+from diptych.report import experimental_setup, gates, opening, single_file
 from diptych.report import stage as page
 from diptych.report.addresses import with_id
+from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 from diptych.text.contexts import Text
 
@@ -164,7 +165,7 @@ def test_a_pair_is_told_in_the_order_in_which_a_reader_asks(pages):
 def test_a_finding_is_a_card_with_its_evidence(pages):
     cards = re.findall(r'<details class="item card (.*?)\n</details>', pages["pairs/tuned.html"], re.S)
     assert len(cards) == sum(small_study_findings()["pair"] == "tuned")
-    steered = Page(next(card for card in cards if "linear-map-1" in card)).seen()
+    steered = Page(next(card for card in cards if "(unexplained 1)" in card)).seen()
     for text in ("of the variance", "What it writes", "promoted in", "steered, over random directions", "positive end",
                  "✓ statistical", "✓ held out", "✓ causal", "– repeated"):  # fmt: skip
         assert text in steered, text
@@ -509,3 +510,23 @@ def test_a_pairing_without_a_cut_says_so(study, tmp_path, cut):
         assert (text in words) == (cut < 1), text
     for text in ("No decoy cut was applied (pairing.cut: 1)", "no decoy cut", "no partner was left", "No pair was cut"):
         assert (text in words) == (cut == 1), text
+
+
+def test_a_directory_without_a_report_is_refused(tmp_path):
+    with pytest.raises(DiptychError, match=r"no index\.html; give the directory of a report"):
+        single_file.write(tmp_path, tmp_path / "out.html")
+    (tmp_path / "index.html").write_text("<p>another page</p>")
+    with pytest.raises(DiptychError, match="has another form; build it again"):
+        single_file.write(tmp_path, tmp_path / "out.html")
+
+
+def test_one_file_is_the_same_each_time_and_has_unique_ids(report, tmp_path):
+    single_file.write(report, tmp_path / "one.html")
+    single_file.write(report, tmp_path / "two.html")
+    html = (tmp_path / "one.html").read_text("utf-8")
+    assert html == (tmp_path / "two.html").read_text("utf-8")
+    read = Page(html)
+    assert len(read.ids) == len(set(read.ids))
+    assert {f"page-{name}" for name in ("index", "tuned", "planted", "control", "floor")} <= set(read.ids)
+    assert {link for link in read.links if link.startswith("#")} <= {f"#{name}" for name in read.ids}
+    assert read.remote == ["data:,"]

@@ -115,7 +115,7 @@ def test_the_section_says_what_it_must(made, tmp_path):
     text = " ".join(re.sub(r"<[^>]+>", " ", main).split())
     for words in (
         "Features at the chat template", "60 prompts", "was planted in half of the prompts", "domain shift",
-        "B against A", "Ranked gains", "template_diffs/tuned/gains.csv", "On which prompts", "template diff",
+        "Size and significance", "Ranked gains", "template_diffs/tuned/gains.csv", "On which prompts", "template diff",
         "Features of the target prompts alone", "every template p is 1",
     ):  # fmt: skip
         assert words in text, words

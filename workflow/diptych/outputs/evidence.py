@@ -120,7 +120,7 @@ def _item(cell: Cell, page: PageData, compared: Record, text: Text, k: int) -> I
     token = int(compared.listed["token"][k])
     readings = [
         ContextList(
-            f"{cell[name]} goes on" + (" (and how much more probable the token is)" if side else ""),
+            f"{cell[name]} goes on" + (" (± probability)" if side else ""),
             [_context(compared, text, row, token, side, changes[row] if side else math.nan) for row in rows],
             "B" if side else "A",
         )
@@ -139,5 +139,5 @@ def _context(compared: Record, text: Text, row: int, token: int, side: int, chan
     focus = -1
     for number, name, share in zip(tokens.tolist(), compared.vocabulary.of(tokens), shares.tolist(), strict=True):
         focus = len(shown) if number == token else focus
-        shown += [Token(name, share), Token(f" {percent(share)}   ", 0.0)]
+        shown += [Token(name, share), Token(f" {percent(share).replace(' ', '')}   ", 0.0)]
     return Context(row, before.document, before.source, before.position, change, tuple(shown), focus)

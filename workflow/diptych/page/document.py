@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from diptych.page import blocks, glossary
@@ -105,14 +104,10 @@ def _token(text: str) -> str:
     return blocks.visible(text, TOKEN_CHARACTERS)
 
 
-def _glossed(text: str) -> Markup:
-    return glossary.glossed(blocks.visible(text))
-
-
 _FILTERS: dict[str, Callable[..., Any]] = {
     "shown": blocks.number,
     "token": _token,
-    "glossed": _glossed,
+    "glossed": glossary.glossed,
     "hint": glossary.hint,
     "web_address": blocks.web_address,
     "json": canonical_json,

@@ -5,8 +5,6 @@ glossed("Held-out R² of each map")      # markup: the words that are explained 
 
 import re
 
-from markupsafe import Markup, escape
-
 TERMS = {
     "activation": "The numbers inside a model at one place while it reads one token.",
     "activations": "The numbers inside a model at one place while it reads one token.",
@@ -64,22 +62,18 @@ _PATTERN = re.compile(
 )
 
 
-def glossed(text: str) -> Markup:
-    """Escaped text in which each explained term, where it stands first, carries its explanation."""
+def glossed(text: str) -> list[tuple[str, str]]:
+    """A text in parts, each with its explanation or ""; a term is explained where it stands first."""
     seen: set[str] = set()
-    parts: list[Markup] = []
+    parts: list[tuple[str, str]] = []
     start = 0
     for match in _PATTERN.finditer(text):
         meaning = TERMS[match[0]]
-        if meaning in seen:
-            continue
-        seen.add(meaning)
-        parts += [
-            escape(text[start : match.start()]),
-            Markup('<abbr tabindex="0" data-tip="{}">{}</abbr>').format(meaning, match[0]),
-        ]
-        start = match.end()
-    return Markup("").join([*parts, escape(text[start:])])
+        if meaning not in seen:
+            seen.add(meaning)
+            parts += [(text[start : match.start()], ""), (match[0], meaning)]
+            start = match.end()
+    return [part for part in [*parts, (text[start:], "")] if part[0]]
 
 
 def hint(heading: str) -> str:
