@@ -20,6 +20,7 @@ import scipy.linalg
 import torch
 
 from diptych.runtime.errors import DiptychError
+from diptych.weights.limits import FLOORS
 
 DoubleArray = npt.NDArray[np.float64]
 Verdict = Literal["equal", "rounding", "changed"]
@@ -28,8 +29,6 @@ CHUNK = 2**18
 """Entries compared at a time: 1 MiB in float32, which stays in the processor's cache."""
 GRAM_CHUNK = 2**21
 """Entries multiplied at a time, 16 MiB in float64."""
-FLOORS = 4.0
-"""Changes below this multiple of the floor are rounding (METHODS 12)."""
 STEPS = 4.0
 """The same for an entry, in units in its last place."""
 SINGLE_BITS = 24
