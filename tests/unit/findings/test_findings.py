@@ -15,6 +15,7 @@ from diptych.findings import conclusions, schema, stage
 from diptych.findings import table as table_of_findings
 from diptych.linear_map import stage as linear_map
 from diptych.oracle import planted
+from diptych.steering import directions
 from diptych.storage import artifacts
 from diptych.storage.canonical import canonical_json
 from diptych.template_diff import candidates as template_candidates
@@ -92,6 +93,16 @@ def test_what_was_steered_has_its_effect(study):
     assert (table["leg_causal"][steered] == "holds").all()
     assert (table["leg_causal"][~np.array(steered)] == "untested").all()
     assert np.isnan(table["causal"][~np.array(steered)]).all()
+
+
+def test_what_is_steered_along_is_what_is_reported(study):
+    files = study["pairs"][1]["files"]
+    plan = directions.select(files, top=1, matched=0, random=0, latents=0, seed=0)
+    table = stage.read(study["findings"]).table
+    reported = set(zip(*(table[name][table["pair"] == "planted"] for name in ("method", "side", "id")), strict=True))
+    steered = {(item.method, item.side, item.id) for item in plan.items}
+    assert {method for method, *_ in steered} == {"linear_map", "means", "pairing", "crosscoder"}
+    assert steered <= reported
 
 
 def test_planted_direction_is_recovered_by_every_method(study):

@@ -152,7 +152,9 @@ def _rankings(pair: Mapping[str, Any], q: float, min_effect: Mapping[str, float]
             reason = f"{pair['site_a']} and {pair['site_b']} are two places in a network, which differ in any model"
             rankings[method] = Ranking((), reason)
             continue
-        ranked = rankings[method] = _ranking(pair["files"], method, _threshold(method, q, min_effect))
+        ranked = rankings[method] = repetition.ranking_of(
+            proposer.of(method), pair["files"], _threshold(method, q, min_effect)
+        )
         counts = ", ".join(f"{len(ranked.with_status(status))} {status}" for status in STATUSES)
         logs.logger.info("%s, %s: of %d candidates %s", pair["name"], method.name, len(ranked.candidates), counts)
     return rankings
@@ -160,14 +162,6 @@ def _rankings(pair: Mapping[str, Any], q: float, min_effect: Mapping[str, float]
 
 def _threshold(method: Method, q: float, min_effect: Mapping[str, float]) -> Threshold:
     return Threshold(None if method.is_exact else q, min_effect[method.name])
-
-
-def _ranking(files: Mapping[str, Any], method: Method, threshold: Threshold) -> Ranking:
-    """The ranking of one method on one cell, over all runs of what it depends on."""
-    proposes = proposer.of(method)
-    by_run = repetition.candidates_by_run(proposes, files)
-    first = ranking.rank(by_run[0], threshold, proposes.untestable(files))
-    return repetition.over_runs([first, *(ranking.rank(candidates, threshold) for candidates in by_run[1:])])
 
 
 def _recoveries(

@@ -106,9 +106,5 @@ class Proposer(proposer.Proposer):
         n_different = len(candidates(files))
         return [Clause(name, n_different == 0, f"different at {n_different} places")]
 
-    def steered(self, files: Files, best: Sequence[Candidate]) -> list[Candidate]:
-        """The mean differences as they are: each points from A to B."""
-        return list(best)
-
 
 PROPOSER = Proposer()
