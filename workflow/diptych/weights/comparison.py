@@ -48,8 +48,8 @@ class TensorChange:
         shape: of what is compared, as it is stored.
         dtypes: stored dtypes of A and B.
         change: its size.
-        spectrum: its singular values, in the shape `changes.matrix_shape`; None if it is a vector, did not change by more
-            than rounding, or is too large.
+        spectrum: its singular values, in the shape `changes.matrix_shape`; None if it is a vector, did not change by
+            more than rounding, or is too large.
     """
 
     key: str
