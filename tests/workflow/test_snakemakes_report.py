@@ -10,13 +10,12 @@ import pytest
 from trees import ROOT
 
 TABLES = {
-    "findings.tsv": "Findings", "similarity.tsv": "Similarity", "relations.csv": "Relations", "outputs.tsv": "Pairs", "weights.tsv": "Pairs",
+    "findings.tsv": "Findings", "similarity.tsv": "Similarity", "relations.csv": "Relations",
+    "outputs.tsv": "Pairs", "weights.tsv": "Pairs",
     "ladder.tsv": "Pairs", "matches.tsv": "Pairs", "unmatched.tsv": "Pairs", "steering.tsv": "Pairs",
     "gains.csv": "Template tokens", "targets.csv": "Template tokens",
 }  # fmt: skip
-FIGURES = dict.fromkeys(
-    ("figures.html", "scatter.svg", "scatter.png", "volcano.svg", "volcano.png"), "Template tokens"
-)
+FIGURES = dict.fromkeys(("figures.html", "scatter.svg", "scatter.png", "volcano.svg", "volcano.png"), "Template tokens")
 
 
 def data(page, name):
