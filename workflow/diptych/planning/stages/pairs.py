@@ -2,6 +2,7 @@
 
 import math
 
+from diptych import methods
 from diptych.models.batches import tokens_per_pass
 from diptych.outputs.streaming import BLOCK_VALUES
 from diptych.planning.cost import Cost, Products, h5
@@ -288,4 +289,4 @@ def _directions(sizes: Sizes, pair: str, site_a: str, site_b: str) -> int:
     settings = sizes.study.steering
     names = [sizes.study.dictionary(pair, side, site) for side, site in (("a", site_a), ("b", site_b))]
     listed = sum(len(settings.features.get(name, ())) for name in names if name)
-    return 3 * settings.top + settings.matched + settings.random + settings.latents + listed
+    return len(methods.steered()) * settings.top + settings.matched + settings.random + settings.latents + listed
