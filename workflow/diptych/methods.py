@@ -141,6 +141,7 @@ METHODS: tuple[Method, ...] = (
         min_effect=0.2,
         effect="Activation of a latent minus that with the models exchanged, over their sum.",
         unit="of the sum",
+        is_steered=True,
     ),
     Method(
         "template",

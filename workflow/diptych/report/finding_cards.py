@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych import methods
-from diptych.candidates.ranking import HELD_OUT_SHARE, Q
 from diptych.findings.stage import Findings
 from diptych.methods import Method
 from diptych.page import method_sections
@@ -154,28 +153,6 @@ def _order(table: Mapping[str, npt.NDArray[Any]], row: int) -> dict[str, float]:
 
 
 def legs(findings: Findings, row: int) -> list[Leg]:
-    """What a finding stands on, as far as its row says it."""
-    table = findings.table
-    effect, held_out, q = (float(table[name][row]) for name in ("effect", "held_out", "q"))
-    found, runs = (int(part) for part in (str(table["seeds"][row]) or "0/0").split("/"))
-    causal = float(table["causal"][row])
-    return [
-        Leg("statistical", q <= Q if math.isfinite(q) else True, f"q {p_value(q)}" if math.isfinite(q) else "exact"),
-        Leg(
-            "held out",
-            held_out * effect > 0 and abs(held_out) >= HELD_OUT_SHARE * abs(effect),
-            f"{number(held_out)} on documents that had no part in finding it",
-        ),
-        Leg(
-            "repeated",
-            2 * found > runs if runs > 1 else None,
-            f"found with {found} of {runs} seeds" if runs else "nothing was trained for it",
-        ),
-        Leg(
-            "causal",
-            causal > 1 if math.isfinite(causal) else None,
-            f"steering along it moves the model {number(causal, 2)} times as far as random directions"
-            if math.isfinite(causal)
-            else "the models were not steered along it",
-        ),
-    ]
+    """What a finding stands on: its six legs, of which it is as good as the weakest."""
+    holds = {"holds": True, "weak": False}
+    return [Leg(leg.name, holds.get(leg.state), f"{leg.state}: {leg.reason}") for leg in findings.legs_of(row)]
