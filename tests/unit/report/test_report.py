@@ -167,7 +167,7 @@ def test_a_finding_is_a_card_with_its_evidence(pages):
     assert len(cards) == sum(small_study_findings()["pair"] == "tuned")
     steered = Page(next(card for card in cards if "(unexplained 1)" in card)).seen()
     for text in ("of the variance", "What it writes", "promoted in", "steered, over random directions", "positive end",
-                 "✓ statistical", "✓ held out", "✓ causal", "– repeated"):  # fmt: skip
+                 "✓ statistical", "✓ held out", "– repeated", "specific", "readable"):  # fmt: skip
         assert text in steered, text
     in_both = next(card for card in cards if "pairing-1" in card)
     assert "in base" in in_both
@@ -461,7 +461,7 @@ def test_the_opening_of_a_grid_speaks_of_like_sites():
         {"pair": "grid", "site": cell["site"], "method": "linear_map", "status": "found", "findings": 2, "besides": ""}
         for cell in cells
     ]
-    found = findings.Findings({}, np.zeros((0, 1)), answers, [])
+    found = findings.Findings({}, np.zeros((0, 1)), answers, [], {})
     assert opening.answer(cells, found) == (
         "tuned differs from base at first: 2 findings (2 by the linear map).\n"
         "tuned differs from base at last: 2 findings (2 by the linear map).\n"
