@@ -42,5 +42,6 @@ rule all:
     default_target: True
     input:
         LAYOUT.report(),
+        LAYOUT.report_pages(),
         LAYOUT.findings_table(),
         LAYOUT.pictures(),
