@@ -43,6 +43,10 @@ study: install  ## Run the default study (config/config.yaml) to results/report/
 	$(SNAKEMAKE)
 	@echo "report: $(CURDIR)/results/report/index.html"
 
+.PHONY: screenshots
+screenshots: install  ## Draw pages of results/report at three widths to results/screenshots (needs Chromium)
+	python docs/screenshots.py results/report results/screenshots index.html pairs/tuned.html
+
 CONFIG ?= config/config.yaml
 
 .PHONY: plan

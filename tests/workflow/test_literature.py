@@ -124,7 +124,7 @@ def run(tree, name, overlay):
 def published(results):
     """The rows of the page's table of published numbers, as text."""
     page = (results / "report" / "index.html").read_text()
-    section = re.search(r'<section id="published".*?</table>', page, re.DOTALL)[0]
+    section = re.search(r'<details[^>]* id="published".*?</table>', page, re.DOTALL)[0]
     rows = re.findall(r"<tr>(.*?)</tr>", section.partition("<tbody>")[2], re.DOTALL)
     return [
         [re.sub(r"<[^>]*>", "", cell).strip() for cell in re.findall(r"<td.*?</td>", row, re.DOTALL)] for row in rows

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diptych.config.study import Study
+from diptych.report import addresses
 
 PAGE_TEMPLATES = Path(__file__).parents[2] / "report"
 """Directory of the page's template, style and script."""
@@ -266,8 +267,14 @@ class Layout:
         return self.results / "maps.h5"
 
     def report(self) -> Path:
-        """The page."""
-        return self.results / "report" / "index.html"
+        """The index of the report."""
+        return self.results / "report" / addresses.INDEX
+
+    def report_pages(self) -> list[Path]:
+        """What lies beside the index: a page for each pair, and the plotting library."""
+        pairs = sorted({*self.study.whole_pairs, *self.study.compared_pairs})
+        names = [*map(addresses.page_of, pairs), addresses.PLOTLY]
+        return [self.report().parent / name for name in names]
 
     def log(self, rule: str, stem: str) -> Path:
         """The log of a job."""
