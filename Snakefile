@@ -35,6 +35,7 @@ include: "workflow/rules/similarity.smk"
 include: "workflow/rules/template_diffs.smk"
 include: "workflow/rules/exchange.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/leaderboard.smk"
 include: "workflow/rules/plan.smk"
 
 
