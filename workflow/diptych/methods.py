@@ -133,6 +133,7 @@ METHODS: tuple[Method, ...] = (
         kind="latent",
         min_effect=0.2,
         effect="Activation of a latent minus that with the models exchanged, over their sum.",
+        is_steered=True,
     ),
     Method(
         "template",

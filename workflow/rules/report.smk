@@ -5,7 +5,12 @@ rule collect_relations:
     input:
         unpack(inputs("collect_relations")),
     output:
-        table=LAYOUT.relations_table(),
+        table=report(
+            LAYOUT.relations_table(),
+            caption="../report/relations.rst",
+            category="Relations",
+            labels={"table": "relations by depth"},
+        ),
         relations=LAYOUT.relations(),
     log:
         LAYOUT.log("collect_relations", "relations"),
@@ -25,7 +30,12 @@ rule collect_findings:
     input:
         unpack(inputs("collect_findings")),
     output:
-        table=LAYOUT.findings_table(),
+        table=report(
+            LAYOUT.findings_table(),
+            caption="../report/findings.rst",
+            category="Findings",
+            labels={"table": "findings"},
+        ),
         findings=LAYOUT.findings(),
     log:
         LAYOUT.log("collect_findings", "findings"),
@@ -45,7 +55,12 @@ rule build_report:
     input:
         unpack(inputs("build_report")),
     output:
-        LAYOUT.report(),
+        report(
+            LAYOUT.report(),
+            caption="../report/study.rst",
+            category="Report",
+            labels={"page": "the study"},
+        ),
     log:
         LAYOUT.log("build_report", "report"),
     benchmark:

@@ -6,11 +6,13 @@ import torch
 
 from diptych.runtime import devices, logs
 from diptych.steering import stage
+from diptych.storage import artifacts
 
 logs.start(snakemake.log[0], __file__)
 spec = snakemake.params.spec
 torch.set_num_threads(snakemake.threads)
 paths = snakemake.input
+results = Path(snakemake.output.table).parents[3]
 sides = {
     name.upper(): stage.Side(
         Path(paths[f"model_{name}"]).parent,
@@ -22,7 +24,7 @@ sides = {
 }
 with devices.take_several(snakemake.resources.device, snakemake.resources.gpus_per_model) as granted:
     stage.steer(
-        dict(paths.items()),
+        dict(paths.items()) | artifacts.below(results, spec["reads"]["runs"]),
         sides,
         snakemake.output.steering,
         snakemake.output.table,

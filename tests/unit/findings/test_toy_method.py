@@ -45,7 +45,7 @@ def study(tmp_path, monkeypatch):
 
 
 def test_a_method_is_a_package_and_a_line(study, tmp_path):
-    lines = [line.split("\t") for line in (tmp_path / "findings.tsv").read_text().splitlines()]
+    lines = [line.split("\t") for line in (tmp_path / "findings.tsv").read_text().splitlines()[1:]]
     table = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
     own = [row for row in table if row["method"] == "toy"]
     assert [(row["pair"], row["id"], row["side"]) for row in own] == [("tuned", "mean 1", "B")]

@@ -375,6 +375,20 @@ def test_matrices_beyond_the_limit_have_no_rank(models, tmp_path):
     assert section(files).blocks
 
 
+def test_a_tensor_of_three_axes_has_the_rank_of_its_last_axis_by_the_others(tmp_path):
+    make_model(tmp_path / "mamba", "mamba")
+    kernel = "backbone.layers.1.mixer.conv1d.weight"
+
+    def edit(tensors):
+        channels, _, width = tensors[kernel].shape
+        tensors[kernel] += torch.outer(torch.arange(1.0, channels + 1), torch.arange(1.0, width + 1))[:, None] / 99
+
+    files = compared(tmp_path / "mamba", edited(tmp_path / "mamba", tmp_path / "b", edit), tmp_path)
+    assert {name: rank for name, rank in by_tensor(files, "rank").items() if rank} == {kernel.split(".", 1)[1]: 1.0}
+    assert [candidate.id for candidate in found(files)] == ["mixer.conv1d: block 1 alone, rank 1"]
+    assert not len(table(files, "directions")["key"])
+
+
 def test_damaged_files_are_refused(models, tmp_path):
     broken = edited(models / "llama", tmp_path / "b", lambda tensors: None)
     (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:1000])

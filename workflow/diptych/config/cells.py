@@ -108,6 +108,14 @@ def files_of(layout: Layout, pair: str, site_a: str, site_b: str) -> Description
     return files
 
 
+def steered_runs(layout: Layout, pair: str, site_a: str, site_b: str) -> Description:
+    """The trainings that a cell's candidates come from: its crosscoders, and its dictionaries of further seeds."""
+    files = files_of(layout, pair, site_a, site_b)
+    parts = ("name", "seed", "weights", "latents")
+    crosscoders = [{part: run[part] for part in parts} for run in files["crosscoders"]]
+    return {"crosscoders": crosscoders, "repeats": files.get("repeats", [])}
+
+
 def _means(layout: Layout, pair: str, site_a: str, site_b: str) -> Description:
     """The mean differences at a site, and at all sites of the pair: one family of tests; of unlike sites none."""
     if site_a != site_b:

@@ -25,8 +25,8 @@ IMAGES = ("png", "svg")
 
 
 def page_templates() -> tuple[Path, ...]:
-    """The files in `PAGE_TEMPLATES`."""
-    return tuple(sorted(PAGE_TEMPLATES.iterdir()))
+    """The files in `PAGE_TEMPLATES` that a page is made of; captions of Snakemake's report lie beside them."""
+    return tuple(sorted(path for path in PAGE_TEMPLATES.iterdir() if path.suffix != ".rst"))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy.typing as npt
 
 from diptych import methods
-from diptych.findings.stage import STATUSES, Findings
+from diptych.findings.stage import Findings
+from diptych.findings.table import STATUSES
 from diptych.page import method_sections
 from diptych.page.blocks import (
     Banner,
