@@ -48,10 +48,7 @@ onstart:
 
 
 onerror:
-    logger.error(
-        "Not finished: run the same command again. Finished files are kept, trainings go on from their checkpoints; "
-        f"a job's log is in {LAYOUT.results / 'logs'}."
-    )
+    logger.error(ownership.NOT_FINISHED.format(logs=LAYOUT.results / "logs"))
 
 
 rule all:

@@ -16,6 +16,11 @@ from diptych.runtime.errors import DiptychError
 
 NAME = ".snakemake-id"
 """File in the results directory."""
+NOT_FINISHED = (
+    "Not finished: run the same command again. Finished files are kept, trainings go on from their checkpoints; "
+    "a job's log is in {logs}."
+)
+"""Last word of a run that failed or was stopped."""
 
 
 def check(results: Path, record: Path) -> None:
