@@ -19,6 +19,8 @@ PAGE_TEMPLATES = Path(__file__).parents[2] / "report"
 """Directory of the page's template, style and script."""
 CODE_CACHE = Path(".snakemake") / "diptych" / "code.json"
 """Code hashes from one run of Snakemake to the next."""
+RUN_ID = Path(".snakemake") / "diptych" / "id"
+"""The id of a working directory's record of runs."""
 IMAGES = ("png", "svg")
 """Formats of the images."""
 
