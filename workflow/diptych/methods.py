@@ -7,6 +7,7 @@ method is loaded by the name of its package (`candidates.proposer.of`, `page.met
         stage.py            what its rule's script calls; the maths is in the modules beside it
         candidates.py       PROPOSER: its candidate differences (if `proposes`)
         section.py          SECTIONS: its part of the page
+    entry.py            ENTRIES: how it enters the leaderboard (if it has `entries`)
 
 and one entry here. Findings, controls, conclusions, report and config iterate over the table.
 """
@@ -40,6 +41,9 @@ class Method:
         is_share: whether the effect is a share, at most 1.
         is_steered: whether models are steered along its candidates.
         plants: whether it plants a change of its own as positive control, in place of a planted model.
+        entries: names of its entries on the leaderboard: the ways in which it is fitted on two matrices of rows.
+        entry_module: dotted name of the module whose `ENTRIES` has them, if that is not `entry` of its package.
+        unjudged: why it has none.
     """
 
     name: str
@@ -56,6 +60,9 @@ class Method:
     plants: bool = False
     scope: Scope = "site"
     is_exact: bool = False
+    entries: tuple[str, ...] = ()
+    entry_module: str = ""
+    unjudged: str = "it is not fitted on two matrices of rows"
 
     @property
     def proposes(self) -> bool:
@@ -76,6 +83,7 @@ METHODS: tuple[Method, ...] = (
         is_share=False,
         plants=True,
         scope="pair",
+        unjudged="it reads next tokens; its truth is the words that a model was tuned to say",
     ),
     Method(
         "weights",
@@ -90,6 +98,7 @@ METHODS: tuple[Method, ...] = (
         is_share=False,
         scope="pair",
         is_exact=True,
+        unjudged="it reads weights, exactly; its truth is the tensor that was edited",
     ),
     Method(
         "means",
@@ -103,6 +112,7 @@ METHODS: tuple[Method, ...] = (
         unit="typical distances",
         is_share=False,
         is_steered=True,
+        entries=("means",),
     ),
     Method(
         "linear_map",
@@ -115,6 +125,7 @@ METHODS: tuple[Method, ...] = (
         effect="Share of B's variance along a direction that the map leaves unexplained.",
         unit="of the variance",
         is_steered=True,
+        entries=("linear_map",),
     ),
     Method(
         "pairing",
@@ -128,9 +139,23 @@ METHODS: tuple[Method, ...] = (
         "as much.",
         unit="of the sum",
         is_steered=True,
+        entries=("pairing",),
+        entry_module="diptych.leaderboard.dictionaries",
     ),
-    Method("similarity", "similarity of feature spaces", "diptych.similarity", file="similarity"),
-    Method("steering", "steering", "diptych.steering", file="steering"),
+    Method(
+        "similarity",
+        "similarity of feature spaces",
+        "diptych.similarity",
+        file="similarity",
+        unjudged="it scores whole spaces and proposes no difference",
+    ),
+    Method(
+        "steering",
+        "steering",
+        "diptych.steering",
+        file="steering",
+        unjudged="it tests what the other methods propose, by running the models",
+    ),
     Method(
         "crosscoder",
         "crosscoder",
@@ -140,8 +165,18 @@ METHODS: tuple[Method, ...] = (
         kind="latent",
         min_effect=0.2,
         effect="Activation of a latent minus that with the models exchanged, over their sum.",
-        unit="of the sum",
         is_steered=True,
+        unit="of the sum",
+        entries=(
+            "crosscoder_batchtopk",
+            "crosscoder_topk",
+            "crosscoder_l1",
+            "crosscoder_jumprelu",
+            "crosscoder_shared",
+            "crosscoder_dedicated",
+            "crosscoder_matryoshka",
+            "crosscoder_diff",
+        ),
     ),
     Method(
         "template",
@@ -154,6 +189,7 @@ METHODS: tuple[Method, ...] = (
         unit="standard deviations",
         is_share=False,
         plants=True,
+        unjudged="it reads one dictionary at the tokens of a chat template, which planted rows have none of",
     ),
 )
 """All methods, in the order of the page."""

@@ -19,6 +19,8 @@ PAGE_TEMPLATES = Path(__file__).parents[2] / "report"
 """Directory of the page's template, style and script."""
 CODE_CACHE = Path(".snakemake") / "diptych" / "code.json"
 """Code hashes from one run of Snakemake to the next."""
+RUN_ID = Path(".snakemake") / "diptych" / "id"
+"""The id of a working directory's record of runs."""
 IMAGES = ("png", "svg")
 """Formats of the images."""
 
@@ -265,6 +267,26 @@ class Layout:
     def feature_maps(self) -> Path:
         """UMAP coordinates of the paired features of all pairs."""
         return self.results / "maps.h5"
+
+    def leaderboard_scores(self, method: str, case: str) -> Path:
+        """Scores of one method on one case of the leaderboard."""
+        return self.results / "leaderboard" / "scores" / method / f"{case}.h5"
+
+    def leaderboard_cost(self, method: str, case: str) -> Path:
+        """Seconds and memory that a method took on a case."""
+        return self.results / "benchmarks" / "score_method" / method / f"{case}.cost.json"
+
+    def leaderboard(self) -> Path:
+        """The scores of all methods over all seeds."""
+        return self.results / "leaderboard" / "leaderboard.h5"
+
+    def leaderboard_table(self) -> Path:
+        """The leaderboard as text, with seconds and memory."""
+        return self.results / "leaderboard" / "leaderboard.tsv"
+
+    def leaderboard_page(self) -> Path:
+        """The leaderboard's page."""
+        return self.results / "leaderboard" / "index.html"
 
     def report(self) -> Path:
         """The index of the report."""

@@ -32,6 +32,8 @@ EXCERPTS = " | "
 """What separates the contexts in the table of findings."""
 ORDERS = {"rank": "strongest first", "effect": "largest first", "steered": "by steering"}
 """Sort keys of the cards."""
+HOLDS = {"holds": True, "weak": False}
+"""Of a leg that was measured."""
 Comparison = Mapping[str, Any]
 Rows = Sequence[int]
 
@@ -153,6 +155,9 @@ def _order(table: Mapping[str, npt.NDArray[Any]], row: int) -> dict[str, float]:
 
 
 def legs(findings: Findings, row: int) -> list[Leg]:
-    """What a finding stands on: its six legs, of which it is as good as the weakest."""
-    holds = {"holds": True, "weak": False}
-    return [Leg(leg.name, holds.get(leg.state), f"{leg.state}: {leg.reason}") for leg in findings.legs_of(row)]
+    """What is asked of a finding, and whether it stands on it."""
+    return [
+        Leg(leg.name, HOLDS.get(leg.state), leg.reason)
+        for leg in findings.legs_of(row)
+        if leg.state != "not applicable"
+    ]

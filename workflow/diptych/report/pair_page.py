@@ -25,7 +25,7 @@ STANDS = (
     "Each finding is significant in its family of tests, has the same sign and at least half the size on held-out "
     "documents, and is large enough to matter. What depends on training is also found with most of the seeds; with a "
     "single seed it is listed as not repeated. The findings of a method are ranked by their weakest leg: ✓ holds, ✗ is "
-    "weak, – was not tested or is not asked. Point at a leg for its number."
+    "weak, – was not tested. Point at a leg for its number."
 )
 NOTHING = {
     "compared": "No difference stands. “Can I trust it?” says of each method whether it could have seen one.",

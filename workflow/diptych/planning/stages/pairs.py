@@ -88,7 +88,11 @@ def _outputs_bytes(sizes: Sizes, pair: str, positions: float) -> float:
 
 
 def compare_weights(sizes: Sizes, pair: str) -> Cost:
-    """Norms of all changes, and singular values of every matrix that changed, 4 m n min(m, n) by its Gram matrix."""
+    """Norms of all changes, and singular values of every matrix that changed, 4 m n min(m, n) by its Gram matrix.
+
+    In memory are the largest tensor of both models, a Gram matrix, and the unembedding in float32, by which singular
+    vectors are put into words.
+    """
     a, b = _models(sizes, pair)
     shape = sizes.shape(a)
     is_same = a == b
@@ -101,8 +105,9 @@ def compare_weights(sizes: Sizes, pair: str) -> Cost:
     disk = h5(25, tensors * (1010 + 170) + directions)
     tensor = 2 * shape.vocabulary * shape.width * shape.stored
     gram = 0 if is_same else 8 * max(shape.inner, shape.width) ** 2
+    lens = 0 if is_same else 4 * shape.vocabulary * shape.width
     return Cost(flops=work, moved=2 * shape.parameters * shape.stored, traffic=6 * shape.parameters * 4, disk=disk,
-                host=tensor + gram)  # fmt: skip
+                host=tensor + gram + lens)  # fmt: skip
 
 
 def compare_means(sizes: Sizes, pair: str, site_a: str, site_b: str) -> Cost:
