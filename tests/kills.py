@@ -85,6 +85,7 @@ class Run:
 
     def __init__(self, tree: Tree, *arguments: str) -> None:
         self.log, self.code = tree.path / "run.log", -1
+        self.log.write_text("")
         self.pid = os.fork()
         if self.pid == 0:
             _snakemake(tree.path, self.log, arguments)
