@@ -85,6 +85,7 @@ class Run:
 
     def __init__(self, tree: Tree, *arguments: str) -> None:
         self.log, self.code = tree.path / "run.log", -1
+        self.log.write_text("")
         self.pid = os.fork()
         if self.pid == 0:
             _snakemake(tree.path, self.log, arguments)
@@ -187,7 +188,9 @@ def disturb(tree: Tree, expected: dict[str, str], kills: int, seed: int, longest
             if run.code == -signal.SIGKILL:
                 Run(tree, "--unlock").wait(ENDS_WITHIN_S)
         elif run.code == 0:
-            outcome.problems += differences(expected, digests(results))
+            found = differences(expected, digests(results))
+            print(f"finished: {len(found)} of {len(expected)} artifacts differ", file=sys.stderr, flush=True)
+            outcome.problems += found
             if left:
                 shutil.rmtree(results)
                 outcome.studies += 1
@@ -210,6 +213,7 @@ def _kill(run: Run, number: signal.Signals, target: Target, outcome: Outcome) ->
             run.send(signal.SIGKILL, "both")
     if number == signal.SIGINT and target == "both":
         outcome.ctrl_c_s.append(time.monotonic() - start)
+        print(f"Ctrl-C: ended within {outcome.ctrl_c_s[-1]:.1f} s", file=sys.stderr, flush=True)
         outcome.silent += HOW_TO_GO_ON not in run.log.read_text(errors="replace")
     return True
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,9 @@ def test_every_fault_is_noticed_named_tried_again_and_resumed(tmp_path):
         assert f"SLURM status is: '{state}" in said
     assert outcomes["gpus"][:2] == ["1", "0"]
     assert outcomes["gpus"][3] == "0,1"
+    turns = sorted((outcomes[f"turn{n}"] for n in range(3)), key=lambda outcome: float(outcome[4]))
+    assert {turn[3] for turn in turns} in ({"0"}, {"1"})
+    assert all(float(earlier[5]) < float(later[4]) for earlier, later in pairwise(turns))
     assert outcomes["node"][1] == "3"
     assert outcomes["controller"][:2] == ["1", "0"]
     assert not list(results.glob(".*checkpoint*"))

@@ -9,6 +9,7 @@ from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 from diptych.storage.checkpoints import Checkpoint
 
+begun = time.time()
 logs.start(snakemake.log[0], __file__)
 output, resources = Path(snakemake.output[0]), snakemake.resources
 checkpoint = Checkpoint.beside(output, {})
@@ -27,5 +28,5 @@ for step in range(first, 10):
                 time.sleep(8 if snakemake.wildcards.fault == "controller" else 600)
     checkpoint.save({"step": step + 1})
 gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-artifacts.write_text(output, f"{resources.attempt} {first} {resources.mem_mb} {gpus}\n")
+artifacts.write_text(output, f"{resources.attempt} {first} {resources.mem_mb} {gpus or '-'} {begun} {time.time()}\n")
 checkpoint.remove()
