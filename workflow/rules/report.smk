@@ -1,4 +1,4 @@
-# Relations, findings of all pairs, and the page.
+# Relations, findings of all pairs, and the report.
 
 
 rule collect_relations:
@@ -55,12 +55,13 @@ rule build_report:
     input:
         unpack(inputs("build_report")),
     output:
-        report(
+        index=report(
             LAYOUT.report(),
             caption="../report/study.rst",
             category="Report",
             labels={"page": "the study"},
         ),
+        pages=LAYOUT.report_pages(),
     log:
         LAYOUT.log("build_report", "report"),
     benchmark:

@@ -128,7 +128,7 @@ def test_every_script_has_a_job_and_its_spec_names_no_path_below_the_results(rul
         "model": {"fetch_model": "base", "derive_model": "tuned"}.get(rule, "base"), "corpus": "addresses",
         "tokenizer": "base", "tokenizer_a": "base", "tokenizer_b": "base", "shard": "0",
         "group": JOBS.study.group("middle"), "template_diff": next(iter(JOBS.study.template_diffs)),
-        "dictionary": next(iter(JOBS.study.dictionaries)),
+        "dictionary": next(iter(JOBS.study.dictionaries)), "method": "linear_map", "case": "one_basis",
     }  # fmt: skip
     names = list(inspect.signature(getattr(Jobs, rule)).parameters)[1:]
     job = JOBS.job(rule, {name: wildcards[name] for name in names})

@@ -118,3 +118,31 @@ def test_bad_settings_say_what_is_wrong():
         planted.make_pair(d_A=8, d_B=9, same_map=True)
     with pytest.raises(DiptychError, match="onlyB"):
         planted.make_pair(labels={"onlyB": 3})
+
+
+def test_low_rank_directions_span_that_rank_in_both_spaces():
+    pair = planted.make_pair(0, d_A=24, d_B=20, n_features=40, rank=6, noise=0.0)
+    for directions in (pair.directions_A, pair.directions_B):
+        assert np.linalg.matrix_rank(directions, tol=1e-8) == 6
+        np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1.0)
+    with pytest.raises(DiptychError, match="rank = 21 is more than the 20"):
+        planted.make_pair(0, d_A=24, d_B=20, rank=21)
+
+
+def test_exclusive_features_have_the_stated_size():
+    whole = planted.make_pair(0, labels={"only_A": 2, "only_B": 2})
+    half = planted.make_pair(0, labels={"only_A": (2, 0.5), "only_B": (2, 0.5)})
+    for label, of_whole, of_half in (
+        ("only_A", whole.codes_A, half.codes_A),
+        ("only_B", whole.codes_B, half.codes_B),
+    ):
+        features = half.features(label)
+        np.testing.assert_allclose(of_half[:, features], 0.5 * of_whole[:, features], rtol=1e-6)
+
+
+def test_halves_differ_by_rounding_in_one_copy_of_each_document():
+    pair = planted.half_rounded_pair(0)
+    whole = planted.identical_pair(0).x_A
+    in_A, in_B = ((x == whole).all(axis=1).reshape(100, 40) for x in (pair.x_A, pair.x_B))
+    np.testing.assert_array_equal(in_A.all(axis=1), ~in_B.all(axis=1))
+    assert in_A.all(axis=1).sum() == 50

@@ -12,7 +12,7 @@ from diptych.candidates import ranking, recovery
 from diptych.derive import merge, plant
 from diptych.models import adapters, ends, lens, pretrained, sources
 from diptych.models.stored_tensors import StoredTensors
-from diptych.page.blocks import Note
+from diptych.page.blocks import Note, Prose
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 from diptych.text.tokenizer import Tokenizer
@@ -69,7 +69,7 @@ def said(files):
 
 
 def section(files):
-    return SECTIONS.of_cell({"files": files, "a": "base", "b": "tuned", "id": "pair"}, None)
+    return SECTIONS.of_cell({"files": files, "a": "base", "b": "tuned", "id": "pair"}, None)["where"]
 
 
 # --- equal ----------------------------------------------------------------------------------------------------------
@@ -83,7 +83,9 @@ def test_a_model_and_itself_are_equal_exactly(architecture, models, tmp_path):
     assert not PROPOSER.candidates(files)
     assert [clause.holds for clause in PROPOSER.control(files)] == [True]
     assert said(files) == "The weights of base and tuned are equal."
-    assert [type(block) for block in section(files).blocks] == [Note]
+    assert [type(block) for block in section(files).blocks] == [Prose]
+    assert SECTIONS.magnitude({"files": files, "a": "base"}).share == 0
+    assert SECTIONS.strip({"files": files}) is None
     assert [clause.holds for clause in PROPOSER.control({})] == [None]
 
 

@@ -16,16 +16,16 @@ from diptych import methods
 from diptych.config import cells
 from diptych.config.job import Inputs, Job, Reads, dump, dump_only, files_at
 from diptych.config.layout import page_templates
+from diptych.config.leaderboard_jobs import LeaderboardJobs
 from diptych.config.sections.dictionaries import TrainedDictionary
-from diptych.config.source_jobs import SourceJobs
 from diptych.crosscoder.published.files import files_of
 from diptych.models import sites
 from diptych.text import word_lists
 
 
 @dataclass(frozen=True)
-class Jobs(SourceJobs):
-    """Jobs of a study; those that make models and text are `SourceJobs`."""
+class Jobs(LeaderboardJobs):
+    """Jobs of a study; those that make models and text are `SourceJobs`, the leaderboard's `LeaderboardJobs`."""
 
     def job(self, rule: str, wildcards: Mapping[str, str]) -> Job:
         """The job of a rule with these wildcards."""

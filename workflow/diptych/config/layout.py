@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diptych.config.study import Study
+from diptych.report import addresses
 
 PAGE_TEMPLATES = Path(__file__).parents[2] / "report"
 """Directory of the page's template, style and script."""
 CODE_CACHE = Path(".snakemake") / "diptych" / "code.json"
 """Code hashes from one run of Snakemake to the next."""
+RUN_ID = Path(".snakemake") / "diptych" / "id"
+"""The id of a working directory's record of runs."""
 IMAGES = ("png", "svg")
 """Formats of the images."""
 
@@ -265,9 +268,35 @@ class Layout:
         """UMAP coordinates of the paired features of all pairs."""
         return self.results / "maps.h5"
 
+    def leaderboard_scores(self, method: str, case: str) -> Path:
+        """Scores of one method on one case of the leaderboard."""
+        return self.results / "leaderboard" / "scores" / method / f"{case}.h5"
+
+    def leaderboard_cost(self, method: str, case: str) -> Path:
+        """Seconds and memory that a method took on a case."""
+        return self.results / "benchmarks" / "score_method" / method / f"{case}.cost.json"
+
+    def leaderboard(self) -> Path:
+        """The scores of all methods over all seeds."""
+        return self.results / "leaderboard" / "leaderboard.h5"
+
+    def leaderboard_table(self) -> Path:
+        """The leaderboard as text, with seconds and memory."""
+        return self.results / "leaderboard" / "leaderboard.tsv"
+
+    def leaderboard_page(self) -> Path:
+        """The leaderboard's page."""
+        return self.results / "leaderboard" / "index.html"
+
     def report(self) -> Path:
-        """The page."""
-        return self.results / "report" / "index.html"
+        """The index of the report."""
+        return self.results / "report" / addresses.INDEX
+
+    def report_pages(self) -> list[Path]:
+        """What lies beside the index: a page for each pair, and the plotting library."""
+        pairs = sorted({*self.study.whole_pairs, *self.study.compared_pairs})
+        names = [*map(addresses.page_of, pairs), addresses.PLOTLY]
+        return [self.report().parent / name for name in names]
 
     def log(self, rule: str, stem: str) -> Path:
         """The log of a job."""

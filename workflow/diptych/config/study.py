@@ -22,6 +22,7 @@ from diptych.config.sections.crosscoders import Crosscoder
 from diptych.config.sections.dictionaries import Dictionary
 from diptych.config.sections.findings import Findings
 from diptych.config.sections.latents import Latents
+from diptych.config.sections.leaderboard import Leaderboard
 from diptych.config.sections.linear_map import LinearMap
 from diptych.config.sections.means import Means
 from diptych.config.sections.models import Model, Plant, Tuning
@@ -91,6 +92,8 @@ class Study(Strict):
     """Steering along candidates."""
     findings: Findings = Findings()
     """Thresholds of a finding."""
+    leaderboard: Leaderboard = Leaderboard()
+    """The methods judged on planted truth."""
     report: Report = Report()
     """The report."""
     published: tuple[PublishedNumber, ...] = ()

@@ -29,6 +29,9 @@ IntArray = npt.NDArray[np.int64]
 Amount = float | tuple[float, float]
 Label = int | tuple[int, Amount]
 SideName = Literal["A", "B"]
+ClaimedSide = Literal["A", "B", "either"]
+"""The model that alone has a direction; "either" by a method that does not tell which."""
+Outcome = Literal["hit", "repeat", "false"]
 
 LABELS = ("shared", "only_A", "only_B", "rotated", "rescaled", "more_frequent")
 CLAIM_COSINE = 0.7
@@ -50,7 +53,7 @@ class PlantedPair:
         directions_A, directions_B: float64 [F, d_A], [F, d_B], unit rows, also for features the model lacks (where
             they would have been).
         label: label of each feature, one of `LABELS`.
-        amount: float64 [F]: theta in radians, the factor s or the factor c; NaN for the other labels.
+        amount: float64 [F]: theta in radians, the factor s or the factor c; NaN where none was given.
     """
 
     x_A: FloatArray
@@ -89,6 +92,7 @@ def make_pair(
     labels: Mapping[str, Label] | None = None,
     noise: float = 0.05,
     clusters: int = 0,
+    rank: int | None = None,
     same_map: bool = False,
     rate: float = 0.25,
     zipf: float = 0.5,
@@ -103,10 +107,12 @@ def make_pair(
         d_B: width of B.
         d_0: width of the common space, <= min(d_A, d_B), the default.
         n_features: F.
-        labels: how many features differ and how: {"only_A": 3, "only_B": 3, "rotated": (3, theta),
-            "rescaled": (3, s), "more_frequent": (3, c)}; theta, s and c act on B and may be a range (lowest, highest).
+        labels: how many features differ and how: {"only_A": 3, "only_B": (3, s), "rotated": (3, theta),
+            "rescaled": (3, s), "more_frequent": (3, c)}; theta, c and the factor s of the activations act on B (of
+            "only_A" on A) and may be a range (lowest, highest).
         noise: independent Gaussian noise of each model, its variance over the signal's being noise^2.
         clusters: number of groups of features with similar directions that fire together; 0 for none.
+        rank: of the matrix of the features' directions, <= d_0, the default; the rest of the space holds noise alone.
         same_map: both models use the same map and mean (needs d_A = d_B).
         rate: firing probability of the most frequent feature.
         zipf: the j-th most frequent feature fires with probability rate j^-zipf.
@@ -115,12 +121,17 @@ def make_pair(
         DiptychError: the widths, labels or counts do not fit together.
     """
     d_0 = min(d_A, d_B) if d_0 is None else d_0
+    rank = d_0 if rank is None else rank
+    if rank > d_0:
+        raise DiptychError(f"planted pair: rank = {rank} is more than the {d_0} dimensions that both models share")
     if d_0 > min(d_A, d_B) or (same_map and d_A != d_B):
         raise DiptychError(f"planted pair: d_0 = {d_0}, d_A = {d_A}, d_B = {d_B}, same_map = {same_map} do not fit")
     rng = np.random.default_rng(seed)
     label, amount = _assign_labels(labels or {}, n_features, rng)
     cluster = rng.integers(clusters, size=n_features) if clusters else None
-    common_A = _feature_directions(n_features, d_0, cluster, rng)
+    common_A = _feature_directions(n_features, rank, cluster, rng)
+    if rank < d_0:
+        common_A = common_A @ _semi_orthogonal(rank, d_0, rng)
     common_B = _rotate(common_A, label, amount, rng)
     document = np.repeat(np.arange(n_documents), tokens_per_document)
     rates: DoubleArray = rate * np.arange(1.0, n_features + 1) ** -zipf
@@ -158,6 +169,17 @@ def rounded_pair(seed: int = 0, **settings: Any) -> PlantedPair:
     return replace(pair, x_B=artifacts.from_bfloat16(artifacts.to_bfloat16(pair.x_A)))
 
 
+def half_rounded_pair(seed: int = 0, **settings: Any) -> PlantedPair:
+    """A model with itself where each copy is in bfloat16 on one half of the documents: only rounding differs.
+
+    Neither copy has more of it than the other, so the two are exchangeable within a document.
+    """
+    pair = identical_pair(seed, **settings)
+    rounded = artifacts.from_bfloat16(artifacts.to_bfloat16(pair.x_A))
+    in_A = (np.random.default_rng(seed).permutation(int(pair.document.max()) + 1) % 2 == 0)[pair.document, None]
+    return replace(pair, x_A=np.where(in_A, rounded, pair.x_A), x_B=np.where(in_A, pair.x_A, rounded))
+
+
 def swap_labels(pair: PlantedPair, seed: int = 0) -> PlantedPair:
     """Exchange (x_A, x_B) of each document with probability 1/2 (equal widths): a sample of the label-swap null.
 
@@ -175,9 +197,48 @@ def swap_labels(pair: PlantedPair, seed: int = 0) -> PlantedPair:
     )
 
 
+def outcomes(
+    directions: Sequence[npt.ArrayLike],
+    sides: Sequence[ClaimedSide],
+    pair: PlantedPair,
+    *,
+    of: Sequence[SideName] = ("A", "B"),
+    threshold: float = CLAIM_COSINE,
+) -> list[Outcome]:
+    """Outcome of each direction of a ranking against the planted ones (METHODS 8).
+
+    Going down the ranking, a direction with |cos| >= threshold to truths of its side that have no hit yet is a hit for
+    the nearest of them; one that is similar only to truths with a hit is a repeat; every other one is false.
+
+    Args:
+        directions: best first, of width d_A or d_B by its side; for latents the decoder row of that side.
+        sides: the model that each direction is claimed to be exclusive to; those not in `of` are left out.
+        pair: the truth.
+        of: sides whose truths are counted.
+        threshold: |cos| of a hit.
+    """
+    truths = {side: pair.truths(side) for side in of}
+    open_truths = {side: np.ones(len(truths[side]), dtype=bool) for side in of}
+    found: list[Outcome] = []
+    for direction, claimed in zip(directions, sides, strict=True):
+        sides_of = of if claimed == "either" else tuple(side for side in of if side == claimed)
+        if not sides_of:
+            continue
+        cosines = {side: _cosines(direction, truths[side]) for side in sides_of}
+        unclaimed = {side: np.where(open_truths[side], values, -1.0) for side, values in cosines.items()}
+        best = max(sides_of, key=lambda side: float(unclaimed[side].max(initial=-1.0)))
+        if unclaimed[best].max(initial=-1.0) >= threshold:
+            open_truths[best][int(np.argmax(unclaimed[best]))] = False
+            found.append("hit")
+        else:
+            near = any((values >= threshold).any() for values in cosines.values())
+            found.append("repeat" if near else "false")
+    return found
+
+
 def average_precision(
     directions: Sequence[npt.ArrayLike],
-    sides: Sequence[SideName],
+    sides: Sequence[ClaimedSide],
     pair: PlantedPair,
     *,
     of: Sequence[SideName] = ("A", "B"),
@@ -185,36 +246,28 @@ def average_precision(
 ) -> float:
     """Average precision, without interpolation, of a ranking of directions against the planted ones (METHODS 8).
 
-    Going down the ranking, a direction with |cos| >= threshold to truths of its side that have no hit yet is a hit for
-    the nearest of them; one that is similar only to truths with a hit is skipped; every other one is a false positive.
-
-    Args:
-        directions: best first, of width d_A or d_B by its side; for latents the decoder row of that side.
-        sides: the model that each direction is claimed to be exclusive to.
-        pair: the truth.
-        of: sides whose truths are counted.
-        threshold: |cos| of a hit.
+    Arguments as for `outcomes`; repeats are skipped.
 
     Returns:
         In [0, 1]; NaN if nothing is planted on the sides of `of`.
     """
-    truths = {side: pair.truths(side) for side in of}
-    open_truths = {side: np.ones(len(truths[side]), dtype=bool) for side in of}
-    hits, n_ranked, total = 0, 0, 0.0
-    for direction, side in zip(directions, sides, strict=True):
-        if side not in truths:
-            continue
-        similar = _cosines(direction, truths[side]) >= threshold
-        if similar.any() and not (similar & open_truths[side]).any():
-            continue
-        n_ranked += 1
-        if similar.any():
-            cosine = np.where(open_truths[side], _cosines(direction, truths[side]), -1.0)
-            open_truths[side][int(np.argmax(cosine))] = False
-            hits += 1
-            total += hits / n_ranked
-    planted = sum(len(values) for values in truths.values())
-    return total / planted if planted else float("nan")
+    found = [
+        outcome for outcome in outcomes(directions, sides, pair, of=of, threshold=threshold) if outcome != "repeat"
+    ]
+    precision = [found[: i + 1].count("hit") / (i + 1) for i, outcome in enumerate(found) if outcome == "hit"]
+    planted = sum(len(pair.truths(side)) for side in of)
+    return sum(precision) / planted if planted else float("nan")
+
+
+def recall_at(found: Sequence[Outcome], planted: int, false_discoveries: float = 0.05) -> float:
+    """Largest share of the planted directions in a prefix of the ranking of which so few are false (METHODS 8).
+
+    `planted` is the number of truths, >= 1; the share of false items is among a prefix's hits and false items.
+    """
+    hits = np.cumsum([outcome == "hit" for outcome in found])
+    false = np.cumsum([outcome == "false" for outcome in found])
+    accepted = false <= false_discoveries * (hits + false)
+    return float(hits[accepted].max(initial=0)) / planted
 
 
 def subspace_recall(directions: npt.ArrayLike, truths: npt.ArrayLike) -> dict[int, float]:
@@ -241,7 +294,7 @@ def amount_correlation(pair: PlantedPair, label: str, estimate: npt.ArrayLike) -
 
     Args:
         pair: the truth, planted with a range of amounts.
-        label: "rotated", "rescaled" or "more_frequent".
+        label: "rotated", "rescaled" or "more_frequent" (or an exclusive one with amounts).
         estimate: [F], NaN where the method found no match for a feature.
 
     Returns:
@@ -319,7 +372,9 @@ def _codes(
     rates_B = np.minimum(rates * np.where(names == "more_frequent", amount, 1.0), 0.95)
     codes_A = np.where(score > stats.norm.isf(rates), size, 0.0) * (names != "only_B")
     codes_B = np.where(score > stats.norm.isf(rates_B), size, 0.0) * (names != "only_A")
-    return codes_A, codes_B * np.where(names == "rescaled", amount, 1.0)
+    factor = np.where(np.isnan(amount), 1.0, amount)
+    factor_B = np.where(np.isin(names, ("rescaled", "only_B")), factor, 1.0)
+    return codes_A * np.where(names == "only_A", factor, 1.0), codes_B * factor_B
 
 
 def _activations(signal: DoubleArray, mean: DoubleArray, noise: float, rng: np.random.Generator) -> FloatArray:

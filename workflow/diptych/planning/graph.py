@@ -51,6 +51,8 @@ OUTPUTS: Mapping[str, Callable[..., Path]] = {
     "collect_relations": Layout.relations,
     "collect_findings": Layout.findings,
     "build_report": Layout.report,
+    "score_method": Layout.leaderboard_scores,
+    "collect_leaderboard": Layout.leaderboard,
 }
 """The output of every rule that others read, in the order of a study's stages."""
 

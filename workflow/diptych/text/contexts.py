@@ -48,6 +48,7 @@ class Context:
         value: what the method says of it.
         tokens: the tokens shown, in order.
         focus: which of them is the token itself.
+        scale: the value of a token of weight 1.
     """
 
     row: int
@@ -57,6 +58,7 @@ class Context:
     value: float
     tokens: tuple[Token, ...]
     focus: int
+    scale: float = 1.0
 
     def plain(self) -> str:
         """One line of text, the token itself in «»."""
@@ -65,7 +67,11 @@ class Context:
 
 
 class Weights(Protocol):
-    """Weights by which the tokens of a context are shaded."""
+    """Weights by which the tokens of a context are shaded; `scale` is the value that is shaded fully."""
+
+    @property
+    def scale(self) -> float:
+        """The value of a token of weight 1."""
 
     def at(self, rows: IntArray) -> DoubleArray:
         """Weights in [-1, 1] of increasing token rows; 0 where nothing is known."""
@@ -218,6 +224,7 @@ class Text:
             value=float(value),
             tokens=tuple(Token(text, float(w)) for text, w in zip(self.words(rows), weight, strict=True)),
             focus=row - first,
+            scale=1.0 if weights is None else weights.scale,
         )
 
     def contexts(

@@ -6,7 +6,7 @@ COSTS["train_crosscoder"](sizes, crosscoder="tuned", site="middle", seed="0").me
 from collections.abc import Callable, Mapping
 
 from diptych.planning.cost import Cost
-from diptych.planning.stages import collected, crosscoders, pairs, rows, sources
+from diptych.planning.stages import collected, crosscoders, leaderboard, pairs, rows, sources
 
 _FUNCTIONS: tuple[Callable[..., Cost], ...] = (
     sources.fetch_model,
@@ -41,6 +41,8 @@ _FUNCTIONS: tuple[Callable[..., Cost], ...] = (
     collected.collect_relations,
     collected.collect_findings,
     collected.build_report,
+    leaderboard.score_method,
+    leaderboard.collect_leaderboard,
 )
 
 COSTS: Mapping[str, Callable[..., Cost]] = {function.__name__: function for function in _FUNCTIONS}
