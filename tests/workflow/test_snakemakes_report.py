@@ -36,7 +36,7 @@ def test_tables_and_figures_are_in_snakemakes_report_with_captions(done, tmp_pat
         path: name for name, subcategories in categories.items() for paths in subcategories.values() for path in paths
     }
     seen = {(entry["name"], category_of[path]) for path, entry in results.items()}
-    assert seen == {("index.html", "Report"), *TABLES.items(), *FIGURES.items()}
+    assert seen == {("report.html", "Report"), *TABLES.items(), *FIGURES.items()}
     assert {name for name, _ in seen} <= held
     for path, entry in results.items():
         assert entry["labels"], path

@@ -55,13 +55,14 @@ rule build_report:
     input:
         unpack(inputs("build_report")),
     output:
-        index=report(
-            LAYOUT.report(),
+        index=LAYOUT.report(),
+        pages=LAYOUT.report_pages(),
+        whole=report(
+            LAYOUT.report_file(),
             caption="../report/study.rst",
             category="Report",
-            labels={"page": "the study"},
+            labels={"page": "all pages"},
         ),
-        pages=LAYOUT.report_pages(),
     log:
         LAYOUT.log("build_report", "report"),
     benchmark:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from diptych.report import stage
+from diptych.report import single_file, stage
 from diptych.runtime import logs
 from diptych.storage import artifacts
 
@@ -12,3 +12,4 @@ settings = dict(spec["settings"])
 results = Path(snakemake.output.index).parents[1]
 inputs = {**artifacts.below(results, spec["reads"]), "title": settings.pop("title")}
 stage.build(inputs, snakemake.output.index, spec=spec, **settings)
+single_file.write(Path(snakemake.output.index).parent, snakemake.output.whole)

@@ -210,7 +210,7 @@ class Jobs(LeaderboardJobs):
         cell = (pair, site_a, site_b)
         runs = cells.steered_runs(layout, *cell)
         inputs: Inputs = {"linear_map": layout.linear_map(*cell), "means": layout.means(*cell)}
-        inputs["runs"] = self._inputs_of(runs)["files"]
+        inputs |= {"runs": self._inputs_of(runs)["files"], **cells.shards_of_repeats(layout, *cell)}
         for side, model, site in (("a", section.a, site_a), ("b", section.b, site_b)):
             inputs[f"model_{side}"] = layout.model(model)
             inputs[f"gates_{side}"] = layout.gates_of(section.corpus, model, site)

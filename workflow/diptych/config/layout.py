@@ -298,6 +298,10 @@ class Layout:
         names = [*map(addresses.page_of, pairs), addresses.PLOTLY]
         return [self.report().parent / name for name in names]
 
+    def report_file(self) -> Path:
+        """All pages of the report in one file."""
+        return self.results / "report.html"
+
     def log(self, rule: str, stem: str) -> Path:
         """The log of a job."""
         return self.results / "logs" / rule / f"{stem}.log"
