@@ -1,4 +1,4 @@
-# make study, make plan, make test, make test-kernels, make check, make docs, make docs-site, make picture, make lock, make releases, make gpu, make clean, make help
+# make study, make plan, make test, make test-kernels, make check, make docs, make docs-site, make picture, make lock, make releases, make gpu, make kills, make determinism, make clean, make help
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -42,6 +42,10 @@ install-dev: $(VENV)/installed-dev  ## Add to it what tests and checks need (req
 study: install  ## Run the default study (config/config.yaml) to results/report/index.html
 	$(SNAKEMAKE)
 	@echo "report: $(CURDIR)/results/report/index.html"
+
+.PHONY: screenshots
+screenshots: install  ## Draw pages of results/report at three widths to results/screenshots (needs Chromium)
+	python docs/screenshots.py results/report results/screenshots index.html pairs/tuned.html
 
 CONFIG ?= config/config.yaml
 
@@ -113,6 +117,14 @@ releases: install  ## List the published dictionaries (release and id) that the 
 .PHONY: gpu
 gpu:  ## Check a GPU in 8 minutes: tests, speed, memory; PYTHON=, WHEELS=folder of what it lacks, GPU='--out folder'
 	$(PYTHON) benchmarks/gpu.py $(if $(WHEELS),--wheels $(WHEELS)) $(GPU)
+
+.PHONY: kills
+kills: install-dev  ## Kill the test study at 50 random moments, resume it, compare bit for bit (half an hour); SEED=
+	python tests/kills.py --kills 50 --seed $(or $(SEED),0)
+
+.PHONY: determinism
+determinism: install  ## Findings of CONFIG with other thread counts and an old processor's kernels, four whole runs
+	python benchmarks/determinism.py --configfile $(CONFIG)
 
 .PHONY: clean
 clean:  ## Delete results, logs and caches (not .venv)

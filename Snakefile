@@ -1,4 +1,4 @@
-# The front door: the study, its rules, and what `snakemake` makes.
+# The front door: the study, its rules, and what `snakemake` makes; another workflow may import it as a module.
 import os
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from snakemake.utils import min_version
 
 min_version("9.19")
 
-WORKFLOW = Path(workflow.basedir) / "workflow"
+WORKFLOW = Path(workflow.current_basedir.get_path_or_uri(secret_free=True), "workflow")
 sys.path.insert(0, str(WORKFLOW))
 # Scripts are processes of their own: this is how they find the library, here and on a compute node.
 os.environ.update(PYTHONPATH=str(WORKFLOW))
@@ -15,6 +15,9 @@ os.environ.update(PYTHONPATH=str(WORKFLOW))
 if not workflow.configfiles:
 
     configfile: "config/config.yaml"
+
+
+report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
@@ -36,9 +39,23 @@ include: "workflow/rules/leaderboard.smk"
 include: "workflow/rules/plan.smk"
 
 
+onstart:
+    try:
+        ownership.claim(LAYOUT.results, RUN_ID)
+        clocks.date_now(LAYOUT.results)
+    except DiptychError as error:
+        logger.error(str(error))
+        sys.exit(1)
+
+
+onerror:
+    logger.error(ownership.NOT_FINISHED.format(logs=LAYOUT.results / "logs"))
+
+
 rule all:
     default_target: True
     input:
         LAYOUT.report(),
+        LAYOUT.report_pages(),
         LAYOUT.findings_table(),
         LAYOUT.pictures(),

@@ -10,6 +10,7 @@ logs and benchmarks. Prints one line per difference and exits with 1 if there is
 
 import argparse
 import fnmatch
+import itertools
 import json
 import re
 import sys
@@ -23,7 +24,7 @@ from safetensors import safe_open
 
 FILE_KEYS = {"checksums", "digest", "format_version"}
 """What an HDF5 file says of itself."""
-IGNORED = ("logs/*", "benchmarks/*", "README.md")
+IGNORED = ("logs/*", "benchmarks/*", "README.md", ".snakemake-id")
 CODE_KEYS = {"code", "packages"}
 """Keys of a spec that record the version of the code, not settings."""
 FIGURES = re.compile(r'<script type="application/json" id="figures">(.*?)</script>', re.DOTALL)
@@ -58,7 +59,8 @@ def _compare(old: Path, new: Path) -> Iterator[str]:
         case ".json":
             a, b = (json.loads(path.read_bytes()) for path in (old, new))
             if old.name == "manifest.json":  # the files that it lists are compared by content
-                a.pop("files", None), b.pop("files", None)
+                for values, key in itertools.product((a, b), ("files", "digest")):
+                    values.pop(key, None)
             yield from _compare_json(a, b)
         case ".html":
             a, b = (FIGURES.findall(path.read_text("utf-8")) for path in (old, new))

@@ -52,6 +52,18 @@ SPEC: dict[str, Any] = {
 SITE = "middle"
 SCRIPT_TOKEN = "</script><script>document.title='broken'</script>"
 """A token whose text ends a script element: every page must escape it."""
+HOSTILE = (
+    '" onmouseover="document.title=\'broken\'" x="',
+    "'><img src=x onerror=document.title='broken'>",
+    "javascript:document.title='broken'",
+    "\u202emarks of direction\u2066",
+    "\x01\x1b[31m\x07\x7f\x85",
+    "{{ 7 * 7 }}",
+    "=HYPERLINK(1)",
+    "x" * 10_000,
+)
+"""Tokens that end an attribute, run a handler, turn the line round, control a terminal, fill a template, a spreadsheet,
+or a page."""
 PLANTED_SETTINGS = {
     "n_documents": 60,
     "tokens_per_document": 40,
@@ -75,6 +87,7 @@ def write_tokens(path: Path, document: np.ndarray, *, words: int = 200, seed: in
     letters = np.array(list("abcdefghilmnoprstuv"))
     vocabulary = [" " + "".join(rng.choice(letters, size=rng.integers(2, 9))) for _ in range(words)]
     vocabulary[:5] = [" the", "\n", SCRIPT_TOKEN, " of", "é"]
+    vocabulary[5 : 5 + len(HOSTILE)] = HOSTILE
     n = len(document)
     token = np.minimum(rng.zipf(1.3, size=n) - 1, words - 1)
     documents, starts = np.unique(document, return_index=True)

@@ -65,10 +65,10 @@ def execute_script(self, script, edit=False):
         raise subprocess.CalledProcessError(code, script)
 
 
-def main() -> None:
+def start() -> None:
+    """Have Snakemake, in this process and in forks of it, run scripts in forks of one warm process."""
     from multiprocessing import forkserver
 
-    from snakemake import cli
     from snakemake.script import PythonScript
 
     # The server finds what it preloads by this alone; the Snakefile sets what scripts find.
@@ -76,6 +76,12 @@ def main() -> None:
     CONTEXT.set_forkserver_preload(["preloaded"])
     forkserver.ensure_running()
     PythonScript.execute_script = execute_script
+
+
+def main() -> None:
+    from snakemake import cli
+
+    start()
     cli.main()
 
 

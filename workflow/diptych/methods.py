@@ -37,6 +37,7 @@ class Method:
         is_exact: whether its effects are known without error, so that nothing is tested or held out.
         min_effect: default minimum |effect| of a finding, in the method's unit.
         effect: definition of the effect, for the config's reference.
+        unit: unit of the effect, after its number.
         is_share: whether the effect is a share, at most 1.
         is_steered: whether models are steered along its candidates.
         plants: whether it plants a change of its own as positive control, in place of a planted model.
@@ -53,6 +54,7 @@ class Method:
     kind: str = ""
     min_effect: float = 0.0
     effect: str = ""
+    unit: str = ""
     is_share: bool = True
     is_steered: bool = False
     plants: bool = False
@@ -77,6 +79,7 @@ METHODS: tuple[Method, ...] = (
         kind="token",
         min_effect=0.5,
         effect="Binary logarithm of how many times as often B says a token as A; .5 is 1.4 times as often.",
+        unit="doublings",
         is_share=False,
         plants=True,
         scope="pair",
@@ -91,6 +94,7 @@ METHODS: tuple[Method, ...] = (
         # Less than storing weights in bfloat16 does to them (.0016).
         min_effect=0.001,
         effect="Norm of the change of all matrices of a kind over the norm of A's.",
+        unit="of A's norm",
         is_share=False,
         scope="pair",
         is_exact=True,
@@ -105,6 +109,7 @@ METHODS: tuple[Method, ...] = (
         kind="direction",
         min_effect=0.05,
         effect="Length of the mean difference, over the typical distance of A's activations there from their mean.",
+        unit="typical distances",
         is_share=False,
         is_steered=True,
         entries=("means",),
@@ -118,6 +123,7 @@ METHODS: tuple[Method, ...] = (
         kind="direction",
         min_effect=0.1,
         effect="Share of B's variance along a direction that the map leaves unexplained.",
+        unit="of the variance",
         is_steered=True,
         entries=("linear_map",),
     ),
@@ -131,6 +137,7 @@ METHODS: tuple[Method, ...] = (
         min_effect=0.5,
         effect="Activation of a feature on its own model minus that on the other, over their sum; .5 is three times "
         "as much.",
+        unit="of the sum",
         is_steered=True,
         entries=("pairing",),
         entry_module="diptych.leaderboard.dictionaries",
@@ -158,6 +165,8 @@ METHODS: tuple[Method, ...] = (
         kind="latent",
         min_effect=0.2,
         effect="Activation of a latent minus that with the models exchanged, over their sum.",
+        is_steered=True,
+        unit="of the sum",
         entries=(
             "crosscoder_batchtopk",
             "crosscoder_topk",
@@ -177,6 +186,7 @@ METHODS: tuple[Method, ...] = (
         kind="feature",
         min_effect=0.5,
         effect="Mean change over prompts in standard deviations; .5 shows in two of three prompts.",
+        unit="standard deviations",
         is_share=False,
         plants=True,
         unjudged="it reads one dictionary at the tokens of a chat template, which planted rows have none of",

@@ -8,8 +8,8 @@ rule dump_activations:
         LAYOUT.activations("{corpus}", "{model}", "{group}", "{shard}"),
     log:
         LAYOUT.log("dump_activations", "{corpus}/{model}/{group}/{shard}"),
-    benchmark:
-        LAYOUT.benchmark("dump_activations", "{corpus}/{model}/{group}/{shard}")
+    # Studies share it between workflows (`--cache`); Snakemake forbids `benchmark:` there, the job keeps an account.
+    cache: True
     conda:
         GPU_ENV
     threads: 8

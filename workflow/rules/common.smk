@@ -5,19 +5,20 @@ from snakemake.logging import logger
 
 from diptych.config import loading
 from diptych.config.jobs import Jobs
-from diptych.config.layout import CODE_CACHE, Layout
+from diptych.config.layout import CODE_CACHE, RUN_ID, Layout
 from diptych.runtime.errors import DiptychError
-from diptych.storage import fingerprint, syntax
+from diptych.storage import clocks, fingerprint, ownership, syntax
 
 syntax.use_cache(CODE_CACHE)
 try:
     loading.check_keys(workflow.configfiles)
     STUDY = loading.load(config)
+    LAYOUT = Layout(STUDY)
+    ownership.check(LAYOUT.results, RUN_ID)
 except DiptychError as error:
     logger.error(str(error))
     sys.exit(1)
 
-LAYOUT = Layout(STUDY)
 JOBS = Jobs(STUDY)
 CPU_ENV = str(WORKFLOW.parent / "envs" / "cpu.yaml")
 GPU_ENV = str(WORKFLOW.parent / "envs" / "gpu.yaml")

@@ -6,7 +6,13 @@ rule compare_outputs:
         unpack(inputs("compare_outputs")),
     output:
         outputs=LAYOUT.outputs("{pair}"),
-        table=LAYOUT.outputs_table("{pair}"),
+        table=report(
+            LAYOUT.outputs_table("{pair}"),
+            caption="../report/outputs.rst",
+            category="Pairs",
+            subcategory="{pair}",
+            labels={"table": "outputs"},
+        ),
     log:
         LAYOUT.log("compare_outputs", "{pair}"),
     benchmark:

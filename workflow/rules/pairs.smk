@@ -26,7 +26,13 @@ rule fit_linear_map:
         unpack(inputs("fit_linear_map")),
     output:
         linear_map=LAYOUT.linear_map(*PAIR),
-        ladder=LAYOUT.ladder(*PAIR),
+        ladder=report(
+            LAYOUT.ladder(*PAIR),
+            caption="../report/ladder.rst",
+            category="Pairs",
+            subcategory="{pair}",
+            labels={"table": "ladder of maps", "sites": "{site_a}, {site_b}"},
+        ),
     log:
         LAYOUT.log("fit_linear_map", PAIR_NAME),
     benchmark:
@@ -68,8 +74,20 @@ rule pair_features:
         unpack(inputs("pair_features")),
     output:
         pairing=LAYOUT.pairing(*PAIR),
-        matches=LAYOUT.matches(*PAIR),
-        unmatched=LAYOUT.unmatched(*PAIR),
+        matches=report(
+            LAYOUT.matches(*PAIR),
+            caption="../report/matches.rst",
+            category="Pairs",
+            subcategory="{pair}",
+            labels={"table": "matched features", "sites": "{site_a}, {site_b}"},
+        ),
+        unmatched=report(
+            LAYOUT.unmatched(*PAIR),
+            caption="../report/unmatched.rst",
+            category="Pairs",
+            subcategory="{pair}",
+            labels={"table": "unmatched features", "sites": "{site_a}, {site_b}"},
+        ),
     log:
         LAYOUT.log("pair_features", PAIR_NAME),
     benchmark:

@@ -1,11 +1,16 @@
-# Relations, findings of all pairs, and the page.
+# Relations, findings of all pairs, and the report.
 
 
 rule collect_relations:
     input:
         unpack(inputs("collect_relations")),
     output:
-        table=LAYOUT.relations_table(),
+        table=report(
+            LAYOUT.relations_table(),
+            caption="../report/relations.rst",
+            category="Relations",
+            labels={"table": "relations by depth"},
+        ),
         relations=LAYOUT.relations(),
     log:
         LAYOUT.log("collect_relations", "relations"),
@@ -25,7 +30,12 @@ rule collect_findings:
     input:
         unpack(inputs("collect_findings")),
     output:
-        table=LAYOUT.findings_table(),
+        table=report(
+            LAYOUT.findings_table(),
+            caption="../report/findings.rst",
+            category="Findings",
+            labels={"table": "findings"},
+        ),
         findings=LAYOUT.findings(),
     log:
         LAYOUT.log("collect_findings", "findings"),
@@ -45,7 +55,14 @@ rule build_report:
     input:
         unpack(inputs("build_report")),
     output:
-        LAYOUT.report(),
+        index=LAYOUT.report(),
+        pages=LAYOUT.report_pages(),
+        whole=report(
+            LAYOUT.report_file(),
+            caption="../report/study.rst",
+            category="Report",
+            labels={"page": "all pages"},
+        ),
     log:
         LAYOUT.log("build_report", "report"),
     benchmark:

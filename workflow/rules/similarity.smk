@@ -5,7 +5,12 @@ rule collect_similarity:
     input:
         unpack(inputs("collect_similarity")),
     output:
-        table=LAYOUT.similarity_table(),
+        table=report(
+            LAYOUT.similarity_table(),
+            caption="../report/similarity.rst",
+            category="Similarity",
+            labels={"table": "similarity of feature spaces"},
+        ),
         scores=LAYOUT.similarity_scores(),
     log:
         LAYOUT.log("collect_similarity", "similarity"),

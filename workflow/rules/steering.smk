@@ -6,7 +6,13 @@ rule steer_features:
         unpack(inputs("steer_features")),
     output:
         steering=LAYOUT.steering(*PAIR),
-        table=LAYOUT.steering_table(*PAIR),
+        table=report(
+            LAYOUT.steering_table(*PAIR),
+            caption="../report/steering.rst",
+            category="Pairs",
+            subcategory="{pair}",
+            labels={"table": "steering", "sites": "{site_a}, {site_b}"},
+        ),
     log:
         LAYOUT.log("steer_features", PAIR_NAME),
     benchmark:

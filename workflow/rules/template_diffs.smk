@@ -6,8 +6,20 @@ rule diff_template_tokens:
         unpack(inputs("diff_template_tokens")),
     output:
         diff=LAYOUT.template_diff("{template_diff}"),
-        gains=LAYOUT.template_gains("{template_diff}"),
-        targets=LAYOUT.template_targets("{template_diff}"),
+        gains=report(
+            LAYOUT.template_gains("{template_diff}"),
+            caption="../report/template_gains.rst",
+            category="Template tokens",
+            subcategory="{template_diff}",
+            labels={"what": "gains and losses", "format": "CSV"},
+        ),
+        targets=report(
+            LAYOUT.template_targets("{template_diff}"),
+            caption="../report/template_targets.rst",
+            category="Template tokens",
+            subcategory="{template_diff}",
+            labels={"what": "features of target prompts", "format": "CSV"},
+        ),
     log:
         LAYOUT.log("diff_template_tokens", "{template_diff}"),
     benchmark:
@@ -27,9 +39,33 @@ rule draw_template_diff:
     input:
         unpack(inputs("draw_template_diff")),
     output:
-        page=LAYOUT.template_figures("{template_diff}"),
-        scatter=LAYOUT.template_scatter("{template_diff}"),
-        volcano=LAYOUT.template_volcano("{template_diff}"),
+        page=report(
+            LAYOUT.template_figures("{template_diff}"),
+            caption="../report/template_figures.rst",
+            category="Template tokens",
+            subcategory="{template_diff}",
+            labels={"what": "figures with hover text", "format": "HTML"},
+        ),
+        scatter=[
+            report(
+                image,
+                caption="../report/template_scatter.rst",
+                category="Template tokens",
+                subcategory="{template_diff}",
+                labels={"what": "B against A", "format": image.suffix[1:].upper()},
+            )
+            for image in LAYOUT.template_scatter("{template_diff}")
+        ],
+        volcano=[
+            report(
+                image,
+                caption="../report/template_volcano.rst",
+                category="Template tokens",
+                subcategory="{template_diff}",
+                labels={"what": "volcano plot", "format": image.suffix[1:].upper()},
+            )
+            for image in LAYOUT.template_volcano("{template_diff}")
+        ],
     log:
         LAYOUT.log("draw_template_diff", "{template_diff}"),
     benchmark:

@@ -6,7 +6,13 @@ rule compare_weights:
         unpack(inputs("compare_weights")),
     output:
         weights=LAYOUT.weight_changes("{pair}"),
-        table=LAYOUT.weight_changes_table("{pair}"),
+        table=report(
+            LAYOUT.weight_changes_table("{pair}"),
+            caption="../report/weights.rst",
+            category="Pairs",
+            subcategory="{pair}",
+            labels={"table": "weights"},
+        ),
     log:
         LAYOUT.log("compare_weights", "{pair}"),
     benchmark:

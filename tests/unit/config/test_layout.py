@@ -35,6 +35,7 @@ def test_paths_of_the_default_study():
     assert LAYOUT.weights("tuned", "middle", 0) == Path("results/crosscoders/tuned/middle/seed-0/weights.h5")
     assert LAYOUT.template_diff("tuned") == Path("results/template_diffs/tuned/template_diff.h5")
     assert LAYOUT.report() == Path("results/report/index.html")
+    assert {path.name for path in LAYOUT.report_pages()} > {"plotly.js"}
 
 
 def test_no_two_files_have_one_path():

@@ -49,8 +49,8 @@ def put(path, value):
 
 
 INVALID = [
-    (put("models/base/version", ""), "models.base.version: must not be empty (got '')"),
-    (put("models/base/package", " p"), "models.base.package: must not begin or end with a blank (got ' p')"),
+    (put("models/base/file", ""), "models.base.file: must not be empty (got '')"),
+    (put("models/base/file", " p"), "models.base.file: must not begin or end with a blank (got ' p')"),
     (put("models/base/file", "a\0b"), "models.base.file: must not hold control characters (got 'a\\x00b')"),
     (put("corpora/old/sources/old/paths", ["x\ny"]), "corpora.old.sources.old.paths: must not hold control characters"),
     (put("corpora/old/sources/old ", {"kind": "local", "paths": ["x"]}), "corpora.old.sources: must not begin or end"),

@@ -21,9 +21,10 @@ import yaml
 import small_study
 from diptych.activations import rows
 from diptych.config.study import Study
+from diptych.findings import schema
 from diptych.linear_map import stage as linear_map
 from diptych.oracle import planted
-from diptych.storage import artifacts
+from diptych.storage import artifacts, tables
 from trees import ROOT, copy_tree
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -132,9 +133,9 @@ def results(tmp_path_factory):
     with artifacts.create(folder / "results/activations/addresses/base/main/0.h5", "activations", {}) as file:
         bits = (pair.x_A.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
         file.array("sites/middle/values", bits, dtype="bfloat16")
-    columns = ("pair", "site", "method", "id", "effect", "status")
-    row = ("tuned", "", "outputs", '" river"', "1", "finding")
-    (folder / "results/findings.tsv").write_text("\t".join(columns) + "\n" + "\t".join(row) + "\n", encoding="utf-8")
+    finding = {"pair": "tuned", "method": "outputs", "status": "finding", "id": '"#"', "effect": 1.0}
+    columns = {name: [finding.get(name, "")] for name in schema.NAMES}
+    (folder / "results/findings.tsv").write_text(tables.tsv(columns, schema.TITLE), encoding="utf-8")
     return folder
 
 

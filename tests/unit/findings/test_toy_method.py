@@ -45,7 +45,7 @@ def study(tmp_path, monkeypatch):
 
 
 def test_a_method_is_a_package_and_a_line(study, tmp_path):
-    lines = [line.split("\t") for line in (tmp_path / "findings.tsv").read_text().splitlines()]
+    lines = [line.split("\t") for line in (tmp_path / "findings.tsv").read_text().splitlines()[1:]]
     table = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
     own = [row for row in table if row["method"] == "toy"]
     assert [(row["pair"], row["id"], row["side"]) for row in own] == [("tuned", "mean 1", "B")]
@@ -57,9 +57,11 @@ def test_a_method_is_a_package_and_a_line(study, tmp_path):
     assert {answer["pair"] for answer in found.answers if answer["method"] == "toy"} == {"tuned", "control"}
 
     report.build(study, tmp_path / "index.html", spec=small_study.SPEC)
-    page = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert page.count("The toy method saw 12 documents.") == 2
-    assert "toy means" in page
+    for name in ("tuned", "control"):
+        page = (tmp_path / "pairs" / f"{name}.html").read_text(encoding="utf-8")
+        assert page.count("The toy method saw 12 documents.") == 1
+    page = (tmp_path / "pairs" / "tuned.html").read_text(encoding="utf-8")
+    assert 'id="pair-tuned-middle-toy-1"' in page, "its finding has a card"
 
 
 def test_a_method_that_compares_models_as_a_whole(study, tmp_path, monkeypatch):
@@ -81,9 +83,8 @@ def test_a_method_that_compares_models_as_a_whole(study, tmp_path, monkeypatch):
     whole = next(control for control in found.controls if control["site"] == "")
     assert [clause["name"] for clause in whole["clauses"]][-2:] == ["the means are equal", "no finding"]
     report.build(study, tmp_path / "index.html", spec=small_study.SPEC)
-    page = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert 'id="pair-tuned"' in page
-    assert "tuned: base and tuned as a whole" in page
+    page = (tmp_path / "pairs" / "tuned.html").read_text(encoding="utf-8")
+    assert 'id="pair-tuned-toy-1"' in page
     assert page.index("tuned differs from base: 1 finding (1 by the toy means)") < page.index("differs from base at")
 
 

@@ -436,6 +436,15 @@ runpy.run_path(script, init_globals={"snakemake": job}, run_name="__main__")
 """
 
 
+def test_a_dataset_that_brings_code_is_not_run(hub_stub, tmp_path):
+    (tmp_path / "scripted").mkdir()
+    code = f"import datasets, pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n"
+    (tmp_path / "scripted" / "texts.py").write_text(code)
+    hub_stub.publish("org/texts", tmp_path / "scripted", "datasets")
+    assert "org/texts" in failure(fetch_corpus, tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("debug", ["0", "1"])
 def test_a_job_ends_with_one_line_and_never_says_the_token(debug, hub_stub, tmp_path):
     """Also where the hub repeats it, and with the debug output of the hub's client on."""

@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from diptych.models.batches import Sequences
 from diptych.outputs import candidates, reading, record, spans, stage
 from diptych.outputs import section as outputs_section
 from diptych.page import document
-from diptych.page.method_sections import PageData
+from diptych.page.method_sections import Finding, PageData
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 from diptych.text import alignment, tokens
@@ -122,10 +121,21 @@ def test_the_page_says_it_in_words(place):
     opening = outputs_section.SECTIONS.opening(cell)
     assert opening.startswith(f"tuned says {name} ")
     assert opening.endswith("times as often as base.")
-    section = outputs_section.SECTIONS.of_cell(cell, page)
-    html = document.render("title", SimpleNamespace(tone="pass", headline="", text=""), opening, [section])
-    for words in ("More in tuned", "Less in tuned", "Where they disagree most", "KL(A‖B)", "in topics", "base goes on"):
+    chapters = outputs_section.SECTIONS.of_cell(cell, page)
+    html = document.render("title", None, opening, list(chapters.values()))
+    for words in ("More in tuned", "Less in tuned", "Where they disagree most", "(A‖B)", "in topics", "base goes on"):
         assert words in html, words
+    effect = float(text.listed["effect"][text.ids().index(name)])
+    finding = Finding("outputs", "B", name, effect)
+    assert outputs_section.SECTIONS.claim(cell, finding).startswith("tuned says “")
+    before, after = outputs_section.SECTIONS.evidence(cell, page, [finding])[finding].context_lists
+    assert [reading.side for reading in (before, after)] == ["A", "B"]
+    assert [context.row for context in before.contexts] == [context.row for context in after.contexts]
+    assert all(context.value > 0 for context in after.contexts)
+    (more,) = (row for row in outputs_section.SECTIONS.chips(cell, page) if row.side == "B")
+    assert more.chips[0].detail.startswith("×")
+    assert 0 < outputs_section.SECTIONS.magnitude(cell).share < 1
+    assert min(outputs_section.SECTIONS.strip(cell).values.values()) > 0
     cell, _ = page_of(place, "same", [])
     assert outputs_section.SECTIONS.opening(cell) == (
         "There is no token that tuned was shown to say more often than base."
@@ -163,7 +173,8 @@ def test_different_tokenizers_are_compared_by_the_text_alone(place, tmp_path):
     cell, _ = page_of(place, "same", [])
     cell = {**cell, "files": {**cell["files"], **files}}
     assert "different tokenizers allow no more" in outputs_section.SECTIONS.opening(cell)
-    assert outputs_section.SECTIONS.of_cell(cell, PageData({}, 4, 1)).blocks[0].tone == "info"
+    assert outputs_section.SECTIONS.of_cell(cell, PageData({}, 4, 1))["different"].blocks[0].tone == "info"
+    assert outputs_section.SECTIONS.magnitude(cell) is None
 
 
 def test_spans_add_up_the_losses_of_their_tokens(place, tmp_path):

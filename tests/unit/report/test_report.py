@@ -22,8 +22,10 @@ from diptych.findings import stage as findings
 from diptych.oracle import planted
 from diptych.page import blocks, document
 from diptych.pairing import section as report_features
-from diptych.report import experimental_setup, opening
+from diptych.report import experimental_setup, gates, opening, single_file
 from diptych.report import stage as page
+from diptych.report.addresses import with_id
+from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 from diptych.text.contexts import Text
 
@@ -33,11 +35,30 @@ def study():
     return small_study.shared()
 
 
+def read_pages(directory):
+    """The text of the pages of a report by their addresses."""
+    return {
+        path.relative_to(directory).as_posix(): path.read_text("utf-8") for path in sorted(directory.rglob("*.html"))
+    }
+
+
 @pytest.fixture(scope="module")
-def html(tmp_path_factory):
-    out = tmp_path_factory.mktemp("report") / "index.html"
-    page.build(small_study.shared(), out, spec=small_study.SPEC, contexts=3)
-    return out.read_text(encoding="utf-8")
+def report(tmp_path_factory):
+    """The directory of the study's report."""
+    directory = tmp_path_factory.mktemp("report")
+    page.build(small_study.shared(), directory / "index.html", spec=small_study.SPEC, contexts=3)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def pages(report):
+    return read_pages(report)
+
+
+@pytest.fixture(scope="module")
+def html(pages):
+    """All pages, one after the other."""
+    return "\n".join(pages.values())
 
 
 class Page(HTMLParser):
@@ -73,27 +94,44 @@ class Page(HTMLParser):
 
 
 def plots_of(html):
-    return json.loads(re.search(r'<script type="application/json" id="figures">(.*?)</script>', html, re.S).group(1))
+    found = re.findall(r'<script type="application/json" class="figures">(.*?)</script>', html, re.S)
+    return {name: plot for text in found for name, plot in json.loads(text).items()}
 
 
-def test_ids_are_unique_and_links_lead_somewhere(html):
-    read = Page(html)
-    assert len(read.ids) == len(set(read.ids))
-    assert set(read.links) <= {f"#{name}" for name in read.ids}
+def test_ids_are_unique_and_links_lead_somewhere(report, pages, html):
+    """Ids are unique over all pages, which one file may hold; links lead to elements and to files of the results."""
+    read = {name: Page(text) for name, text in pages.items()}
+    assert len(Page(html).ids) == len(set(Page(html).ids))
+    for name, of_page in read.items():
+        for link in of_page.links:
+            address, _, fragment = link.partition("#")
+            target = ((report / name).parent / address).resolve() if address else report / name
+            if target.is_relative_to(report):
+                assert target.is_file(), link
+                assert not fragment or fragment in read[target.relative_to(report).as_posix()].ids, link
+            else:
+                assert link in ("../benchmarks/", "../logs/", "../findings.tsv")
 
 
-def test_nothing_is_fetched(html):
-    assert Page(html).remote == ["data:,"]
-    own = html.replace(document.get_plotlyjs(), "")
-    assert len(own) < len(html)
-    assert "http://" not in own
-    assert "https://" not in own
-    assert "@import" not in own
+def test_nothing_is_fetched(pages):
+    for name, text in pages.items():
+        plotly = "../plotly.js" if name.startswith("pairs/") else "plotly.js"
+        assert Page(text).remote == ["data:,", plotly]
+        for word in ("http://", "https://", "@import"):
+            assert word not in text
 
 
-def test_plotly_is_inlined_once_and_the_page_is_small(html):
-    assert html.count(document.get_plotlyjs()) == 1
-    assert len(html.encode()) < 12 * 2**20
+def test_plotly_lies_beside_the_pages_once_and_they_are_small(report, pages):
+    assert (report / "plotly.js").read_text("utf-8") == document.get_plotlyjs()
+    assert set(pages) == {"index.html", *(f"pairs/{name}.html" for name in ("tuned", "planted", "control", "floor"))}
+    assert all(len(text.encode()) < 2 * 2**20 for text in pages.values())
+
+
+def test_every_section_opens_with_a_sentence(pages):
+    for text in pages.values():
+        leads = re.findall(r'<summary><h[2-4]>.*?</h[2-4]><p class="lead">(.*?)</p></summary>', text)
+        assert len(leads) == text.count('<details class="section') > 4
+        assert all(lead.rstrip().endswith((".", "</abbr>.")) for lead in leads)
 
 
 def test_tokens_are_escaped(html):
@@ -102,10 +140,44 @@ def test_tokens_are_escaped(html):
     assert small_study.SCRIPT_TOKEN in Page(html).seen()
 
 
-def test_the_verdict_comes_first(html):
-    seen = Page(html[html.index("<main>") :]).seen()
-    assert seen.index("The control holds.") < seen.index("Summary")
-    assert "The direction planted in planted was found by the" in seen
+def main_of(text):
+    """What is seen of the main part of a page."""
+    return Page(text[text.index("<main") :]).seen()
+
+
+def test_the_index_answers_before_it_explains(pages):
+    seen = main_of(pages["index.html"])
+    parts = ["This study compares base with tuned", "What changed", "How much", "Where", "How sure.", "The checks",
+             "The study", "Every pair by every method"]  # fmt: skip
+    assert [seen.index(part) for part in parts] == sorted(seen.index(part) for part in parts)
+    assert "A direction that was planted on purpose was found by the" in seen
+    assert 'role="status"' not in pages["index.html"], "a control that holds is no headline"
+
+
+def test_a_pair_is_told_in_the_order_in_which_a_reader_asks(pages):
+    seen = main_of(pages["pairs/tuned.html"])
+    questions = ["What differs?", "How different are they?", "Where do they differ?", "Can I trust it?",
+                 "How was it made?"]  # fmt: skip
+    places = [seen.index(question) for question in questions]
+    assert places == sorted(places)
+
+
+def test_a_finding_is_a_card_with_its_evidence(pages):
+    cards = re.findall(r'<details class="item card (.*?)\n</details>', pages["pairs/tuned.html"], re.S)
+    assert len(cards) == sum(small_study_findings()["pair"] == "tuned")
+    steered = Page(next(card for card in cards if "of the variance" in card and "What it writes" in card)).seen()
+    for text in ("promoted in", "steered, over random directions", "positive end",
+                 "✓ statistical", "✓ held out", "✓ causal"):  # fmt: skip
+        assert text in steered, text
+    assert "repeated" not in steered, "nothing was trained for a linear map"
+    in_both = next(card for card in cards if "pairing-1" in card)
+    assert "in base" in in_both
+    assert "in tuned" in in_both
+    assert "data-tip=" in in_both
+
+
+def small_study_findings():
+    return findings.read(small_study.shared()["findings"]).table
 
 
 def test_what_the_page_must_say(html):
@@ -174,8 +246,8 @@ def test_the_text_that_made_a_model_is_shown_with_its_content(html):
 
 
 def test_a_model_that_read_two_texts_has_two_lines_of_norms(study):
-    gates = [{**study["gates"][0], "corpus": corpus} for corpus in ("addresses", "questions")]
-    assert [line["name"] for line in experimental_setup._norms(gates).plot["data"]] == [
+    of_rows = [{**study["gates"][0], "corpus": corpus} for corpus in ("addresses", "questions")]
+    assert [line["name"] for line in gates._norms(of_rows, "norms").plot["data"]] == [
         "base, middle, addresses", "base, middle, questions",
     ]  # fmt: skip
 
@@ -184,7 +256,7 @@ def test_the_layer_of_a_template_diffs_dictionary_is_checked(study):
     floor = study["pairs"][3]
     shards, off = floor["files"]["features_b"], floor["files"]["dictionary_b"]
     run = {"dictionary": off, "features_a": shards, "features_b": shards}
-    warning, table = experimental_setup._layer_check([{**floor, "files": {"template_diffs": [run]}}])
+    warning, table = gates._layer_check([{**floor, "files": {"template_diffs": [run]}}])
     assert "dictionary_b reconstructs blocks.14 of base better" in warning.text
     assert [row[:3] for row in table.rows] == [["dictionary_b", "base", small_study.SITE]]
 
@@ -211,11 +283,11 @@ def test_selected_tokens_and_coverage_are_shown(tmp_path):
 
 def test_precision_that_was_not_measured_is_not_called_exact():
     measured = {"compute_dtype": "bfloat16", "compute_error": {"median": 0.01, "max": 0.1}, "compute_unmeasured": None}
-    assert experimental_setup._compute_error(measured) == "1.0 %"
-    assert experimental_setup._compute_error({**measured, "compute_dtype": "float32", "compute_error": None}) == "exact"
-    assert experimental_setup._compute_error({**measured, "compute_error": None}) == "not measured"
+    assert gates._compute_error(measured) == "1.0 %"
+    assert gates._compute_error({**measured, "compute_dtype": "float32", "compute_error": None}) == "exact"
+    assert gates._compute_error({**measured, "compute_error": None}) == "not measured"
     short = {**measured, "compute_error": None, "compute_unmeasured": "out of memory in float32"}
-    assert experimental_setup._compute_error(short) == "not measured (out of memory in float32)"
+    assert gates._compute_error(short) == "not measured (out of memory in float32)"
 
 
 def test_figures_are_valid_and_have_their_place(html):
@@ -227,16 +299,17 @@ def test_figures_are_valid_and_have_their_place(html):
         go.Figure(plot)  # raises on a property that plotly does not know
 
 
-def test_a_broken_control_is_said_at_the_top(study, tmp_path):
+def test_a_broken_control_is_said_at_the_top_of_every_page(study, tmp_path):
     pairs = copy.deepcopy(study["pairs"][:1])
     pairs[0]["role"] = "control"
     findings.collect(pairs, tmp_path / "f.h5", tmp_path / "f.tsv", spec={})
     page.build({**study, "pairs": pairs, "findings": str(tmp_path / "f.h5")}, tmp_path / "index.html", spec={})
-    html = (tmp_path / "index.html").read_text(encoding="utf-8")
-    seen = Page(html[html.index("<main>") :]).seen()
-    assert "The control is broken: do not believe this page." in seen[:400]
-    assert "the best map is the identity, and exact (best map" in seen
-    assert 'class="banner fail"' in html
+    assert set(read_pages(tmp_path)) == {"index.html", "pairs/tuned.html"}
+    for html in read_pages(tmp_path).values():
+        seen = main_of(html)
+        assert "The control is broken: do not believe this page." in seen[:400]
+        assert "the best map is the identity, and exact (best map" in seen
+        assert 'class="banner fail"' in html
 
 
 def test_no_control_is_said_too(study, tmp_path):
@@ -245,9 +318,9 @@ def test_no_control_is_said_too(study, tmp_path):
     assert "No control." in (tmp_path / "i.html").read_text(encoding="utf-8")
 
 
-def test_the_same_inputs_give_the_same_bytes(study, html, tmp_path):
-    page.build(study, tmp_path / "again.html", spec=small_study.SPEC, contexts=3)
-    assert (tmp_path / "again.html").read_text(encoding="utf-8") == html
+def test_the_same_inputs_give_the_same_bytes(study, pages, tmp_path):
+    page.build(study, tmp_path / "index.html", spec=small_study.SPEC, contexts=3)
+    assert read_pages(tmp_path) == pages
 
 
 def test_paths_of_this_machine_are_not_on_the_page(study, html):
@@ -313,12 +386,12 @@ def swept(tmp_path_factory):
 
 def crosscoder_text(study, runs):
     """What the page says of crosscoder runs."""
-    pair = page._with_id({**study["pairs"][0], "files": {**study["pairs"][0]["files"], "crosscoders": runs}})
-    section = crosscoders.section(pair, Text(pair["files"]["tokens_a"]), 3, ())
-    html = document.render("t", blocks.Banner("info", "", ""), "", [section])
+    pair = with_id({**study["pairs"][0], "files": {**study["pairs"][0]["files"], "crosscoders": runs}})
+    chapters = crosscoders.chapters(pair, Text(pair["files"]["tokens_a"]), 3, ())
+    html = document.render("t", None, "", list(chapters.values()))
     for plot in plots_of(html).values():
         go.Figure(plot)
-    return Page(html[html.index("<main>") :]).seen()
+    return main_of(html)
 
 
 def test_crosscoders_that_differ_in_k_and_seed(study, swept):
@@ -362,8 +435,7 @@ def test_crosscoders_of_several_models_and_of_differences(study, tmp_path):
     described = {"name": "three", "models": ["one", "two", "third"], "site": "middle",
                  "tokens": study["pairs"][0]["files"]["tokens_a"], "runs": [run]}  # fmt: skip
     page.build({**study, "crosscoders": [described]}, tmp_path / "index.html", spec=small_study.SPEC)
-    html = (tmp_path / "index.html").read_text(encoding="utf-8")
-    seen = Page(html[html.index("<main>") :]).seen()
+    seen = main_of((tmp_path / "index.html").read_text(encoding="utf-8"))
     assert "three: one, two and third at middle" in seen
     assert "unexplained third" in seen
     assert "The latents with the largest share of their decoder norm in third." in seen
@@ -390,13 +462,13 @@ def test_the_opening_of_a_grid_speaks_of_like_sites():
         {"pair": "grid", "site": cell["site"], "method": "linear_map", "status": "found", "findings": 2, "besides": ""}
         for cell in cells
     ]
-    found = findings.Findings({}, np.zeros((0, 1)), answers, [])
-    assert opening.answer({"pairs": cells}, found) == (
-        "tuned differs from base at first: 2 findings (2 by the linear map). "
-        "tuned differs from base at last: 2 findings (2 by the linear map). "
+    found = findings.Findings({}, np.zeros((0, 1)), answers, [], {})
+    assert opening.answer(cells, found) == (
+        "tuned differs from base at first: 2 findings (2 by the linear map).\n"
+        "tuned differs from base at last: 2 findings (2 by the linear map).\n"
         "The tables below have the findings in the 2 other cells of the grid of grid."
     )
-    assert opening.answer({"pairs": cells[1:2]}, found).startswith("tuned at last differs from base at first: 2")
+    assert opening.answer(cells[1:2], found).startswith("tuned at last differs from base at first: 2")
 
 
 def test_a_dictionary_that_cannot_read_the_other_model_is_left_out(study, tmp_path):
@@ -415,7 +487,8 @@ def test_a_dictionary_that_cannot_read_the_other_model_is_left_out(study, tmp_pa
         for name, value in said.items():
             file.json(name, value)
     texts = {side: Text(pair["files"][f"tokens_{side}"]) for side in "ab"}
-    dictionaries, *_, changed = report_features.section(pair, texts, 2, [], {}).sections
+    chapters = report_features.chapters(pair, texts, 2, [], {})
+    dictionaries, changed = chapters["trust"], chapters["what"]
     assert [row[1] for row in dictionaries.blocks[0].rows] == [pair["a"], pair["b"]]
     notes = [block.text for block in changed.blocks if isinstance(block, blocks.Note)]
     assert [note.partition(":")[2] for note in notes] == [" widths or sites differ."] * 2
@@ -438,3 +511,23 @@ def test_a_pairing_without_a_cut_says_so(study, tmp_path, cut):
         assert (text in words) == (cut < 1), text
     for text in ("No decoy cut was applied (pairing.cut: 1)", "no decoy cut", "no partner was left", "No pair was cut"):
         assert (text in words) == (cut == 1), text
+
+
+def test_a_directory_without_a_report_is_refused(tmp_path):
+    with pytest.raises(DiptychError, match=r"no index\.html; give the directory of a report"):
+        single_file.write(tmp_path, tmp_path / "out.html")
+    (tmp_path / "index.html").write_text("<p>another page</p>")
+    with pytest.raises(DiptychError, match="has another form; build it again"):
+        single_file.write(tmp_path, tmp_path / "out.html")
+
+
+def test_one_file_is_the_same_each_time_and_has_unique_ids(report, tmp_path):
+    single_file.write(report, tmp_path / "one.html")
+    single_file.write(report, tmp_path / "two.html")
+    html = (tmp_path / "one.html").read_text("utf-8")
+    assert html == (tmp_path / "two.html").read_text("utf-8")
+    read = Page(html)
+    assert len(read.ids) == len(set(read.ids))
+    assert {f"page-{name}" for name in ("index", "tuned", "planted", "control", "floor")} <= set(read.ids)
+    assert {link for link in read.links if link.startswith("#")} <= {f"#{name}" for name in read.ids}
+    assert read.remote == ["data:,"]

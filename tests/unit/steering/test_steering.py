@@ -259,7 +259,12 @@ def test_causal_is_the_ratio_to_random_directions(steered):
     mine = (trials["model"] == side) & (trials["strength"] > 0)
     own = trials["kl"][mine & (trials["role"] == "own") & (trials["item"] == 0)]
     chance = trials["kl"][mine & (trials["role"] == "random")].reshape(3, 2).mean(axis=0)
-    assert steered.causal[side, method, name] == pytest.approx(np.exp(np.log(own / chance).mean()))
+    effect = steered.causal[side, method, name]
+    assert effect.ratio == pytest.approx(np.exp(np.log(own / chance).mean()))
+    assert effect.strongest_random >= 1.0
+    assert list(steered.promoted[side, method, name]) == json.loads(
+        steered.lens["promoted"][(steered.lens["role"] == "own") & (steered.lens["item"] == 0)][0]
+    )
 
 
 def test_shares_count_the_items_words(place, tmp_path):

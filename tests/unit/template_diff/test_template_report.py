@@ -98,21 +98,24 @@ def test_the_page_of_figures_stands_alone(made, tmp_path):
     page.build(made, tmp_path / "figures.html", name="chat")
     html = (tmp_path / "figures.html").read_text(encoding="utf-8")
     assert NASTY not in html
-    plots = json.loads(re.search(r'<script type="application/json" id="figures">(.*?)</script>', html, re.S).group(1))
+    plots = json.loads(
+        re.search(r'<script type="application/json" class="figures">(.*?)</script>', html, re.S).group(1)
+    )
     assert len(plots) == 2
     own = html.replace(document.get_plotlyjs(), "")
     assert "https://" not in own
-    assert html.count('id="figures"') == 1
+    assert html.count('class="figures"') == 1
 
 
 def test_the_section_says_what_it_must(made, tmp_path):
     study = small_study.shared()
     report.build(study, tmp_path / "index.html", spec=small_study.SPEC, contexts=3)
-    html = (tmp_path / "index.html").read_text(encoding="utf-8")
-    text = " ".join(re.sub(r"<[^>]+>", " ", html[html.index("<main>") : html.index('id="figures"')]).split())
+    html = (tmp_path / "pairs" / "tuned.html").read_text(encoding="utf-8")
+    main = re.sub(r"</?abbr[^>]*>", "", html[html.index("<main") : html.index('class="figures"')])
+    text = " ".join(re.sub(r"<[^>]+>", " ", main).split())
     for words in (
         "Features at the chat template", "60 prompts", "was planted in half of the prompts", "domain shift",
-        "B against A", "Ranked gains", "template_diffs/tuned/gains.csv", "On which prompts", "template diff",
+        "Size and significance", "Ranked gains", "template_diffs/tuned/gains.csv", "On which prompts", "template diff",
         "Features of the target prompts alone", "every template p is 1",
     ):  # fmt: skip
         assert words in text, words

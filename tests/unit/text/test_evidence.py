@@ -81,6 +81,8 @@ def test_top_merges_the_shards(shards):
     order = np.argsort(-dense[:, 2])[:5]
     assert rows[:5].tolist() == (2 * order).tolist()
     assert np.allclose(values[:5], dense[order, 2])
+    both = contexts.Codes(paths).tops(np.array([0, 2]))
+    assert [array.tolist() for array in both[1]] == [rows.tolist(), values.tolist()]
 
 
 def test_latent_shade_is_relative_to_the_maximum(shards):

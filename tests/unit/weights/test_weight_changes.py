@@ -12,7 +12,7 @@ from diptych.candidates import ranking, recovery
 from diptych.derive import merge, plant
 from diptych.models import adapters, ends, lens, pretrained, sources
 from diptych.models.stored_tensors import StoredTensors
-from diptych.page.blocks import Note
+from diptych.page.blocks import Note, Prose
 from diptych.runtime.errors import DiptychError
 from diptych.storage import artifacts
 from diptych.text.tokenizer import Tokenizer
@@ -69,7 +69,7 @@ def said(files):
 
 
 def section(files):
-    return SECTIONS.of_cell({"files": files, "a": "base", "b": "tuned", "id": "pair"}, None)
+    return SECTIONS.of_cell({"files": files, "a": "base", "b": "tuned", "id": "pair"}, None)["where"]
 
 
 # --- equal ----------------------------------------------------------------------------------------------------------
@@ -83,7 +83,9 @@ def test_a_model_and_itself_are_equal_exactly(architecture, models, tmp_path):
     assert not PROPOSER.candidates(files)
     assert [clause.holds for clause in PROPOSER.control(files)] == [True]
     assert said(files) == "The weights of base and tuned are equal."
-    assert [type(block) for block in section(files).blocks] == [Note]
+    assert [type(block) for block in section(files).blocks] == [Prose]
+    assert SECTIONS.magnitude({"files": files, "a": "base"}).share == 0
+    assert SECTIONS.strip({"files": files}) is None
     assert [clause.holds for clause in PROPOSER.control({})] == [None]
 
 
@@ -373,6 +375,20 @@ def test_matrices_beyond_the_limit_have_no_rank(models, tmp_path):
     assert [candidate.id for candidate in found(files)] == ["mlp.down_proj: all 3 blocks"]
     assert said(files).endswith("of the norm of all weights; most of all the MLP output (mlp.down_proj, 10 %).")
     assert section(files).blocks
+
+
+def test_a_tensor_of_three_axes_has_the_rank_of_its_last_axis_by_the_others(tmp_path):
+    make_model(tmp_path / "mamba", "mamba")
+    kernel = "backbone.layers.1.mixer.conv1d.weight"
+
+    def edit(tensors):
+        channels, _, width = tensors[kernel].shape
+        tensors[kernel] += torch.outer(torch.arange(1.0, channels + 1), torch.arange(1.0, width + 1))[:, None] / 99
+
+    files = compared(tmp_path / "mamba", edited(tmp_path / "mamba", tmp_path / "b", edit), tmp_path)
+    assert {name: rank for name, rank in by_tensor(files, "rank").items() if rank} == {kernel.split(".", 1)[1]: 1.0}
+    assert [candidate.id for candidate in found(files)] == ["mixer.conv1d: block 1 alone, rank 1"]
+    assert not len(table(files, "directions")["key"])
 
 
 def test_damaged_files_are_refused(models, tmp_path):

@@ -6,6 +6,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from diptych.candidates.leg import Leg
+
 DoubleArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Kind = Literal["token", "direction", "feature", "latent", "weights"]
@@ -43,6 +45,7 @@ class Candidate(NamedTuple):
         remedy: what would tell, for a candidate with a caveat.
         surplus: for a direction, the variance along it that its side has and the other has not; else NaN.
         words: tokens by which a text that is steered along it is recognised, if not those of `rows`.
+        legs: those that the method states itself, in place of the common ones (`findings.legs`).
     """
 
     kind: Kind
@@ -69,6 +72,7 @@ class Candidate(NamedTuple):
     remedy: str = ""
     surplus: float = NAN
     words: tuple[str, ...] = ()
+    legs: tuple[Leg, ...] = ()
 
 
 def abs_cosine(x: DoubleArray, y: DoubleArray) -> float:

@@ -55,7 +55,7 @@ class Proposer(ABC):
 
     def steered(self, files: Files, best: Sequence[Candidate]) -> list[Candidate]:
         """The candidates `best`, each with the `direction` to steer along and the `rows` where it is strongest."""
-        return []
+        return list(best)
 
 
 def of(method: Method) -> Proposer:

@@ -152,10 +152,10 @@ def rank(candidates: Sequence[Candidate], threshold: Threshold, untestable: str 
     return Ranking(_mark_duplicates([family[i] for i in order]), untestable)
 
 
-def best(candidates: Sequence[Candidate], threshold: Threshold, count: int) -> list[Candidate]:
-    """The first `count` candidates of the ranking, without duplicates and those that cannot be findings."""
-    ranked = rank(candidates, threshold).candidates
-    return [each.candidate for each in ranked if not each.duplicate_of and not each.candidate.barred][:count]
+def best(ranking: Ranking, count: int) -> list[Candidate]:
+    """The first `count` candidates of a ranking, those that are reported first, without those that cannot be."""
+    possible = [each for each in ranking.candidates if not each.duplicate_of and not each.candidate.barred]
+    return [each.candidate for each in sorted(possible, key=lambda each: not each.status)][:count]
 
 
 def _untestable(candidates: Sequence[Candidate]) -> str:

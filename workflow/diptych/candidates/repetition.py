@@ -1,7 +1,6 @@
 """Repetition of candidates over the seeds of the dictionaries and crosscoders behind them (METHODS 9).
 
-    rankings = [rank(of_run, threshold) for of_run in candidates_by_run(proposer, files)]
-    over_runs(rankings).findings        # those that more than half of the runs have
+    ranking_of(proposer, files, threshold).findings        # those that more than half of the runs have
 
 A candidate is recovered in another run if the same crosscoder or dictionaries, trained with another seed, have one that
 meets the criteria, of the same side, at |cos| >= .7.
@@ -12,7 +11,14 @@ from dataclasses import replace
 
 from diptych.candidates.candidate import SAME_DIRECTION, Candidate, abs_cosine
 from diptych.candidates.proposer import Files, Proposer
-from diptych.candidates.ranking import Ranked, Ranking
+from diptych.candidates.ranking import Ranked, Ranking, Threshold, rank
+
+
+def ranking_of(proposer: Proposer, files: Files, threshold: Threshold) -> Ranking:
+    """The ranking of one method on one cell, over all runs of what it depends on."""
+    by_run = candidates_by_run(proposer, files)
+    first = rank(by_run[0], threshold, proposer.untestable(files))
+    return over_runs([first, *(rank(candidates, threshold) for candidates in by_run[1:])])
 
 
 def candidates_by_run(proposer: Proposer, files: Files) -> list[list[Candidate]]:

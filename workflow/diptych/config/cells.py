@@ -108,6 +108,24 @@ def files_of(layout: Layout, pair: str, site_a: str, site_b: str) -> Description
     return files
 
 
+def steered_runs(layout: Layout, pair: str, site_a: str, site_b: str) -> Description:
+    """The trainings that candidates come from: crosscoders, and dictionaries of further seeds without their shards."""
+    files = files_of(layout, pair, site_a, site_b)
+    of_crosscoder, of_repeat = ("name", "seed", "weights", "latents"), ("pairing", "dictionary_a", "dictionary_b")
+    parts = {"crosscoders": of_crosscoder, "repeats": of_repeat}
+    return {key: [{part: run[part] for part in parts[key]} for run in files.get(key, ())] for key in parts}
+
+
+def shards_of_repeats(layout: Layout, pair: str, site_a: str, site_b: str) -> dict[str, list[Path]]:
+    """The shards of features of all further seeds of a cell's dictionaries, `repeats_a` and `repeats_b`, by shard."""
+    repeats = files_of(layout, pair, site_a, site_b).get("repeats", [])
+    of_sides = {side: [repeat[f"features_{side}"] for repeat in repeats] for side in "ab"}
+    return {
+        f"repeats_{side}": [layout.results / shard for of_shard in zip(*shards, strict=True) for shard in of_shard]
+        for side, shards in of_sides.items()
+    }
+
+
 def _means(layout: Layout, pair: str, site_a: str, site_b: str) -> Description:
     """The mean differences at a site, and at all sites of the pair: one family of tests; of unlike sites none."""
     if site_a != site_b:

@@ -208,7 +208,9 @@ class Jobs(LeaderboardJobs):
         """Steer both models of a pair along its candidates."""
         study, section, layout = self.study, self.study.pairs[pair], self.layout
         cell = (pair, site_a, site_b)
+        runs = cells.steered_runs(layout, *cell)
         inputs: Inputs = {"linear_map": layout.linear_map(*cell), "means": layout.means(*cell)}
+        inputs |= {"runs": self._inputs_of(runs)["files"], **cells.shards_of_repeats(layout, *cell)}
         for side, model, site in (("a", section.a, site_a), ("b", section.b, site_b)):
             inputs[f"model_{side}"] = layout.model(model)
             inputs[f"gates_{side}"] = layout.gates_of(section.corpus, model, site)
@@ -219,7 +221,7 @@ class Jobs(LeaderboardJobs):
             inputs |= self._dictionaries(pair, site_a, site_b)
             inputs["pairing"] = layout.pairing(pair, site_a, site_b)
         dtypes = {"dtype_a": study.models[section.a].dtype, "dtype_b": study.models[section.b].dtype}
-        reads = {**self._cell_reads(pair, site_a, site_b), **dtypes}
+        reads = {**self._cell_reads(pair, site_a, site_b), **dtypes, "runs": runs}
         settings = dump(study.steering, exclude=("pairs", "features"))
         for side, site in (("a", site_a), ("b", site_b)):
             name = study.dictionary(pair, side, site)

@@ -13,18 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diptych.config.study import Study
+from diptych.report import addresses
 
 PAGE_TEMPLATES = Path(__file__).parents[2] / "report"
 """Directory of the page's template, style and script."""
 CODE_CACHE = Path(".snakemake") / "diptych" / "code.json"
 """Code hashes from one run of Snakemake to the next."""
+RUN_ID = Path(".snakemake") / "diptych" / "id"
+"""The id of a working directory's record of runs."""
 IMAGES = ("png", "svg")
 """Formats of the images."""
 
 
 def page_templates() -> tuple[Path, ...]:
-    """The files in `PAGE_TEMPLATES`."""
-    return tuple(sorted(PAGE_TEMPLATES.iterdir()))
+    """The files in `PAGE_TEMPLATES` that a page is made of; captions of Snakemake's report lie beside them."""
+    return tuple(sorted(path for path in PAGE_TEMPLATES.iterdir() if path.suffix != ".rst"))
 
 
 @dataclass(frozen=True)
@@ -286,8 +289,18 @@ class Layout:
         return self.results / "leaderboard" / "index.html"
 
     def report(self) -> Path:
-        """The page."""
-        return self.results / "report" / "index.html"
+        """The index of the report."""
+        return self.results / "report" / addresses.INDEX
+
+    def report_pages(self) -> list[Path]:
+        """What lies beside the index: a page for each pair, and the plotting library."""
+        pairs = sorted({*self.study.whole_pairs, *self.study.compared_pairs})
+        names = [*map(addresses.page_of, pairs), addresses.PLOTLY]
+        return [self.report().parent / name for name in names]
+
+    def report_file(self) -> Path:
+        """All pages of the report in one file."""
+        return self.results / "report.html"
 
     def log(self, rule: str, stem: str) -> Path:
         """The log of a job."""

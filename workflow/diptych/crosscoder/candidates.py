@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from diptych.candidates import proposer
 from diptych.candidates.candidate import NAN, SIDES, Candidate, IntArray, SideName, counted
+from diptych.candidates.leg import Leg, measured, untested
 from diptych.candidates.proposer import Clause, Files
 from diptych.crosscoder.limits import EXCLUSIVE_NU
 from diptych.storage import artifacts
@@ -83,6 +84,7 @@ def _exclusive_latents(run: _Run, side: SideName) -> list[Candidate]:
                 nu_err=nu_err,
                 nu_rec=nu_rec,
                 barred=_rejection_by_scaling(nu_err, nu_rec),
+                legs=(_specific(nu_err, nu_rec),),
             )
         )
     return proposed
@@ -94,6 +96,15 @@ def _rejection_by_scaling(nu_err: float, nu_rec: float) -> str:
         if abs(value) >= limit:
             return f"latent scaling: {name} {value:.2f}, the other model has it too"
     return ""
+
+
+def _specific(nu_err: float, nu_rec: float) -> Leg:
+    """By latent scaling (METHODS 5): how much of the latent is in the other model's error and reconstruction."""
+    shares = abs(nu_err) / EXCLUSIVE_NU[0], abs(nu_rec) / EXCLUSIVE_NU[1]
+    if not np.isfinite(shares).all():
+        return untested("specific", "it fires too seldom, or too little in its own model, for latent scaling")
+    reason = f"{nu_err:.2g} of it in the other model's error, {nu_rec:.2g} in its reconstruction"
+    return measured("specific", nu_err, 1 / max(*shares, 1e-6), reason)
 
 
 def _control_clauses(files: Files) -> list[Clause]:

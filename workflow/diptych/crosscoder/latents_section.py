@@ -26,6 +26,7 @@ from diptych.page.blocks import (
     p_value,
     percent,
 )
+from diptych.page.method_sections import Chapters, Evidence, Finding
 from diptych.storage import artifacts
 from diptych.text.contexts import Shade, Text
 
@@ -40,24 +41,53 @@ LISTED_DUPLICATES = 20
 """Pairs of duplicates that are listed."""
 
 
-def sections(
+def chapters(
     pair: Mapping[str, Any], run: Mapping[str, Any], text: Text, contexts: int, finding_ids: Collection[str]
-) -> list[Section]:
-    """Subsections on the latents of one run; `finding_ids` are "side id" or "side run id"."""
+) -> Chapters:
+    """Sections on the latents of one run; `finding_ids` are "side id" or "side run id"."""
     finding_ids = {entry.replace(f" {run['name']} ", " ", 1) for entry in finding_ids}
     with artifacts.read(run["latents"], "latents") as file:
         columns = artifacts.read_table(file, "latents")
         classes = artifacts.read_json(file, "classes")
         recovered = _recovered(run)
         if len(artifacts.read_json(file, "widths")) == 1:
-            return [_of_differences(pair, file, columns, text, contexts)]
+            return {"what": _of_differences(pair, file, columns, text, contexts)}
+        blocks = [_exclusive(pair, file, columns, side, text, contexts, finding_ids, recovered) for side in ("B", "A")]
         parts = [Section(f"{pair['id']}-norms", "Whose latents", _norms(pair, run, file, columns, classes, recovered))]
         if "nu/err" in file:
             scaling = _scaling(pair, file, columns, recovered)
             parts.append(Section(f"{pair['id']}-scaling", "Is it really absent from the other model?", scaling))
-        blocks = [_exclusive(pair, file, columns, side, text, contexts, finding_ids, recovered) for side in ("B", "A")]
-        parts.append(Section(f"{pair['id']}-latents", "The most one-sided latents", blocks))
-    return parts
+    return {
+        "what": Section(
+            f"{pair['id']}-latents",
+            "The crosscoder's most one-sided latents",
+            blocks,
+            lead="One dictionary for both models: these latents write to one of them more than to the other.",
+        ),
+        "different": Section(
+            f"{pair['id']}-crosscoder",
+            "How much the crosscoder shares",
+            [],
+            parts,
+            lead=f"Each latent by how much of it is in {pair['a']} and in {pair['b']}.",
+        ),
+    }
+
+
+def evidence(pair: Mapping[str, Any], text: Text, contexts: int, findings: Sequence[Finding]) -> Evidence:
+    """Each latent with its norms, its density, its nu, and where it fires on held-out documents."""
+    runs = {str(run["name"]): run for run in reversed(pair["files"]["crosscoders"])}
+    items = {}
+    for finding in findings:
+        name, _, latent = finding.id.rpartition(" ")
+        run = runs.get(name) if name else pair["files"]["crosscoders"][0]
+        if run is None or not latent.isdigit():
+            continue  # found with another seed
+        with artifacts.read(run["latents"], "latents") as file:
+            columns = artifacts.read_table(file, "latents")
+            of_latent = (int(latent), finding.side, text, contexts, frozenset[str](), _recovered(run))
+            items[finding] = _latent(pair, file, columns, *of_latent)
+    return items
 
 
 def of_many(described: Mapping[str, Any], run: Mapping[str, Any], text: Text, contexts: int) -> list[Section]:
@@ -124,7 +154,8 @@ def _of_differences(pair: Mapping[str, Any], file: h5py.File, columns: Columns, 
         f"A dictionary on what {pair['b']}'s rows have more than {pair['a']}'s: its latents belong to no model. Those "
         "that are active most."
     )
-    return Section(f"{pair['id']}-latents", "Latents of the difference", [Items(caption, items)])
+    lead = f"A dictionary of what {pair['b']}'s activations have more than {pair['a']}'s."
+    return Section(f"{pair['id']}-latents", "Latents of the difference", [Items(caption, items)], lead=lead)
 
 
 Recovered = tuple[npt.NDArray[np.int64], int] | None

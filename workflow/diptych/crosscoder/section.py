@@ -8,7 +8,8 @@ import numpy as np
 from diptych.crosscoder import latents_section
 from diptych.page import figures, method_sections
 from diptych.page.blocks import Block, Cell, Figure, Note, Prose, Section, Table, listed, number, number_cell, percent
-from diptych.page.method_sections import PageData
+from diptych.page.cards import more_than
+from diptych.page.method_sections import Chapters, Evidence, Finding, PageData
 from diptych.storage import artifacts
 from diptych.storage.canonical import canonical_json
 from diptych.text.contexts import Text
@@ -19,19 +20,16 @@ CURVE_SETTINGS = ("seed", "k", "penalty")
 """Settings in which the runs of one curve may differ."""
 
 
-def section(pair: Mapping[str, Any], text: Text, contexts: int, finding_ids: Collection[str]) -> Section:
+def chapters(pair: Mapping[str, Any], text: Text, contexts: int, finding_ids: Collection[str]) -> Chapters:
     """Reconstruction, relative norms and the most one-sided latents; `finding_ids` holds "side id" of findings."""
     runs = pair["files"]["crosscoders"]
-    intro = Prose(
-        "One dictionary for both models: each latent reads the same token in both and writes to each with a decoder "
-        "row "
-        f"of its own. A latent that writes to {pair['b']} alone is a candidate for something that only {pair['b']} has."
+    reconstruction = Section(
+        f"{pair['id']}-reconstruction",
+        "How well the crosscoder reconstructs",
+        _reconstruction(pair, runs, text.sources),
+        lead="How much of either model's activations the crosscoder misses, and what that costs the model.",
     )
-    parts = [
-        Section(f"{pair['id']}-reconstruction", "How well it reconstructs", _reconstruction(pair, runs, text.sources)),
-        *latents_section.sections(pair, runs[0], text, contexts, finding_ids),
-    ]
-    return Section(f"{pair['id']}-crosscoder", "Crosscoder", [intro], parts)
+    return {"trust": reconstruction, **latents_section.chapters(pair, runs[0], text, contexts, finding_ids)}
 
 
 def of_many(described: Mapping[str, Any], text: Text, contexts: int) -> Section:
@@ -49,7 +47,8 @@ def of_many(described: Mapping[str, Any], text: Text, contexts: int) -> Section:
         ),
         *latents_section.of_many(named, runs[0], text, contexts),
     ]
-    return Section(named["id"], f"{described['name']}: {listed(models)} at {described['site']}", [intro], parts)
+    title = f"{described['name']}: {listed(models)} at {described['site']}"
+    return Section(named["id"], title, [intro], parts, lead="One crosscoder of several models: what each has alone.")
 
 
 # --- reconstruction -----------------------------------------------------------------------------------------------
@@ -282,9 +281,19 @@ def published_number(ours: Mapping[str, Any], page: PageData) -> Cell:
 class Sections(method_sections.Sections):
     """The crosscoders' sections of the page."""
 
-    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
+    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Chapters:
         """Reconstruction and latents of a pair's crosscoders."""
-        return section(cell, page.texts["a"], page.n_contexts, page.finding_ids)
+        return chapters(cell, page.texts["a"], page.n_contexts, page.finding_ids)
+
+    def claim(self, cell: Mapping[str, Any], finding: Finding) -> str:
+        """Whose latent it is."""
+        own = cell["a"] if finding.side == "A" else cell["b"]
+        times = more_than(abs(finding.effect))
+        return f"Latent {finding.id} is {own}'s: it fires {times} as with the two models exchanged"
+
+    def evidence(self, cell: Mapping[str, Any], page: PageData, findings: Sequence[Finding]) -> Evidence:
+        """Where each latent fires, its norms, and how much of it the other model has after all."""
+        return latents_section.evidence(cell, page.texts["a"], page.n_contexts, findings)
 
     def number_of(self, ours: Mapping[str, Any], page: PageData) -> Cell:
         """A number of one run of a crosscoder of two models."""

@@ -1,10 +1,13 @@
 """The findings stage: the candidates of all methods that meet the criteria of a finding, and conclusions (METHODS 9).
 
 Two different models differ everywhere, so significance alone would flag everything: `candidates.ranking` has the
-criteria of a finding, `findings.conclusions` what follows from findings or their absence.
+criteria of a finding, `findings.legs` what each stands on, `findings.table` their order, `findings.schema` the columns,
+`findings.conclusions` what follows from findings or their absence.
 
     collect(pairs, "results/findings.h5", "results/findings.tsv", spec=spec, q=0.05)
-    read("results/findings.h5").table["pair"]       # one entry per finding
+    findings = read("results/findings.h5")
+    findings.table["pair"]              # one entry per finding
+    findings.legs_of(0)                 # the six legs of the first
 """
 
 import json
@@ -18,28 +21,26 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.candidates import proposer, ranking, recovery, repetition
-from diptych.candidates.ranking import Ranked, Ranking, Threshold
+from diptych.candidates.leg import Leg
+from diptych.candidates.ranking import Ranking, Threshold
 from diptych.candidates.recovery import Recovery
-from diptych.findings import conclusions
+from diptych.findings import conclusions, schema
+from diptych.findings.table import (
+    STATUSES,
+    Entry,
+    Reader,
+    columns,
+    leg_columns,
+    legs_of_row,
+    ordered,
+    padded_rows,
+    site_of,
+)
 from diptych.methods import Method, proposing
 from diptych.runtime import logs
-from diptych.steering import effects
 from diptych.storage import artifacts, tables
 from diptych.storage.canonical import canonical_json
-from diptych.text import contexts as evidence
 
-COLUMNS = (
-    "pair", "site", "method", "status", "kind", "id", "side", "effect", "lo", "hi", "p", "q", "null", "held_out",
-    "seeds", "nu_err", "nu_rec", "causal", "contexts", "note",
-)  # fmt: skip
-"""Columns of the table (METHODS 9); `status` is finding, not repeated or cannot be told, `note` says why not."""
-STATUSES: tuple[ranking.Status, ...] = ("finding", "not repeated", "cannot be told")
-"""In the order of the table."""
-NOT_REPEATED = "one training gave it; a second seed (`seeds: [0, 1]`) would tell whether it depends on that"
-TEXTS = 3
-"""Contexts per finding in the table."""
-ROWS = 20
-"""Token rows stored per finding, from which a reader takes contexts."""
 IGNORED_SETTINGS = {"seed", "a", "b", "model", "models", "dictionary_a", "dictionary_b", "tuned_on"}
 """Keys of a spec that identify the job; positive controls need not share them."""
 
@@ -49,17 +50,22 @@ class Findings:
     """The contents of an artifact of kind "findings".
 
     Attributes:
-        table: `COLUMNS` and `weakest` (the smallest margin), one entry per reported candidate, findings first and
-            within a status in descending order of `weakest`.
+        table: `schema.COLUMNS`, one entry per reported candidate, in the order of `findings.table`.
         rows: int64 [entries, ROWS], token rows of its side where each is strongest; -1 is padding.
         answers: the conclusion for each pair, site and method, with `recovery` for planted pairs.
         controls: the clauses of each control pair, and whether all hold.
+        legs: `table.LEG_COLUMNS`, six entries for each of `table`.
     """
 
     table: dict[str, npt.NDArray[Any]]
     rows: npt.NDArray[np.int64]
     answers: list[dict[str, Any]]
     controls: list[dict[str, Any]]
+    legs: dict[str, npt.NDArray[Any]]
+
+    def legs_of(self, finding: int) -> tuple[Leg, ...]:
+        """The six legs of an entry of the table, in the order of `leg.NAMES`."""
+        return legs_of_row(self.legs, finding)
 
     def ids(self, pair: str, site: str, method: str) -> frozenset[str]:
         """The ids, as "side id", of the findings of one pair, site and method."""
@@ -112,14 +118,13 @@ def collect(
             answers.append(_answer(pair, method, by_method[method], positive_control))
         if pair["role"] == "control":
             controls.append(_control(pair, by_method))
-    reported = sorted(
-        _reported(pairs, rankings), key=lambda entry: (STATUSES.index(entry[2].status), -entry[2].smallest_margin)
-    )
-    columns, rows = _table(reported)
-    artifacts.write_text(table, to_tsv(columns))
+    entries = _entries(pairs, rankings, q, min_effects)
+    table_columns = columns(entries)
+    artifacts.write_text(table, tables.tsv(table_columns, schema.TITLE))
     with artifacts.create(out, "findings", spec) as writer:
-        writer.table("findings", columns, nan="not measured by this method")
-        writer.array("rows", rows)
+        writer.table("findings", table_columns, nan="not measured by this method")
+        writer.table("legs", leg_columns(entries), nan="untested, or not applicable")
+        writer.array("rows", padded_rows(entries))
         writer.strings("answers", [canonical_json(answer) for answer in answers])
         writer.strings("controls", [canonical_json(control) for control in controls])
         writer.json("thresholds", {"q": q, "min_effect": dict(min_effects)})
@@ -133,12 +138,8 @@ def read(path: str | Path) -> Findings:
             file["rows"][:],
             [json.loads(text) for text in artifacts.read_strings(file, "answers")],
             [json.loads(text) for text in artifacts.read_strings(file, "controls")],
+            artifacts.read_table(file, "legs"),
         )
-
-
-def to_tsv(columns: Mapping[str, Sequence[Any]]) -> str:
-    """The findings as tab-separated text with a header."""
-    return tables.tsv({name: columns[name] for name in COLUMNS})
 
 
 def _rankings(pair: Mapping[str, Any], q: float, min_effect: Mapping[str, float]) -> dict[Method, Ranking]:
@@ -151,7 +152,9 @@ def _rankings(pair: Mapping[str, Any], q: float, min_effect: Mapping[str, float]
             reason = f"{pair['site_a']} and {pair['site_b']} are two places in a network, which differ in any model"
             rankings[method] = Ranking((), reason)
             continue
-        ranked = rankings[method] = _ranking(pair["files"], method, _threshold(method, q, min_effect))
+        ranked = rankings[method] = repetition.ranking_of(
+            proposer.of(method), pair["files"], _threshold(method, q, min_effect)
+        )
         counts = ", ".join(f"{len(ranked.with_status(status))} {status}" for status in STATUSES)
         logs.logger.info("%s, %s: of %d candidates %s", pair["name"], method.name, len(ranked.candidates), counts)
     return rankings
@@ -159,14 +162,6 @@ def _rankings(pair: Mapping[str, Any], q: float, min_effect: Mapping[str, float]
 
 def _threshold(method: Method, q: float, min_effect: Mapping[str, float]) -> Threshold:
     return Threshold(None if method.is_exact else q, min_effect[method.name])
-
-
-def _ranking(files: Mapping[str, Any], method: Method, threshold: Threshold) -> Ranking:
-    """The ranking of one method on one cell, over all runs of what it depends on."""
-    proposes = proposer.of(method)
-    by_run = repetition.candidates_by_run(proposes, files)
-    first = ranking.rank(by_run[0], threshold, proposes.untestable(files))
-    return repetition.over_runs([first, *(ranking.rank(candidates, threshold) for candidates in by_run[1:])])
 
 
 def _recoveries(
@@ -235,7 +230,7 @@ def _answer(
     answer = conclusions.answer(pair["role"], method, ranked, positive_control, (pair["a"], pair["b"]))
     return {
         "pair": pair["name"],
-        "site": _site(pair),
+        "site": site_of(pair),
         "role": pair["role"],
         "method": method.name,
         "status": answer.status,
@@ -257,62 +252,37 @@ def _control(pair: Mapping[str, Any], rankings: Mapping[Method, Ranking]) -> dic
             logs.logger.error("control %s does not hold: %s: %s", pair["name"], clause.name, clause.text)
     return {
         "pair": pair["name"],
-        "site": _site(pair),
+        "site": site_of(pair),
         "holds": holds,
         "clauses": [asdict(clause) for clause in clauses],
     }
 
 
-def _reported(
-    pairs: Sequence[Mapping[str, Any]], rankings: Sequence[Mapping[Method, Ranking]]
-) -> Iterable[tuple[Mapping[str, Any], Method, Ranked]]:
-    for pair, by_method in zip(pairs, rankings, strict=True):
-        for method, ranked in by_method.items():
-            yield from ((pair, method, candidate) for candidate in ranked.reported)
+def _entries(
+    pairs: Sequence[Mapping[str, Any]],
+    rankings: Sequence[Mapping[Method, Ranking]],
+    q: float,
+    min_effects: Mapping[str, float],
+) -> list[Entry]:
+    """All reported candidates with their legs, in the order of the table."""
+    reader = Reader()
+    control = {method: _largest_of_equal_models(pairs, rankings, method) for method in proposing()}
+    return ordered(
+        reader.entry(pair, method, ranked, _threshold(method, q, min_effects), control[method])
+        for pair, by_method in zip(pairs, rankings, strict=True)
+        for method, ranking_of_method in by_method.items()
+        for ranked in ranking_of_method.reported
+    )
 
 
-def _table(
-    reported: Sequence[tuple[Mapping[str, Any], Method, Ranked]],
-) -> tuple[dict[str, list[Any]], npt.NDArray[np.int64]]:
-    columns: dict[str, list[Any]] = {name: [] for name in (*COLUMNS, "weakest")}
-    rows = np.full((len(reported), ROWS), -1, dtype=np.int64)
-    texts: dict[str, evidence.Text] = {}
-    causal = {
-        path: effects.read(path).causal for path in {pair["files"].get("steering") for pair, _, _ in reported} if path
-    }
-    for i, (pair, method, ranked) in enumerate(reported):
-        tokens = ranked.candidate.tokens or str(pair["files"][f"tokens_{ranked.candidate.side.lower()}"])
-        texts[tokens] = texts.get(tokens) or evidence.Text(tokens)
-        strongest = ranked.candidate.rows[:ROWS]
-        rows[i, : len(strongest)] = strongest
-        contexts = texts[tokens].contexts(strongest, np.zeros(len(strongest)), count=TEXTS)
-        entry = ranked.candidate._asdict() | {
-            "pair": pair["name"],
-            "site": _site(pair),
-            "method": method.name,
-            "status": ranked.status,
-            "q": ranked.q,
-            "seeds": ranked.seeds,
-            "note": _note(ranked),
-            "causal": causal.get(pair["files"].get("steering"), {}).get(_key(ranked, method), math.nan),
-            "contexts": " | ".join(context.plain() for context in contexts),
-            "weakest": ranked.smallest_margin,
-        }
-        for name, column in columns.items():
-            column.append(entry[name])
-    return columns, rows
-
-
-def _note(ranked: Ranked) -> str:
-    """Why a candidate is reported and is no finding, and what would tell."""
-    if ranked.status == "cannot be told":
-        return f"{ranked.candidate.caveat}: {ranked.candidate.remedy}"
-    return NOT_REPEATED if ranked.status == "not repeated" else ""
-
-
-def _key(ranked: Ranked, method: Method) -> tuple[str, str, str]:
-    return ranked.candidate.side, method.name, ranked.candidate.id
-
-
-def _site(pair: Mapping[str, Any]) -> str:
-    return pair["site_a"] if pair["site_a"] == pair["site_b"] else f"{pair['site_a']}--{pair['site_b']}"
+def _largest_of_equal_models(
+    pairs: Sequence[Mapping[str, Any]], rankings: Sequence[Mapping[Method, Ranking]], method: Method
+) -> float:
+    """Largest |effect| that a method proposes between equal models, 0 if it proposes none; NaN without such a pair."""
+    of_equals = [
+        by_method[method]
+        for pair, by_method in zip(pairs, rankings, strict=True)
+        if pair["role"] in ("control", "floor") and method in by_method
+    ]
+    effects = [abs(each.candidate.effect - each.candidate.null) for run in of_equals for each in run.candidates]
+    return max((effect for effect in effects if math.isfinite(effect)), default=0.0) if of_equals else math.nan

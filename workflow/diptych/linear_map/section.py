@@ -1,12 +1,14 @@
 """The section on the linear map of one pair: how well each map predicts B from A, and the residuals of the best."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
+from diptych.linear_map import directions
+from diptych.linear_map.directions import Direction
 from diptych.page import figures, method_sections
 from diptych.page.blocks import (
     Block,
@@ -21,14 +23,13 @@ from diptych.page.blocks import (
     Table,
     number,
     number_cell,
-    p_value,
     percent,
 )
-from diptych.page.method_sections import PageData
+from diptych.page.cards import Magnitude
+from diptych.page.method_sections import Chapters, Evidence, Finding, PageData
 from diptych.storage import artifacts
 from diptych.text.contexts import Shade, Text
 
-Direction = Literal["forward", "backward"]
 RUNGS = {
     "identity": ("identity", "B is A, unchanged."),
     "scale": ("scale", "One factor on everything."),
@@ -37,28 +38,25 @@ RUNGS = {
     "ridge": ("ridge", "Any linear map; its penalty shrinks it to the simplest one."),
     "ridge_zero": ("textbook ridge", "Any linear map, shrunk to zero, as the literature prints it; never chosen."),
 }
-SHOWN_DIRECTIONS = 4
-"""Directions of each kind that are shown with contexts."""
+FAILS = "Where the linear map fails"
 FULL_SHADE = 12.0
 """Multiple of the mean squared residual from which a token is shaded fully."""
 
 
-def section(pair: Mapping[str, Any], text: Text, contexts: int, finding_ids: Collection[str]) -> Section:
-    """Section on one pair: R^2 of each map, and residuals in both directions; `finding_ids` are "side id"."""
+def chapters(pair: Mapping[str, Any], text: Text, contexts: int, finding_ids: Collection[str]) -> Chapters:
+    """R^2 of each map, and residuals in both directions; `finding_ids` are "side id"."""
     with artifacts.read(pair["files"]["linear_map"], "linear_map") as file:
         identical = all(not len(file[f"{name}/directions/filter"]) for name in ("forward", "backward"))
-        parts = [_ladder(file, pair)]
         if identical:
-            parts.append(
-                Section(
-                    f"{pair['id']}-map-fails",
-                    "Where the map fails",
-                    [Note("info", "Nowhere: the map predicts every token to rounding.")],
-                )
+            where = Section(
+                f"{pair['id']}-map-fails",
+                FAILS,
+                [Note("info", "Nowhere: the map predicts every token to rounding.")],
+                lead="The map predicts every token to rounding.",
             )
         else:
-            parts.append(_residual_section(file, pair, text, contexts, finding_ids))
-    return Section(f"{pair['id']}-map", "Linear map between the activations", [], parts)
+            where = _residual_section(file, pair, text, contexts, finding_ids)
+        return {"different": _ladder(file, pair), "where": where}
 
 
 def _ladder(file: h5py.File, pair: Mapping[str, Any]) -> Section:
@@ -96,7 +94,12 @@ def _ladder(file: h5py.File, pair: Mapping[str, Any]) -> Section:
         _ladder_table(names, tables, arrows, verdicts),
         _in_sample(names, tables, arrows),
     ]
-    return Section(f"{pair['id']}-ladder-section", "Map ladder", blocks)
+    return Section(
+        f"{pair['id']}-ladder-section",
+        "Linear map between the activations",
+        blocks,
+        lead=f"How much of {pair['b']}'s activations follows from {pair['a']}'s by a linear map.",
+    )
 
 
 def _summary_notes(verdicts: Mapping[str, Any], arrows: Mapping[str, str]) -> list[Block]:
@@ -107,7 +110,7 @@ def _summary_notes(verdicts: Mapping[str, Any], arrows: Mapping[str, str]) -> li
             Note(
                 "info",
                 f"{arrow}: the simplest map that is as good as the best one is {verdict['best'].replace('_', ' ')}, "
-                f"held-out R² {number(verdict['r2'], 4)} (shuffled documents {number(verdict['shuffled_r2'])}).",
+                f"held-out R² {number(verdict['r2'])} (shuffled documents {number(verdict['shuffled_r2'])}).",
             )
         )
         blocks += [Note("warn", f"{arrow}: {warning}.") for warning in verdict["words"]]
@@ -125,7 +128,7 @@ def _ladder_table(
         Cell("shuffled", hint="A and B on different documents: the level that is reached without knowing the token.")
     ]
     for direction in ("forward", "backward"):
-        shuffled += [number_cell(_nan(verdicts[direction]["shuffled_r2"]), 4), "–"]
+        shuffled += [number_cell(_nan(verdicts[direction]["shuffled_r2"])), "–"]
     rows.append([*shuffled, "–", "–"])
     return Table(
         [
@@ -158,7 +161,7 @@ def _rung(name: str, i: int, tables: Mapping[str, Mapping[str, Any]]) -> list[st
     for direction in ("forward", "backward"):
         table = tables[direction]
         r2 = float(table["r2"][i])
-        cells.append(Cell(number(r2, 4), r2, tone="found" if table["is_best"][i] else ""))
+        cells.append(Cell(number(r2), r2, tone="found" if table["is_best"][i] else ""))
         cells.append(number_cell(float(table["r2_median_coordinate"][i])))
     forward = tables["forward"]
     edge = " at edge" if forward["alpha_at_edge"][i] else ""
@@ -203,10 +206,13 @@ def _residual_section(
         *_residual_by_group(file, pair, text),
         _spectrum(file, pair),
         _tokens(file, "forward", pair, text, contexts),
-        _directions(file, "forward", pair["a"], pair["b"], "B", text, contexts, finding_ids),
-        _directions(file, "backward", pair["b"], pair["a"], "A", text, contexts, finding_ids),
+        directions.directions(file, "forward", pair["a"], pair["b"], "B", text, contexts, finding_ids),
+        directions.directions(file, "backward", pair["b"], pair["a"], "A", text, contexts, finding_ids),
     ]
-    return Section(f"{pair['id']}-map-fails", "Where the map fails", blocks)
+    lead = (
+        f"What of {pair['b']} does not follow from {pair['a']}: in which text, at which tokens, along which directions."
+    )
+    return Section(f"{pair['id']}-map-fails", FAILS, blocks, lead=lead)
 
 
 def _residual_by_group(file: h5py.File, pair: Mapping[str, Any], text: Text) -> list[Block]:
@@ -294,53 +300,14 @@ def _tokens(file: h5py.File, direction: Direction, pair: Mapping[str, Any], text
     return Items("Every token is shaded by its own residual; the one that the line is about is underlined.", [item])
 
 
-def _directions(
-    file: h5py.File, direction: Direction, known: str, missed: str, side: Literal["A", "B"], text: Text, contexts: int,
-    finding_ids: Collection[str],
-) -> Items:  # fmt: skip
-    group = file[f"{direction}/directions"]
-    kinds = [str(kind) for kind in group["kind"].attrs["kinds"]]
-    token_row = file["rows/token_row"][0]
-    items, count = [], dict.fromkeys(kinds, 0)
-    for k, code in enumerate(group["kind"][:]):
-        kind = kinds[int(code)]
-        count[kind] += 1
-        if count[kind] <= SHOWN_DIRECTIONS:
-            name = f"{kind} {count[kind]}"
-            tag = "finding" if f"{side} {name}" in finding_ids else ""
-            items.append(_direction(group, k, name, tag, token_row, side, text, contexts))
-    return Items(
-        f"Directions of {missed} that {known} does not predict. “unexplained” ranks by the share of variance that is "
-        "missed, “pca” by how much is missed. Shown with the text at both ends (documents that did not choose them).",
-        items,
-        n_open=1 if side == "B" else 0,
+def _magnitude(pair: Mapping[str, Any]) -> Magnitude:
+    """Share of the variance of B's activations that the best map from A leaves unexplained."""
+    with artifacts.read(pair["files"]["linear_map"], "linear_map") as file:
+        share = max(0.0, 1 - float(artifacts.read_json(file, "verdicts")["forward"]["r2"]))
+    meaning = (
+        f"of how {pair['b']}'s activations vary at {pair['site_b']} does not follow from {pair['a']}'s by a linear map"
     )
-
-
-def _direction(
-    group: h5py.Group, k: int, name: str, tag: str, token_row: Any, side: Literal["A", "B"], text: Text, contexts: int
-) -> Item:
-    rows, scores = group["top_row"][k, 1], group["top_score"][k, 1]
-    readings = []
-    for end, label in enumerate(("positive end", "negative end")):
-        filled = rows[end] >= 0
-        at, values = token_row[rows[end][filled]], scores[end][filled].astype(np.float64)
-        order = np.argsort(at)
-        shade = Shade(at[order], values[order], scale=float(np.abs(scores).max()))
-        readings.append(ContextList(label, text.contexts(at, values, shade, count=max(2, contexts // 2)), side))
-    p = float(group["p"][k])
-    return Item(
-        name,
-        [
-            ("unexplained share", percent(float(group["unexplained"][k, 1]))),
-            ("of the residual", percent(float(group["residual_share"][k, 1]))),
-            ("excess", number(float(group["excess"][k, 1]))),
-            ("p", p_value(p)),
-        ],
-        readings,
-        side,
-        tag,
-    )
+    return Magnitude("activations", share, percent(share), meaning)
 
 
 def _order(value: float) -> float | None:
@@ -370,13 +337,27 @@ def _opening(pair: Mapping[str, Any]) -> str:
 class Sections(method_sections.Sections):
     """The linear map's sections of the page."""
 
-    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
+    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Chapters:
         """R^2 of each map, and the residuals of the best one."""
-        return section(cell, page.texts["a"], page.n_contexts, page.finding_ids)
+        return chapters(cell, page.texts["a"], page.n_contexts, page.finding_ids)
 
     def opening(self, cell: Mapping[str, Any]) -> str:
         """A sentence on how much of B's variance the best map predicts."""
         return _opening(cell)
+
+    def claim(self, cell: Mapping[str, Any], finding: Finding) -> str:
+        """How much of the variance along a direction of one model does not follow from the other."""
+        missed, known = (cell["a"], cell["b"]) if finding.side == "A" else (cell["b"], cell["a"])
+        share = percent(abs(finding.effect))
+        return f"Along a direction of {missed} ({finding.id}), {share} of the variance does not follow from {known}"
+
+    def evidence(self, cell: Mapping[str, Any], page: PageData, findings: Sequence[Finding]) -> Evidence:
+        """The text at both ends of each direction."""
+        return directions.evidence(cell, page.texts["a"], page.n_contexts, findings)
+
+    def magnitude(self, cell: Mapping[str, Any]) -> Magnitude | None:
+        """How much of B's variance does not follow from A."""
+        return _magnitude(cell)
 
 
 SECTIONS = Sections()

@@ -8,11 +8,15 @@ import numpy.typing as npt
 
 from diptych.candidates import proposer
 from diptych.candidates.candidate import Candidate
+from diptych.candidates.leg import Leg, measured
 from diptych.candidates.proposer import Clause, Files
 from diptych.statistics import resampling
 from diptych.storage import artifacts
 
 DoubleArray = npt.NDArray[np.float64]
+
+LEAST_OWN = 0.1
+"""Least share of the fine-tune's own tokens by which a direction is readable: two of twenty."""
 
 
 def q_values(files: Files) -> DoubleArray:
@@ -36,6 +40,7 @@ def candidates(files: Files) -> list[Candidate]:
         places = artifacts.read_table(file, "places")
         lens = artifacts.read_table(file, "lens")
         direction, rows = file["direction"][:], file["top_row"][:]
+        random_share = file["random_own_share"][:]
     q = q_values(files)
     return [
         Candidate(
@@ -51,6 +56,7 @@ def candidates(files: Files) -> list[Candidate]:
             direction=direction[k],
             rows=rows[k][rows[k] >= 0],
             words=_promoted(lens, k),
+            legs=_own_words(lens, k, random_share),
         )
         for k, name in enumerate(places["name"])
     ]
@@ -60,6 +66,20 @@ def _promoted(lens: dict[str, npt.NDArray[np.generic]], place: int) -> tuple[str
     """The tokens that a difference promotes in B."""
     texts = lens["promoted"][(lens["model"] == "B") & (lens["place"] == place)]
     return tuple(json.loads(str(texts[0]))) if len(texts) else ()
+
+
+def _own_words(lens: dict[str, npt.NDArray[np.generic]], place: int, random_share: DoubleArray) -> tuple[Leg, ...]:
+    """Readable (METHODS 11): the fine-tune's own tokens among those promoted in B, one more than of random directions.
+
+    () of a model that was not tuned on text of the study.
+    """
+    at = (lens["model"] == "B") & (lens["place"] == place)
+    share, promoted = lens["own_share"][at], lens["promoted"][at]
+    if not len(share) or not np.isfinite(share).all():
+        return ()
+    own, largest, token = float(share[0]), float(random_share[-1].max()), 1 / len(json.loads(promoted[0]))
+    reason = f"{own:.0%} of the tokens it promotes are the fine-tune's own; of random directions' at most {largest:.0%}"
+    return (measured("readable", own, own / max(largest + token, LEAST_OWN), reason),)
 
 
 def _untested(files: Files) -> str:
@@ -85,10 +105,6 @@ class Proposer(proposer.Proposer):
             return [Clause(name, None, "no means were compared")]
         n_different = len(candidates(files))
         return [Clause(name, n_different == 0, f"different at {n_different} places")]
-
-    def steered(self, files: Files, best: Sequence[Candidate]) -> list[Candidate]:
-        """The mean differences as they are: each points from A to B."""
-        return list(best)
 
 
 PROPOSER = Proposer()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import h5py
@@ -22,6 +23,7 @@ from diptych.page.blocks import (
     Note,
     Prose,
     Section,
+    Strip,
     Table,
     listed,
     number,
@@ -30,7 +32,7 @@ from diptych.page.blocks import (
     percent,
     visible,
 )
-from diptych.page.method_sections import PageData
+from diptych.page.method_sections import Chapters, Evidence, Finding, PageData
 from diptych.storage import artifacts
 from diptych.text.contexts import Shade, Text
 from diptych.text.word_lists import is_stop_token
@@ -46,6 +48,7 @@ Columns = Mapping[str, npt.NDArray[Any]]
 
 def section(pair: Mapping[str, Any], text: Text, contexts: int, finding_ids: frozenset[str]) -> Section:
     """Section on one cell; `finding_ids` are "side id"."""
+    lead = "Where, on average over texts, the activations of the two models lie apart, and what the shift says."
     with artifacts.read(pair["files"]["means"], "means") as file:
         summary = artifacts.read_json(file, "summary")
         untested, blocks = summary["untested"], list[Block]()
@@ -59,7 +62,7 @@ def section(pair: Mapping[str, Any], text: Text, contexts: int, finding_ids: fro
             blocks += _places(file, pair)
             blocks.append(_contexts(file, pair, text, contexts, finding_ids))
         blocks += _groups(file, pair)
-    return Section(f"{pair['id']}-means", "Difference of means", blocks)
+    return Section(f"{pair['id']}-means", "Difference of means", blocks, lead=lead)
 
 
 def _places(file: h5py.File, pair: Mapping[str, Any]) -> list[Block]:
@@ -145,24 +148,57 @@ def _contexts(
 ) -> Items:
     """Rows at which the difference is largest along its mean, by place."""
     places = artifacts.read_table(file, "places")
+    order = np.argsort(-places["effect"], kind="stable")
     items = []
-    for k in np.argsort(-places["effect"], kind="stable"):
-        filled = file["top_row"][k] >= 0
-        rows, values = file["top_row"][k][filled], file["top_value"][k][filled]
-        order = np.argsort(rows)
-        shade = Shade(rows[order], values[order], scale=float(np.abs(values).max(initial=0.0)))
-        name = str(places["name"][k])
-        facts = [
-            ("effect", number(float(places["effect"][k]))),
-            ("held out", number(float(places["held_out"][k]))),
-            ("p", p_value(float(places["p"][k]))),
-        ]
-        tag = "finding" if f"B {name}" in finding_ids else ""
-        moved = ContextList("moved furthest along it", text.contexts(rows, values, shade, count=contexts), "B")
-        items.append(Item(name, facts, [moved], "B", tag))
+    for k in order:
+        item = _item(file, places, int(k), text, contexts)
+        items.append(replace(item, tag="finding" if f"B {item.title}" in finding_ids else ""))
     return Items(
         f"Where {pair['b']} moved furthest along each mean difference (documents that had no part in it).", items
     )
+
+
+def _item(file: h5py.File, places: Columns, k: int, text: Text, contexts: int) -> Item:
+    """A place with the rows that moved furthest along its mean difference."""
+    filled = file["top_row"][k] >= 0
+    rows, values = file["top_row"][k][filled], file["top_value"][k][filled]
+    order = np.argsort(rows)
+    shade = Shade(rows[order], values[order], scale=float(np.abs(values).max(initial=0.0)))
+    facts = [
+        ("effect", number(float(places["effect"][k]))),
+        ("held out", number(float(places["held_out"][k]))),
+        ("p", p_value(float(places["p"][k]))),
+    ]
+    moved = ContextList("moved furthest along it", text.contexts(rows, values, shade, count=contexts), "B")
+    return Item(str(places["name"][k]), facts, [moved], "B")
+
+
+def _evidence(pair: Mapping[str, Any], text: Text, contexts: int, findings: Sequence[Finding]) -> Evidence:
+    """Rows that moved furthest along each mean difference, and what it promotes in either model."""
+    items = {}
+    with artifacts.read(pair["files"]["means"], "means") as file:
+        places, lens = artifacts.read_table(file, "places"), artifacts.read_table(file, "lens")
+        names = [str(name) for name in places["name"]]
+        for finding in findings:
+            k = names.index(finding.id)
+            words = [
+                (f"{end} in {pair[side.lower()]}", tokens[:SHOWN_TOKENS])
+                for side, end in (("A", "promoted"), ("B", "promoted"), ("B", "suppressed"))
+                if (tokens := _tokens(lens, side, k, end))
+            ]
+            item = _item(file, places, k, text, contexts)
+            items[finding] = replace(item, facts=[("rows", number(int(places["rows"][k])))], words=words)
+    return items
+
+
+def _strip(pair: Mapping[str, Any]) -> Strip | None:
+    """The mean difference at each place; None where none is measured."""
+    with artifacts.read(pair["files"]["means"], "means") as file:
+        if "places" not in file:
+            return None
+        places = artifacts.read_table(file, "places")
+    values = {str(name): float(effect) for name, effect in zip(places["name"], places["effect"], strict=True)}
+    return Strip(f"Mean activation at {pair['site_b']}, by role and position", "typical distances", values)
 
 
 def _groups(file: h5py.File, pair: Mapping[str, Any]) -> list[Block]:
@@ -248,13 +284,26 @@ def _where(place: str) -> str:
 class Sections(method_sections.Sections):
     """The means' section of the page."""
 
-    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
+    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Chapters:
         """Mean differences at each place, in words; norms and distances."""
-        return section(cell, page.texts["a"], page.n_contexts, page.finding_ids)
+        return {"where": section(cell, page.texts["a"], page.n_contexts, page.finding_ids)}
 
     def opening(self, cell: Mapping[str, Any]) -> str:
         """A sentence on the largest mean difference."""
         return _opening(cell)
+
+    def claim(self, cell: Mapping[str, Any], finding: Finding) -> str:
+        """How far the means lie apart at a place."""
+        size = f"{number(abs(finding.effect), 2)} of a typical distance"
+        return f"{_where(finding.id)}, {cell['b']}'s activations lie on average {size} from {cell['a']}'s"
+
+    def evidence(self, cell: Mapping[str, Any], page: PageData, findings: Sequence[Finding]) -> Evidence:
+        """Where the activations moved furthest, and the tokens that the shift promotes."""
+        return _evidence(cell, page.texts["a"], page.n_contexts, findings)
+
+    def strip(self, cell: Mapping[str, Any]) -> Strip | None:
+        """How far the means lie apart at each position and role."""
+        return _strip(cell)
 
 
 SECTIONS = Sections()

@@ -6,6 +6,7 @@ import numpy as np
 
 from diptych.candidates import proposer
 from diptych.candidates.candidate import NAN, Candidate, IntArray, counted
+from diptych.candidates.leg import not_applicable
 from diptych.candidates.proposer import Clause, Files
 from diptych.candidates.ranking import Threshold, rank
 from diptych.candidates.recovery import Recovery
@@ -14,6 +15,10 @@ from diptych.outputs.record import Columns, Record
 
 OTHER_TOKENIZER = "the models have different tokenizers, and no next tokens in common"
 DIVERGENCES = ("kl_ab", "kl_ba", "js")
+LEGS = (
+    not_applicable("causal", "a token is what the model says, no direction to steer along"),
+    not_applicable("readable", "a token reads as itself"),
+)
 
 
 def candidates(files: Files) -> list[Candidate]:
@@ -51,6 +56,7 @@ def _candidate(columns: Columns, k: int, name: str, rows: IntArray) -> Candidate
         q=values["q"],
         direction=np.zeros(0),
         rows=rows,
+        legs=LEGS,
     )
 
 

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from diptych.outputs import divergences, planted, shifts, streaming, topics
 from diptych.outputs.planted import Planted
 from diptych.outputs.reading import IntArray, Reading
+from diptych.outputs.record import Topics, TopTokens
 from diptych.outputs.shifts import Shifts
 from diptych.outputs.states import Side
 from diptych.outputs.streaming import DoubleArray, Predictions
-from diptych.outputs.topics import Topics
 from diptych.runtime import logs
 from diptych.statistics.resampling import Interval
 from diptych.storage import artifacts
@@ -45,15 +44,6 @@ class Settings:
     planted: float
     bootstrap: int
     seed: int
-
-
-@dataclass(frozen=True)
-class TopTokens:
-    """Both models' most probable next tokens: row int64 [r], token int64 [r, 2, TOP], p float32 [r, 2, TOP]."""
-
-    row: IntArray
-    token: IntArray
-    p: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

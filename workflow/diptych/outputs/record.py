@@ -15,14 +15,40 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from diptych.outputs.comparison import TopTokens
-from diptych.outputs.reading import IntArray
-from diptych.outputs.streaming import DoubleArray
-from diptych.outputs.topics import Topics
 from diptych.storage import artifacts
 
+IntArray = npt.NDArray[np.int64]
+DoubleArray = npt.NDArray[np.float64]
 Columns = Mapping[str, npt.NDArray[Any]]
 SPANS = "spans"
+IN_REPLIES = " first in a reply"
+"""End of the id of a token that is first in a reply."""
+
+
+@dataclass(frozen=True)
+class TopTokens:
+    """Both models' most probable next tokens: row int64 [r], token int64 [r, 2, k], p float32 [r, 2, k]."""
+
+    row: IntArray
+    token: IntArray
+    p: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Topics:
+    """k topics, the one with the largest share first.
+
+    Attributes:
+        token: int64 [k, n], by descending weight; -1 where the topic has fewer.
+        weight: float64 [k, n], over the sum of the topic's weights.
+        row: int64 [k, n], token rows at which it is strongest; -1 is padding.
+        share: float64 [k], of all positive shifts that the topics account for.
+    """
+
+    token: IntArray
+    weight: DoubleArray
+    row: IntArray
+    share: DoubleArray
 
 
 @dataclass(frozen=True)
@@ -83,7 +109,7 @@ class Record:
             f"{text} {number}" if "\N{REPLACEMENT CHARACTER}" in text or texts.count(text) > 1 else text
             for text, number in zip(texts, numbers, strict=True)
         ]
-        return names if self.at == "text" else [f"{name} first in a reply" for name in names]
+        return names if self.at == "text" else [f"{name}{IN_REPLIES}" for name in names]
 
 
 def read(path: str | Path) -> dict[str, Record]:

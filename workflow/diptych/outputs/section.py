@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from diptych.outputs import record
-from diptych.outputs.reading import IntArray
-from diptych.outputs.record import Columns, Record
+from diptych.outputs import evidence, record
+from diptych.outputs.evidence import MARK
+from diptych.outputs.record import Columns, IntArray, Record
 from diptych.page import method_sections
 from diptych.page.blocks import (
     Block,
@@ -16,6 +16,7 @@ from diptych.page.blocks import (
     Note,
     Prose,
     Section,
+    Strip,
     Table,
     counted,
     listed,
@@ -26,7 +27,8 @@ from diptych.page.blocks import (
     prose_number,
     visible,
 )
-from diptych.page.method_sections import PageData
+from diptych.page.cards import ChipRow, Magnitude
+from diptych.page.method_sections import Chapters, Evidence, Finding, PageData
 from diptych.text.contexts import Text
 
 NAMED = 5
@@ -37,27 +39,51 @@ CONTEXT_TOKENS = 8
 """Tokens of either direction that are shown in their contexts."""
 BEFORE, AFTER = 16, 4
 """Tokens of text shown before and after the place of a prediction."""
-MARK = "▸"
-"""Where the next token is predicted."""
 TITLES = {"text": "What they say differently", "replies": "How they begin a reply"}
 
 
-def section(cell: Mapping[str, Any], page: PageData) -> Section:
-    """The section on the outputs of one pair."""
+def chapters(cell: Mapping[str, Any], page: PageData) -> Chapters:
+    """The sections on the outputs of one pair: tokens and places, how much, and by part of the text."""
     path, section_id = cell["files"]["outputs"], f"{cell['id']}-outputs"
     if (spans := record.read_spans(path)) is not None:
-        return Section(section_id, "Outputs", _spans(cell, spans))
+        return {
+            "different": Section(
+                section_id,
+                "What the models say",
+                _spans(cell, spans),
+                lead="The models cut text into different tokens: only the text's own probability can be compared.",
+            )
+        }
     records = record.read(path)
     texts = {"text": page.texts["a"]}
     if "replies" in records:
         texts["replies"] = Text(cell["files"]["prompts"])
-    parts = [
-        Section(
-            f"{section_id}-{at}", TITLES[at], _blocks(cell, compared), _subsections(cell, page, compared, texts[at])
-        )
+    tokens = [
+        Section(f"{section_id}-{at}", TITLES[at], [], _subsections(cell, page, compared, texts[at]))
         for at, compared in records.items()
     ]
-    return Section(section_id, "Outputs", [], parts)
+    return {
+        "what": Section(
+            f"{section_id}-tokens",
+            "What the models say",
+            [],
+            tokens,
+            lead=f"Which next tokens {cell['b']} gives more and less probability than {cell['a']}, and where they "
+            "disagree most.",
+        ),
+        "different": Section(
+            section_id,
+            "How far apart their predictions are",
+            [block for compared in records.values() for block in _blocks(cell, compared)],
+            lead="How often, and how strongly, the two models predict different next tokens.",
+        ),
+        "where": Section(
+            f"{section_id}-parts",
+            "Which text they predict differently",
+            [_divergences(compared) for compared in records.values()],
+            lead="How far apart the predictions are in each part of the text.",
+        ),
+    }
 
 
 def _blocks(cell: Mapping[str, Any], compared: Record) -> list[Block]:
@@ -98,7 +124,6 @@ def _subsections(cell: Mapping[str, Any], page: PageData, compared: Record, text
         Section(f"{section_id}-more", f"More in {cell['b']}", _shifted(cell, page, compared, text, is_up=True)),
         Section(f"{section_id}-less", f"Less in {cell['b']}", _shifted(cell, page, compared, text, is_up=False)),
         Section(f"{section_id}-apart", "Where they disagree most", _disagreements(cell, compared, text)),
-        Section(f"{section_id}-divergences", "How much, by part of the text", [_divergences(compared.divergences)]),
     ]
     if len(compared.topics.share):
         parts.append(Section(f"{section_id}-topics", f"What {cell['b']} says more, in topics", _topics(compared, text)))
@@ -209,7 +234,8 @@ def _disagreements(cell: Mapping[str, Any], compared: Record, text: Text) -> lis
 # --- divergences --------------------------------------------------------------------------------------------------
 
 
-def _divergences(columns: Columns) -> Table:
+def _divergences(compared: Record) -> Table:
+    columns = compared.divergences
     names = {
         "kl_ab": "KL(A‖B)", "kl_ba": "KL(B‖A)", "js": "Jensen-Shannon", "agreement": "same top token",
         "nll_difference": "loss of B − A",
@@ -224,7 +250,10 @@ def _divergences(columns: Columns) -> Table:
         for k in range(len(columns["n"]))
     ]
     heads = [head for name in names.values() for head in (name, "95 %")]
-    caption = "Means in nats over positions, with intervals over documents. Loss: of the text's own next token."
+    caption = (
+        f"{TITLES[compared.at]}: means in nats over positions, with intervals over documents. Loss: of the text's own "
+        "next token."
+    )
     return Table(["by", "part", "positions", *heads], rows, caption=caption)
 
 
@@ -284,35 +313,43 @@ def opening(cell: Mapping[str, Any]) -> str:
             f"{cell['a']} ({prose_number(lo)} to {prose_number(hi)}); different tokenizers allow no more."
         )
     text = record.read(path)["text"]
-    increases = strongest(text, cell["finding_ids"])
+    increases = evidence.strongest(text, cell["finding_ids"], "B")[:NAMED]
     if not increases:
         return f"There is no token that {cell['b']} was shown to say more often than {cell['a']}."
-    said = [f"{visible(text.ids()[k])} {times(2 ** float(text.listed['effect'][k]))}" for k in increases]
+    said = [f"{visible(text.ids()[k])} {evidence.times(2 ** float(text.listed['effect'][k]))}" for k in increases]
     return f"{cell['b']} says {listed(said)} as often as {cell['a']}."
-
-
-def strongest(text: Record, finding_ids: Sequence[str]) -> list[int]:
-    """Indices of the `NAMED` largest increases among the findings."""
-    names, effect = text.ids(), text.listed["effect"]
-    found = [k for k, name in enumerate(names) if effect[k] > 0 and f"B {name}" in finding_ids]
-    return sorted(found, key=lambda k: -effect[k])[:NAMED]
-
-
-def times(ratio: float) -> str:
-    """`56 times`, `2.1 times`."""
-    return f"{ratio:.0f} times" if ratio >= 10 else f"{ratio:.1f} times"
 
 
 class Sections(method_sections.Sections):
     """The report sections of the comparison of outputs."""
 
-    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
-        """The section on one pair."""
-        return section(cell, page)
+    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Chapters:
+        """The sections on one pair."""
+        return chapters(cell, page)
 
     def opening(self, cell: Mapping[str, Any]) -> str:
         """What B says more often, in words."""
         return opening(cell)
+
+    def claim(self, cell: Mapping[str, Any], finding: Finding) -> str:
+        """Which model says a token more often."""
+        return evidence.claim(cell, finding)
+
+    def evidence(self, cell: Mapping[str, Any], page: PageData, findings: Sequence[Finding]) -> Evidence:
+        """Both models' next tokens where a token's probability changed most."""
+        return evidence.evidence(cell, page, findings)
+
+    def chips(self, cell: Mapping[str, Any], page: PageData) -> Sequence[ChipRow]:
+        """The tokens that B says more and less often."""
+        return evidence.chips(cell, page)
+
+    def magnitude(self, cell: Mapping[str, Any]) -> Magnitude | None:
+        """At how many places the models would go on with different tokens."""
+        return evidence.magnitude(cell)
+
+    def strip(self, cell: Mapping[str, Any]) -> Strip | None:
+        """In which text the predictions differ."""
+        return evidence.strip(cell)
 
 
 SECTIONS = Sections()

@@ -10,36 +10,17 @@ written as a product of two non-negative matrices (scikit-learn's NMF):
 For the reader only: the factors are neither unique nor tested.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy import sparse
 
-from diptych.outputs.reading import IntArray
-from diptych.outputs.streaming import DoubleArray, Predictions
+from diptych.outputs.record import DoubleArray, IntArray, Topics
+from diptych.outputs.streaming import Predictions
 
 POSITIONS = 20_000
 """Positions factorised at most, evenly spread: some seconds of work."""
 TOKENS = 10
 """Tokens and rows given for a topic."""
 ITERATIONS = 200
-
-
-@dataclass(frozen=True)
-class Topics:
-    """k topics, the one with the largest share first.
-
-    Attributes:
-        token: int64 [k, TOKENS], by descending weight; -1 where the topic has fewer.
-        weight: float64 [k, TOKENS], over the sum of the topic's weights.
-        row: int64 [k, TOKENS], token rows at which it is strongest; -1 is padding.
-        share: float64 [k], of all positive shifts that the topics account for.
-    """
-
-    token: IntArray
-    weight: DoubleArray
-    row: IntArray
-    share: DoubleArray
 
 
 def factorise(predictions: Predictions, *, number: int, seed: int) -> Topics:

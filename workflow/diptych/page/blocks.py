@@ -5,13 +5,14 @@
         Table(["rung", "R²"], [["identity", number(0.8901)]], caption="Held-out R² of each rung."),
     ])
 
-Blocks hold no HTML: the template escapes every string, tokens of arbitrary text included.
+Blocks hold no HTML: the template escapes every string, tokens of arbitrary text included. What a study's findings, and
+the cards of the index, are made of is in `page.cards`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from diptych.text.contexts import Context
 
 Tone = Literal["pass", "fail", "warn", "info"]
 SideName = Literal["A", "B", "both"]
+LONGEST = 2000
+"""Characters of a text that are shown."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,27 @@ class ContextList:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """A continuation of a prompt, under a label that says what was done to the model."""
+
+    label: str
+    prompt: str
+    text: str
+    side: SideName = "both"
+
+
+@dataclass(frozen=True)
 class Item:
-    """One direction, feature, latent or list of tokens with its statistics and contexts."""
+    """One direction, feature, latent or token with its statistics, contexts, tokens that it promotes, samples, link."""
 
     title: str
     facts: Sequence[tuple[str, str]]
     context_lists: Sequence[ContextList]
     side: SideName = "both"
     tag: str = ""
+    words: Sequence[tuple[str, Sequence[str]]] = ()
+    samples: Sequence[Sample] = ()
+    href: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,6 +136,16 @@ class Items:
 
 
 @dataclass(frozen=True)
+class Strip:
+    """Values of parts of a model or a text as a row of shades, from 0 to the largest."""
+
+    title: str
+    unit: str
+    values: Mapping[str, float]
+    kind: str = field(default="strip", init=False)
+
+
+@dataclass(frozen=True)
 class Banner:
     """The outcome of the control, at the top of the page."""
 
@@ -128,17 +154,27 @@ class Banner:
     text: str
 
 
-Block = Table | Figure | Note | Prose | Facts | Items
+class OwnBlock(Protocol):
+    """A block of another module; `kind` names its macro in the template."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the block's macro."""
+
+
+Block = Table | Figure | Note | Prose | Facts | Items | Strip | OwnBlock
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with blocks and subsections."""
+    """A heading with blocks and subsections; one with a `lead`, a plain sentence on what it shows, folds."""
 
     id: str
     title: str
     blocks: Sequence[Block]
     sections: Sequence["Section"] = ()
+    lead: str = ""
+    is_open: bool = False
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -167,10 +203,18 @@ def prose_number(value: float) -> str:
     return (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}").replace("-", "−")
 
 
-def visible(text: str) -> str:
-    """A token's text with symbols for line ends and tabs, and � for other control characters."""
-    marked = text.replace("\n", "↵").replace("\t", "⇥")
+def visible(text: str, longest: int = LONGEST) -> str:
+    """A text with symbols for line ends and tabs, � for other control and direction marks, cut where it is too long."""
+    cut = text if len(text) <= longest else f"{text[:longest]}… ({len(text):,} characters)"
+    marked = cut.replace("\n", "↵").replace("\t", "⇥")
     return "".join(character if character.isprintable() else "�" for character in marked)
+
+
+def web_address(address: str) -> str:
+    """The address if it leads to the web or into the report's own pages; "" for any other scheme (`javascript:`)."""
+    scheme, colon, _ = address.partition(":")
+    is_relative = not colon or "/" in scheme or "#" in scheme or "?" in scheme
+    return address if is_relative or scheme.lower() in ("http", "https") else ""
 
 
 def percent(share: float | None) -> str:

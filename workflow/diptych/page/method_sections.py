@@ -1,9 +1,14 @@
-"""Base class of a method's parts of the page; every method's `section.SECTIONS` is an instance of a subclass.
+"""Base class of a method's parts of the report; every method's `section.SECTIONS` is an instance of a subclass.
 
 class Sections(method_sections.Sections):
-    def of_cell(self, cell, page): ...
+    def of_cell(self, cell, page):
+        return {"where": Section("toy", "Toy means", [...], lead="Where the toy's means differ.")}
 
 SECTIONS = Sections()
+
+A pair's page has chapters, in the order in which a reader asks; each section of a method says which one it belongs to.
+Beside sections, a method says of each of its findings what differs, in words and with contexts, and of a pair as a
+whole how much differs and where: that is what the cards of the report are made of.
 """
 
 import importlib
@@ -11,15 +16,42 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from diptych.methods import Method
 from diptych.page.blocks import Cell as BlockCell
-from diptych.page.blocks import Section
+from diptych.page.blocks import Item, Section, SideName, Strip
+from diptych.page.cards import ChipRow, Magnitude
 from diptych.text.contexts import Text
 
 Cell = Mapping[str, Any]
 """A cell as `config.cells.all_cells` describes it, with the name of its sites, `site`, and an HTML `id`."""
+
+
+Chapter = Literal["what", "different", "where", "trust", "made"]
+"""Chapters of a pair's page: what differs, how different, where, can it be trusted, how was it made."""
+Chapters = Mapping[Chapter, Section]
+"""The sections of a method by chapter, at most one in each."""
+
+
+class Finding(NamedTuple):
+    """One row of the findings of a cell, as a method is asked about it.
+
+    Attributes:
+        method: name of the method that found it.
+        side: A or B.
+        id: of the candidate.
+        effect: in the method's unit, B minus A.
+    """
+
+    method: str
+    side: SideName
+    id: str
+    effect: float
+
+
+Evidence = Mapping[Finding, Item]
+"""What a method shows of findings: contexts, tokens, samples."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +85,40 @@ class Sections(ABC):
     """One method's parts of the page; a subclass must implement `of_cell`."""
 
     @abstractmethod
-    def of_cell(self, cell: Cell, page: PageData) -> Section:
-        """The section on one cell on which the method was run."""
+    def of_cell(self, cell: Cell, page: PageData) -> Chapters:
+        """The sections on one cell on which the method was run."""
+
+    def of_pair(self, cells: Sequence[Cell], page: PageData) -> Chapters:
+        """Sections on all cells of a pair together."""
+        return {}
 
     def opening(self, cell: Cell) -> str:
-        """A sentence on one cell for the page's opening, or ""; `finding_ids` of the cell are the method's findings."""
+        """A sentence on one cell for the report's opening, or ""; the cell's `finding_ids` are the method's."""
         return ""
 
-    def of_pair(self, cells: Sequence[Cell], page: PageData) -> list[Section]:
-        """Sections on all cells of a pair together."""
-        return []
+    def claim(self, cell: Cell, finding: Finding) -> str:
+        """What differs by one finding of the method, in a sentence without a full stop."""
+        return finding.id
+
+    def evidence(self, cell: Cell, page: PageData, findings: Sequence[Finding]) -> Evidence:
+        """Contexts and numbers of some of the method's own findings on a cell."""
+        return {}
+
+    def evidence_of_others(self, cell: Cell, page: PageData, findings: Sequence[Finding]) -> Evidence:
+        """What the method has to add to findings of other methods on a cell."""
+        return {}
+
+    def chips(self, cell: Cell, page: PageData) -> Sequence[ChipRow]:
+        """Words that say what differs."""
+        return ()
+
+    def magnitude(self, cell: Cell) -> Magnitude | None:
+        """How much differs, as a share with its meaning."""
+        return None
+
+    def strip(self, cell: Cell) -> Strip | None:
+        """Where it differs, as values of layers or parts of the text."""
+        return None
 
     def best_cells(self, cells: Sequence[Cell], page: PageData) -> Sequence[Cell]:
         """The cells to show in full, of a pair that compares every site of A with every site of B."""

@@ -39,7 +39,7 @@ def _features(file: h5py.File, files: Files, side: SideName, sign: float) -> lis
     if not len(gain["latent"]):
         return []
     W_dec = sae.load(Path(files[f"dictionary_{name}"]).parent).W_dec
-    codes = contexts.Codes(files[f"features_{name}"])
+    strongest = contexts.Codes(files[f"features_{name}"]).tops(gain["latent"])
     bounds = np.sort(sign * np.stack([gain["lo"], gain["hi"]], axis=1), axis=1)
     return [
         Candidate(
@@ -52,7 +52,7 @@ def _features(file: h5py.File, files: Files, side: SideName, sign: float) -> lis
             hi=float(bounds[k, 1]),
             p=float(gain["p"][k]),
             direction=W_dec[latent].astype(np.float64),
-            rows=codes.top(int(latent))[0],
+            rows=strongest[k][0],
         )
         for k, latent in enumerate(gain["latent"])
     ]
@@ -87,10 +87,6 @@ class Proposer(proposer.Proposer):
     def control(self, files: Files) -> Sequence[Clause]:
         """Clause of the control (a model against itself): no eligible feature is unmatched."""
         return [_matched_clause(files)]
-
-    def steered(self, files: Files, best: Sequence[Candidate]) -> list[Candidate]:
-        """The best candidates, steered along their decoder rows."""
-        return list(best)
 
 
 PROPOSER = Proposer()

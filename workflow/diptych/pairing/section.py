@@ -22,9 +22,10 @@ from diptych.page.blocks import (
     number_cell,
     percent,
 )
-from diptych.page.method_sections import PageData
+from diptych.page.cards import more_than
+from diptych.page.method_sections import Chapters, Evidence, Finding, PageData
 from diptych.pairing import figures as pairing_figures
-from diptych.pairing.unmatched_section import changed_features
+from diptych.pairing.unmatched_section import changed_features, feature_evidence
 from diptych.storage import artifacts
 from diptych.text.contexts import Codes, Text
 
@@ -53,14 +54,14 @@ NOT_ELIGIBLE = ("dead", "below_min_active")
 BINS = np.linspace(-1.0, 1.0, 51)
 
 
-def section(
+def chapters(
     pair: Mapping[str, Any],
     texts: Mapping[Side, Text],
     contexts: int,
     finding_ids: Collection[str],
     floor_shares: FloorShares,
-) -> Section:
-    """Section on the dictionaries, correlation, pairing and most changed features of one pair.
+) -> Chapters:
+    """Sections on the dictionaries, correlation, pairing and most changed features of one pair.
 
     Args:
         pair: with `files` of the stages on features.
@@ -70,15 +71,30 @@ def section(
         floor_shares: unmatched share of each floor pair (one model, two dictionary seeds), by name.
     """
     pair = {**pair, "files": _readable(pair["files"])}
-    parts = [
-        Section(f"{pair['id']}-dictionaries", "The dictionaries", [_dictionaries(pair)]),
-        Section(f"{pair['id']}-correlation", "Correlation of features", _correlation(pair)),
-        Section(f"{pair['id']}-pairing", "Pairing of features", _pairing(pair, floor_shares)),
-        Section(
-            f"{pair['id']}-changed", "Features that changed most", changed_features(pair, texts, contexts, finding_ids)
+    return {
+        "what": Section(
+            f"{pair['id']}-changed",
+            "Features that changed most",
+            changed_features(pair, texts, contexts, finding_ids),
+            lead="Features that one model has and the other hardly uses, and matched ones that point elsewhere.",
         ),
-    ]
-    return Section(f"{pair['id']}-features", "Sparse features", [], parts)
+        "different": Section(
+            f"{pair['id']}-features",
+            "How many features the models share",
+            [],
+            [
+                Section(f"{pair['id']}-pairing", "Pairing of features", _pairing(pair, floor_shares)),
+                Section(f"{pair['id']}-correlation", "Correlation of features", _correlation(pair)),
+            ],
+            lead="Each feature of one model is looked for in the other, by the tokens on which it fires.",
+        ),
+        "trust": Section(
+            f"{pair['id']}-dictionaries",
+            "The dictionaries",
+            [_dictionaries(pair)],
+            lead="How well a few features reconstruct the activations of either model.",
+        ),
+    }
 
 
 def _readable(files: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,14 +302,24 @@ def _settings_note(summary: Mapping[str, Any]) -> Prose:
 class Sections(method_sections.Sections):
     """The report sections of the pairing."""
 
-    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
-        """The section on the features of one cell."""
+    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Chapters:
+        """The sections on the features of one cell."""
         floor_shares = {
             pair["name"]: unmatched_share(pair)
             for pair in page.inputs["pairs"]
             if pair["role"] == "floor" and pair["files"].get("pairing")
         }
-        return section(cell, page.texts, page.n_contexts, page.finding_ids, floor_shares)
+        return chapters(cell, page.texts, page.n_contexts, page.finding_ids, floor_shares)
+
+    def claim(self, cell: Mapping[str, Any], finding: Finding) -> str:
+        """How much more a feature fires on its own model than on the other."""
+        own, other = (cell["a"], cell["b"]) if finding.side == "A" else (cell["b"], cell["a"])
+        return f"Feature {finding.id} of {own} fires {more_than(abs(finding.effect))} on {own} as on {other}"
+
+    def evidence(self, cell: Mapping[str, Any], page: PageData, findings: Sequence[Finding]) -> Evidence:
+        """The feature's strongest contexts in both models."""
+        pair = {**cell, "files": _readable(cell["files"])}
+        return feature_evidence(pair, page.texts, page.n_contexts, findings)
 
 
 SECTIONS = Sections()

@@ -8,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.page.blocks import Block, ContextList, Item, Items, Note, Prose, number, p_value, percent
+from diptych.page.method_sections import Evidence, Finding
 from diptych.storage import artifacts
 from diptych.text.contexts import Codes, Text
 
 Side = Literal["a", "b"]
+SIDES: tuple[Side, Side] = ("a", "b")
 Columns = Mapping[str, npt.NDArray[Any]]
 
 
@@ -41,6 +43,27 @@ class _Reader:
         """Share of a model's tokens on which a dictionary's feature fires; NaN if it was not read on that model."""
         codes = self._codes.get((dictionary, model))
         return float(codes.density[latent]) if codes else float("nan")
+
+    def side_by_side(self, dictionary: Side, latent: int) -> list[ContextList]:
+        """The contexts of a feature's own model in both models; its own in each where they read different tokens."""
+        other: Side = "a" if dictionary == "b" else "b"
+        if self._texts["a"] is not self._texts["b"] or (dictionary, other) not in self._codes:
+            return [part for model in SIDES for part in self.read(dictionary, model, latent, f"in {self.names[model]}")]
+        scale = float(self._codes[dictionary, dictionary].maximum[latent])
+        rows, values = self._codes[dictionary, dictionary].top(latent)
+        chosen = self._texts[dictionary].contexts(rows, values, count=self._contexts)
+        readings = {}
+        for model, codes in (
+            (dictionary, self._codes[dictionary, dictionary]),
+            (other, self._codes[dictionary, other]),
+        ):
+            shade = codes.shade(latent, scale)
+            contexts = [
+                self._texts[model].context(at.row, float(codes.values(latent, np.array([at.row]))[0]), shade)
+                for at in chosen
+            ]
+            readings[model] = [ContextList(f"in {self.names[model]}", contexts, "A" if model == "a" else "B")]
+        return [*readings["a"], *readings["b"]]
 
     def read(self, dictionary: Side, model: Side, latent: int, title: str) -> list[ContextList]:
         """Top contexts of a feature in one model, shaded by activation over its maximum in its own model."""
@@ -93,8 +116,7 @@ def _unmatched_item(gain: Columns, k: int, reader: _Reader, side: Side, finding_
         ("gain", number(float(gain["held_out"][k]))),
         ("95 %", f"{number(float(gain['lo'][k]))} to {number(float(gain['hi'][k]))}"),
         ("p", p_value(float(gain["p"][k]))),
-        (f"fires in {reader.names['a']}", percent(reader.density(side, "a", latent))),
-        (f"in {reader.names['b']}", percent(reader.density(side, "b", latent))),
+        *_densities(reader, side, latent),
     ]
     readings = [
         *reader.read(side, side, latent, f"in {reader.names[side]}"),
@@ -102,6 +124,31 @@ def _unmatched_item(gain: Columns, k: int, reader: _Reader, side: Side, finding_
     ]
     tag = "finding" if f"{side.upper()} {latent}" in finding_ids else "unmatched"
     return Item(f"feature {latent} of {reader.names[side]}", facts, readings, "A" if side == "a" else "B", tag)
+
+
+def _densities(reader: _Reader, side: Side, latent: int) -> list[tuple[str, str]]:
+    """On how many tokens a feature fires in either model."""
+    return [
+        (f"fires in {reader.names[model]} on", f"{percent(reader.density(side, model, latent))} of tokens")
+        for model in SIDES
+    ]
+
+
+def feature_evidence(
+    pair: Mapping[str, Any], texts: Mapping[Side, Text], contexts: int, findings: Sequence[Finding]
+) -> Evidence:
+    """The contexts of each feature side by side in both models, and on how many tokens it fires in each."""
+    if not findings:
+        return {}
+    reader, items = _Reader(pair, texts, contexts), {}
+    for finding in findings:
+        if not finding.id.isdigit():
+            continue  # found with the dictionaries of another seed
+        side: Side = "a" if finding.side == "A" else "b"
+        latent = int(finding.id)
+        readings = reader.side_by_side(side, latent)
+        items[finding] = Item("", _densities(reader, side, latent), readings, finding.side)
+    return items
 
 
 def _rotated(pairs: Columns, statuses: Sequence[str], reader: _Reader) -> Block:

@@ -32,7 +32,6 @@ BASELINES: Mapping[str, float] = {
     "diff_template_tokens": 3.3e8,
     "map_spaces": 4.4e8,
     "collect_findings": 3.2e8,
-    "build_report": 3.7e8,
 }
 """Bytes of the others."""
 

@@ -44,11 +44,14 @@ def section(path: str | Path) -> Section:
         *_unjudged(depths),
     ]
     drawn: list[Block] = [*_over_depth(depths, measured), *_norms(depths, relations.histograms)]
-    parts = [Section("relations-figures", "Over depth", drawn)]
+    lead = "Each measure by depth, a line for each relation."
+    parts = [Section("relations-figures", "Over depth", drawn, lead=lead)]
     differences = _records(relations.differences)
     if differences:
-        parts.append(Section("relations-losses", "What other losses keep than KL", _losses(differences)))
-    return Section("relations", "Relations by depth", by_depth, parts)
+        lead = "Students of other losses against those of KL alone, from the same start and with the same budget."
+        parts.append(Section("relations-losses", "What other losses keep than KL", _losses(differences), lead=lead))
+    lead = "What the models of each relation share at every compared depth: how many latents, and how alike."
+    return Section("relations", "Relations by depth", by_depth, parts, lead=lead)
 
 
 def _records(table: Mapping[str, Any]) -> list[Row]:

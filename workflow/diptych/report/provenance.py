@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from diptych import methods
-from diptych.page.blocks import Block, Cell, Prose, Section, Table
+from diptych.page.blocks import Block, Cell, Section, Table
 from diptych.storage import artifacts, manifest
 
 HASH_CHARACTERS = 12
@@ -15,11 +15,10 @@ CONTENT_SUFFIXES = (".safetensors", ".jsonl", ".bin")
 """Files of a directory whose hashes identify its content."""
 
 
-def section(inputs: Mapping[str, Any], spec: Mapping[str, Any]) -> Section:
+def section(inputs: Mapping[str, Any], spec: Mapping[str, Any], section_id: str) -> Section:
     """Content hashes of models and text, then code hash and settings of each result, and package versions."""
     specs = [*_specs(inputs), ("this page", dict(spec))]
     blocks: list[Block] = [
-        Prose("The same inputs, code and packages give the same results; the page itself carries no clock."),
         Table(
             ["what", "file", "SHA-256"],
             [row for kind in KINDS for row in _content_rows(kind, inputs)],
@@ -32,7 +31,8 @@ def section(inputs: Mapping[str, Any], spec: Mapping[str, Any]) -> Section:
         ),
         _packages(specs),
     ]
-    return Section("provenance", "Provenance", blocks)
+    lead = "Contents, code, settings and versions: the same ones give the same results, byte for byte."
+    return Section(section_id, "Provenance", blocks, lead=lead)
 
 
 def _content_rows(kind: str, inputs: Mapping[str, Any]) -> list[list[str | Cell]]:

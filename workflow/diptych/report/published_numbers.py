@@ -23,12 +23,10 @@ def section(published: Sequence[Mapping[str, Any]], page: PageData) -> list[Sect
         for entry in published
         for ours in entry["ours"] or [None]
     ]
-    intro = Prose(
-        "Numbers that others printed, beside the same quantity of this study where it has one. They were computed on "
-        "other text and with other code: they are here to be read, and nothing is tested against them."
-    )
+    intro = Prose("They were computed on other text and with other code: nothing is tested against them.")
     table = Table(["what", "published", "ours", "where", "source"], rows)
-    return [Section("published", "Published, beside ours", [intro, table])]
+    lead = "Numbers that others printed, beside the same quantity of this study where it has one."
+    return [Section("published", "Published, beside ours", [intro, table], lead=lead)]
 
 
 def _printed(value: float | str) -> str | Cell:

@@ -77,6 +77,8 @@ def _lock(n_visible: int, count: int) -> tuple[list[int], list[IO[str]]]:
     """
     directory = Path(tempfile.gettempdir()) / f"diptych-gpu-{os.getuid()}"
     directory.mkdir(mode=0o700, exist_ok=True)
+    if directory.is_symlink() or directory.stat().st_uid != os.getuid():
+        raise DiptychError(f"{directory}: belongs to somebody else; remove it, or set TMPDIR to a directory of yours")
     while True:
         gpus: list[int] = []
         locks: list[IO[str]] = []

@@ -32,9 +32,13 @@ def start(log_file: str, script: str) -> logging.Logger:
         log_file: the job's log.
         script: path of the running script; the library must be imported from its tree, not from an installed package.
     """
-    Path(log_file).parent.mkdir(parents=True, exist_ok=True)
-    _configure(logging.FileHandler(log_file, mode="w"))
     sys.excepthook = _log_uncaught
+    _configure()
+    try:
+        Path(log_file).parent.mkdir(parents=True, exist_ok=True)
+        _configure(logging.FileHandler(log_file, mode="w"))
+    except OSError as error:
+        raise DiptychError(f"{log_file}: cannot be written ({error.strerror}); free or unlock its directory") from error
     library, tree = Path(__file__).resolve().parents[2], Path(script).resolve().parents[1]
     if library != tree:
         raise DiptychError(f"diptych is imported from {library}, not from {tree}: uninstall the other diptych")
@@ -50,12 +54,12 @@ def follow(log_file: str) -> None:
     _configure(logging.FileHandler(log_file, mode="a"))
 
 
-def _configure(file_handler: logging.Handler) -> None:
+def _configure(*file_handlers: logging.Handler) -> None:
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%H:%M:%S",
-        handlers=[file_handler, logging.StreamHandler(sys.stderr)],
+        handlers=[*file_handlers, logging.StreamHandler(sys.stderr)],
         force=True,
     )
     for verbose_logger in ("httpx", "httpx2", "urllib3", "matplotlib", "filelock"):
@@ -67,6 +71,8 @@ def _log_uncaught(cls: type[BaseException], error: BaseException, traceback: Tra
     accounting.discard()
     if issubclass(cls, DiptychError):
         logger.error("%s", error)
+    elif issubclass(cls, KeyboardInterrupt):
+        logger.error("interrupted; a training goes on from its last checkpoint when the study runs again")
     elif (reason := out_of_space(error)) is not None:
         logging.raiseExceptions = False  # the log may be on that disk too
         logger.error("%s: free space where `results` is, or move it, and run again; finished files are kept", reason)

@@ -10,6 +10,9 @@ from diptych.page.blocks import Block, Cell, Figure, Prose, Section, Table, numb
 from diptych.similarity import figures
 from diptych.similarity.page_scores import Rows, StudyScores, measure_label, score_cells
 
+TITLE = "Similarity, site by site"
+LEAD = "How alike the shared features are arranged at each compared site."
+
 
 def is_grid(cells: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a pair compares different sites and has scores there."""
@@ -34,7 +37,7 @@ def layers_section(cells: Sequence[Mapping[str, Any]], scores: StudyScores) -> S
     blocks: list[Block] = [Prose("Each site compared with the same one of the other model; q is over all of them.")]
     blocks += _lines(slug, rows, sites, series, x="site", caption="Dotted: the level by chance.")
     blocks.append(_grid_table(rows))
-    return Section(f"grid-{slug}", f"{first['name']}: {first['a']} and {first['b']}, site by site", blocks)
+    return Section(f"grid-{slug}", TITLE, blocks, lead=LEAD)
 
 
 def grid_section(cells: Sequence[Mapping[str, Any]], scores: StudyScores, n_full_cells: int) -> Section:
@@ -59,7 +62,7 @@ def grid_section(cells: Sequence[Mapping[str, Any]], scores: StudyScores, n_full
                 )
     blocks += _grid_lines(slug, rows, sites_a, sites_b, first)
     blocks.append(_grid_table(rows))
-    return Section(f"grid-{slug}", f"{first['name']}: {first['a']} and {first['b']}, site by site", blocks)
+    return Section(f"grid-{slug}", TITLE, blocks, lead=LEAD)
 
 
 def _matrix(rows: Rows, sites_a: Sequence[str], sites_b: Sequence[str], column: str) -> npt.NDArray[np.float64]:

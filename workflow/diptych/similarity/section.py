@@ -8,7 +8,7 @@ import numpy as np
 
 from diptych.page import method_sections
 from diptych.page.blocks import Block, Cell, Figure, Note, Prose, Section, Table, counted, number, number_cell, p_value
-from diptych.page.method_sections import PageData
+from diptych.page.method_sections import Chapters, PageData
 from diptych.similarity import feature_maps, figures, grid_section
 from diptych.similarity.page_scores import Rows, StudyScores, measure_label, score_cells, sort_key
 from diptych.storage import artifacts
@@ -51,7 +51,8 @@ def section(pair: Mapping[str, Any], scores: StudyScores, maps: str | Path | Non
     feature_map = feature_maps.read(maps, pair["name"], pair["site_a"], pair["site_b"]) if maps else None
     if feature_map is not None:
         blocks.append(_map(pair, feature_map))
-    return Section(f"{pair['id']}-similarity", "Similarity of the feature spaces", blocks)
+    lead = "Whether the features that the models share are arranged alike in both, against re-pairing them at random."
+    return Section(f"{pair['id']}-similarity", "Similarity of the feature spaces", blocks, lead=lead)
 
 
 def _scores(rows: Rows) -> list[Block]:
@@ -215,9 +216,9 @@ def _map(pair: Mapping[str, Any], feature_map: feature_maps.FeatureMap) -> Figur
 class Sections(method_sections.Sections):
     """The report sections of the similarity method."""
 
-    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
+    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Chapters:
         """The section of one cell: scores with their nulls, subspaces, map."""
-        return section(cell, StudyScores(page.inputs.get("similarity")), page.inputs.get("maps"))
+        return {"different": section(cell, StudyScores(page.inputs.get("similarity")), page.inputs.get("maps"))}
 
     def number_of(self, ours: Mapping[str, Any], page: PageData) -> Cell:
         """A score of one cell, over all paired features, by our procedure or a published one."""
@@ -238,14 +239,14 @@ class Sections(method_sections.Sections):
         ]
         return score_cells(rows[0])[0] if rows else Cell("–", hint="not among similarity.measures")
 
-    def of_pair(self, cells: Sequence[Mapping[str, Any]], page: PageData) -> list[Section]:
+    def of_pair(self, cells: Sequence[Mapping[str, Any]], page: PageData) -> Chapters:
         """The section of the scores over a grid of sites, or along layers."""
         scores = StudyScores(page.inputs.get("similarity"))
         if grid_section.is_grid(cells):
-            return [grid_section.grid_section(cells, scores, page.n_full_cells)]
+            return {"different": grid_section.grid_section(cells, scores, page.n_full_cells)}
         if grid_section.is_layerwise(cells):
-            return [grid_section.layers_section(cells, scores)]
-        return []
+            return {"different": grid_section.layers_section(cells, scores)}
+        return {}
 
     def best_cells(self, cells: Sequence[Mapping[str, Any]], page: PageData) -> Sequence[Mapping[str, Any]]:
         """The cells of highest mean held-out correlation of matched features."""

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from diptych import methods
 from diptych.affine_maps import affine
-from diptych.candidates import proposer, ranking
+from diptych.candidates import proposer, ranking, repetition
 from diptych.candidates.candidate import SIDES, SideName
 from diptych.dictionaries import sae
 from diptych.runtime.errors import DiptychError
@@ -99,8 +99,8 @@ def select(
     """Select the items of a pair, and the directions and controls to steer along.
 
     Args:
-        files: as for `findings.collect`: linear_map, tokens_a, tokens_b and, for pairs with features, pairing,
-            dictionary_a, dictionary_b, features_a, features_b.
+        files: as for `findings.collect`: linear_map, tokens_a, tokens_b and, if there are any, means, crosscoders and,
+            for pairs with features, pairing, dictionary_a, dictionary_b, features_a, features_b, repeats.
         top: number of candidates of each method.
         matched: number of matched pairs of features.
         random: number of random directions for each model.
@@ -147,18 +147,19 @@ def _add(plan: Plan, side: SideName, role: Role, item: int, name: str, direction
 
 
 def _candidate_items(files: Mapping[str, Any], top: int) -> list[Item]:
-    """The best candidates of every method that was run and whose candidates are steered."""
+    """The best candidates of every method that was run and whose candidates are steered, findings before others."""
     items = []
     for method in methods.steered():
         if not files.get(method.file):
             continue
         proposes = proposer.of(method)
-        best = ranking.best(proposes.candidates(files), ranking.Threshold(ranking.Q, method.min_effect), top)
+        threshold = ranking.Threshold(ranking.Q, method.min_effect)
+        best = ranking.best(repetition.ranking_of(proposes, files, threshold), top)
         for candidate in proposes.steered(files, best):
             side = candidate.side.lower()
             words = _bare(candidate.words) or _words(contexts.Text(files[f"tokens_{side}"]), candidate.rows)
             density = float("nan")
-            if candidate.kind == "feature":
+            if candidate.kind == "feature" and candidate.id.isdecimal():
                 density = float(contexts.Codes(files[f"features_{side}"]).density[int(candidate.id)])
             direction = _unit(candidate.direction)
             items.append(Item(method.name, candidate.id, candidate.side, direction, words, density))

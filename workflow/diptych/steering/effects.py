@@ -1,13 +1,15 @@
 """Effects of steering, read from its artifact.
 
-read("steering.h5").causal["B", "linear_map", "unexplained 1"]      # 3.2: 3.2 times the effect of a random direction
+read("steering.h5").causal["B", "linear_map", "unexplained 1"].ratio    # 3.2: times the effect of a random direction
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,22 @@ TRIAL_COLUMNS = (
 )  # fmt: skip
 """One row per trial: KL(steered || unsteered) in nats per token with its standard error over texts, perplexity of the
 texts under the unsteered model, share of the item's words among the tokens, and the same share without steering."""
+
+
+Key = tuple[str, str, str]
+"""An item by (side, method, id)."""
+
+
+class Effect(NamedTuple):
+    """The causal effect of an item on its own model.
+
+    Attributes:
+        ratio: as the function `causal` gives it.
+        strongest_random: the same of the random direction of the largest; NaN without random directions.
+    """
+
+    ratio: float
+    strongest_random: float
 
 
 @dataclass(frozen=True)
@@ -49,11 +67,27 @@ class Steering:
     prompts: Sequence[str]
     settings: Mapping[str, Any]
 
-    @property
-    def causal(self) -> dict[tuple[str, str, str], float]:
-        """Causal effect of each item by (side, method, id); see the function `causal`."""
-        keys = zip(self.items["side"], self.items["method"], self.items["id"], strict=True)
-        return {key: float(value) for key, value in zip(keys, self.items["causal"], strict=True)}
+    @cached_property
+    def causal(self) -> dict[Key, Effect]:
+        """Causal effect of each item."""
+        strongest = {side: strongest_random(self.trials, side) for side in ("A", "B")}
+        return {
+            key: Effect(float(ratio), strongest[key[0]])
+            for key, ratio in zip(self._keys, self.items["causal"], strict=True)
+        }
+
+    @cached_property
+    def promoted(self) -> dict[Key, tuple[str, ...]]:
+        """Tokens that each item's direction promotes in its own model."""
+        keys, own = self._keys, self.lens["role"] == "own"
+        return {
+            keys[item]: tuple(json.loads(promoted))
+            for item, promoted in zip(self.lens["item"][own], self.lens["promoted"][own], strict=True)
+        }
+
+    @cached_property
+    def _keys(self) -> list[Key]:
+        return list(zip(self.items["side"], self.items["method"], self.items["id"], strict=True))
 
 
 def read(path: str | Path) -> Steering:
@@ -72,12 +106,24 @@ def causal(trials: Columns, item: int, side: str) -> float:
 
     The geometric mean over strengths of the ratio to the random directions' mean; NaN without random directions.
     """
-    ratios = []
+    return _over_random(trials, side, (trials["role"] == "own") & (trials["item"] == item))
+
+
+def strongest_random(trials: Columns, side: str) -> float:
+    """The causal effect of the random direction of a model that has the largest."""
+    random = trials["role"] == "random"
+    of_each = [random & (trials["name"] == name) for name in np.unique(trials["name"][random])]
+    effects = [_over_random(trials, side, of_one) for of_one in of_each]
+    return max((effect for effect in effects if math.isfinite(effect)), default=math.nan)
+
+
+def _over_random(trials: Columns, side: str, own: npt.NDArray[np.bool_]) -> float:
+    """Mean KL of the trials `own` of a model over that of its random directions, geometric mean over strengths."""
     of_model = trials["model"] == side
-    own = of_model & (trials["role"] == "own") & (trials["item"] == item)
-    for strength in np.unique(trials["strength"][own]):
-        at = trials["strength"] == strength
-        chance = trials["kl"][of_model & at & (trials["role"] == "random")]
+    ratios = []
+    for strength in np.unique(trials["strength"][own & of_model]):
+        at = of_model & (trials["strength"] == strength)
+        chance = trials["kl"][at & (trials["role"] == "random")]
         if not len(chance) or not chance.mean() > 0:
             return math.nan
         ratios.append(float(trials["kl"][own & at].mean() / chance.mean()))

@@ -13,8 +13,10 @@ from diptych.page.blocks import (
     Block,
     Cell,
     Figure,
+    Item,
     Note,
     Prose,
+    Sample,
     Section,
     Table,
     number,
@@ -23,7 +25,7 @@ from diptych.page.blocks import (
     prose_number,
     visible,
 )
-from diptych.page.method_sections import PageData
+from diptych.page.method_sections import Chapters, Evidence, Finding, PageData
 from diptych.steering import effects
 from diptych.steering.effects import Steering
 
@@ -46,15 +48,59 @@ def section(pair: Mapping[str, Any]) -> Section:
     """The section on steering in both models of one pair."""
     steering = effects.read(pair["files"]["steering"])
     names = {"A": pair["a"], "B": pair["b"]}
+    section_id, lead = f"{pair['id']}-steering", "What the models write when they are pushed along what was found."
     if not len(steering.items["id"]):
         empty = Note("info", "There is no candidate that can be steered along.")
-        return Section(f"{pair['id']}-steering", "Steering", [empty])
+        return Section(section_id, "Steering", [empty], lead=lead)
     inner = [
-        Section(f"{pair['id']}-steering-effects", "Effect of each direction", _effects(steering, pair, names)),
-        Section(f"{pair['id']}-steering-texts", "Generated texts", [_texts(steering, names)]),
-        Section(f"{pair['id']}-steering-words", "The directions in words", _words(steering, names)),
+        Section(f"{section_id}-effects", "Effect of each direction", _effects(steering, pair, names)),
+        Section(f"{section_id}-texts", "Generated texts", [_texts(steering, names)]),
+        Section(f"{section_id}-words", "The directions in words", _words(steering, names)),
     ]
-    return Section(f"{pair['id']}-steering", "Steering", [Prose(_intro(steering, names))], inner)
+    return Section(section_id, "Steering", [Prose(_intro(steering, names))], inner, lead=lead)
+
+
+def evidence(pair: Mapping[str, Any], findings: Sequence[Finding]) -> Evidence:
+    """What the models write when steered along findings, unsteered beside it, and what the directions promote."""
+    steering = effects.read(pair["files"]["steering"])
+    names = {"A": pair["a"], "B": pair["b"]}
+    keys = zip(steering.items["method"], steering.items["side"], steering.items["id"], strict=True)
+    item_of = {key: item for item, key in enumerate(keys)}
+    items = {}
+    for finding in findings:
+        if (item := item_of.get((finding.method, finding.side, finding.id))) is not None:
+            ratio = float(steering.items["causal"][item])
+            facts = [("steered, over random directions", number(ratio, 2))] if np.isfinite(ratio) else []
+            words = _promoted(steering, item, names)
+            items[finding] = Item("", facts, (), finding.side, words=words, samples=_samples(steering, item, names))
+    return items
+
+
+def _promoted(steering: Steering, item: int, names: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    """Tokens that the direction promotes and suppresses in the model that has it, through the logit lens."""
+    lens = steering.lens
+    at = np.flatnonzero((lens["item"] == item) & (lens["role"] == "own"))
+    return [
+        (f"{end} in {names[str(lens['model'][k])]} (lens)", json.loads(str(lens[end][k])))
+        for k in at
+        for end in ("promoted", "suppressed")
+    ]
+
+
+def _samples(steering: Steering, item: int, names: Mapping[str, str]) -> list[Sample]:
+    """The first continuation of the first prompt without steering and at each length along an item."""
+    trials, texts, samples = steering.trials, steering.texts, []
+    first = (texts["sample"] == 0) & (texts["prompt"] == 0)
+    for k in np.flatnonzero(first):
+        t = int(texts["trial"][k])
+        is_own = trials["role"][t] == "own" and int(trials["item"][t]) == item
+        side = str(trials["model"][t])
+        if is_own or (trials["role"][t] == "unsteered" and side == str(steering.items["side"][item])):
+            length = prose_number(float(trials["strength"][t]))
+            what = f"steered by {length} typical lengths" if is_own else "unsteered"
+            label = f"{names[side]}, {what}"
+            samples.append(Sample(label, steering.prompts[0], str(texts["text"][k]), "A" if side == "A" else "B"))
+    return samples
 
 
 def _intro(steering: Steering, names: Mapping[str, str]) -> str:
@@ -281,9 +327,13 @@ def _tokens(stored: Any) -> str:
 class Sections(method_sections.Sections):
     """The steering section of the page."""
 
-    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
+    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Chapters:
         """The effects of steering along each direction."""
-        return section(cell)
+        return {"what": section(cell)}
+
+    def evidence_of_others(self, cell: Mapping[str, Any], page: PageData, findings: Sequence[Finding]) -> Evidence:
+        """What the models write when they are steered along findings."""
+        return evidence(cell, findings)
 
 
 SECTIONS = Sections()

@@ -115,7 +115,8 @@ def _open(path: Path) -> Iterator[h5py.File]:
 
     HDF5 crashes the process when it cannot write the rest of a file while closing it, as on a full disk.
     """
-    file = h5py.File(path, "w", libver=LIBVER)
+    # A lock where the file system has them; a parallel one may not, and the file's name is this process' alone.
+    file = h5py.File(path, "w", libver=LIBVER, locking="best-effort")
     try:
         yield file
         file.flush()

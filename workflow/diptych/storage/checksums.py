@@ -7,6 +7,9 @@ Numeric datasets lie contiguously in the file; each block of `BLOCK` bytes has a
 checked when a row in it is read for the first time. A dataset of strings is one block. Names, shapes, dtypes,
 attributes and `checksums` itself are under one digest, the root attribute `digest`, checked when the file is opened.
 HDF5's own metadata is checksummed by the library (file format of HDF5 1.10).
+
+An artifact holds all of its data itself: links (soft, external, a second name) and datasets whose values lie elsewhere
+(external storage, virtual datasets) are refused before anything is read through them.
 """
 
 import os
@@ -63,6 +66,7 @@ class Sealed(h5py.File):  # type: ignore[misc]
             raise ArtifactError(f"{path}: cut short or not HDF5 ({error}); delete it and run again") from error
         try:
             with _damage(str(path), STRUCTURE_ERRORS):
+                _refuse_elsewhere(self)
                 self._check()
         except ArtifactError:
             self.close()
@@ -88,6 +92,29 @@ class Sealed(h5py.File):  # type: ignore[misc]
         if not self._blocks or isinstance(name, bytes | h5py.h5r.Reference):
             return super().__getitem__(name)
         return _checked(super().__getitem__(name), self._blocks)
+
+
+def _refuse_elsewhere(file: h5py.File) -> None:
+    """Raise `ArtifactError` if a name in a file leads out of it, or its values are not stored in it."""
+    objects: dict[str, Any] = {}
+    file.visititems(lambda name, item: objects.update({name: item}))
+
+    def problem(name: str, link: Any) -> str | None:
+        if not isinstance(link, h5py.HardLink) or name not in objects:
+            return f"{name} is a link to another place"
+        return f"{name} is stored in another place" if _is_elsewhere(objects[name]) else None
+
+    if found := file.visititems_links(problem):
+        raise ArtifactError(
+            f"{file.filename}: {found}, which no artifact of Diptych's has; do not trust it: delete it and run again"
+        )
+
+
+def _is_elsewhere(item: Any) -> bool:
+    if not isinstance(item, h5py.Dataset):
+        return False
+    properties = item.id.get_create_plist()
+    return bool(properties.get_layout() != h5py.h5d.CONTIGUOUS or properties.get_external_count() > 0)
 
 
 class _Group(h5py.Group):  # type: ignore[misc]

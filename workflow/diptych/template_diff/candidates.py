@@ -8,6 +8,7 @@ import numpy as np
 
 from diptych.candidates import proposer
 from diptych.candidates.candidate import NAN, Candidate, DoubleArray, counted
+from diptych.candidates.leg import untested
 from diptych.candidates.proposer import Clause, Files
 from diptych.candidates.ranking import Threshold, rank
 from diptych.candidates.recovery import Recovery, recovery
@@ -15,6 +16,10 @@ from diptych.dictionaries import sae
 from diptych.storage import artifacts
 
 REMEDY = "a dictionary that is trained on the rows of both models (`model: [a, b]`) leaves neither its domain"
+LEGS = (
+    untested("causal", "features at template tokens are not steered along"),
+    untested("readable", "all its contexts end in the same token of the template"),
+)
 UNINFORMATIVE = 1.0
 """Unexplained share of a change from which features do not describe it: without any feature it is 1."""
 
@@ -63,6 +68,7 @@ def candidates_of(run: Mapping[str, Any], name: str) -> list[Candidate]:
                 tokens=str(run["tokens"]),
                 caveat=caveat,
                 remedy=REMEDY if caveat else "",
+                legs=LEGS,
             )
         )
     return features

@@ -10,8 +10,6 @@ from diptych.page import method_sections
 from diptych.page.blocks import (
     Block,
     Cell,
-    ContextList,
-    Item,
     Items,
     Note,
     Prose,
@@ -22,10 +20,10 @@ from diptych.page.blocks import (
     number,
     number_cell,
     p_value,
-    percent,
     prose_number,
 )
-from diptych.page.method_sections import PageData
+from diptych.page.method_sections import Chapters, Evidence, Finding, PageData
+from diptych.template_diff import evidence
 from diptych.template_diff.candidates import UNINFORMATIVE
 from diptych.template_diff.pictures import panels
 from diptych.template_diff.pictures.figures import figure_blocks
@@ -40,38 +38,54 @@ POOR_FVU = 1.0
 """FVU above which the mean of a role's rows describes them better than the dictionary does."""
 
 
-def section(pair: Mapping[str, Any], contexts: int, finding_ids: Collection[str]) -> Section:
-    """Section of all template diffs of a pair; `finding_ids` are "side id" of the features that are findings."""
+def chapters(pair: Mapping[str, Any], contexts: int, finding_ids: Collection[str]) -> Chapters:
+    """Sections of all template diffs of a pair; `finding_ids` are "side id" of the features that are findings."""
     runs = pair["files"]["template_diffs"]
-    title = "Features at the chat template's own tokens"
-    if len(runs) == 1:
-        return Section(f"{pair['id']}-template", title, *_run(pair, runs[0], contexts, finding_ids, ""))
+    what: list[Section] = []
+    where: list[Block] = []
+    trust: list[Block] = []
+    for run in runs:
+        view = panels.read(run["diff"])
+        section_id, prefix = f"{pair['id']}-template-{run['name']}", f"{run['name']}: " if len(runs) > 1 else ""
+        what += _tables_and_prompts(view, run, section_id, prefix, contexts, finding_ids)
+        where += figure_blocks(view, section_id, 40)
+        trust += [_intro(view), _domain(view), *_domain_notes(view)]
+    section_id, title = f"{pair['id']}-template", "Features at the chat template's tokens"
+    return {
+        "what": Section(
+            section_id,
+            title,
+            [],
+            what,
+            lead="Which features fire more or less where the assistant's turn opens, and on which prompts.",
+        ),
+        "where": Section(
+            f"{section_id}-where", title, where, lead="Every feature by what it does in either model, token by token."
+        ),
+        "trust": Section(
+            f"{section_id}-trust",
+            "Does the dictionary describe the template's tokens?",
+            trust,
+            lead="A change of features means little where the dictionary does not describe the activations.",
+        ),
+    }
+
+
+def _tables_and_prompts(
+    view: View, run: Mapping[str, Any], section_id: str, prefix: str, contexts: int, finding_ids: Collection[str]
+) -> list[Section]:
+    """Ranked gains, prompts and target features of one template diff; `prefix` tells several apart."""
+    id_prefix = f"{run['name']} " if prefix else ""
     parts = [
+        Section(f"{section_id}-tables", f"{prefix}Ranked gains", _tables(view, run["name"])),
         Section(
-            f"{pair['id']}-template-{run['name']}", run["name"], *_run(pair, run, contexts, finding_ids, run["name"])
-        )
-        for run in runs
-    ]
-    return Section(f"{pair['id']}-template", title, [], parts)
-
-
-def _run(
-    pair: Mapping[str, Any], run: Mapping[str, Any], contexts: int, finding_ids: Collection[str], name: str
-) -> tuple[list[Block], list[Section]]:
-    """Blocks and subsections of one template diff; `name` is the prefix of its finding ids if there are several."""
-    view = panels.read(run["diff"])
-    section_id = f"{pair['id']}-template-{run['name']}"
-    prefix = f"{name} " if name else ""
-    parts = [
-        Section(f"{section_id}-figures", "B against A", figure_blocks(view, section_id, 40)),
-        Section(f"{section_id}-tables", "Ranked gains", _tables(view, run["name"])),
-        Section(f"{section_id}-prompts", "On which prompts", _items(view, run, contexts, finding_ids, prefix)),
+            f"{section_id}-prompts", f"{prefix}On which prompts", _items(view, run, contexts, finding_ids, id_prefix)
+        ),
     ]
     if view.targets is not None:
-        parts.append(
-            Section(f"{section_id}-targets", "Features of the target prompts alone", _targets(view, run["name"]))
-        )
-    return [_intro(view), _domain(view), *_domain_notes(view)], parts
+        targets = _targets(view, run["name"])
+        parts.append(Section(f"{section_id}-targets", f"{prefix}Features of the target prompts alone", targets))
+    return parts
 
 
 def _intro(view: View) -> Prose:
@@ -277,7 +291,7 @@ def _items(view: View, run: Mapping[str, Any], contexts: int, finding_ids: Colle
             latent = int(table["latent"][k])
             at = view.prompts[k][view.prompts[k] >= 0][: max(2, contexts // 2)]
             is_finding = any(name.startswith(f"{side} {prefix}{latent} at ") for name in finding_ids)
-            items.append(_item(view, int(k), at, text, codes, "finding" if is_finding else ""))
+            items.append(evidence.item(view, int(k), at, text, codes, "finding" if is_finding else ""))
         comparative = "more" if side == "B" else "less"
         blocks.append(
             Items(
@@ -300,34 +314,6 @@ def _strongest(view: View, direction: str) -> Sequence[int]:
     return list(strongest.values())[:ITEMS]
 
 
-def _item(view: View, k: int, at: npt.NDArray[np.int64], text: Text, codes: Sequence[Codes], tag: str) -> Item:
-    table = view.ranked
-    latent, prompts = int(table["latent"][k]), view.summary["prompts"]
-    side = "B" if str(table["direction"][k]) == "up" else "A"
-    scale = max(float(model_codes.maximum[latent]) for model_codes in codes)
-    facts = [
-        ("at", role_label(str(table["role"][k]))),
-        (METRIC_LABELS[str(table["metric"][k])], f"{number(float(table['a'][k]))} → {number(float(table['b'][k]))}"),
-        ("effect", number(float(table["effect"][k]))),
-        ("q", p_value(float(table["q"][k]))),
-        ("fires on", f"{percent(table['n_active_a'][k] / prompts)} → {percent(table['n_active_b'][k] / prompts)}"),
-    ]
-    readings = [
-        ContextList(
-            f"in {name}",
-            [
-                text.context(
-                    int(row), float(model_codes.values(latent, np.array([row]))[0]), model_codes.shade(latent, scale)
-                )
-                for row in at
-            ],
-            "A" if name_side == "a" else "B",
-        )
-        for name, model_codes, name_side in zip(view.names, codes, "ab", strict=True)
-    ]
-    return Item(f"feature {latent}", facts, readings, "B" if side == "B" else "A", tag)
-
-
 class Sections(method_sections.Sections):
     """The report sections of template diffs."""
 
@@ -343,9 +329,17 @@ class Sections(method_sections.Sections):
         before, after = (float(values[ours["latent"]]) for values in (a, b))
         return Cell(f"{number(before)} → {number(after)}", order=after - before if after == after else None)
 
-    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Section:
-        """The section of the template diffs of one cell."""
-        return section(cell, page.n_contexts, page.finding_ids)
+    def of_cell(self, cell: Mapping[str, Any], page: PageData) -> Chapters:
+        """The sections of the template diffs of one cell."""
+        return chapters(cell, page.n_contexts, page.finding_ids)
+
+    def claim(self, cell: Mapping[str, Any], finding: Finding) -> str:
+        """Whether a feature fires more or less at a template token, by which metric."""
+        return evidence.claim(cell, finding)
+
+    def evidence(self, cell: Mapping[str, Any], page: PageData, findings: Sequence[Finding]) -> Evidence:
+        """The prompts on which each feature changed most, in both models."""
+        return evidence.evidence(cell, page.n_contexts, findings)
 
 
 SECTIONS = Sections()

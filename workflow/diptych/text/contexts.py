@@ -48,6 +48,7 @@ class Context:
         value: what the method says of it.
         tokens: the tokens shown, in order.
         focus: which of them is the token itself.
+        scale: the value of a token of weight 1.
     """
 
     row: int
@@ -57,6 +58,7 @@ class Context:
     value: float
     tokens: tuple[Token, ...]
     focus: int
+    scale: float = 1.0
 
     def plain(self) -> str:
         """One line of text, the token itself in «»."""
@@ -65,7 +67,11 @@ class Context:
 
 
 class Weights(Protocol):
-    """Weights by which the tokens of a context are shaded."""
+    """Weights by which the tokens of a context are shaded; `scale` is the value that is shaded fully."""
+
+    @property
+    def scale(self) -> float:
+        """The value of a token of weight 1."""
 
     def at(self, rows: IntArray) -> DoubleArray:
         """Weights in [-1, 1] of increasing token rows; 0 where nothing is known."""
@@ -124,9 +130,16 @@ class Codes:
         """Token rows on which a latent fires most, and its values there, highest first (as many as are stored)."""
         rows = np.concatenate([file["latents/top_row"][latent] for file in self._files]).astype(np.int64)
         values = np.concatenate([file["latents/top_value"][latent] for file in self._files]).astype(np.float64)
-        order = np.argsort(-values, kind="stable")
-        order = order[rows[order] >= 0]
-        return rows[order], values[order]
+        return _strongest_first(rows, values)
+
+    def tops(self, latents: IntArray) -> list[tuple[IntArray, DoubleArray]]:
+        """`top` of each of many latents, from one pass over the files."""
+        rows = np.concatenate([file["latents/top_row"][:][latents] for file in self._files], axis=1)
+        values = np.concatenate([file["latents/top_value"][:][latents] for file in self._files], axis=1)
+        return [
+            _strongest_first(*of_latent)
+            for of_latent in zip(rows.astype(np.int64), values.astype(np.float64), strict=True)
+        ]
 
     def values(self, latent: int, rows: IntArray) -> DoubleArray:
         """Values of one latent on increasing token rows [n]; 0 where it does not fire or the row does not count.
@@ -148,6 +161,13 @@ class Codes:
     def shade(self, latent: int, scale: float | None = None) -> "LatentShade":
         """Weights of one latent's values, over its maximum on these rows if no scale is given."""
         return LatentShade(self, latent, float(self.maximum[latent]) if scale is None else scale)
+
+
+def _strongest_first(rows: IntArray, values: DoubleArray) -> tuple[IntArray, DoubleArray]:
+    """Token rows and values in descending order, without padding."""
+    order = np.argsort(-values, kind="stable")
+    order = order[rows[order] >= 0]
+    return rows[order], values[order]
 
 
 @dataclass(frozen=True)
@@ -204,6 +224,7 @@ class Text:
             value=float(value),
             tokens=tuple(Token(text, float(w)) for text, w in zip(self.words(rows), weight, strict=True)),
             focus=row - first,
+            scale=1.0 if weights is None else weights.scale,
         )
 
     def contexts(

@@ -11,8 +11,10 @@ import numpy as np
 
 from diptych.candidates import proposer
 from diptych.candidates.candidate import NAN, Candidate, DoubleArray
+from diptych.candidates.leg import Leg, measured, not_applicable, untested
 from diptych.candidates.proposer import Clause, Files
 from diptych.storage import artifacts
+from diptych.weights.limits import FLOORS
 from diptych.weights.names import OUTSIDE
 
 EQUAL = "the weights are equal"
@@ -20,6 +22,11 @@ FULL_RANK = 0.9
 """Ranks from this share of the shorter side on are called full."""
 CONCENTRATED = 0.5
 """Share of a kind's change from which one block has most of it."""
+
+LEGS = (
+    untested("causal", "no kind was put back to what it is in A"),
+    not_applicable("readable", "a kind of matrices stands in no text"),
+)
 
 Row = Mapping[str, Any]
 """One row of the table of kinds."""
@@ -69,8 +76,17 @@ def candidates(files: Files) -> list[Candidate]:
         rows = kind_rows(artifacts.read_table(file, "kinds"))
         table = artifacts.read_table(file, "directions")
         residual = file["directions/residual"][:].astype(np.float64)
+        tensors = artifacts.read_table(file, "tensors")
     first = {str(key): residual[k] for k, key in enumerate(table["key"]) if table["number"][k] == 1}
-    return [_candidate(row, first) for row in rows if row["changed"]]
+    return [_candidate(row, first)._replace(legs=(_specific(tensors, row), *LEGS)) for row in rows if row["changed"]]
+
+
+def _specific(tensors: Mapping[str, Any], row: Row) -> Leg:
+    """Norm of the change of a kind's changed tensors over that which rounding them may give (METHODS 12)."""
+    at = (tensors["kind"] == row["kind"]) & (tensors["verdict"] == "changed")
+    floors = float(np.linalg.norm(tensors["norm"][at])) / max(float(np.linalg.norm(tensors["floor"][at])), 1e-300)
+    # A change of less than four floors has moved an entry further than rounding can.
+    return measured("specific", floors, max(1.0, floors / FLOORS), f"{floors:.2g} times what rounding may do")
 
 
 def _candidate(row: Row, first: Mapping[str, DoubleArray]) -> Candidate:

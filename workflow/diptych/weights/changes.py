@@ -10,6 +10,7 @@ A stored weight is known to p bits. Storing a matrix W in a type with p bits mov
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -20,6 +21,7 @@ import scipy.linalg
 import torch
 
 from diptych.runtime.errors import DiptychError
+from diptych.weights.limits import FLOORS
 
 DoubleArray = npt.NDArray[np.float64]
 Verdict = Literal["equal", "rounding", "changed"]
@@ -28,8 +30,6 @@ CHUNK = 2**18
 """Entries compared at a time: 1 MiB in float32, which stays in the processor's cache."""
 GRAM_CHUNK = 2**21
 """Entries multiplied at a time, 16 MiB in float64."""
-FLOORS = 4.0
-"""Changes below this multiple of the floor are rounding (METHODS 12)."""
 STEPS = 4.0
 """The same for an entry, in units in its last place."""
 SINGLE_BITS = 24
@@ -174,6 +174,18 @@ class Spectrum:
     def rank(self) -> int:
         """Number of singular values above 1e-3 of the first and above the noise of rounding."""
         return int((self.values > max(THOUSANDTH * self.values[0], self.noise)).sum())
+
+
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """The shape in which a tensor of two or more axes is a matrix: its last axis by all others.
+
+    Experts [experts, outputs, inputs] then are one matrix of all their outputs, and the rank of their change is at most
+    that of all of them together; the kernel of a convolution [channels, 1, width] has a row for each channel.
+
+    >>> matrix_shape((8, 64, 16))
+    (512, 16)
+    """
+    return math.prod(shape[:-1]), shape[-1]
 
 
 def gram(a: torch.Tensor, b: torch.Tensor) -> DoubleArray:

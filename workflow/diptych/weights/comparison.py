@@ -19,7 +19,7 @@ import torch
 from diptych.models import pretrained
 from diptych.models.stored_tensors import StoredTensors
 from diptych.runtime import logs
-from diptych.weights.changes import Change, Spectrum, measure, spectrum
+from diptych.weights.changes import Change, Spectrum, matrix_shape, measure, spectrum
 from diptych.weights.names import Place, is_transposed, place_of, role_of
 
 DEPTH_AND_WIDTH = {"n_layers": "blocks", "width": "coordinates of the residual stream"}
@@ -48,7 +48,8 @@ class TensorChange:
         shape: of what is compared, as it is stored.
         dtypes: stored dtypes of A and B.
         change: its size.
-        spectrum: its singular values; None if it is no matrix, did not change by more than rounding, or is too large.
+        spectrum: its singular values, in the shape `changes.matrix_shape`; None if it is a vector, did not change by
+            more than rounding, or is too large.
     """
 
     key: str
@@ -123,8 +124,9 @@ class Comparison:
         for pair in logs.progress(self.counterparts, "weights", unit="tensor"):
             with self.tensors(pair) as (a, b):
                 change = measure(a, b, f"{self.b.directory}: {pair.key_b}")
-                resolved = change.verdict == "changed" and a.ndim == 2 and min(a.shape) <= max_side
-                singular = spectrum(a, b) if resolved else None
+                singular = None
+                if change.verdict == "changed" and a.ndim > 1 and min(shape := matrix_shape(a.shape)) <= max_side:
+                    singular = spectrum(a.reshape(shape), b.reshape(shape))
             stored = self.a[pair.key_a].dtype, self.b[pair.key_b].dtype
             dtypes = str(stored[0]).removeprefix("torch."), str(stored[1]).removeprefix("torch.")
             yield TensorChange(pair.key, place_of(pair.key), pair.shape, dtypes, change, singular)

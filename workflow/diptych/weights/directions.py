@@ -53,7 +53,7 @@ def shown(changes: Sequence[TensorChange], top: int) -> list[TensorChange]:
 
     These are the `top` ones by relative change, and the most changed one of every kind.
     """
-    known = [each for each in changes if each.spectrum and role_of(each.place.kind).part]
+    known = [each for each in changes if each.spectrum and len(each.shape) == 2 and role_of(each.place.kind).part]
     ranked = sorted(known, key=lambda each: -each.change.relative)
     most: dict[str, TensorChange] = {}
     for each in known:

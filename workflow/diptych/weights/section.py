@@ -15,6 +15,7 @@ from diptych.page.blocks import (
     Note,
     Prose,
     Section,
+    Strip,
     Table,
     counted,
     listed,
@@ -23,8 +24,10 @@ from diptych.page.blocks import (
     percent,
     visible,
 )
-from diptych.page.method_sections import PageData
+from diptych.page.cards import Magnitude
+from diptych.page.method_sections import Chapters, Evidence, Finding, PageData
 from diptych.storage import artifacts
+from diptych.weights import evidence
 from diptych.weights.candidates import kind_rows, rank_in_words, where
 from diptych.weights.names import OUTSIDE
 from diptych.weights.sentences import moved
@@ -47,21 +50,15 @@ ACTIONS = {
 
 def section(pair: Mapping[str, Any]) -> Section:
     """Section on one pair: the answer in words, the heat map, the tables of kinds, tensors and directions."""
+    lead = "Which weights moved, by how much of their size, and what the moved ones read and write."
     with artifacts.read(pair["files"]["weights"], "weights") as file:
         comparison = artifacts.read_json(file, "comparison")
         sentence = moved(comparison, file, pair["a"], pair["b"])
-        if not comparison["changed"] and not comparison["rounding"]:
-            return Section(f"{pair['id']}-weights", "Weights", [Note("info", sentence), *_uncompared(file, pair)])
-        tensors, kinds = artifacts.read_table(file, "tensors"), artifacts.read_table(file, "kinds")
-        blocks: list[Block] = [
-            Prose(sentence),
-            *_uncompared(file, pair),
-            *_heat_map(pair, tensors, kinds),
-            _kinds(kinds),
-            _tensors(tensors),
-            *_directions(file, pair),
-        ]
-    return Section(f"{pair['id']}-weights", "Weights", blocks)
+        blocks: list[Block] = [Prose(sentence), *_uncompared(file, pair)]
+        if comparison["changed"] or comparison["rounding"]:
+            tensors, kinds = artifacts.read_table(file, "tensors"), artifacts.read_table(file, "kinds")
+            blocks += [*_heat_map(pair, tensors, kinds), _kinds(kinds), _tensors(tensors), *_directions(file, pair)]
+    return Section(f"{pair['id']}-weights", "Weights", blocks, lead=lead)
 
 
 def _uncompared(file: h5py.File, pair: Mapping[str, Any]) -> list[Block]:
@@ -182,7 +179,7 @@ def _tensor_row(tensors: Columns, i: int) -> list[str | Cell]:
         Cell(percent(relative), order=relative),
         Cell(percent(share), order=share),
         number_cell(float(tensors["largest"][i])),
-        number_cell(float(tensors["cosine"][i]), 5),
+        number_cell(float(tensors["cosine"][i])),
         number_cell(float(tensors["norm"][i]) / floor if floor else None),
         Cell(str(tensors["verdict"][i]), tone="found" if tensors["verdict"][i] == "changed" else "muted"),
         number_cell(None if np.isnan(rank) else int(rank)),
@@ -243,16 +240,32 @@ def _tokens(text: str) -> str:
 
 
 class Sections(method_sections.Sections):
-    """The parts of the page on weights."""
+    """The parts of the report on weights."""
 
-    def of_cell(self, cell: method_sections.Cell, page: PageData) -> Section:
+    def of_cell(self, cell: method_sections.Cell, page: PageData) -> Chapters:
         """The section on the weights of one pair."""
-        return section(cell)
+        return {"where": section(cell)}
 
     def opening(self, cell: method_sections.Cell) -> str:
         """A sentence on how far the weights moved, where, and by which rank."""
         with artifacts.read(cell["files"]["weights"], "weights") as file:
             return moved(artifacts.read_json(file, "comparison"), file, cell["a"], cell["b"])
+
+    def claim(self, cell: method_sections.Cell, finding: Finding) -> str:
+        """How far the matrices of a kind moved."""
+        return evidence.claim(cell, finding)
+
+    def evidence(self, cell: method_sections.Cell, page: PageData, findings: Sequence[Finding]) -> Evidence:
+        """What the most changed matrix of a kind reads and writes, in tokens."""
+        return evidence.evidence(cell, findings)
+
+    def magnitude(self, cell: method_sections.Cell) -> Magnitude | None:
+        """By how much of their norm the weights moved."""
+        return evidence.magnitude(cell)
+
+    def strip(self, cell: method_sections.Cell) -> Strip | None:
+        """In which blocks the weights moved."""
+        return evidence.strip(cell)
 
 
 SECTIONS = Sections()

@@ -16,7 +16,7 @@ from diptych.storage import artifacts, manifest, tables
 from diptych.weights import directions, summary
 from diptych.weights.comparison import Comparison
 
-UNKNOWN_SPECTRUM = "no matrix, no more than rounding, or a matrix larger than max_side; relative, cosine: zero weights"
+UNKNOWN_SPECTRUM = "a vector, no more than rounding, or a matrix larger than max_side; relative, cosine: zero weights"
 
 
 def compare(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diptych.weights.changes import matrix_shape
 from diptych.weights.comparison import TensorChange
 from diptych.weights.names import OUTSIDE, role_of
 
@@ -18,7 +19,7 @@ SINGULAR_VALUES = 64
 def tensor_columns(changes: Sequence[TensorChange]) -> Columns:
     """The table of tensors, one row each.
 
-    `rank` and the other columns of the spectrum are NaN where it is unknown (no matrix, or too large a one); the rank
+    `rank` and the other columns of the spectrum are NaN where it is unknown (a vector, or too large a matrix); the rank
     of what is equal or only rounded is 0.
     """
     total = math.fsum(each.change.norm**2 for each in changes)
@@ -93,7 +94,7 @@ def _kind_row(of_kind: Sequence[TensorChange], total: float) -> dict[str, Any]:
         "rank_min": min(ranks, default=0),
         "rank_median": float(np.median(ranks)) if ranks else 0.0,
         "rank_max": max(ranks, default=0),
-        "side": max((min(each.shape) for each in of_kind if len(each.shape) == 2), default=0),
+        "side": max((min(matrix_shape(each.shape)) for each in of_kind if len(each.shape) > 1), default=0),
     }
 
 

@@ -1,10 +1,11 @@
-"""Generated files: the config's reference and JSON Schema, and the conda environments.
+"""Generated files: the config's reference and JSON Schema, columns of the findings, and the conda environments.
 
 python -m diptych.config.documentation.write            # write config/README.md, the schema and envs/*.yaml
 python -m diptych.config.documentation.write --check    # fail if one is out of date
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -14,8 +15,12 @@ from pydantic.fields import FieldInfo
 from diptych.config.documentation.reruns import RERUNS
 from diptych.config.sections.strict import Strict
 from diptych.config.study import Study
+from diptych.findings import schema as findings_schema
 
 ROOT = Path(__file__).parents[4]
+OUTPUTS = ROOT / "docs" / "outputs.md"
+COLUMNS = re.compile(r"(<!-- columns: .* -->\n)(?:.*\n)*?(<!-- end of columns -->\n)")
+"""The part of docs/outputs.md that is written here."""
 TYPE_NAMES = {str: "text", int: "integer", float: "number", bool: "true or false"}
 HEADER = """# The config, key by key
 
@@ -62,6 +67,12 @@ def environment(kind: str) -> str:
         *(f"      - {pin}" for pin in pins),
     ]
     return "\n".join(lines) + "\n"
+
+
+def outputs() -> str:
+    """The text of docs/outputs.md with the columns of findings.tsv."""
+    text = OUTPUTS.read_text(encoding="utf-8")
+    return COLUMNS.sub(lambda found: f"{found[1]}\n{findings_schema.markdown()}\n{found[2]}", text)
 
 
 def _sections() -> list[tuple[str, type[Strict]]]:
@@ -147,6 +158,7 @@ def main(arguments: list[str]) -> int:
     targets = {
         ROOT / "config" / "README.md": markdown(),
         ROOT / "workflow" / "schemas" / "study.schema.json": schema(),
+        OUTPUTS: outputs(),
         **{ROOT / "envs" / f"{kind}.yaml": environment(kind) for kind in ("cpu", "gpu")},
     }
     stale = [path for path, text in targets.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]

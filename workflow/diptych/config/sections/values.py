@@ -12,6 +12,9 @@ def _depth_as_text(value: Any) -> Any:
 
 Alias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.]*$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Distribution = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""A name on the package index, which `pip` could take for nothing else: no blanks, no operators."""
+Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.!+_-]*$")]
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]

@@ -2,6 +2,7 @@
 
 import math
 
+from diptych import methods
 from diptych.models.batches import tokens_per_pass
 from diptych.outputs.streaming import BLOCK_VALUES
 from diptych.planning.cost import Cost, Products, h5
@@ -87,7 +88,11 @@ def _outputs_bytes(sizes: Sizes, pair: str, positions: float) -> float:
 
 
 def compare_weights(sizes: Sizes, pair: str) -> Cost:
-    """Norms of all changes, and singular values of every matrix that changed, 4 m n min(m, n) by its Gram matrix."""
+    """Norms of all changes, and singular values of every matrix that changed, 4 m n min(m, n) by its Gram matrix.
+
+    In memory are the largest tensor of both models, a Gram matrix, and the unembedding in float32, by which singular
+    vectors are put into words.
+    """
     a, b = _models(sizes, pair)
     shape = sizes.shape(a)
     is_same = a == b
@@ -100,8 +105,9 @@ def compare_weights(sizes: Sizes, pair: str) -> Cost:
     disk = h5(25, tensors * (1010 + 170) + directions)
     tensor = 2 * shape.vocabulary * shape.width * shape.stored
     gram = 0 if is_same else 8 * max(shape.inner, shape.width) ** 2
+    lens = 0 if is_same else 4 * shape.vocabulary * shape.width
     return Cost(flops=work, moved=2 * shape.parameters * shape.stored, traffic=6 * shape.parameters * 4, disk=disk,
-                host=tensor + gram)  # fmt: skip
+                host=tensor + gram + lens)  # fmt: skip
 
 
 def compare_means(sizes: Sizes, pair: str, site_a: str, site_b: str) -> Cost:
@@ -160,8 +166,7 @@ def correlate_features(sizes: Sizes, pair: str, site_a: str, site_b: str) -> Cos
     rows, k = sizes.common_rows(section.corpus, section.a, section.b), sizes.study.correlation.k
     codes = rows * 12 * (a.active + b.active)
     entries = a.features * b.features
-    # A sparse product costs some 20 times as much an entry as a dense one (benchmarks/README.md).
-    products = rows * min(20 * a.active * b.active, entries) * 2
+    products = 2 * rows * _entries_of_a_row(a, b, entries)
     return Cost(
         tokens=rows,
         flops=products,
@@ -174,29 +179,44 @@ def correlate_features(sizes: Sizes, pair: str, site_a: str, site_b: str) -> Cos
     )
 
 
-def pair_features(sizes: Sizes, pair: str, site_a: str, site_b: str) -> Cost:
-    """Scores of all pairs of features with those of decoys, 2 F_A F_B d each; of `hungarian` F^3 steps beside.
+def _entries_of_a_row(a: DictionarySize, b: DictionarySize, entries: float) -> float:
+    """Products of a row's features, of sparse codes or of dense ones: a sparse one costs as much as some 20 dense ones
+    (benchmarks/README.md).
+    """
+    return min(20 * a.active * b.active, entries)
 
-    A feature has 215 bytes in the file, of them its top tokens as text, and 115 in the tables.
+
+def _eligible(sizes: Sizes, rows: float, dictionary: DictionarySize) -> float:
+    """The most features that can fire on `correlation.min_active` tokens of both halves of the documents."""
+    return min(dictionary.features, rows * dictionary.active / (2 * sizes.study.correlation.min_active))
+
+
+def pair_features(sizes: Sizes, pair: str, site_a: str, site_b: str) -> Cost:
+    """Scores of all pairs of eligible features, twice with those of decoys: by decoders 2 n_A n_B d each.
+
+    Both dictionaries are read, and A's decoder is carried by the map, 2 F_A d_A d_B. A feature has 215 bytes in the
+    file, of them its top tokens as text, and 115 in the tables.
     """
     section = sizes.study.pairs[pair]
     a, b = _dictionaries(sizes, pair, site_a, site_b)
-    d_b = sizes.width(section.b, site_b)
+    d_a, d_b = sizes.width(section.a, site_a), sizes.width(section.b, site_b)
     rows = sizes.common_rows(section.corpus, section.a, section.b)
-    entries = a.features * b.features
-    settings = sizes.study.pairing_of(pair)
-    is_assigned = settings.rule == "hungarian"
-    features = a.features + b.features
+    n_a, n_b = (_eligible(sizes, rows, dictionary) for dictionary in (a, b))
+    by_codes = rows * _entries_of_a_row(a, b, n_a * n_b)
+    by_decoders = n_a * n_b * d_b
+    products = by_codes if sizes.study.pairing_of(pair).score == "rho" else by_decoders
     codes = 24 * rows * (a.active + b.active)
-    assigned = 8 * entries if is_assigned else 0
     return Cost(
         tokens=rows,
-        flops=4 * entries * d_b + (max(a.features, b.features) ** 3 if is_assigned else 0),
-        traffic=24 * entries,
-        moved=codes / 3,
-        host=codes + 16 * features * d_b + min(sizes.study.correlation.memory * 2**20, 16 * entries) + assigned,
-        disk=h5(40, features * (215 + 115)),
-        memory_key="correlation.memory" + (", or pairing.rule: mutual" if is_assigned else ""),
+        flops=2 * a.features * d_a * d_b + 4 * products,
+        traffic=24 * n_a * n_b,
+        moved=codes / 3 + 8 * (a.features * d_a + b.features * d_b),
+        host=codes
+        + 8 * (a.features * d_a + b.features * d_b)
+        + 4 * a.features * d_b
+        + min(sizes.study.correlation.memory * 2**20, 16 * n_a * n_b),
+        disk=h5(40, (a.features + b.features) * (215 + 115)),
+        memory_key="correlation.memory",
         disk_key="dictionaries: narrower ones",
     )
 
@@ -205,14 +225,18 @@ def compare_spaces(sizes: Sizes, pair: str, site_a: str, site_b: str) -> Cost:
     """Scores of the paired decoder rows [p, d]: Gram matrices 2 p^2 d, nulls on at most `rsa_null_rows` of them."""
     section, settings = sizes.study.pairs[pair], sizes.study.similarity
     a, b = _dictionaries(sizes, pair, site_a, site_b)
-    widths = sizes.width(section.a, site_a) + sizes.width(section.b, site_b)
-    points = min(a.features, b.features)
+    d_a, d_b = sizes.width(section.a, site_a), sizes.width(section.b, site_b)
+    widths = d_a + d_b
+    rows = sizes.common_rows(section.corpus, section.a, section.b)
+    points = min(_eligible(sizes, rows, a), _eligible(sizes, rows, b))
     sampled = min(points, settings.rsa_rows)
     null = min(points, settings.rsa_null_rows)
     flops = 4 * points * widths**2 + 2 * sampled**2 * widths + 2 * settings.repairings * null**2
     nuclear = settings.nuclear_repairings * 9 * min(widths / 2, points) ** 3
-    return Cost(tokens=points, flops=flops + nuclear, disk=h5(0, SCORE_BYTES),
-                host=16 * points * widths + 24 * sampled**2, memory_key="similarity.rsa_rows")  # fmt: skip
+    dictionaries = 8 * (a.features * d_a + b.features * d_b)
+    return Cost(tokens=points, flops=flops + nuclear, disk=h5(0, SCORE_BYTES), moved=dictionaries,
+                host=dictionaries + 16 * points * widths + 24 * sampled**2,
+                memory_key="similarity.rsa_rows")  # fmt: skip
 
 
 def reproduce_lan2024(sizes: Sizes, pair: str, site_a: str, site_b: str) -> Cost:
@@ -270,4 +294,4 @@ def _directions(sizes: Sizes, pair: str, site_a: str, site_b: str) -> int:
     settings = sizes.study.steering
     names = [sizes.study.dictionary(pair, side, site) for side, site in (("a", site_a), ("b", site_b))]
     listed = sum(len(settings.features.get(name, ())) for name in names if name)
-    return 3 * settings.top + settings.matched + settings.random + settings.latents + listed
+    return len(methods.steered()) * settings.top + settings.matched + settings.random + settings.latents + listed

@@ -1,0 +1,129 @@
+"""A study at the widths of the literature, on this machine, beside its plan.
+
+    python benchmarks/full_width.py            # some 20 minutes on two cores; 24 GB of memory, 45 GB of disk
+
+Makes what a hub would bring, with random weights: a model shaped as Gemma-2-2B in bfloat16 (5.2 GB), one of width
+4,096, and a dictionary of 131,072 features for it (4.3 GB); prints the plan of `full_width.yaml`; runs it; and
+prints for every rule what it took beside what was planned: disk, and the largest memory of a job. Ends with 1 if
+the disk is off by more than 10 %, or the memory of a rule that takes a GB by more than 25 %.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "workflow"))
+
+CONFIG = ROOT / "benchmarks" / "full_width.yaml"
+SOURCES = ROOT / "results" / "full-width-sources"
+GEMMA_2_2B = {
+    "vocab_size": 256_000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "query_pre_attn_scalar": 256,
+}  # fmt: skip
+WIDE = {
+    "vocab_size": 1024, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 2,
+    "num_attention_heads": 32, "num_key_value_heads": 8,
+}  # fmt: skip
+FEATURES, ACTIVE = 131_072, 64
+DISK, MEMORY = 0.1, 0.25
+"""Largest errors of the plan, as shares."""
+LEAST_MEMORY = 1e9
+"""Bytes of a job below which what modules take is most of it."""
+
+
+def make_model(directory: Path, architecture: str, sizes: Mapping[str, int], dtype: str) -> None:
+    """A model with random weights of spread width^-1/2 and the tokenizer of `kind: random`."""
+    import torch
+    from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
+
+    from diptych.models import tiny
+
+    directory.mkdir(parents=True)
+    tiny.write(directory, architecture=architecture, layers=1, width=32, heads=4, vocabulary=400, seed=0)
+    (directory / "model.safetensors").unlink()
+    kind = {"gemma2": Gemma2Config, "llama": LlamaConfig}[architecture]
+    config = kind(**sizes, initializer_range=sizes["hidden_size"] ** -0.5, bos_token_id=0, eos_token_id=0)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).save_pretrained(directory)
+
+
+def make_dictionary(directory: Path, width: int) -> None:
+    """A top-k dictionary of random unit decoder rows, which are its encoder's columns too."""
+    import torch
+    from safetensors.torch import save_file
+
+    directory.mkdir(parents=True)
+    torch.manual_seed(0)
+    decoder = torch.nn.functional.normalize(torch.randn(FEATURES, width), dim=1)
+    weights = {
+        "W_enc": decoder.T.contiguous(), "b_enc": torch.zeros(FEATURES), "W_dec": decoder, "b_dec": torch.zeros(width),
+    }  # fmt: skip
+    save_file(weights, directory / "sae_weights.safetensors")
+    config = {
+        "architecture": "topk", "d_in": width, "d_sae": FEATURES, "k": ACTIVE, "dtype": "float32",
+        "apply_b_dec_to_input": True, "normalize_activations": "none",
+        "metadata": {"hook_name": "blocks.0.hook_resid_post", "sae_lens_version": "6.0.0"},
+    }  # fmt: skip
+    (directory / "cfg.json").write_text(json.dumps(config))
+
+
+def measured(results: Path, rule: str) -> Iterator[dict[str, float]]:
+    """What the jobs of a rule took, as they wrote it."""
+    for file in (results / "benchmarks" / rule).rglob("*.jsonl"):
+        job: dict[str, float] = {}
+        for line in file.read_text().splitlines():
+            job |= json.loads(line)
+        yield job
+
+
+def size(paths: Any) -> float:
+    return float(sum(path.stat().st_size for path in paths if path.is_file()))
+
+
+def main() -> int:
+    os.chdir(ROOT)
+    from diptych.planning import machines, text, write
+    from diptych.planning import plan as plans
+    from diptych.planning.quantity import quantity
+
+    if not SOURCES.is_dir():
+        unfinished = SOURCES.with_name(SOURCES.name + ".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        make_model(unfinished / "gemma", "gemma2", GEMMA_2_2B, "bfloat16")
+        make_model(unfinished / "wide", "llama", WIDE, "float32")
+        make_dictionary(unfinished / "dictionary", WIDE["hidden_size"])
+        unfinished.rename(SOURCES)
+    study = write.read([str(CONFIG)])
+    plan = plans.make(study, machines.named("cpu"))
+    print(text.render(plan), flush=True)
+    subprocess.run(["snakemake", "--configfile", str(CONFIG), "--cores", "all"], check=True)
+
+    results = Path(study.results)
+    kept = (path for path in results.rglob("*") if path.relative_to(results).parts[0] not in ("logs", "benchmarks"))
+    taken = size(kept)
+    wrong = [] if abs(plan.disk / taken - 1) <= DISK else ["disk"]
+    print(f"\ndisk: planned {quantity(plan.disk, 'B')}, taken {quantity(taken, 'B')}")
+    print(f"{'rule':24}{'jobs':>5}{'minutes':>9}{'memory':>11}{'planned':>11}{'ratio':>7}")
+    for stage in plan.stages:
+        jobs = list(measured(results, stage.rule))
+        if not jobs:
+            continue
+        memory, planned = 1e6 * max(job["peak_memory_mb"] for job in jobs), stage.host_memory.size
+        minutes = sum(job["s"] for job in jobs) / 60
+        columns = f"{stage.rule:24}{len(jobs):>5}{minutes:>9.1f}{quantity(memory, 'B'):>11}{quantity(planned, 'B'):>11}"
+        print(f"{columns}{planned / memory:>7.2f}")
+        if memory >= LEAST_MEMORY and abs(planned / memory - 1) > MEMORY:
+            wrong.append(f"memory of {stage.rule}")
+    if wrong:
+        print("the plan is off: " + ", ".join(wrong))
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Whether a study can be trusted, in one line: its controls, its yardsticks, and what could have been seen.
+
+sure(pair, findings)        # a note for the pair's card on the index
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diptych import methods
+from diptych.findings.stage import Findings
+from diptych.page.blocks import Banner, Block, Cell, Note, Prose, Section, Table, Tone, counted, listed
+
+STATUS_LABELS = {
+    "found": ("{findings} found", "found"),
+    "not_repeated": ("{not_repeated} from one training", "muted"),
+    "cannot_be_told": ("{cannot_be_told} cannot be told", "muted"),
+    "none": ("none found", ""),
+    "unclear": ("not enough training to tell", "muted"),
+    "untested": ("not tested", "muted"),
+    "as_it_must": ("nothing, as it must be", "pass"),
+    "broken": ("something where nothing differs", "fail"),
+    "recovered": ("planted direction found", "pass"),
+    "missed": ("planted direction missed", "warn"),
+}
+"""Status of an answer -> its text in the table of pairs and methods, and the cell's tone."""
+Comparison = Mapping[str, Any]
+
+
+def banner(findings: Findings) -> Banner:
+    """The outcome of the control."""
+    if findings.control_holds is None:
+        return Banner(
+            "warn",
+            "No control.",
+            "This study compares no model with itself: nothing shows that the bookkeeping is right.",
+        )
+    clauses = [clause for control in findings.controls for clause in control["clauses"]]
+    names = listed(list(dict.fromkeys(control["pair"] for control in findings.controls)))
+    if findings.control_holds:
+        n_tested = sum(clause["holds"] is not None for clause in clauses)
+        return Banner(
+            "pass",
+            "The control holds.",
+            f"A model compared with itself ({names}) shows no difference in any of {counted(n_tested, 'clause')}.",
+        )
+    broken = [f"{clause['name']} ({clause['text']})" for clause in clauses if clause["holds"] is False]
+    reason = "; ".join(broken) or "no clause could be tested"
+    return Banner(
+        "fail",
+        "The control is broken: do not believe this page.",
+        f"A model compared with itself ({names}) must show no difference, but: {reason}.",
+    )
+
+
+def sure(pair: str, findings: Findings) -> Note:
+    """One line on a pair: the control, what was planted, and whether what was not found could have been seen."""
+    control = banner(findings)
+    planted, unseen = yardstick(findings), detection(pair, findings)
+    missed = any(a["status"] == "missed" for a in _planted_answers(findings))
+    weak = missed or findings.control_holds is None or any(a["status"] == "unclear" for a in answers_of(findings, pair))
+    tone: Tone = "fail" if findings.control_holds is False else "warn" if weak else "pass"
+    return Note(tone, " ".join(filter(None, [control.headline, control.text, planted, unseen])))
+
+
+def yardstick(findings: Findings) -> str:
+    """Which methods found what was planted in a model, anywhere in the comparisons of its pair, and which missed it."""
+    answers = _planted_answers(findings)
+    titles = {
+        status: list(dict.fromkeys(methods.named(a["method"]).title for a in answers if a["status"] == status))
+        for status in ("recovered", "missed")
+    }
+    missed = [title for title in titles["missed"] if title not in titles["recovered"]]
+    outcomes = [f"found by the {listed(titles['recovered'])}"] if titles["recovered"] else []
+    outcomes += [f"missed by the {listed(missed)}"] if missed else []
+    return f"A direction that was planted on purpose was {listed(outcomes, last='but')}." if outcomes else ""
+
+
+def detection(pair: str, findings: Findings) -> str:
+    """What methods that found nothing in a pair could have seen."""
+    answers = answers_of(findings, pair)
+    names = {
+        status: [methods.named(a["method"]).title for a in answers if a["status"] == status]
+        for status in ("none", "unclear")
+    }
+    sentences = []
+    if names["none"]:
+        could = "would have found a change of the planted size"
+        sentences.append(f"The {listed(list(dict.fromkeys(names['none'])))} found nothing, and {could}.")
+    if names["unclear"]:
+        sentences.append(f"The {listed(list(dict.fromkeys(names['unclear'])))} cannot tell with this much training.")
+    return " ".join(sentences)
+
+
+def answers_of(findings: Findings, pair: str, site: str | None = None) -> list[dict[str, Any]]:
+    """The conclusions of all methods on a pair, or on one of its comparisons."""
+    return [a for a in findings.answers if a["pair"] == pair and site in (None, a["site"])]
+
+
+def _planted_answers(findings: Findings) -> list[dict[str, Any]]:
+    return [a for a in findings.answers if a["role"] == "planted"]
+
+
+# --- sections -----------------------------------------------------------------------------------------------------
+
+
+def overview(comparisons: Sequence[Comparison], findings: Findings, section_id: str) -> Section:
+    """Table of pairs and methods."""
+    columns = [method for method in methods.proposing() if any(a["method"] == method.name for a in findings.answers)]
+    rows: list[list[str | Cell]] = []
+    for pair in comparisons:
+        by_method = {a["method"]: a for a in answers_of(findings, pair["name"], pair["site"])}
+        scope = methods.scope_of(pair)
+        cells = [_status_cell(by_method.get(method.name)) if method.scope == scope else "" for method in columns]
+        rows.append([_label(pair), pair["role"], *cells])
+    table = Table(["pair", "role", *(method.title for method in columns)], rows)
+    lead = "What each method says of each pair; point at a cell for the sentence."
+    return Section(section_id, "Every pair by every method", [table], lead=lead)
+
+
+def verdicts(comparisons: Sequence[Comparison], findings: Findings, section_id: str) -> Section:
+    """What every method says of comparisons, in full sentences."""
+    rows: list[list[str | Cell]] = [
+        [_label(pair), methods.named(a["method"]).title, Cell(a["text"], tone=STATUS_LABELS[a["status"]][1])]
+        for pair in comparisons
+        for a in answers_of(findings, pair["name"], pair["site"])
+    ]
+    lead = "What each method says, and where it found nothing whether it could have found something."
+    return Section(section_id, "What each method says", [Table(["pair", "method", "what it says"], rows)], lead=lead)
+
+
+def controls(findings: Findings, section_id: str) -> Section:
+    """The clauses of the control, one by one."""
+    outcome = {
+        True: Cell("holds", tone="pass"),
+        False: Cell("BROKEN", tone="fail"),
+        None: Cell("not run", tone="muted"),
+    }
+    rows: list[list[str | Cell]] = []
+    for control in findings.controls:
+        for clause in control["clauses"]:
+            rows.append([control["pair"], clause["name"], outcome[clause["holds"]], clause["text"]])
+    stated = banner(findings)
+    blocks: list[Block] = [
+        Note(stated.tone, f"{stated.headline} {stated.text}"),
+        Prose(
+            "It catches errors of bookkeeping: rows that do not line up, a wrong layer, a dictionary on the wrong side."
+        ),
+    ]
+    if rows:
+        blocks.append(Table(["pair", "what must hold", "outcome", "observed"], rows))
+    lead = "A model compared with itself: whatever were found there would be an error."
+    return Section(section_id, "The control, clause by clause", blocks, lead=lead)
+
+
+def status_text(answer: Mapping[str, Any]) -> str:
+    """A conclusion in a few words."""
+    return STATUS_LABELS[answer["status"]][0].format(**answer)
+
+
+def _label(pair: Comparison) -> str:
+    models = f"{pair['a']} → {pair['b']}"
+    return f"{pair['name']} ({models}, {pair['site']})" if pair["site"] else f"{pair['name']} ({models})"
+
+
+def _status_cell(answer: Mapping[str, Any] | None) -> Cell:
+    if answer is None:
+        return Cell("not run", tone="muted")
+    return Cell(status_text(answer), tone=STATUS_LABELS[answer["status"]][1], hint=answer["text"])
