@@ -93,7 +93,10 @@ def _banner(board: Board) -> Banner:
     if board.marked:
         text = listed([f"{board.titles[method]} (on {listed(list(on))})" for method, on in board.marked.items()])
         return Banner("fail", "False discoveries above nominal:", f"{text}.")
-    return Banner("pass", "No method has more false discoveries than nominal", f"on {counted(len(nulls), 'null')}.")
+    seeds = [row.seeds for row in board.rows.values() if row.quantity == "any_significant" and row.seeds]
+    pairs = f", of {min(seeds)} to {max(seeds)} pairs each" if seeds else ""
+    text = f"on {counted(len(nulls), 'null')}{pairs}; few pairs show only what is far above."
+    return Banner("pass", "No method's false discoveries are shown to be above nominal", text)
 
 
 def _answer(board: Board) -> str:

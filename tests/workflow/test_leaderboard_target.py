@@ -6,6 +6,9 @@ pytestmark = pytest.mark.workflow
 
 
 def test_a_small_leaderboard_runs_and_runs_once(blank):
+    config = blank.config()
+    config["leaderboard"] |= {"limit_documents": [], "cases": {"planted": config["leaderboard"]["cases"]["planted"]}}
+    blank.write_config(config)
     blank.snakemake("leaderboard", warm=True)
     results = blank.path / "results" / "test"
     assert not (results / "models").exists()
