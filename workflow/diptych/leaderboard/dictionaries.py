@@ -45,7 +45,10 @@ def _train_and_encode(
 ) -> dict[str, Any]:
     """A dictionary of each model, and both models in each: paths of the files of a cell."""
     files: dict[str, Any] = {
-        name: str(folder / f"{name}.h5") for name in ("tokens", "linear_map", "correlation", "pairing")
+        "tokens": str(folder / "tokens.h5"),
+        "linear_map": str(folder / "linear_map.h5"),
+        "correlation": str(folder / "correlation.h5"),
+        "pairing": str(folder / "pairing.h5"),
     }
     tokens.write(files["tokens"], document, {})
     settings = Settings("topk", budget.n_latents, budget.k, budget.steps, budget.batch, budget.learning_rate, seed=seed)
