@@ -1,4 +1,4 @@
-# make study, make plan, make test, make test-kernels, make check, make docs, make docs-site, make picture, make lock, make releases, make gpu, make kills, make determinism, make clean, make help
+# make study, make plan, make test, make test-kernels, make check, make docs, make docs-site, make picture, make lock, make releases, make gpu, make kills, make faults, make determinism, make clean, make help
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +14,7 @@ COMPILE := echo $(CUDA) | tr ' ' '\n' | uv pip compile --quiet --python-version 
 	--custom-compile-command 'make lock' $(UPGRADE) pyproject.toml --extra slurm
 
 # Two processes: half of a test study's time it waits, and most unit tests use one core. A file's tests stay together.
-PYTEST := pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not faults"
 
 .DEFAULT_GOAL := help
 
@@ -121,6 +121,10 @@ gpu:  ## Check a GPU in 8 minutes: tests, speed, memory; PYTHON=, WHEELS=folder 
 .PHONY: kills
 kills: install-dev  ## Kill the test study at 50 random moments, resume it, compare bit for bit (half an hour); SEED=
 	python tests/kills.py --kills 50 --seed $(or $(SEED),0)
+
+.PHONY: faults
+faults: install-dev  ## Jobs that fail, are cancelled, or run out of time, memory or node on a SLURM cluster made here (minutes)
+	pytest -q -m faults tests/cluster
 
 .PHONY: determinism
 determinism: install  ## Findings of CONFIG with other thread counts and an old processor's kernels, four whole runs

@@ -13,7 +13,7 @@ from diptych import methods
 from diptych.config import loading
 from diptych.config.jobs import Jobs
 from diptych.crosscoder import entry as crosscoder_entry
-from diptych.leaderboard import baselines, cases, collect, limits, scores, stage, summary, table
+from diptych.leaderboard import baselines, cases, collect, limits, names, scores, stage, summary, table
 from diptych.oracle import entry as protocol
 from diptych.oracle import planted
 from diptych.oracle.entry import Budget, Entry, Fit, Matches, ProtocolError
@@ -130,9 +130,9 @@ def test_what_breaks_the_protocol_is_named(pair, function, message):
 
 
 def test_every_name_is_an_entry_and_every_other_method_says_why_not():
-    names = table.names()
-    assert len(set(names)) == len(names)
-    for name in names:
+    entries = names.every()
+    assert len(set(entries)) == len(entries)
+    for name in entries:
         assert isinstance(table.load(name), Entry)
     for method in methods.METHODS:
         assert method.entries or method.unjudged != methods.Method.unjudged, method.name

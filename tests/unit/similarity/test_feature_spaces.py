@@ -148,8 +148,8 @@ def test_a_grid_is_shown_as_heat_maps_and_lines(study, tmp_path):
     out = tmp_path / "index.html"
     inputs = {**study, "pairs": cells, "similarity": str(path)}
     page.build(inputs, out, spec=small_study.SPEC, contexts=2, cells=1)
-    html = out.read_text()
-    plots = json.loads(html.split('id="figures">', 1)[1].split("</script>", 1)[0])
+    html = (tmp_path / "pairs" / "tuned.html").read_text()
+    plots = json.loads(html.split('class="figures">', 1)[1].split("</script>", 1)[0])
     heat = plots["grid-tuned-features-knn_jaccard_4"]
     table = score_table.read(path)
     near = (table["measure"] == "knn_jaccard_4") & (table["subspace"] == "all")
@@ -166,7 +166,9 @@ def test_a_grid_is_shown_as_heat_maps_and_lines(study, tmp_path):
     assert "1 of 4 cells" in html
     rho = table["value"][(table["measure"] == "mean_rho") & (table["subspace"] == "all")]
     assert rho[1] == rho.max() > rho[0]  # one model through two dictionaries pairs better than two models
-    shown = [name for name in ("tuned-middle", "tuned-last", "tuned-middle--last") if f'id="pair-{name}"' in html]
+    shown = [
+        name for name in ("tuned-middle", "tuned-last", "tuned-middle--last") if f'id="pair-{name}-ladder"' in html
+    ]
     assert shown == ["tuned-middle--last"]
 
 
@@ -178,8 +180,8 @@ def test_layers_are_shown_as_lines_without_heat_maps(study, tmp_path):
     score_table.collect(cells, path, tmp_path / "layers.tsv", spec={})
     inputs = {**study, "pairs": cells, "similarity": str(path)}
     page.build(inputs, tmp_path / "index.html", spec=small_study.SPEC, contexts=1, cells=1)
-    html = (tmp_path / "index.html").read_text()
-    plots = json.loads(html.split('id="figures">', 1)[1].split("</script>", 1)[0])
+    html = (tmp_path / "pairs" / "layers.html").read_text()
+    plots = json.loads(html.split('class="figures">', 1)[1].split("</script>", 1)[0])
     assert not any(name.startswith("grid-") for name in plots)
     table = score_table.read(path)
     mine = (table["measure"] == "knn_jaccard_4") & (table["subspace"] == "all")
@@ -187,7 +189,9 @@ def test_layers_are_shown_as_lines_without_heat_maps(study, tmp_path):
     assert (score["name"], score["x"], level["name"]) == ("features", ["middle", "last"], "features by chance")
     np.testing.assert_allclose(score["y"], table["value"][mine], rtol=1e-4)
     np.testing.assert_allclose(level["y"], table["null_mean"][mine], rtol=1e-4)
-    assert html.index("site by site") < html.index('id="pair-layers-middle"') < html.index('id="pair-layers-last"')
+    places = [html.index(f'id="{name}"') for name in ("lines-layers-knn_jaccard_4", "pair-layers-middle-ladder",
+                                                      "pair-layers-last-ladder")]  # fmt: skip
+    assert places == sorted(places)
     assert not grid_section.is_layerwise(cells[:1])
 
 

@@ -6,7 +6,7 @@ from diptych import methods
 from diptych.config.job import Job, dump_only, files_at
 from diptych.config.layout import page_templates
 from diptych.config.source_jobs import SourceJobs
-from diptych.leaderboard import table
+from diptych.leaderboard import names
 
 BUDGET = ("n_latents", "k", "steps", "batch", "learning_rate")
 """Keys of the section that are the budget of methods that train."""
@@ -28,7 +28,7 @@ class LeaderboardJobs(SourceJobs):
             "budget": dump_only(section, BUDGET),
             "folder": folder,
         }
-        modules = () if folder else (table.module_of(method),)
+        modules = () if folder else (names.module_of(method),)
         files = [file for file in files_at(folder) if file.is_file()]
         return Job({"files": files}, {"method": method, "case": case}, settings, modules=modules)
 

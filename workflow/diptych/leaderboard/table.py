@@ -1,10 +1,7 @@
 """The entries of the leaderboard by name: those of the methods, the baselines, and other tools by their folder.
 
-    names()                       # ("means", "linear_map", ..., "random", ...)
-    load("linear_map")            # its `Entry`
-    load_folder("mine", "tools/mine")
-
-Names are known without importing any method, so that a config can be checked and jobs planned.
+load("linear_map")            # its `Entry`
+load_folder("mine", "tools/mine")
 """
 
 import importlib
@@ -13,32 +10,17 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from diptych import methods
+from diptych.leaderboard import names
 from diptych.oracle.entry import Entry
 from diptych.runtime.errors import DiptychError
 
-BASELINES = ("mean_difference", "pca_difference", "random")
-"""Names of `baselines.ENTRIES`."""
 FILE = "entry.py"
 """The module of another tool's folder."""
 
 
-def names() -> tuple[str, ...]:
-    """Names of all entries of Diptych's own, methods first."""
-    return (*(name for method in methods.METHODS for name in method.entries), *BASELINES)
-
-
-def module_of(name: str) -> str:
-    """Dotted name of the module whose `ENTRIES` has an entry."""
-    for method in methods.METHODS:
-        if name in method.entries:
-            return method.entry_module or f"{method.package}.entry"
-    return "diptych.leaderboard.baselines"
-
-
 def load(name: str) -> Entry:
     """An entry by name."""
-    entries: Mapping[str, Entry] = importlib.import_module(module_of(name)).ENTRIES
+    entries: Mapping[str, Entry] = importlib.import_module(names.module_of(name)).ENTRIES
     return entries[name]
 
 

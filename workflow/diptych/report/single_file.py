@@ -33,12 +33,12 @@ def write(report: str | Path, out: str | Path) -> None:
     texts = {path.relative_to(directory).as_posix(): path.read_text(encoding="utf-8") for path in paths}
     ids = {address: _match(MAIN, text)[1] for address, text in texts.items()}
     parts = [_linked(_match(PART, text)[0], ids) for text in texts.values()]
-    shell = texts[INDEX]
+    frame = texts[INDEX]
     plotly = (directory / PLOTLY).read_text(encoding="utf-8")
-    start, end = _match(PART, shell).span()
-    tail = shell[end:].replace(f'<script src="{PLOTLY}"></script>', f"<script>{plotly}</script>")
+    start, end = _match(PART, frame).span()
+    tail = frame[end:].replace(f'<script src="{PLOTLY}"></script>', f"<script>{plotly}</script>")
     script = tail[tail.rindex("<script>") + len("<script>") : tail.rindex("</script>")]
-    head = POLICY.sub(lambda _: _attribute(document.policy([plotly, script], is_beside=False)), shell[:start])
+    head = POLICY.sub(lambda _: _attribute(document.policy([plotly, script], is_beside=False)), frame[:start])
     artifacts.write_text(out, "".join([head, "\n".join(parts), tail]))
 
 

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from diptych.config.sections.strict import Strict
 from diptych.config.sections.values import Alias, Count, NonNegativeFloat, PositiveFloat, PositiveInt
-from diptych.leaderboard import table
+from diptych.leaderboard import names
 from diptych.leaderboard.kinds import Kind
 
 Range = tuple[PositiveFloat, PositiveFloat]
@@ -145,16 +145,16 @@ class Leaderboard(Strict):
 
     @field_validator("methods")
     @classmethod
-    def _known(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for name in names or ():
-            if name not in table.names():
-                raise ValueError(f"no method is called {name!r}; known are {', '.join(table.names())}")
-        return names
+    def _known(cls, methods: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in methods or ():
+            if name not in names.every():
+                raise ValueError(f"no method is called {name!r}; known are {', '.join(names.every())}")
+        return methods
 
     @model_validator(mode="after")
     def _names_differ(self) -> "Leaderboard":
         for name in self.tools:
-            if name in table.names():
+            if name in names.every():
                 raise ValueError(f"a tool is called {name!r}, as a method is; give it another name")
         return self
 
@@ -181,4 +181,4 @@ class Leaderboard(Strict):
     @property
     def entries(self) -> tuple[str, ...]:
         """Names of the methods, baselines and tools that are judged."""
-        return (*(table.names() if self.methods is None else self.methods), *self.tools)
+        return (*(names.every() if self.methods is None else self.methods), *self.tools)

@@ -70,12 +70,12 @@ def collect_findings(sizes: Sizes) -> Cost:
 
 
 def build_report(sizes: Sizes) -> Cost:
-    """The pages: plotly.js and the index, a part for every comparison, and points of features."""
+    """The pages, and all in one file: plotly.js and the index, a part for every comparison, points of features."""
     study = sizes.study
     shown = [sizes.dictionary(name).features for cell in _cells(sizes) for name in _named(sizes, *cell)]
     shown += [section.n_latents for section in study.crosscoders.values()]
     points = sum(min(features, POINTS) for features in shown)
-    return Cost(disk=PAGE + SECTION * _comparisons(sizes) + POINT * points)
+    return Cost(disk=2 * (PAGE + SECTION * _comparisons(sizes) + POINT * points))
 
 
 def _named(sizes: Sizes, pair: str, site_a: str, site_b: str) -> tuple[str, ...]:
