@@ -13,7 +13,7 @@ import pytest
 from slurm_cluster import needs_slurm, running
 from trees import copy_tree
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800), needs_slurm]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(1800), needs_slurm]
 
 AGAIN = {"fail": "FAILED", "cancel": "CANCELLED", "time": "TIMEOUT", "memory": ""}
 """Faults that end a job, and the state that SLURM gives it (which one for memory depends on its configuration)."""
