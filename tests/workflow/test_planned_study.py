@@ -26,7 +26,7 @@ FILES = {
     "describe_latents": ["crosscoders/*/*/*/latents.h5"],
     "diff_template_tokens": ["template_diffs/*/*.h5", "template_diffs/*/*.csv"],
     "draw_template_diff": ["template_diffs/*/*.html", "template_diffs/*/*.png", "template_diffs/*/*.svg"],
-    "build_report": ["report/*", "report/pairs/*"],
+    "build_report": ["report/*", "report/*/*", "report.html"],
 }
 """Files of the rules that make more than a hundredth of it; of models and dictionaries the total is tested."""
 
