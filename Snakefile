@@ -40,12 +40,9 @@ include: "workflow/rules/plan.smk"
 
 
 onstart:
-    try:
+    with ending(logger.error):
         ownership.claim(LAYOUT.results, RUN_ID)
         clocks.date_now(LAYOUT.results)
-    except DiptychError as error:
-        logger.error(str(error))
-        sys.exit(1)
 
 
 onerror:

@@ -17,13 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
+import forked_snakemake
 import warm_snakemake
 from trees import SNAKEMAKE_OPTIONS, STUDY, Tree, copy_tree
 
@@ -88,7 +88,11 @@ class Run:
         self.log.write_text("")
         self.pid = os.fork()
         if self.pid == 0:
-            _snakemake(tree.path, self.log, arguments)
+            from multiprocessing import forkserver
+
+            os.setsid()
+            forkserver._forkserver.ensure_running = lambda: None  # the parent's child: asking whether it lives fails
+            forked_snakemake.become(tree.path, self.log, [*arguments, "--configfile", STUDY, *SNAKEMAKE_OPTIONS])
 
     def poll(self) -> bool:
         """Whether it has ended; `code` is its exit status then, or minus the signal that ended it."""
@@ -118,30 +122,6 @@ class Run:
     def goes_on(self, met: Sequence[int]) -> bool:
         """Whether it runs on although the jobs that a signal met are gone: they had done their work before it."""
         return not set(met) & set(jobs()) and "Error in rule" not in self.log.read_text(errors="replace")
-
-
-def _snakemake(directory: Path, log: Path, arguments: Sequence[str]) -> NoReturn:
-    """Run Snakemake in this process, whose output goes to `log`, and end."""
-    from multiprocessing import forkserver
-
-    from snakemake import cli
-
-    code = 1
-    try:
-        os.setsid()
-        os.chdir(directory)
-        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
-        forkserver._forkserver.ensure_running = lambda: None  # it is the parent's child: asking whether it lives fails
-        cli.main([*arguments, "--configfile", STUDY, *SNAKEMAKE_OPTIONS])
-        code = 0
-    except SystemExit as ending:
-        code = int(ending.code or 0)
-    except BaseException:
-        os.write(2, traceback.format_exc().encode())
-    finally:
-        os._exit(code)
 
 
 def jobs() -> list[int]:

@@ -1,23 +1,18 @@
 # Helper functions of the rules: the study, what a job reads and depends on, what it may use.
-import sys
-
 from snakemake.logging import logger
 
 from diptych.config import loading
 from diptych.config.jobs import Jobs
 from diptych.config.layout import CODE_CACHE, RUN_ID, Layout
-from diptych.runtime.errors import DiptychError
+from diptych.runtime.errors import ending
 from diptych.storage import clocks, fingerprint, ownership, syntax
 
 syntax.use_cache(CODE_CACHE)
-try:
+with ending(logger.error):
     loading.check_keys(workflow.configfiles)
     STUDY = loading.load(config)
     LAYOUT = Layout(STUDY)
     ownership.check(LAYOUT.results, RUN_ID)
-except DiptychError as error:
-    logger.error(str(error))
-    sys.exit(1)
 
 JOBS = Jobs(STUDY)
 CPU_ENV = str(WORKFLOW.parent / "envs" / "cpu.yaml")

@@ -10,7 +10,6 @@ import os
 import re
 import shlex
 import subprocess
-import traceback
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
+import forked_snakemake
 import small_study
 from diptych.activations import rows
 from diptych.config.study import Study
@@ -98,25 +98,10 @@ def test_snakemake_plans_every_command(tmp_path):
 
 def planned(arguments, folder):
     """Exit status and output of `snakemake` in a fork that is in the folder's tree."""
-    from snakemake import cli
-
     log = folder / "log"
     child = os.fork()
     if child == 0:
-        code = 1
-        try:
-            os.chdir(folder / "tree")
-            out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(out, 1)
-            os.dup2(out, 2)
-            cli.main(arguments)
-            code = 0
-        except SystemExit as ending:
-            code = int(ending.code or 0)
-        except BaseException:
-            os.write(2, traceback.format_exc().encode())
-        finally:
-            os._exit(code)
+        forked_snakemake.become(folder / "tree", log, arguments)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), log.read_text(encoding="utf-8")
 
 

@@ -106,29 +106,48 @@ def test_directory_is_whole_or_absent(tmp_path):
 
 
 WRITERS = {
-    "file": "artifacts.create({place!r}, 'thing', {{}})",
-    "directory": "artifacts.create_directory({place!r}, 'model', {{}})",
+    "file": ("artifacts.create({place!r}, 'thing', {{}})", ""),
+    "directory": ("artifacts.create_directory({place!r}, 'model', {{}})", ""),
+    "scratch": ("unfinished.scratch(Path({place!r}))", ".scratch"),
 }
+"""What writes, and what is added to the name of its result."""
 
 
 def begin(place, kind):
     """A process that is in the midst of writing `place`."""
+    writer, added = WRITERS[kind]
     code = f"""
 import time
-from diptych.storage import artifacts
-with {WRITERS[kind].format(place=str(place))} as out:
+from pathlib import Path
+from diptych.storage import artifacts, unfinished
+with {writer.format(place=str(place))} as out:
     time.sleep(600)
 """
     here = {**os.environ, "PYTHONPATH": str(fingerprint.LIBRARY.parent)}
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=here)
-    unfinished_path = place.with_name(f".{place.name}.{unfinished._machine()}.{process.pid}.part")
+    unfinished_path = place.with_name(f".{place.name}{added}.{unfinished._machine()}.{process.pid}.part")
     while not unfinished_path.exists():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
     return process
 
 
-@pytest.mark.parametrize("kind", WRITERS)
+def test_scratch_space_is_there_for_a_block_and_that_of_the_dead_never(tmp_path):
+    killed, live = begin(tmp_path / "x", "scratch"), begin(tmp_path / "x", "scratch")
+    killed.kill()
+    killed.communicate()
+    with unfinished.scratch(tmp_path / "x") as directory:
+        (directory / "some").touch()
+        with artifacts.create(tmp_path / "x", "thing", {}):
+            assert directory.is_dir(), "writing the result takes no scratch space away"
+        others = set(os.listdir(tmp_path)) - {directory.name, "x"}
+        assert others == {f".x.scratch.{unfinished._machine()}.{live.pid}.part"}
+    assert not directory.exists()
+    live.kill()
+    live.communicate()
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
 def test_what_a_killed_writer_left_is_deleted_and_nothing_else(tmp_path, kind):
     places = [tmp_path / name for name in ("x", "x.x")]
     killed = [begin(place, kind) for place in (*places, places[0])]

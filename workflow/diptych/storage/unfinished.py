@@ -6,6 +6,10 @@ deletes it:
 
     unfinished.name(Path("map.h5"))
 
+What a stage needs on disk while it works lies beside its result under such a name too:
+
+    with unfinished.scratch(Path("outputs.h5")) as directory: ...
+
 Only where nobody can be writing it: the process must have been one of this boot of this machine, in this space of
 process numbers (a container has its own), and its number must be nobody's. Another node's is never touched.
 """
@@ -16,6 +20,8 @@ import re
 import secrets
 import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -34,6 +40,17 @@ def name(path: Path) -> Path:
     """Temporary path for this process to write `path` to, after deleting those of dead processes."""
     clear(path)
     return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.part")
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """An empty directory beside `path` for the time of a block, after deleting those of dead processes."""
+    directory = name(path.with_name(f"{path.name}.scratch"))
+    directory.mkdir(parents=True)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
 
 
 def _is_leftover(name: str, artifact: str) -> bool:

@@ -14,13 +14,13 @@ import hashlib
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from diptych.runtime.errors import DiptychError
+from diptych.storage import unfinished
 
 READ_BYTES = 2**20
 
@@ -40,9 +40,8 @@ def fetch(package: str, version: str, sha256: str, cache_dir: Path) -> Path:
     for held in sorted(cache_dir.glob("*.whl")):
         if _is_named(held, package, version) and _sha256(held) == sha256.lower():
             return held
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".fetch.", dir=cache_dir) as scratch:
-        wheel = _download(package, version, sha256.lower(), Path(scratch))
+    with unfinished.scratch(cache_dir / package) as scratch:
+        wheel = _download(package, version, sha256.lower(), scratch)
         return wheel.replace(cache_dir / wheel.name)
 
 
