@@ -261,7 +261,8 @@ def test_one_file_holds_all_pages(report, tmp_path):
     setTimeout(() => { outcome.push(shown()); document.body.dataset.outcome = JSON.stringify(outcome); }, 1000);
     """
     (tmp_path / "sent").mkdir()
-    single_file.write(report, tmp_path / "sent" / "report.html")
+    pages = [report / "index.html", *sorted(report.glob("pairs/*.html"))]
+    single_file.write(pages, tmp_path / "sent" / "report.html")
     seen = Visit(acting(tmp_path / "sent", "report.html", act, tmp_path), tmp_path)
     assert seen.console == []
     assert seen.outcome == [["page-index"], ["page-tuned"]]

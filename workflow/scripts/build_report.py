@@ -1,4 +1,4 @@
-"""Rule build_report: the index and the page of each pair."""
+"""Rule build_report: the index, the page of each pair, and all of them in one file."""
 
 from pathlib import Path
 
@@ -12,4 +12,5 @@ settings = dict(spec["settings"])
 results = Path(snakemake.output.index).parents[1]
 inputs = {**artifacts.below(results, spec["reads"]), "title": settings.pop("title")}
 stage.build(inputs, snakemake.output.index, spec=spec, **settings)
-single_file.write(Path(snakemake.output.index).parent, snakemake.output.whole)
+pages = [Path(page) for page in (snakemake.output.index, *snakemake.output.pages) if page.endswith(".html")]
+single_file.write(pages, snakemake.output.whole)

@@ -513,17 +513,16 @@ def test_a_pairing_without_a_cut_says_so(study, tmp_path, cut):
         assert (text in words) == (cut == 1), text
 
 
-def test_a_directory_without_a_report_is_refused(tmp_path):
-    with pytest.raises(DiptychError, match=r"no index\.html; give the directory of a report"):
-        single_file.write(tmp_path, tmp_path / "out.html")
+def test_a_page_of_another_form_is_refused(tmp_path):
     (tmp_path / "index.html").write_text("<p>another page</p>")
     with pytest.raises(DiptychError, match="has another form; build it again"):
-        single_file.write(tmp_path, tmp_path / "out.html")
+        single_file.write([tmp_path / "index.html"], tmp_path / "out.html")
 
 
 def test_one_file_is_the_same_each_time_and_has_unique_ids(report, tmp_path):
-    single_file.write(report, tmp_path / "one.html")
-    single_file.write(report, tmp_path / "two.html")
+    pages = [report / "index.html", *sorted(report.glob("pairs/*.html"))]
+    single_file.write(pages, tmp_path / "one.html")
+    single_file.write(pages, tmp_path / "two.html")
     html = (tmp_path / "one.html").read_text("utf-8")
     assert html == (tmp_path / "two.html").read_text("utf-8")
     read = Page(html)

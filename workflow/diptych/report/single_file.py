@@ -1,11 +1,13 @@
-"""One file with all pages of a report, to send: `python -m diptych.report.single_file results/report report.html`.
+"""One file with all pages of a report, to send.
+
+    write([Path("report/index.html"), Path("report/pairs/tuned.html")], "report.html")
 
 The pages' parts stand in one document with one style, one script and plotly.js inside; links between pages become links
 within it, and the script shows the page to which an address belongs. It needs no other file.
 """
 
 import re
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from diptych.page import document
@@ -19,18 +21,18 @@ MAIN = re.compile(r'<main id="([^"]*)"')
 POLICY = re.compile(r'(?<=Content-Security-Policy" content=")[^"]*')
 
 
-def write(report: str | Path, out: str | Path) -> None:
-    """Write all pages of a report (the directory of its index) as one file.
+def write(pages: Sequence[Path], out: str | Path) -> None:
+    """Write the pages of a report as one file.
+
+    Args:
+        pages: the index, with plotly.js beside it, and the other pages below its directory.
+        out: path of the file.
 
     Raises:
-        DiptychError: the directory holds no report.
+        DiptychError: a page has another form than the template's.
     """
-    directory = Path(report)
-    index = directory / INDEX
-    if not index.is_file():
-        raise DiptychError(f"{directory}: no {INDEX}; give the directory of a report (results/report)")
-    paths = [index, *sorted(path for path in directory.rglob("*.html") if path != index)]
-    texts = {path.relative_to(directory).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+    directory = pages[0].parent
+    texts = {path.relative_to(directory).as_posix(): path.read_text(encoding="utf-8") for path in pages}
     ids = {address: _match(MAIN, text)[1] for address, text in texts.items()}
     parts = [_linked(_match(PART, text)[0], ids) for text in texts.values()]
     frame = texts[INDEX]
@@ -59,17 +61,3 @@ def _linked(part: str, ids: dict[str, str]) -> str:
 
 def _attribute(text: str) -> str:
     return text.replace("'", "&#39;")
-
-
-def main() -> None:
-    """Write the report named on the command line to the file named after it."""
-    if len(sys.argv) != 3:
-        sys.exit("single_file: give the directory of a report, and the file to write")
-    try:
-        write(sys.argv[1], sys.argv[2])
-    except DiptychError as error:
-        sys.exit(f"single_file: {error}")
-
-
-if __name__ == "__main__":
-    main()
