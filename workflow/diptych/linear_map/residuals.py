@@ -303,25 +303,31 @@ class _BlockScorer:
         return _BlockScores(energy, float(total.sum(dtype=np.float64)), e_g, terms)
 
 
-def scaled_rotation(m: moments.Moments) -> DoubleArray:
+def scaled_rotation(m: moments.Moments, *, one_basis: bool) -> DoubleArray:
     """Scaled rotation s Q [d, d] that maps A's centred rows into B's coordinates.
 
-    Q is the polar factor of C_AB. The scale s is the square root of the weighted median ratio of B's to A's variance
-    along the paired singular directions: the least-squares scale is too small by the noise, and a ratio of total
+    Q is the identity for models in one basis, else the polar factor of C_AB. (That is arbitrary along directions that
+    do not covary between the models, as those of one alone: in one basis a fitted Q would show a difference along
+    them where the models are exchangeable.) The scale s is the square root of the weighted median ratio of B's to
+    A's variance along paired directions: the least-squares scale is too small by the noise, and a ratio of total
     variances would rescale what is shared because of what one model has alone.
     """
-    q, weights, right = procrustes.polar_decomposition(m.C_AB)
+    if one_basis:
+        weights, right = matrices.eigh(m.C_AA + m.C_BB)
+        rotation, left = np.eye(len(right)), right
+    else:
+        q, weights, right = procrustes.polar_decomposition(m.C_AB)
+        rotation, left = matrices.to_numpy(q), q @ right
     weight, variance_A, variance_B = (
         matrices.to_numpy(values)
-        for values in (weights, matrices.quadratic_forms(m.C_AA, q @ right), matrices.quadratic_forms(m.C_BB, right))
+        for values in (weights, matrices.quadratic_forms(m.C_AA, left), matrices.quadratic_forms(m.C_BB, right))
     )
     varies = (variance_A > 0) & (variance_B > 0) & (weight > 0)
     log_ratio = np.log(variance_B[varies] / variance_A[varies])
     order = np.argsort(log_ratio)
     share = (np.cumsum(weight[varies][order]) - weight[varies][order] / 2) / weight[varies].sum()
     scale: float = np.exp(np.interp(0.5, share, log_ratio[order]) / 2)
-    rotation: DoubleArray = scale * matrices.to_numpy(q)
-    return rotation
+    return scale * rotation
 
 
 def inverse_rotation(rotation: DoubleArray) -> DoubleArray:

@@ -26,6 +26,9 @@ from diptych.storage import artifacts, tables
 
 ROWS_PER_DIMENSION = 10
 """With fewer training rows per dimension of A, a map is `underdetermined`."""
+ONE_BASIS = 0.5
+"""Share of the best map's R^2 that x_B = s x_A has at least if both models are in one basis; in bases of their own it
+has about 0."""
 
 
 @dataclass(frozen=True)
@@ -179,9 +182,16 @@ def _rotations(results: Mapping[DirectionName, DirectionResult]) -> dict[Directi
     identity = np.eye(ladder.d_A)
     if all(result.best.name == "identity" for result in results.values()):
         return dict.fromkeys(DIRECTIONS, identity)
-    there = residuals.scaled_rotation(ladder.fits.training(TEST_FOLD))
+    one_basis = all(shares_basis(result) for result in results.values())
+    there = residuals.scaled_rotation(ladder.fits.training(TEST_FOLD), one_basis=one_basis)
     rotations = {"forward": there, "backward": residuals.inverse_rotation(there)}
     return {name: identity if results[name].best.name == "identity" else rotations[name] for name in DIRECTIONS}
+
+
+def shares_basis(result: DirectionResult) -> bool:
+    """Whether both models' coordinates mean the same: a multiple of the identity explains half of what the best map does."""
+    r2 = result.rung("scale").pooled
+    return r2 > 0 and r2 >= ONE_BASIS * result.best.pooled
 
 
 def _exchanged(pair: rows.Rows, name: DirectionName) -> rows.Rows:

@@ -8,7 +8,7 @@ Snakemake finds the same jobs from the rules; a test holds the two lists equal.
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -108,8 +108,8 @@ def _pattern(path: Path) -> re.Pattern[str]:
     return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>(?:(?!--)[^/])+)", numbered))
 
 
-def jobs(study: Study) -> list[PlannedJob]:
-    """The jobs of a study's page, findings and pictures: what a job reads comes before it."""
+def jobs(study: Study, files: Sequence[Path] = ()) -> list[PlannedJob]:
+    """The jobs of a study's page, findings and pictures, and of other files: what a job reads comes before it."""
     finder, all_jobs = _Finder(study), Jobs(study)
     ordered: dict[tuple[str, ...], PlannedJob] = {}
 
@@ -124,7 +124,7 @@ def jobs(study: Study) -> list[PlannedJob]:
 
     targets = [PlannedJob("build_report", {}), PlannedJob("collect_findings", {})]
     targets += [PlannedJob("draw_template_diff", {"template_diff": alias}) for alias in study.reported_diffs]
-    for target in targets:
+    for target in [*targets, *filter(None, map(finder.job, files))]:
         visit(target)
     return list(ordered.values())
 

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from diptych.config.layout import Layout
@@ -117,15 +118,15 @@ class Plan:
         return lines
 
 
-def make(study: Study, device: Device) -> Plan:
-    """The plan of a study on a device.
+def make(study: Study, device: Device, files: Sequence[Path] = ()) -> Plan:
+    """The plan of a study on a device, with that of other files that its rules make.
 
     Raises:
         DiptychError: the shape of a model, or the size of a dictionary, is unknown.
     """
     sizes = Sizes(study)
     by_rule: dict[str, list[Cost]] = {}
-    for job in graph.jobs(study):
+    for job in graph.jobs(study, files):
         by_rule.setdefault(job.rule, []).append(COSTS[job.rule](sizes, **job.wildcards))
     return Plan(device, tuple(_stage(rule, by_rule[rule], device) for rule in COSTS if rule in by_rule))
 
