@@ -2,8 +2,8 @@
 
     python benchmarks/full_width.py            # two cores, 24 GB of memory, 45 GB of disk
 
-Makes what a hub would bring, with random weights: a model shaped as Gemma-2-2B in bfloat16 (5.2 GB), one of width
-4,096, and a dictionary of 131,072 features for each (2.4 and 4.3 GB); prints the plan of `full_width.yaml` and of the
+Makes what a hub would bring, with random weights: a model shaped as Gemma-2-2B in bfloat16 (5.2 GB) and its edit, one
+of width 4,096, and a dictionary of 131,072 features for either width (2.4 and 4.3 GB); prints the plan of `full_width.yaml` and of the
 features at width 4,096; runs both; and prints for every rule what it took beside what was planned: disk, and the
 largest memory of a job. Arguments go to Snakemake. Ends with 1 if the disk is off by more than 10 %, or the memory of
 a rule that takes a GB by more than 25 %.
@@ -31,6 +31,7 @@ WIDE = {
     "vocab_size": 1024, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 2,
     "num_attention_heads": 32, "num_key_value_heads": 8,
 }  # fmt: skip
+EDITED = "model.layers.11.mlp.down_proj.weight"
 FEATURES, ACTIVE = 131_072, 64
 DISK, MEMORY = 0.1, 0.25
 """Largest errors of the plan, as shares."""
@@ -52,6 +53,22 @@ def make_model(directory: Path, architecture: str, sizes: Mapping[str, int], dty
     config = kind(**sizes, initializer_range=sizes["hidden_size"] ** -0.5, bos_token_id=0, eos_token_id=0)
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).save_pretrained(directory)
+
+
+def make_edit(model: Path, directory: Path) -> None:
+    """A copy of a model that reads another direction in the MLP of one block before the compared site."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(model, directory)
+    torch.manual_seed(1)
+    for file in directory.glob("*.safetensors"):
+        weights = load_file(file)
+        if EDITED in weights:
+            matrix = weights[EDITED]
+            write, read = torch.randn(matrix.shape[0], 1), torch.randn(1, matrix.shape[1])
+            weights[EDITED] = matrix + (0.1 * write @ read * matrix.std()).to(matrix.dtype)
+            save_file(weights, file, metadata={"format": "pt"})
 
 
 def make_dictionary(directory: Path, width: int) -> None:
@@ -98,6 +115,7 @@ def main() -> int:
         unfinished = SOURCES.with_name(SOURCES.name + ".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         make_model(unfinished / "gemma", "gemma2", GEMMA_2_2B, "bfloat16")
+        make_edit(unfinished / "gemma", unfinished / "edited")
         make_model(unfinished / "wide", "llama", WIDE, "float32")
         for sizes in (GEMMA_2_2B, WIDE):
             make_dictionary(unfinished / f"dictionary-{sizes['hidden_size']}", sizes["hidden_size"])

@@ -189,7 +189,7 @@ def _rotations(results: Mapping[DirectionName, DirectionResult]) -> dict[Directi
 
 
 def shares_basis(result: DirectionResult) -> bool:
-    """Whether both models' coordinates mean the same: a multiple of the identity explains half of what the best map does."""
+    """Whether both models are in one basis: a multiple of the identity explains half of what the best map does."""
     r2 = result.rung("scale").pooled
     return r2 > 0 and r2 >= ONE_BASIS * result.best.pooled
 
