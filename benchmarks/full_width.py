@@ -3,10 +3,10 @@
     python benchmarks/full_width.py            # two cores, 24 GB of memory, 45 GB of disk
 
 Makes what a hub would bring, with random weights: a model shaped as Gemma-2-2B in bfloat16 (5.2 GB) and its edit, one
-of width 4,096, and a dictionary of 131,072 features for either width (2.4 and 4.3 GB); prints the plan of `full_width.yaml` and of the
-features at width 4,096; runs both; and prints for every rule what it took beside what was planned: disk, and the
-largest memory of a job. Arguments go to Snakemake. Ends with 1 if the disk is off by more than 10 %, or the memory of
-a rule that takes a GB by more than 25 %.
+of width 4,096, and a dictionary of 131,072 features for either width (2.4 and 4.3 GB); prints the plan of
+`full_width.yaml` and of the features at width 4,096; runs both; and prints for every rule what it took beside what was
+planned: disk, and the largest memory of a job. Arguments go to Snakemake. Ends with 1 if the disk is off by more than
+10 %, or the memory of a rule that takes a GB by more than 25 %.
 """
 
 import json
