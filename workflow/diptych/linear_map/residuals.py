@@ -44,6 +44,9 @@ Floats = npt.NDArray[np.floating[Any]]
 KINDS = ("pca", "unexplained")
 VARIANCE_FLOOR = 1e-6
 """eps of the unexplained directions in units of B's mean variance: excludes directions along which B hardly varies."""
+LEAST_SCALE = 1.1
+"""Factor between two models in one basis below which they are exchanged without one: a fifth more variance along every
+direction is an excess of .1, the least of a finding."""
 N_RANDOM = 32
 """Random directions, the baseline of steering (METHODS 7)."""
 N_POSITIONS = 64
@@ -326,8 +329,10 @@ def scaled_rotation(m: moments.Moments, *, one_basis: bool) -> DoubleArray:
     log_ratio = np.log(variance_B[varies] / variance_A[varies])
     order = np.argsort(log_ratio)
     share = (np.cumsum(weight[varies][order]) - weight[varies][order] / 2) / weight[varies].sum()
-    scale: float = np.exp(np.interp(0.5, share, log_ratio[order]) / 2)
-    return scale * rotation
+    log_scale = float(np.interp(0.5, share, log_ratio[order]) / 2)
+    if one_basis and abs(log_scale) < np.log(LEAST_SCALE):
+        return rotation
+    return float(np.exp(log_scale)) * rotation
 
 
 def inverse_rotation(rotation: DoubleArray) -> DoubleArray:
