@@ -65,6 +65,7 @@ rule build_report:
         ),
     log:
         LAYOUT.log("build_report", "report"),
+        costs=LAYOUT.costs(),
     benchmark:
         LAYOUT.benchmark("build_report", "report")
     conda:

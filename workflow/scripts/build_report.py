@@ -1,8 +1,8 @@
-"""Rule build_report: the index, the page of each pair, and all of them in one file."""
+"""Rule build_report: the index, the page of each pair, all of them in one file, and what the study took."""
 
 from pathlib import Path
 
-from diptych.report import single_file, stage
+from diptych.report import costs, single_file, stage
 from diptych.runtime import logs
 from diptych.storage import artifacts
 
@@ -14,3 +14,4 @@ inputs = {**artifacts.below(results, spec["reads"]), "title": settings.pop("titl
 stage.build(inputs, snakemake.output.index, spec=spec, **settings)
 pages = [Path(page) for page in (snakemake.output.index, *snakemake.output.pages) if page.endswith(".html")]
 single_file.write(pages, snakemake.output.whole)
+costs.write(results / "benchmarks", snakemake.log.costs, report="../report")

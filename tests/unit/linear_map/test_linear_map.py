@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -557,6 +558,18 @@ def test_fewer_rows_than_dimensions_are_flagged_and_still_answered():
     assert verdict["numerical_rank"] < 24
     assert all(np.isfinite(rung.r2).all() for rung in result.rungs)
     assert result.best.name in ("identity", "scale")
+
+
+def test_directions_are_found_with_fewer_rows_than_dimensions_and_one_that_dwarfs_the_others():
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=(60, 96)) + 2000 * rng.normal(size=(60, 1)) * rng.normal(size=96)
+    x_A, x_B = ((shared + 0.1 * rng.normal(size=shared.shape)).astype(np.float32) for _ in range(2))
+    _, _, failure, scores = fail(
+        dataclasses.replace(planted.make_pair(0), x_A=x_A, x_B=x_B, document=np.arange(60) // 4)
+    )
+    assert np.isfinite(failure.directions.filters).all()
+    assert failure.directions.unexplained_spectrum.max() < 2
+    assert np.isfinite(scores.excess).all()
 
 
 def test_identity_beating_the_textbook_map_is_said():

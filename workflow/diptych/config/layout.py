@@ -302,6 +302,10 @@ class Layout:
         """All pages of the report in one file."""
         return self.results / "report.html"
 
+    def costs(self) -> Path:
+        """The page of what every stage took."""
+        return self.results / "benchmarks" / addresses.INDEX
+
     def log(self, rule: str, stem: str) -> Path:
         """The log of a job."""
         return self.results / "logs" / rule / f"{stem}.log"

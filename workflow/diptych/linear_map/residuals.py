@@ -47,6 +47,9 @@ VARIANCE_FLOOR = 1e-6
 LEAST_SCALE = 1.1
 """Factor between two models in one basis below which they are exchanged without one: a fifth more variance along every
 direction is an excess of .1, the least of a finding."""
+ROUNDING_FLOOR = 10.0
+"""eps is at least so many times the most negative eigenvalue of C_BB, which shows the rounding of its float32 products:
+with fewer rows than coordinates it exceeds `VARIANCE_FLOOR` where one direction has most of the variance."""
 N_RANDOM = 32
 """Random directions, the baseline of steering (METHODS 7)."""
 N_POSITIONS = 64
@@ -97,7 +100,7 @@ def select_directions(
         scatter = folds.fold(fold).about(folds.training(TEST_FOLD, fold))
         C_E = C_E + error_scatter(matrices.like(maps[fold].slope, scatter.AA), scatter)
         C_BB = C_BB + scatter.BB
-    ridge = VARIANCE_FLOOR * matrices.trace(C_BB) / len(C_BB)
+    ridge = max(VARIANCE_FLOOR * matrices.trace(C_BB) / len(C_BB), -ROUNDING_FLOOR * float(matrices.eigvalsh(C_BB)[0]))
     variance, components = (matrices.to_numpy(part) for part in matrices.eigh(C_E))
     share, readouts = _relative_eigh(C_E, matrices.add_to_diagonal(C_BB, ridge), count)
     principal = components[:, ::-1][:, :count].T

@@ -58,7 +58,7 @@ def sections(
         *of_study,
         Section("checks", "The checks", [_checks(checks, findings)], lead=_checks_line(findings)),
         Section(
-            "study", "The study", [_costs()], behind, lead="All that was compared, by what, on what, and with what."
+            "study", "The study", [_beside()], behind, lead="All that was compared, by what, on what, and with what."
         ),
     ]
 
@@ -183,16 +183,11 @@ def _checks(pairs: Pairs, findings: Findings) -> Block:
     return Table(["pair", "what it is for", "what the methods say"], rows)
 
 
-def _costs() -> Block:
-    """Where the costs of every stage are: they differ from run to run, and a report does not."""
-    link = Cell("benchmarks/", href="../benchmarks/")
+def _beside() -> Block:
+    """What lies beside the report, such as what every stage took, which differs from run to run."""
     rows: list[list[str | Cell]] = [
-        [
-            "seconds, processor time and peak memory of each job",
-            link,
-            Cell("python benchmarks/stages.py results", tone="code"),
-        ],
-        ["what each job said", Cell("logs/", href="../logs/"), ""],
-        ["every finding as a table", Cell("findings.tsv", href="../findings.tsv"), ""],
+        ["seconds, processor time and peak memory of every stage", Cell("costs", href="../benchmarks/index.html")],
+        ["what each job said", Cell("logs/", href="../logs/")],
+        ["every finding as a table", Cell("findings.tsv", href="../findings.tsv")],
     ]
-    return Table(["what", "file", "command"], rows, caption="Beside this report, in the study's results.")
+    return Table(["what", "where"], rows, caption="Beside this report, in the study's results.")

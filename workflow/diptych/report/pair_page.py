@@ -45,8 +45,7 @@ COMMANDS = (
     ("make every result again that has changed", "snakemake --cores all"),
     ("see what would run, and why", "snakemake --dry-run"),
     ("list every file with the rule that made it", "snakemake --detailed-summary"),
-    ("seconds, memory and processor time of every job", "python benchmarks/stages.py results"),
-    ("one file to send, with all pages in it", "python -m diptych.report.single_file results/report report.html"),
+    ("seconds, memory and processor time of every stage", "python benchmarks/stages.py results"),
 )
 """What to do, and its command."""
 Comparison = Mapping[str, Any]

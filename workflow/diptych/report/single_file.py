@@ -52,11 +52,11 @@ def _match(pattern: re.Pattern[str], text: str) -> re.Match[str]:
 
 
 def _linked(part: str, ids: dict[str, str]) -> str:
-    """A part whose links to other pages lead to their elements."""
+    """A part whose links lead to other pages' elements, or to what lies beside the file."""
     for address, page in ids.items():
         for href in (address, f"../{address}"):
             part = part.replace(f'href="{href}#', 'href="#').replace(f'href="{href}"', f'href="#{page}"')
-    return part
+    return part.replace('href="../../', 'href="').replace('href="../', 'href="')
 
 
 def _attribute(text: str) -> str:
