@@ -138,7 +138,7 @@ def main() -> int:
         jobs = list(measured(results, stage.rule))
         if not jobs:
             continue
-        memory, planned = 1e6 * max(job["peak_memory_mb"] for job in jobs), stage.host_memory.size
+        memory, planned = 2**20 * max(job["peak_memory_mb"] for job in jobs), stage.host_memory.size + stage.pages
         minutes = sum(job["s"] for job in jobs) / 60
         columns = f"{stage.rule:24}{len(jobs):>5}{minutes:>9.1f}{quantity(memory, 'B'):>11}{quantity(planned, 'B'):>11}"
         print(f"{columns}{planned / memory:>7.2f}")

@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diptych.activations.shard_sequences import ShardSequences
+from diptych.activations.shard_sequences import PRECISION_TOKENS, ShardSequences
 from diptych.activations.shard_writer import SAMPLED, NotFiniteError, Progress, Rounded, Shape, ShardWriter, rounded
 from diptych.models import placement
 from diptych.models.batches import tokens_per_pass
@@ -43,8 +43,6 @@ IntArray = npt.NDArray[np.int64]
 
 CHECKPOINT_SECONDS = 30.0
 """Time between checkpoints: what a killed job may lose."""
-PRECISION_TOKENS = 512
-"""Tokens read again in float32 to measure what the compute dtype loses: enough for a median, seconds of work."""
 
 
 def dump(

@@ -20,6 +20,8 @@ from diptych.storage import artifacts
 Int32Array = npt.NDArray[np.int32]
 IntArray = npt.NDArray[np.int64]
 
+PRECISION_TOKENS = 512
+"""Tokens read again in float32 to measure what the compute dtype loses: enough for a median, seconds of work."""
 SAMPLE_ROWS = 4096
 """Rows of all shards together for which the neighbouring layers are stored (METHODS 1)."""
 

@@ -23,6 +23,7 @@ class Cost:
         traffic: bytes that it moves between memory and units beside the operands of large products.
         moved: bytes that it reads from disk; those that it writes are `disk` and `scratch`.
         memory: bytes of weights, batches and buffers where it computes: the device, or else the host.
+        cpu_memory: the same where no GPU computes, if that is more: what a GPU without room for it leaves out.
         host: bytes that it holds on the host in any case, beside what its modules take.
         pages: bytes of mapped files, which count as resident memory while there is room and are given back when not.
         disk: bytes of its outputs.
@@ -40,6 +41,7 @@ class Cost:
     traffic: float = 0.0
     moved: float = 0.0
     memory: float = 0.0
+    cpu_memory: float = 0.0
     host: float = 0.0
     pages: float = 0.0
     disk: float = 0.0

@@ -58,6 +58,7 @@ class Stage:
         flops: floating-point operations, in all.
         device_memory: of the GPU, the most that one job takes; 0 where none is used.
         host_memory: of the host, the most that one job takes.
+        pages: bytes of mapped files that it may show besides, while there is room for them.
         disk: bytes of all outputs.
         scratch: bytes beside these while a job runs, the most that one takes.
         hours: of all jobs, one after another.
@@ -69,6 +70,7 @@ class Stage:
     flops: float
     device_memory: Need
     host_memory: Need
+    pages: float
     disk: Need
     scratch: float
     hours: float
@@ -149,6 +151,7 @@ def _stage(rule: str, costs: Sequence[Cost], device: Device) -> Stage:
         flops=sum(cost.flops + cost.half_flops for cost in costs),
         device_memory=max(_device_memory(cost, on_gpu) for cost in costs),
         host_memory=max(host_memory(rule, cost, on_gpu) for cost in costs),
+        pages=max(cost.pages for cost in costs),
         disk=Need(sum(cost.disk for cost in costs), max(costs, key=lambda cost: cost.disk).disk_key),
         scratch=max(cost.scratch for cost in costs),
         hours=sum(_seconds(cost, device) for cost in costs) / 3600,
@@ -164,7 +167,7 @@ def _device_memory(cost: Cost, on_gpu: bool) -> Need:
 
 def host_memory(rule: str, cost: Cost, on_gpu: bool) -> Need:
     """Of the host: what modules take, what a job holds there, and where no GPU does it, weights and batches."""
-    computed = 0.0 if on_gpu and cost.on_device else cost.memory * cost.speedup
+    computed = 0.0 if on_gpu and cost.on_device else max(cost.memory, cost.cpu_memory) * cost.speedup
     return Need(baseline(rule) + cost.host + computed, cost.memory_key)
 
 

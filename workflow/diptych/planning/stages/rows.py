@@ -1,6 +1,6 @@
 """Costs of the stages that make rows: activations, their gates, dictionaries and features. One job each."""
 
-from diptych.activations.shard_sequences import SAMPLE_ROWS
+from diptych.activations.shard_sequences import PRECISION_TOKENS, SAMPLE_ROWS
 from diptych.config.sections.dictionaries import TrainedDictionary
 from diptych.dictionaries.scaled_rows import BUFFER_ROWS, READ_ROWS
 from diptych.models.batches import tokens_per_pass
@@ -21,7 +21,7 @@ def forward_memory(shape: Shape, dtype: str, tokens: float) -> float:
 def dump_activations(sizes: Sizes, corpus: str, model: str, group: str, shard: str) -> Cost:
     """One shard of the rows at a group's sites; blocks are run up to the deepest one.
 
-    Rows lie on disk twice while the shard is written.
+    Rows lie on disk twice while the shard is written. Some are computed again in float32, if there is memory for it.
     """
     study, shape, dtype = sizes.study, sizes.shape(model), sizes.study.models[model].dtype
     rows, length = sizes.stored_rows(corpus, group) / len(study.shards), sizes.length(corpus)
@@ -31,11 +31,14 @@ def dump_activations(sizes: Sizes, corpus: str, model: str, group: str, shard: s
     products = Products.of(dtype, shape.forward_flops(rows, length=length, blocks=blocks))
     tokens = min(rows, study.activations.batch_tokens or tokens_per_pass(shape.width))
     datasets, values = _shard(sizes, shape, group, rows)
+    is_measured = dtype != "float32" and int(shard) == 0
     return Cost(
         tokens=rows,
         flops=products.flops,
         half_flops=products.half_flops,
         memory=forward_memory(shape, dtype, tokens),
+        cpu_memory=forward_memory(shape, "float32", PRECISION_TOKENS) if is_measured else 0.0,
+        pages=shape.parameters * shape.stored if is_measured else 0.0,
         moved=shape.parameters * shape.stored,
         disk=h5(datasets, values),
         scratch=values,
