@@ -9,9 +9,8 @@ from diptych.candidates import detection
 from diptych.candidates.detection import Detection, Limit, Measured, Null
 from diptych.runtime.errors import DiptychError
 
-CURVE = tuple(
-    Limit(tokens, tokens // 40, share, 20, 24, 0.0001, 0.02) for tokens, share in ((2000, None), (8000, 0.01), (32_000, 0.004))
-)  # fmt: skip
+SHARES = {2000: None, 8000: 0.01, 32_000: 0.004}
+CURVE = tuple(Limit(tokens, tokens // 40, share, 20, 24, 0.0001, 0.02) for tokens, share in SHARES.items())
 
 
 def measured(curve=CURVE, significant=2):
@@ -66,4 +65,3 @@ def test_the_table_that_ships_is_of_known_methods_and_says_how_many_were_found()
                 assert limit.least <= limit.share <= limit.most
         assert all(0 <= null.significant <= null.pairs for null in each.nulls)
     assert detection.PATH.read_text(encoding="utf-8") == detection.as_text(table), "it is as `make limits` writes it"
-

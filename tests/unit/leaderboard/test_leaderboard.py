@@ -10,10 +10,10 @@ import yaml
 from safetensors.torch import save_file
 
 from diptych import methods
-from diptych.config import loading
-from diptych.config.jobs import Jobs
 from diptych.candidates import detection
 from diptych.candidates.detection import Limit
+from diptych.config import loading
+from diptych.config.jobs import Jobs
 from diptych.crosscoder import entry as crosscoder_entry
 from diptych.leaderboard import baselines, cases, collect, export, limits, names, scores, stage, summary, table
 from diptych.oracle import entry as protocol
@@ -251,13 +251,12 @@ def test_intervals_and_marks():
 
 
 def test_a_limit_is_the_smallest_size_from_which_on_power_is_kept():
+    labels = {"only_A": [1, 1.0], "only_B": [4, 1.0], "rotated": [2, [0.1, 1.0]]}
     cases_of = {
-        f"{documents}-{i}": {
-            "shape": {"n_documents": documents, "tokens_per_document": 10, "labels": {"only_A": [1, 1.0], "only_B": [4, 1.0]}}
-        }
+        f"{documents}-{i}": {"shape": {"n_documents": documents, "tokens_per_document": 10, "labels": labels}}
         for documents in (10, 100)
         for i in range(4)
-    }  # fmt: skip
+    }
 
     def rows(method, powers):
         for (documents, i), power in powers.items():

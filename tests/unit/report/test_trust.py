@@ -65,41 +65,42 @@ def marked():
                   answer("control", "as_it_must", "control", false_discoveries="not measured")])  # fmt: skip
 
 
+PAIRS = [
+    {"name": name, "site": "middle", "site_a": "middle", "site_b": "middle", "a": "base", "b": "tuned", "files": {}}
+    | {"role": role}
+    for name, role in (("tuned", "compared"), ("control", "control"))
+]
+
+
 def test_a_method_above_nominal_is_marked_in_the_line_on_its_pair_and_in_every_table():
     note = trust.sure("tuned", marked())
     assert note.tone == "warn"
     assert f"▲ {MARK}" in note.text
     assert "▲" not in trust.sure("control", marked()).text
-    pairs = [{"name": name, "site": "middle", "site_a": "middle", "site_b": "middle", "a": "base", "b": "other", "role": "compared"}
-             for name in ("tuned", "control")]  # fmt: skip
-    (verdicts,) = trust.verdicts(pairs, marked(), "v").blocks
+    (verdicts,) = trust.verdicts(PAIRS, marked(), "v").blocks
     titles = [row[1].text for row in verdicts.rows]
     assert titles == ["linear map ▲", "linear map"]
     assert [row[3] for row in verdicts.rows] == [LIMIT, ""]
     assert [row[4].tone for row in verdicts.rows] == ["fail", ""]
-    (overview,) = trust.overview(pairs, marked(), "o").blocks
+    (overview,) = trust.overview(PAIRS, marked(), "o").blocks
     assert "linear map ▲" in overview.columns
     assert MARK in overview.hints
     assert LIMIT in overview.rows[0][2].hint
 
 
 def test_what_is_said_of_limits_and_marks_is_escaped():
-    pairs = [{"name": "tuned", "site": "middle", "site_a": "middle", "site_b": "middle", "a": "a", "b": "b", "role": "compared"}]
-    sections = [trust.verdicts(pairs, marked(), "v"), trust.overview(pairs, marked(), "o")]
-    sections.append(Section("s", "s", [trust.sure("tuned", marked())]))
-    sections.append(Section("c", "c", [Cards([CardGroup("linear map", "", [], 1, mark=MARK)], {})]))
-    html = document.render("t", None, opening.answer(pairs_with_files(pairs), marked()), sections)
+    sections = [
+        trust.verdicts(PAIRS, marked(), "v"),
+        trust.overview(PAIRS, marked(), "o"),
+        Section("s", "s", [trust.sure("tuned", marked())]),
+        Section("c", "c", [Cards([CardGroup("linear map", "", [], 1, mark=MARK)], {})]),
+    ]
+    html = document.render("t", None, opening.answer(PAIRS, marked()), sections)
     assert HOSTILE not in html
     assert html.count("&lt;script&gt;document.title=") >= 5
 
 
-def pairs_with_files(pairs):
-    return [{**pair, "files": {}} for pair in pairs]
-
-
 def test_the_opening_says_the_smallest_beside_no_difference_found():
-    pairs = pairs_with_files([{"name": "tuned", "site": "middle", "site_a": "middle", "site_b": "middle", "a": "base",
-                               "b": "tuned", "role": "compared"}])  # fmt: skip
-    said = opening.answer(pairs, marked())
+    said = opening.answer(PAIRS, marked())
     assert "The linear map found no difference between base and tuned at middle" in said
     assert "The smallest seen on planted pairs, as a share of one model's variance: .4 % (linear map)." in said

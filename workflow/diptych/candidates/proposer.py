@@ -66,7 +66,7 @@ class Proposer(ABC):
         return ""
 
     def judged(self, files: Files) -> Sequence[Judged]:
-        """How the method was run on the cell, once for each thing that it fitted; () if the leaderboard has no entry."""
+        """How the method was run on the cell, once for each thing that it fitted; () if it is not judged."""
         return ()
 
     def control(self, files: Files) -> Sequence[Clause]:

@@ -255,7 +255,7 @@ def _answer(
 def _power(
     pair: Mapping[str, Any], method: Method, status: conclusions.Status, threshold: Threshold, detection: Detection
 ) -> dict[str, str]:
-    """What the method could have seen where it found nothing, and how often it finds something where nothing differs."""
+    """What the method could have seen where it found nothing, and its false discoveries where nothing differs."""
     same_site = pair["site_a"] == pair["site_b"]
     judged = proposer.of(method).judged(pair["files"]) if same_site else ()
     found_nothing = status in conclusions.FOUND_NOTHING

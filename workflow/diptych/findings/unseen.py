@@ -57,9 +57,7 @@ def unseen(method: Method, judged: Sequence[Judged], detection: Detection, thres
     runs = list(dict.fromkeys(judged))
     if not runs:
         reason = f": {method.unjudged}" if not method.entries else ""
-        return Unseen(
-            UNMEASURED, f"The smallest difference that the {method.title} sees was {UNMEASURED}{reason}."
-        )
+        return Unseen(UNMEASURED, f"The smallest difference that the {method.title} sees was {UNMEASURED}{reason}.")
     each = [_of_run(method, run, detection) for run in runs]
     texts = [one.text for one in each]
     if any(run.entry in detection.methods for run in runs) and threshold != Threshold(Q, method.min_effect):
@@ -127,4 +125,3 @@ def false_discoveries(method: Method, judged: Sequence[Judged], detection: Detec
 
 def _count(null: Null) -> str:
     return f"{null.significant} of {null.pairs:,} {NULLS.get(null.kind, null.kind)}"
-

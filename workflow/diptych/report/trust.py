@@ -148,7 +148,13 @@ def verdicts(comparisons: Sequence[Comparison], findings: Findings, section_id: 
         for pair in comparisons
         for a in answers_of(findings, pair["name"], pair["site"])
     ]
-    columns = ["pair", "method", "what it says", "what it would have seen", "something at q ≤ .05 where nothing differs"]
+    columns = [
+        "pair",
+        "method",
+        "what it says",
+        "what it would have seen",
+        "something at q ≤ .05 where nothing differs",
+    ]
     lead = "What each method says, and where it found nothing whether it could have found something."
     return Section(section_id, "What each method says", [Table(columns, rows, caption=YARDSTICK)], lead=lead)
 
