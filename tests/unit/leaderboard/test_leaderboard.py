@@ -293,7 +293,8 @@ def test_a_small_leaderboard_is_a_file_a_table_and_a_page(tmp_path):
     for cell in scored:
         score(jobs, cell["method"], cell["case"], cell["scores"], cell["cost"])
     board, text, page = (tmp_path / name for name in ("leaderboard.h5", "leaderboard.tsv", "index.html"))
-    collect.collect(scored, board, text, page, spec={}, **jobs.collect_leaderboard().settings)
+    settings = jobs.collect_leaderboard().settings
+    collect.collect(scored, board, text, page, spec={"settings": settings}, **settings)
     score(jobs, "linear_map", "planted", tmp_path / "again.h5")
     assert (tmp_path / "again.h5").read_bytes() == (tmp_path / scored[0]["scores"]).read_bytes()
     lines = [line.split("\t") for line in text.read_text(encoding="utf-8").splitlines()]
