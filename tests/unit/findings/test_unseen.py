@@ -66,6 +66,15 @@ def test_fewer_tokens_than_any_measured_see_less():
     assert said(500).least == "more than 2.0 %"
 
 
+def test_several_seeds_are_one_sentence_and_two_kinds_are_two():
+    seeds = [Judged("crosscoder_batchtopk", tokens) for tokens in (9_100, 9_000)]
+    assert unseen.unseen(CROSSCODER, seeds, table(), Threshold(Q, CROSSCODER.min_effect)) == said(
+        9_000, "crosscoder_batchtopk", CROSSCODER, Threshold(Q, CROSSCODER.min_effect)
+    )
+    both = unseen.unseen(CROSSCODER, [*seeds, Judged("", 9_000)], table(), Threshold(Q, CROSSCODER.min_effect))
+    assert both.least == "0.4 % and not measured"
+
+
 @pytest.mark.parametrize("method", methods.proposing(), ids=lambda method: method.name)
 def test_a_method_that_was_not_measured_says_so(method):
     threshold = Threshold(None if method.is_exact else Q, method.min_effect)

@@ -54,7 +54,7 @@ def unseen(method: Method, judged: Sequence[Judged], detection: Detection, thres
     if method.is_exact:
         least = f"{number(threshold.min_effect)} {method.unit}".strip()
         return Unseen(least, f"It is exact: a change of at least {least} would have been found.")
-    runs = list(dict.fromkeys(judged))
+    runs = _with_fewest_tokens(judged)
     if not runs:
         reason = f": {method.unjudged}" if not method.entries else ""
         return Unseen(UNMEASURED, f"The smallest difference that the {method.title} sees was {UNMEASURED}{reason}.")
@@ -63,6 +63,14 @@ def unseen(method: Method, judged: Sequence[Judged], detection: Detection, thres
     if any(run.entry in detection.methods for run in runs) and threshold != Threshold(Q, method.min_effect):
         texts.append("That was measured with the default q and least effect, which this study has changed.")
     return Unseen(listed(list(dict.fromkeys(one.least for one in each))), " ".join(texts))
+
+
+def _with_fewest_tokens(judged: Sequence[Judged]) -> list[Judged]:
+    """One run of each entry, that on the fewest tokens: trainings with other seeds keep other documents aside."""
+    fewest: dict[str, int] = {}
+    for run in judged:
+        fewest[run.entry] = min(run.tokens, fewest.get(run.entry, run.tokens))
+    return [Judged(entry, tokens) for entry, tokens in fewest.items()]
 
 
 def _of_run(method: Method, run: Judged, detection: Detection) -> Unseen:
