@@ -1,4 +1,4 @@
-# make study, make plan, make test, make test-kernels, make check, make docs, make docs-site, make picture, make lock, make releases, make gpu, make kills, make faults, make determinism, make clean, make help
+# make study, make plan, make test, make test-kernels, make check, make docs, make docs-site, make picture, make lock, make releases, make limits, make gpu, make kills, make faults, make determinism, make clean, make help
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -113,6 +113,12 @@ lock: install-dev  ## Compile the locks from pyproject.toml, then the docs; vers
 .PHONY: releases
 releases: install  ## List the published dictionaries (release and id) that the installed SAELens knows
 	python -m diptych.dictionaries.published.releases
+
+.PHONY: limits
+limits: install  ## Measure the detection limits and false discoveries that reports print anew, into the package (half an hour)
+	$(SNAKEMAKE) leaderboard --configfile config/config.yaml config/limits.yaml
+	python -m diptych.leaderboard.export results/limits/leaderboard/leaderboard.h5
+	$(MAKE) docs
 
 .PHONY: gpu
 gpu:  ## Check a GPU in 8 minutes: tests, speed, memory; PYTHON=, WHEELS=folder of what it lacks, GPU='--out folder'

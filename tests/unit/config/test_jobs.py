@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from diptych.candidates import detection
 from diptych.config import loading
 from diptych.config.job import files_at
 from diptych.config.jobs import Jobs
@@ -51,6 +52,11 @@ def test_settings_contain_only_keys_that_change_a_result():
     assert jobs({"crosscoders.tuned.processes": 2}).train_crosscoder(**RUN) == JOBS.train_crosscoder(**RUN)
     assert jobs({"crosscoders.tuned.k": 17}).train_crosscoder(**RUN).settings["k"] == 17
     assert jobs({"correlation.memory": 1}).correlate_features(**CELL) == JOBS.correlate_features(**CELL)
+
+
+def test_findings_are_made_again_when_other_limits_are_measured():
+    assert detection.PATH in JOBS.collect_findings().files
+    assert detection.PATH not in JOBS.build_report().files, "the page reads them in the findings"
 
 
 def test_a_streamed_crosscoder_reads_models_and_no_rows():

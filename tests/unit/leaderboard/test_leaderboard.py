@@ -10,10 +10,12 @@ import yaml
 from safetensors.torch import save_file
 
 from diptych import methods
+from diptych.candidates import detection
+from diptych.candidates.detection import Limit
 from diptych.config import loading
 from diptych.config.jobs import Jobs
 from diptych.crosscoder import entry as crosscoder_entry
-from diptych.leaderboard import baselines, cases, collect, limits, names, scores, stage, summary, table
+from diptych.leaderboard import baselines, cases, collect, export, limits, names, scores, stage, summary, table
 from diptych.oracle import entry as protocol
 from diptych.oracle import planted
 from diptych.oracle.entry import Budget, Entry, Fit, Matches, ProtocolError
@@ -249,8 +251,9 @@ def test_intervals_and_marks():
 
 
 def test_a_limit_is_the_smallest_size_from_which_on_power_is_kept():
+    labels = {"only_A": [1, 1.0], "only_B": [4, 1.0], "rotated": [2, [0.1, 1.0]]}
     cases_of = {
-        f"{documents}-{i}": {"shape": {"n_documents": documents, "tokens_per_document": 10}}
+        f"{documents}-{i}": {"shape": {"n_documents": documents, "tokens_per_document": 10, "labels": labels}}
         for documents in (10, 100)
         for i in range(4)
     }
@@ -258,15 +261,16 @@ def test_a_limit_is_the_smallest_size_from_which_on_power_is_kept():
     def rows(method, powers):
         for (documents, i), power in powers.items():
             for quantity, value in (("planted_share", 0.01 * 2**i), ("reported_recall", power)):
-                yield summary.Row(method, f"{documents}-{i}", "limit", quantity, value, 0, 1, 3, "")
+                yield summary.Row(method, f"{documents}-{i}", "limit", quantity, value, 0, 1, 2, "")
 
     powers = {(10, 0): 0.9, (10, 1): 0.3, (10, 2): 0.8, (10, 3): 1.0, (100, 0): 1.0, (100, 1): 0.9, (100, 2): 1.0}
     curve = limits.limits([*rows("it", powers), *rows("blind", {(10, 0): 0.0, (10, 1): 0.7})], cases_of)
-    assert [(limit.method, limit.tokens, limit.share) for limit in curve[1:]] == [("it", 100, 0.04), ("it", 1000, 0.01)]
-    assert (curve[0].method, np.isnan(curve[0].share)) == ("blind", True)
-    assert limits.smallest_seen(curve, "it", 999) == 0.04
-    assert limits.smallest_seen(curve, "it", 5000) == 0.01
-    assert np.isnan(limits.smallest_seen(curve, "it", 50))
+    assert curve == [
+        ("blind", Limit(100, 10, None, 7, 10, 0.01, 0.02)),
+        ("it", Limit(100, 10, 0.04, 8, 10, 0.01, 0.08)),
+        ("it", Limit(1000, 100, 0.01, 10, 10, 0.01, 0.04)),
+    ]
+    assert limits.rows_of(limits.columns_of(curve)) == curve
 
 
 def study(**section):
@@ -289,7 +293,8 @@ def test_a_small_leaderboard_is_a_file_a_table_and_a_page(tmp_path):
     for cell in scored:
         score(jobs, cell["method"], cell["case"], cell["scores"], cell["cost"])
     board, text, page = (tmp_path / name for name in ("leaderboard.h5", "leaderboard.tsv", "index.html"))
-    collect.collect(scored, board, text, page, spec={}, **jobs.collect_leaderboard().settings)
+    settings = jobs.collect_leaderboard().settings
+    collect.collect(scored, board, text, page, spec={"settings": settings}, **settings)
     score(jobs, "linear_map", "planted", tmp_path / "again.h5")
     assert (tmp_path / "again.h5").read_bytes() == (tmp_path / scored[0]["scores"]).read_bytes()
     lines = [line.split("\t") for line in text.read_text(encoding="utf-8").splitlines()]
@@ -313,6 +318,12 @@ def test_a_small_leaderboard_is_a_file_a_table_and_a_page(tmp_path):
     assert [(method, tokens) for method, tokens in zip(curve["method"], curve["tokens"], strict=True)] == [
         ("linear_map", 400)
     ]
+    exported = export.table_of(board)
+    assert set(exported.methods) == {"linear_map"}
+    limit, null = exported.methods["linear_map"].limits[0], exported.methods["linear_map"].nulls[0]
+    assert (exported.width, limit.tokens, limit.planted, null.kind, null.pairs) == (24, 400, 12, "swap", 2)
+    (tmp_path / "detection.json").write_text(detection.as_text(exported), encoding="utf-8")
+    assert detection.read(tmp_path / "detection.json") == exported
     html = page.read_text(encoding="utf-8")
     for words in (
         "PCA of differences",

@@ -10,12 +10,14 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from diptych.candidates.candidate import Candidate
 from diptych.candidates.ranking import Threshold
 from diptych.candidates.recovery import Recovery
 from diptych.methods import Method
+from diptych.storage import artifacts
 
 Files = Mapping[str, Any]
 """Paths of a cell's files by name (`config.cells.files_of`)."""
@@ -28,6 +30,24 @@ class Clause:
     name: str
     holds: bool | None
     text: str
+
+
+class Judged(NamedTuple):
+    """How a method was run on a cell, in the terms of the leaderboard.
+
+    Attributes:
+        entry: name of the leaderboard's entry that is fitted in this way; "" if none is.
+        tokens: rows that it was fitted and tested on.
+    """
+
+    entry: str
+    tokens: int
+
+
+def n_rows(path: str | Path, kind: str) -> int:
+    """Number of aligned rows of an artifact that lists them (`rows/token_row`, [..., n])."""
+    with artifacts.read(path, kind) as file:
+        return int(file["rows/token_row"].shape[-1])
 
 
 class Proposer(ABC):
@@ -44,6 +64,10 @@ class Proposer(ABC):
     def untestable(self, files: Files) -> str:
         """Why no candidate of the cell can be tested, or ""."""
         return ""
+
+    def judged(self, files: Files) -> Sequence[Judged]:
+        """How the method was run on the cell, once for each thing that it fitted; () if it is not judged."""
+        return ()
 
     def control(self, files: Files) -> Sequence[Clause]:
         """Conditions that must hold for a model compared with itself (METHODS 0.4), besides having no findings."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diptych import methods
+from diptych.candidates import detection
 from diptych.config import cells
 from diptych.config.job import Inputs, Job, Reads, dump, dump_only, files_at
 from diptych.config.layout import page_templates
@@ -384,7 +385,8 @@ class Jobs(LeaderboardJobs):
         """Test the candidates of all comparisons and collect the findings."""
         compared = cells.comparisons(self.layout)
         modules = methods.modules("candidates", methods.proposing())
-        return Job(self._inputs_of(compared), {"pairs": compared}, dump(self.study.findings), modules=modules)
+        settings = dump(self.study.findings)
+        return Job(self._inputs_of(compared), {"pairs": compared}, settings, files=(detection.PATH,), modules=modules)
 
     def build_report(self) -> Job:
         """Build the page."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from diptych.candidates import proposer
 from diptych.candidates.candidate import NAN, SIDES, Candidate, IntArray, SideName, counted
 from diptych.candidates.leg import Leg, measured, untested
-from diptych.candidates.proposer import Clause, Files
+from diptych.candidates.proposer import Clause, Files, Judged
 from diptych.crosscoder.limits import EXCLUSIVE_NU
 from diptych.storage import artifacts
 
@@ -19,6 +19,8 @@ DEAD = 0
 R_TOLERANCE = 1e-3
 LEAST_ALIGNMENT = 0.999
 """Bounds of the identical control (METHODS 0.4)."""
+VARIANTS = ("shared", "dedicated", "matryoshka")
+"""Settings of a BatchTopK crosscoder of which each is an entry of the leaderboard."""
 
 
 def candidates(files: Files) -> list[Candidate]:
@@ -107,6 +109,25 @@ def _specific(nu_err: float, nu_rec: float) -> Leg:
     return measured("specific", nu_err, 1 / max(*shares, 1e-6), reason)
 
 
+def _judged(run: Mapping[str, Any]) -> Judged:
+    """A crosscoder with the rows that it was trained and is tested on."""
+    settings = artifacts.spec_of(run["weights"]).get("settings", {})
+    with artifacts.read(run["weights"], "crosscoder") as file:
+        n_train = int(artifacts.read_json(file, "summary")["rows_train"])
+    with artifacts.read(run["evaluation"], "evaluation") as file:
+        n_tested = int(artifacts.read_json(file, "summary")["n_rows"])
+    return Judged(_entry(settings), n_train + n_tested)
+
+
+def _entry(settings: Mapping[str, Any]) -> str:
+    """Name of the leaderboard's entry that is trained so; "" for weights from elsewhere and for several variants."""
+    objective = settings.get("objective", "")
+    variants = [name for name in VARIANTS if settings.get(name)]
+    if not variants:
+        return f"crosscoder_{objective}" if objective else ""
+    return f"crosscoder_{variants[0]}" if len(variants) == 1 and objective == "batchtopk" else ""
+
+
 def _control_clauses(files: Files) -> list[Clause]:
     names = ("every latent is in both models alike", "sharedness is 1", "alignment is 1")
     runs = [run for run in files.get("crosscoders") or () if has_sides(run)]
@@ -147,6 +168,10 @@ class Proposer(proposer.Proposer):
             if has_sides(run):
                 runs.setdefault(run["name"], []).append({**files, "crosscoders": [run]})
         return runs
+
+    def judged(self, files: Files) -> Sequence[Judged]:
+        """Each crosscoder."""
+        return [_judged(run) for run in files["crosscoders"] if has_sides(run)]
 
     def control(self, files: Files) -> Sequence[Clause]:
         """Whether all latents of a model with itself are shared and aligned."""

@@ -32,6 +32,9 @@ Status = Literal[
     "missed",
 ]
 
+FOUND_NOTHING: tuple[Status, ...] = ("none", "unclear")
+"""Where the next question is what could have been found (`findings.unseen`)."""
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -20,11 +20,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diptych.candidates import detection as detection_table
 from diptych.candidates import proposer, ranking, recovery, repetition
+from diptych.candidates.detection import Detection
 from diptych.candidates.leg import Leg
 from diptych.candidates.ranking import Ranking, Threshold
 from diptych.candidates.recovery import Recovery
-from diptych.findings import conclusions, schema
+from diptych.findings import conclusions, schema, unseen
 from diptych.findings.table import (
     STATUSES,
     Entry,
@@ -52,7 +54,9 @@ class Findings:
     Attributes:
         table: `schema.COLUMNS`, one entry per reported candidate, in the order of `findings.table`.
         rows: int64 [entries, ROWS], token rows of its side where each is strongest; -1 is padding.
-        answers: the conclusion for each pair, site and method, with `recovery` for planted pairs.
+        answers: the conclusion for each pair, site and method, with `recovery` for planted pairs; what was not found
+            but would have been if it were larger (`least`, `limit`), the method's false discoveries where nothing
+            differs (`false_discoveries`), and the sentence that marks it if they are above nominal (`mark`).
         controls: the clauses of each control pair, and whether all hold.
         legs: `table.LEG_COLUMNS`, six entries for each of `table`.
     """
@@ -87,6 +91,7 @@ def collect(
     spec: Mapping[str, Any],
     q: float = ranking.Q,
     min_effect: Mapping[str, float] | None = None,
+    detection: Detection | None = None,
 ) -> None:
     """Write the findings of all pairs to `table` (TSV), and with conclusions to `out` (stage `collect_findings`).
 
@@ -103,7 +108,9 @@ def collect(
         spec: stored with the artifact.
         q: largest Benjamini-Hochberg q in a family (one pair and method).
         min_effect: smallest |effect| by name of the method, in its unit; None: the defaults.
+        detection: limits and false discoveries of the methods; None: the table that ships.
     """
+    detection = detection or detection_table.read()
     min_effects = min_effect or {method.name: method.min_effect for method in proposing()}
     rankings = [_rankings(pair, q, min_effects) for pair in pairs]
     recoveries = list(_recoveries(pairs, rankings))
@@ -115,7 +122,8 @@ def collect(
                 positive_control = _own_positive_control(pair, method, limits)
             else:
                 positive_control = _nearest_positive_control(pair, method, recoveries)
-            answers.append(_answer(pair, method, by_method[method], positive_control))
+            answer = _answer(pair, method, by_method[method], positive_control)
+            answers.append({**answer, **_power(pair, method, answer["status"], limits, detection)})
         if pair["role"] == "control":
             controls.append(_control(pair, by_method))
     entries = _entries(pairs, rankings, q, min_effects)
@@ -242,6 +250,18 @@ def _answer(
         "besides": conclusions.besides(ranked),
         "recovery": asdict(positive_control.recovery) if positive_control and pair["role"] == "planted" else None,
     }
+
+
+def _power(
+    pair: Mapping[str, Any], method: Method, status: conclusions.Status, threshold: Threshold, detection: Detection
+) -> dict[str, str]:
+    """What the method could have seen where it found nothing, and its false discoveries where nothing differs."""
+    same_site = pair["site_a"] == pair["site_b"]
+    judged = proposer.of(method).judged(pair["files"]) if same_site else ()
+    found_nothing = status in conclusions.FOUND_NOTHING
+    smallest = unseen.unseen(method, judged, detection, threshold) if found_nothing else unseen.Unseen()
+    false = unseen.false_discoveries(method, judged, detection)
+    return {"least": smallest.least, "limit": smallest.text, "false_discoveries": false.counts, "mark": false.mark}
 
 
 def _control(pair: Mapping[str, Any], rankings: Mapping[Method, Ranking]) -> dict[str, Any]:

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.leaderboard import section, summary
-from diptych.leaderboard.limits import Limit, limits
+from diptych.leaderboard import limits, section, summary
 from diptych.leaderboard.summary import DoubleArray, Row
 from diptych.storage import artifacts, tables
 
@@ -29,11 +28,13 @@ class Board:
 
     Attributes:
         titles: of the methods by name, in the order of the table.
+        trained: names of those that train.
         rows: scores over seeds.
         p: by method and null, the p values of all that it tested there.
     """
 
     titles: Mapping[str, str]
+    trained: Sequence[str]
     rows: Sequence[Row]
     p: Mapping[tuple[str, str], DoubleArray]
 
@@ -62,16 +63,14 @@ def collect(
         budget: of the methods that train.
     """
     board = _board(scored, cases)
-    curve = limits(board.rows, cases)
+    curve = limits.limits(board.rows, cases)
     with artifacts.create(out, "leaderboard", spec) as file:
         file.table("scores", summary.columns_of(board.rows), nan="`note` says why")
         file.json("titles", list(board.titles.items()))
+        file.json("trained", list(board.trained))
         file.json("above_nominal", summary.above_nominal(board.rows))
         if curve:
-            columns = {
-                name: np.array(values) for name, values in zip(Limit._fields, zip(*curve, strict=True), strict=True)
-            }
-            file.table("limits", columns, nan="not seen with power .8 at any size")
+            file.table("limits", limits.columns_of(curve), nan="not seen with power .8 at any size")
         for (method, case), p in board.p.items():
             file.array(f"p/{method}/{case}", p)
     costs = [row for entry in scored for row in _costs(entry, cases[entry["case"]]["kind"])]
@@ -83,17 +82,18 @@ def collect(
 
 def _board(scored: Sequence[Mapping[str, str]], cases: Mapping[str, Mapping[str, Any]]) -> Board:
     """All scores, read from their artifacts."""
-    titles: dict[str, str] = {}
+    described: dict[str, dict[str, Any]] = {}
     rows: list[Row] = []
     p: dict[tuple[str, str], DoubleArray] = {}
     for entry in scored:
         method, case, kind = entry["method"], entry["case"], cases[entry["case"]]["kind"]
         rows += summary.of_file(entry["scores"], method, case, kind)
         with artifacts.read(entry["scores"], "leaderboard_scores") as file:
-            titles[method] = artifacts.read_json(file, "method")["title"]
+            described[method] = artifacts.read_json(file, "method")
             if kind in ("noise", "halves", "swap"):
                 p[method, case] = file["p"][:]
-    return Board(titles, rows, p)
+    titles = {method: entry["title"] for method, entry in described.items()}
+    return Board(titles, [method for method, entry in described.items() if entry["trains"]], rows, p)
 
 
 def _costs(entry: Mapping[str, str], kind: str) -> list[Row]:

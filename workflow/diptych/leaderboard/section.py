@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from diptych.candidates.detection import Limit
 from diptych.leaderboard import kinds, summary
 from diptych.leaderboard.limits import POWER, limits
 from diptych.leaderboard.summary import DoubleArray, Row
@@ -250,33 +251,35 @@ def _limits(board: Board) -> list[Section]:
     curve = limits(list(board.rows.values()), board.cases)
     if not curve:
         return []
-    all_tokens = sorted({limit.tokens for limit in curve})
-    by_key = {(limit.method, limit.tokens): limit for limit in curve}
-    methods = [method for method in board.titles if any(limit.method == method for limit in curve)]
-    body = [
-        [
-            board.name(method),
-            *(_limit_cell(by_key[method, tokens].share, by_key[method, tokens].least) for tokens in all_tokens),
-        ]
-        for method in methods
-    ]
+    all_tokens = sorted({limit.tokens for _, limit in curve})
+    by_key = {(method, limit.tokens): limit for method, limit in curve}
+    methods = [method for method in board.titles if any(name == method for name, _ in curve)]
+    body = [[board.name(method), *(_limit_cell(by_key.get((method, n))) for n in all_tokens)] for method in methods]
     caption = (
         f"Smallest share of a model's variance, along a direction that it alone has, from which on a method reports "
         f"{percent(POWER)} of the planted directions, by the tokens that it had; ≤ where the smallest that was planted "
-        "is reported, – where none is."
+        "is reported, > where not even the largest is. Point at one for how many were reported."
     )
     table = Table(["method", *(f"{tokens:,} tokens" for tokens in all_tokens)], body, caption=caption)
     series = {
-        board.titles[method]: (all_tokens, [by_key[method, tokens].share for tokens in all_tokens])
-        for method in methods
+        board.titles[method]: (all_tokens, [_share(by_key.get((method, n))) for n in all_tokens]) for method in methods
     }
     plot = figures.line_plot(series, x="tokens", y="share of variance", logarithmic=True, markers=True)
     figure = Figure("limits-curve", "Detection limits", "Limits of the table against tokens.", plot)
     return [Section("limits", "The smallest difference that it sees", [table, figure])]
 
 
-def _limit_cell(share: float, least: float) -> Cell:
-    return Cell(("≤ " if share == least else "") + percent(share), order=None if np.isnan(share) else share)
+def _share(limit: Limit | None) -> float:
+    return float("nan") if limit is None or limit.share is None else limit.share
+
+
+def _limit_cell(limit: Limit | None) -> Cell:
+    if limit is None:
+        return Cell(ABSENT, order=-1.0, hint="nothing could be tested")
+    hint = f"{limit.found} of {counted(limit.planted, 'direction')}"
+    if limit.share is None:
+        return Cell(f"> {percent(limit.most)}", order=1.0, hint=hint)
+    return Cell(("≤ " if limit.share == limit.least else "") + percent(limit.share), order=limit.share, hint=hint)
 
 
 def _cost(board: Board, budget: Mapping[str, Any]) -> Section:

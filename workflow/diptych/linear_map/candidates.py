@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from diptych.candidates import proposer
 from diptych.candidates.candidate import SIDES, Candidate, DoubleArray, IntArray, SideName, numbered
-from diptych.candidates.proposer import Clause, Files
+from diptych.candidates.proposer import Clause, Files, Judged
 from diptych.statistics import resampling
 from diptych.storage import artifacts
 
@@ -104,6 +104,10 @@ class Proposer(proposer.Proposer):
     def candidates(self, files: Files) -> list[Candidate]:
         """The unpredicted directions of both sides."""
         return candidates(files)
+
+    def judged(self, files: Files) -> Sequence[Judged]:
+        """The map on its rows."""
+        return [Judged("linear_map", proposer.n_rows(files["linear_map"], "linear_map"))]
 
     def control(self, files: Files) -> Sequence[Clause]:
         """The best map of a model onto itself is the identity."""

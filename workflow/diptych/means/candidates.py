@@ -9,7 +9,7 @@ import numpy.typing as npt
 from diptych.candidates import proposer
 from diptych.candidates.candidate import Candidate
 from diptych.candidates.leg import Leg, measured
-from diptych.candidates.proposer import Clause, Files
+from diptych.candidates.proposer import Clause, Files, Judged
 from diptych.statistics import resampling
 from diptych.storage import artifacts
 
@@ -97,6 +97,10 @@ class Proposer(proposer.Proposer):
     def untestable(self, files: Files) -> str:
         """Different tokens or widths."""
         return _untested(files)
+
+    def judged(self, files: Files) -> Sequence[Judged]:
+        """The differences over their rows."""
+        return [Judged("means", proposer.n_rows(files["means"], "means"))]
 
     def control(self, files: Files) -> Sequence[Clause]:
         """The means of a model with itself are equal."""

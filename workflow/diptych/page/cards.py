@@ -59,12 +59,16 @@ class Card:
 
 @dataclass(frozen=True)
 class CardGroup:
-    """The findings of one method: the first `n_first` are seen, the others behind a button."""
+    """The findings of one method: the first `n_first` are seen, the others behind a button.
+
+    `mark` says what is wrong with the method, "" if nothing is.
+    """
 
     title: str
     meaning: str
     cards: Sequence[Card]
     n_first: int
+    mark: str = ""
 
 
 @dataclass(frozen=True)

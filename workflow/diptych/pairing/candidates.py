@@ -8,7 +8,7 @@ import numpy as np
 
 from diptych.candidates import proposer
 from diptych.candidates.candidate import Candidate, SideName, counted
-from diptych.candidates.proposer import Clause, Files
+from diptych.candidates.proposer import Clause, Files, Judged
 from diptych.dictionaries import sae
 from diptych.storage import artifacts
 from diptych.text import contexts
@@ -83,6 +83,10 @@ class Proposer(proposer.Proposer):
     def untestable(self, files: Files) -> str:
         """Why no unmatched feature could be tested, or ""."""
         return untestable(files)
+
+    def judged(self, files: Files) -> Sequence[Judged]:
+        """The dictionaries on the rows of the map by which they are paired."""
+        return [Judged("pairing", proposer.n_rows(files["linear_map"], "linear_map"))]
 
     def control(self, files: Files) -> Sequence[Clause]:
         """Clause of the control (a model against itself): no eligible feature is unmatched."""

@@ -21,6 +21,7 @@ from diptych.page import method_sections
 from diptych.page.blocks import Item, SideName, number, p_value
 from diptych.page.cards import Card, CardGroup, Cards, Leg
 from diptych.page.method_sections import Finding, PageData
+from diptych.report import trust
 
 FIRST = 5
 """Cards of a method that are seen before a reader asks for more."""
@@ -40,14 +41,14 @@ Rows = Sequence[int]
 
 def of_pair(comparisons: Sequence[Comparison], findings: Findings, page: PageData) -> Cards:
     """The cards of all comparisons of a pair, one group for each method."""
-    groups = []
+    groups, marks = [], trust.marked(comparisons[0]["name"], findings)
     for method in methods.proposing():
         by_cell = [(cell, _rows(findings, cell, method)) for cell in comparisons]
         shown = _with_contexts(findings, [row for _, rows in by_cell for row in rows])
         cards = [card for cell, rows in by_cell for card in _cards(cell, method, findings, rows, shown, page)]
         cards.sort(key=lambda card: -card.order["rank"])
         if cards:
-            groups.append(CardGroup(method.title, method.effect, cards, FIRST))
+            groups.append(CardGroup(method.title, method.effect, cards, FIRST, marks.get(method.title, "")))
     return Cards(groups, ORDERS)
 
 

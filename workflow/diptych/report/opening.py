@@ -37,7 +37,7 @@ def _comparison(pair: Mapping[str, Any], findings: Findings) -> list[str]:
     answers = trust.answers_of(findings, pair["name"], pair["site"])
     with_findings = {methods.named(a["method"]).title: a for a in answers if a["status"] == "found"}
     none = [methods.named(a["method"]) for a in answers if a["status"] == "none"]
-    unclear = [methods.named(a["method"]).title for a in answers if a["status"] == "unclear"]
+    unclear = [methods.named(a["method"]) for a in answers if a["status"] == "unclear"]
     by_status = {
         status: [methods.named(a["method"]).title for a in answers if a["status"] == status]
         for status in ("not_repeated", "cannot_be_told")
@@ -65,19 +65,33 @@ def _comparison(pair: Mapping[str, Any], findings: Findings) -> list[str]:
         )
     if exact := [method.title for method in none if method.is_exact]:
         sentences.append(f"The {listed(exact)} of {a} and {pair['b']} show no difference that counts.")
-    if sought := [method.title for method in none if not method.is_exact]:
+    if sought := [method for method in none if not method.is_exact]:
         sentences.append(
-            f"The {listed(sought)} found no difference between {a} and {b}, though with the same settings a planted "
-            "one was found."
+            f"The {_titles(sought)} found no difference between {a} and {b}, though with the same settings a planted "
+            f"one was found.{_smallest(answers, sought)}"
         )
     if unclear:
         sentences.append(
-            f"With this much training the {listed(unclear)} cannot tell whether {pair['b']} has something that "
-            f"{pair['a']} has not."
+            f"With this much training the {_titles(unclear)} cannot tell whether {pair['b']} has something that "
+            f"{pair['a']} has not.{_smallest(answers, unclear)}"
         )
     if untested:
         sentences.append(f"What the {listed(untested)} shows between {pair['a']} and {pair['b']} could not be tested.")
     return sentences
+
+
+def _titles(named: Sequence[Method]) -> str:
+    return listed([method.title for method in named])
+
+
+def _smallest(answers: Sequence[Mapping[str, Any]], silent: Sequence[Method]) -> str:
+    """Of methods that found nothing the smallest difference that each would have seen, in a sentence."""
+    least = {a["method"]: a["least"] for a in answers}
+    by_size: dict[str, list[Method]] = {}
+    for method in silent:
+        by_size.setdefault(least[method.name], []).append(method)
+    seen = [f"{size} ({_titles(alike)})" for size, alike in by_size.items()]
+    return f" The smallest seen on planted pairs, as a share of one model's variance: {listed(seen)}."
 
 
 def of_method(method: Method, pair: Mapping[str, Any], findings: Findings) -> str:

@@ -23,6 +23,15 @@ STATUS_LABELS = {
     "missed": ("planted direction missed", "warn"),
 }
 """Status of an answer -> its text in the table of pairs and methods, and the cell's tone."""
+LEADERBOARD = "docs/leaderboard.md"
+"""Where it is said how limits and false discoveries were measured."""
+YARDSTICK = (
+    "The last two columns were measured once on planted activations, whose truth is known, and not on these models "
+    f"({LEADERBOARD}). ▲: that share is above the nominal 5 %."
+)
+"""What is said above the table of verdicts."""
+MARK = "▲"
+"""Beside the name of a method whose false discoveries are above nominal."""
 Comparison = Mapping[str, Any]
 
 
@@ -53,13 +62,14 @@ def banner(findings: Findings) -> Banner:
 
 
 def sure(pair: str, findings: Findings) -> Note:
-    """One line on a pair: the control, what was planted, and whether what was not found could have been seen."""
+    """One line on a pair: the control, what was planted, what could have been seen, and methods above nominal."""
     control = banner(findings)
-    planted, unseen = yardstick(findings), detection(pair, findings)
+    planted, unseen, marks = yardstick(findings), detection(pair, findings), marked(pair, findings)
     missed = any(a["status"] == "missed" for a in _planted_answers(findings))
-    weak = missed or findings.control_holds is None or any(a["status"] == "unclear" for a in answers_of(findings, pair))
+    unclear = any(a["status"] == "unclear" for a in answers_of(findings, pair))
+    weak = missed or unclear or findings.control_holds is None or bool(marks)
     tone: Tone = "fail" if findings.control_holds is False else "warn" if weak else "pass"
-    return Note(tone, " ".join(filter(None, [control.headline, control.text, planted, unseen])))
+    return Note(tone, " ".join(filter(None, [control.headline, control.text, planted, unseen, *marks.values()])))
 
 
 def yardstick(findings: Findings) -> str:
@@ -88,7 +98,14 @@ def detection(pair: str, findings: Findings) -> str:
         sentences.append(f"The {listed(list(dict.fromkeys(names['none'])))} found nothing, and {could}.")
     if names["unclear"]:
         sentences.append(f"The {listed(list(dict.fromkeys(names['unclear'])))} cannot tell with this much training.")
-    return " ".join(sentences)
+    limits = [a["limit"] for a in answers if a["limit"]]
+    return " ".join([*sentences, *dict.fromkeys(limits)])
+
+
+def marked(pair: str, findings: Findings) -> dict[str, str]:
+    """By title of a method that is above nominal as it was run on a pair, the sentence that says so."""
+    answers = [a for a in answers_of(findings, pair) if a["mark"]]
+    return {methods.named(a["method"]).title: f"{MARK} {a['mark']}" for a in answers}
 
 
 def answers_of(findings: Findings, pair: str, site: str | None = None) -> list[dict[str, Any]]:
@@ -112,7 +129,8 @@ def overview(comparisons: Sequence[Comparison], findings: Findings, section_id: 
         scope = methods.scope_of(pair)
         cells = [_status_cell(by_method.get(method.name)) if method.scope == scope else "" for method in columns]
         rows.append([_label(pair), pair["role"], *cells])
-    table = Table(["pair", "role", *(method.title for method in columns)], rows)
+    titles = [_marked_title(method, findings.answers) for method in columns]
+    table = Table(["pair", "role", *(title.text for title in titles)], rows, hints=["", "", *(t.hint for t in titles)])
     lead = "What each method says of each pair; point at a cell for the sentence."
     return Section(section_id, "Every pair by every method", [table], lead=lead)
 
@@ -120,12 +138,25 @@ def overview(comparisons: Sequence[Comparison], findings: Findings, section_id: 
 def verdicts(comparisons: Sequence[Comparison], findings: Findings, section_id: str) -> Section:
     """What every method says of comparisons, in full sentences."""
     rows: list[list[str | Cell]] = [
-        [_label(pair), methods.named(a["method"]).title, Cell(a["text"], tone=STATUS_LABELS[a["status"]][1])]
+        [
+            _label(pair),
+            _marked_title(methods.named(a["method"]), [a]),
+            Cell(a["text"], tone=STATUS_LABELS[a["status"]][1]),
+            a["limit"],
+            Cell(a["false_discoveries"], tone="fail" if a["mark"] else ""),
+        ]
         for pair in comparisons
         for a in answers_of(findings, pair["name"], pair["site"])
     ]
+    columns = [
+        "pair",
+        "method",
+        "what it says",
+        "what it would have seen",
+        "something at q ≤ .05 where nothing differs",
+    ]
     lead = "What each method says, and where it found nothing whether it could have found something."
-    return Section(section_id, "What each method says", [Table(["pair", "method", "what it says"], rows)], lead=lead)
+    return Section(section_id, "What each method says", [Table(columns, rows, caption=YARDSTICK)], lead=lead)
 
 
 def controls(findings: Findings, section_id: str) -> Section:
@@ -165,4 +196,11 @@ def _label(pair: Comparison) -> str:
 def _status_cell(answer: Mapping[str, Any] | None) -> Cell:
     if answer is None:
         return Cell("not run", tone="muted")
-    return Cell(status_text(answer), tone=STATUS_LABELS[answer["status"]][1], hint=answer["text"])
+    hint = f"{answer['text']}. {answer['limit']}" if answer["limit"] else answer["text"]
+    return Cell(status_text(answer), tone=STATUS_LABELS[answer["status"]][1], hint=hint)
+
+
+def _marked_title(method: methods.Method, answers: Sequence[Mapping[str, Any]]) -> Cell:
+    """A method's title, marked if it is above nominal as it was run for one of the answers."""
+    marks = dict.fromkeys(a["mark"] for a in answers if a["method"] == method.name and a["mark"])
+    return Cell(f"{method.title} {MARK}", tone="fail", hint=" ".join(marks)) if marks else Cell(method.title)

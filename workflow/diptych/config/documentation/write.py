@@ -1,4 +1,4 @@
-"""Generated files: the config's reference and JSON Schema, columns of the findings, and the conda environments.
+"""Generated files: the config's reference and JSON Schema, columns of the findings, detection limits, environments.
 
 python -m diptych.config.documentation.write            # write config/README.md, the schema and envs/*.yaml
 python -m diptych.config.documentation.write --check    # fail if one is out of date
@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from diptych.candidates import detection
 from diptych.config.documentation.reruns import RERUNS
 from diptych.config.sections.strict import Strict
 from diptych.config.study import Study
@@ -19,8 +20,11 @@ from diptych.findings import schema as findings_schema
 
 ROOT = Path(__file__).parents[4]
 OUTPUTS = ROOT / "docs" / "outputs.md"
+LEADERBOARD = ROOT / "docs" / "leaderboard.md"
 COLUMNS = re.compile(r"(<!-- columns: .* -->\n)(?:.*\n)*?(<!-- end of columns -->\n)")
 """The part of docs/outputs.md that is written here."""
+LIMITS = re.compile(r"(<!-- limits: .* -->\n)(?:.*\n)*?(<!-- end of limits -->\n)")
+"""The part of docs/leaderboard.md that is written here."""
 TYPE_NAMES = {str: "text", int: "integer", float: "number", bool: "true or false"}
 HEADER = """# The config, key by key
 
@@ -73,6 +77,12 @@ def outputs() -> str:
     """The text of docs/outputs.md with the columns of findings.tsv."""
     text = OUTPUTS.read_text(encoding="utf-8")
     return COLUMNS.sub(lambda found: f"{found[1]}\n{findings_schema.markdown()}\n{found[2]}", text)
+
+
+def leaderboard() -> str:
+    """The text of docs/leaderboard.md with the detection limits that ship."""
+    text = LEADERBOARD.read_text(encoding="utf-8")
+    return LIMITS.sub(lambda found: f"{found[1]}\n{detection.markdown(detection.read())}\n{found[2]}", text)
 
 
 def _sections() -> list[tuple[str, type[Strict]]]:
@@ -159,6 +169,7 @@ def main(arguments: list[str]) -> int:
         ROOT / "config" / "README.md": markdown(),
         ROOT / "workflow" / "schemas" / "study.schema.json": schema(),
         OUTPUTS: outputs(),
+        LEADERBOARD: leaderboard(),
         **{ROOT / "envs" / f"{kind}.yaml": environment(kind) for kind in ("cpu", "gpu")},
     }
     stale = [path for path, text in targets.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
