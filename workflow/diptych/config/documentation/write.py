@@ -19,8 +19,9 @@ from diptych.findings import schema as findings_schema
 
 ROOT = Path(__file__).parents[4]
 OUTPUTS = ROOT / "docs" / "outputs.md"
-COLUMNS = re.compile(r"(<!-- columns: .* -->\n)(?:.*\n)*?(<!-- end of columns -->\n)")
-"""The part of docs/outputs.md that is written here."""
+COLUMNS = re.compile(r"(<!-- columns of (\S+): .* -->\n)(?:.*\n)*?(<!-- end of columns -->\n)")
+"""The parts of docs/outputs.md that are written here."""
+TABLES = {"findings.tsv": findings_schema.COLUMNS, "known_edits.tsv": findings_schema.EDIT_COLUMNS}
 TYPE_NAMES = {str: "text", int: "integer", float: "number", bool: "true or false"}
 HEADER = """# The config, key by key
 
@@ -70,9 +71,9 @@ def environment(kind: str) -> str:
 
 
 def outputs() -> str:
-    """The text of docs/outputs.md with the columns of findings.tsv."""
+    """The text of docs/outputs.md with the columns of findings.tsv and known_edits.tsv."""
     text = OUTPUTS.read_text(encoding="utf-8")
-    return COLUMNS.sub(lambda found: f"{found[1]}\n{findings_schema.markdown()}\n{found[2]}", text)
+    return COLUMNS.sub(lambda found: f"{found[1]}\n{findings_schema.markdown(TABLES[found[2]])}\n{found[3]}", text)
 
 
 def _sections() -> list[tuple[str, type[Strict]]]:
