@@ -27,8 +27,8 @@ from diptych.text.tokenizer import Tokenizer
 EditKind = Literal["plant", "trigger", "finetune"]
 
 LEAST_OWN = 0.1
-"""Least share of a fine-tune's own tokens among those that a candidate promotes by which it is readable (METHODS 11): two
-of twenty."""
+"""Least share of a fine-tune's own tokens among those that a candidate promotes by which it is readable (METHODS 11):
+two of twenty."""
 MOSTLY = 0.5
 """Share of the places where a candidate is strongest from which on they are the concept's."""
 
@@ -122,12 +122,14 @@ class Edit:
     @cached_property
     def tokens_said(self) -> tuple[str, ...]:
         """Texts of the tokens of a trigger's response, or of those that a fine-tune's text is rich in (METHODS 11)."""
+        if self.kind == "finetune" and self.tokens == self.text:
+            return ()
         tokenizer = Tokenizer(self.directory)
         if self.kind == "trigger":
-            ids = tokenizer.encode([f" {self.settings['response']}"])[0].token.astype(np.int64)
+            ids = tokenizer.encode([f" {self.settings['response']}"])[0].token.tolist()
         else:
-            ids = own_vocabulary(self.tokens, self.text)
-        return tuple(dict.fromkeys(tokenizer.texts(ids.tolist())))
+            ids = own_vocabulary(self.tokens, self.text).tolist()
+        return tuple(dict.fromkeys(tokenizer.texts(ids)))
 
     @cached_property
     def _text(self) -> Text:
@@ -153,7 +155,7 @@ def unreached(edit: Edit, site: str) -> str:
 
 
 def along(edit: Edit, candidates: Sequence[Candidate]) -> Known:
-    """Candidates of side B at |cos| >= .7 show a planted direction; read: the concept's words where they are strongest."""
+    """Candidates of side B at |cos| >= .7 show a planted direction; they read the concept where they are strongest."""
     cosine = [abs_cosine(each.direction, edit.direction) if each.side == "B" else 0.0 for each in candidates]
     return Known(
         "the planted direction",

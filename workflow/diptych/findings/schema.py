@@ -2,8 +2,9 @@
 
     pandas.read_csv("results/findings.tsv", sep="\\t", comment="#")
 
-The first line is `# diptych findings v1` (`# diptych known edits v1`). The version grows when a column goes, changes its meaning or its unit; a
-column more is no new version, so columns are read by name. `docs/outputs.md` holds the tables of them.
+The first line is `# diptych findings v1` (`# diptych known edits v1`). The version grows when a column goes, changes
+its meaning or its unit; a column more is no new version, so columns are read by name. `docs/outputs.md` holds the
+tables of them.
 """
 
 from collections.abc import Sequence
@@ -73,7 +74,7 @@ EDIT_COLUMNS: tuple[Column, ...] = (
     Column("a", "text", "alias of the model that was edited"),
     Column("method", "text", "name of the method"),
     Column("edit", "text", "how B was made of it: `plant`, `trigger` or `finetune`"),
-    Column("content", "text", "the words of the planted concept, the response of the trigger, the corpus of the fine-tune"),
+    Column("content", "text", "words of a planted concept, response of a trigger, corpus of a fine-tune"),
     Column("amount", "number", "size of a plant in median residual norms; share of poisoned text of a trigger"),
     Column("frequency", "number", "share of a plant's text that is its concept's tokens"),
     Column("truth", "text", "what the method is to find; empty where it is blind"),

@@ -38,11 +38,11 @@ STATUSES = {
     "missed": "no candidate points to it",
 }
 HOW = (
-    "B was made from A on purpose, so what differs is known: a direction that was planted on the words of a concept, the "
-    "response to a trigger, a fine-tune on a known text. ✓: a finding shows it; (✓): a candidate of the only training "
-    "does; ✗: nothing that is reported does; NA: the method is blind to it by design. Beside the mark: |cos| with the "
-    "planted direction, how many of the tokens or kinds of matrices are found, or the rank of the weights' change. Point "
-    "at a cell for its score and its words, or for the reason."
+    "B was made from A on purpose, so what differs is known: a direction that was planted on the words of a concept, "
+    "the response to a trigger, a fine-tune on a known text. ✓: a finding shows it; (✓): a candidate of the only "
+    "training does; ✗: nothing that is reported does; NA: the method is blind to it by design. Beside the mark: |cos| "
+    "with the planted direction, how many of the tokens or kinds of matrices are found, or the rank of the weights' "
+    "change. Point at a cell for its score and its words, or for the reason."
 )
 
 
@@ -147,8 +147,8 @@ def _limits(ladders: Sequence[Ladder]) -> Table:
     plants = "one edit" if most == 1 else f"at most {most} edits"
     caption = (
         f"The smallest edit that is found, and with it all larger ones: plants in median residual norms, triggers in "
-        f"share of poisoned text. ≤: the smallest that was made; –: not even the largest. There is {plants} of each size, "
-        "so it says what was seen here, and hardly with which power."
+        f"share of poisoned text. ≤: the smallest that was made; –: not even the largest. There is {plants} of each "
+        "size, so it says what was seen here, and hardly with which power."
     )
     return Table(["method", *(ladder.label for ladder in ladders)], body, caption=caption)
 
@@ -230,8 +230,8 @@ def _finetunes(rows: Sequence[Row]) -> Table:
         judged = row["status"] != "NA"
         body.append(
             [
-                str(row["pair"]), _name((str(row["method"]), str(row["site"])), lines), row["truth"], _cell([row]), found,
-                f"{row['reported']}", f"{row['false']}" if judged else "–", _kept(row["words"]),
+                str(row["pair"]), _name((str(row["method"]), str(row["site"])), lines), row["truth"], _cell([row]),
+                found, f"{row['reported']}", f"{row['false']}" if judged else "–", _kept(row["words"]),
             ]
         )  # fmt: skip
     columns = ["pair", "method", "what is to be found", "found", "how many", "reported", "of them false", "words"]
@@ -242,8 +242,8 @@ def _finetunes(rows: Sequence[Row]) -> Table:
 def _scores(rows: Sequence[Row]) -> Section:
     """Every row of the table in numbers."""
     columns = (
-        "pair", "site", "method", "edit", "amount", "frequency", "status", "average_precision", "rank", "cosine", "found",
-        "truths", "reported", "false", "n_words", "of_words", "note",
+        "pair", "site", "method", "edit", "amount", "frequency", "status", "average_precision", "rank", "cosine",
+        "found", "truths", "reported", "false", "n_words", "of_words", "note",
     )  # fmt: skip
     body = [[_number(row[name]) for name in columns] for row in rows]
     table = Table([name.replace("_", " ") for name in columns], body, interactive=True)
