@@ -87,8 +87,18 @@ def test_a_section_has_the_limits_a_table_of_each_ladder_and_the_fine_tunes():
     assert (named["template diff"].text, named["template diff"].hint) == ("NA", "it reads no rows")
     cells = {line[0]: [getattr(cell, "text", cell) for cell in line[1:]] for line in grid.rows}
     assert grid.columns == ["method", ".250", ".500"]
-    assert cells == {"weights": ["not run", "✓ rank 1"], "linear map": ["✗ .98", "✓ .98"], "template diff": ["NA", "NA"]}
-    assert [getattr(cell, "text", cell) for cell in tuned.rows[0][3:]] == ["✓ 12 of 40", "12 of 40", "30", "18", "furnished"]
+    assert cells == {
+        "weights": ["not run", "✓ rank 1"],
+        "linear map": ["✗ .98", "✓ .98"],
+        "template diff": ["NA", "NA"],
+    }
+    assert [getattr(cell, "text", cell) for cell in tuned.rows[0][3:]] == [
+        "✓ 12 of 40",
+        "12 of 40",
+        "30",
+        "18",
+        "furnished",
+    ]
     (scores,) = section.sections
     assert len(scores.blocks[0].rows) == len(rows)
 

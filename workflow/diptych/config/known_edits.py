@@ -1,8 +1,8 @@
 """Pairs whose difference is known from the config: B is a plant, a trigger or a fine-tune of A.
 
-    of_pair(layout, "planted")
-    # {"kind": "plant", "settings": {"layer": 15, "concept": [...], "size": 2.0}, "truth": "models/planted/truth.h5",
-    #  "directory": "models/base", "tokens": "tokens/addresses/base.h5"}
+of_pair(layout, "planted")
+# {"kind": "plant", "settings": {"layer": 15, "concept": [...], "size": 2.0}, "truth": "models/planted/truth.h5",
+#  "directory": "models/base", "tokens": "tokens/addresses/base.h5"}
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
 """Directions in words: the tokens that they promote, and how many of these are a fine-tune's own.
 
-    own = own_vocabulary("tokens/nineteenth/base.h5", "tokens/addresses/base.h5")   # `text.own_vocabulary`
-    lens = read_lens("models/tuned", directions, scale=210.0, count=20)
-    share_of(lens.promoted, own)        # [n], share of each direction's promoted tokens
+own = own_vocabulary("tokens/nineteenth/base.h5", "tokens/addresses/base.h5")   # `text.own_vocabulary`
+lens = read_lens("models/tuned", directions, scale=210.0, count=20)
+share_of(lens.promoted, own)        # [n], share of each direction's promoted tokens
 """
 
 from dataclasses import dataclass
