@@ -1,4 +1,4 @@
-"""Rankings against known edits: scores in closed form, and the small study's planted pair from findings to the table."""
+"""Rankings against known edits: scores in closed form, and the small study's planted pair from findings to table."""
 
 import math
 

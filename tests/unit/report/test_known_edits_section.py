@@ -66,7 +66,7 @@ def test_pairs_that_differ_in_size_alone_are_a_ladder():
         ("plant", "war, peace", [0.25, 0.5]), ("plant", "land", [2.0]), ("trigger", "all hail", [0.02]),
     ]  # fmt: skip
     assert [each.label for each in made] == [
-        "war, peace (0.60 % of the tokens)", "land (0.10 % of the tokens)", "response “all hail”",
+        "war, peace (0.6 % of the tokens)", "land (0.1 % of the tokens)", "response “all hail”",
     ]  # fmt: skip
 
 
