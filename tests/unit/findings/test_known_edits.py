@@ -1,6 +1,7 @@
 """Rankings against known edits: scores in closed form, and the small study's planted pair from findings to table."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -97,6 +98,14 @@ def test_a_hit_of_one_training_stands_and_is_no_finding():
     assert (result.status, result.shown) == ("not repeated", {0})
     doubtful = score(ranked(*four(caveat="domain shift")), [{0}, set(), set(), set()])
     assert (doubtful.status, doubtful.shown) == ("cannot be told", frozenset())
+
+
+def test_a_finding_counts_where_one_that_other_seeds_do_not_repeat_came_before_it():
+    """The first of two hits is found in one run of three, so it is not reported; the second is in all."""
+    found = ranked(*(each._replace(n_runs=3) for each in four()))
+    repeated = [replace(each, n_recovered=1 if k == 0 else 3) for k, each in enumerate(found.candidates)]
+    result = score(ranking.Ranking(repeated), [{0}, {0}, set(), set()])
+    assert (result.status, result.rank, result.shown, result.reported) == ("finding", 1, {0}, 3)
 
 
 def test_words_are_those_of_hits_that_are_reported():

@@ -44,11 +44,12 @@ class Score(NamedTuple):
     Attributes:
         average_precision: of the ranking.
         rank: place of the first hit among the differences; 0 without one.
-        status: of the first hit that is reported: `finding`, `not repeated`, `cannot be told`; else `candidate` where
-            there is a hit, and `missed` where there is none.
-        cosine: |cos| of that hit with the planted direction, or without one the largest; NaN where it is not known.
+        status: of the first difference that shows a truth and is reported: `finding`, `not repeated`, `cannot be told`;
+            else `candidate` where one shows a truth, and `missed` where none does.
+        cosine: |cos| of that difference with the planted direction, or without one the largest; NaN where it is not
+            known.
         shown: truths among what stands (a finding, or not repeated).
-        read: words among the hits.
+        read: words of what shows a truth and is reported.
         reported: differences that are reported.
         false: of these, those that show no truth.
     """
@@ -93,8 +94,7 @@ def _difference(first: Ranked, members: Sequence[int], truths: Known) -> Differe
 def score(found: Sequence[Difference], n_truths: int) -> Score:
     """Walk differences, best first, against `n_truths` truths."""
     claimed: set[int] = set()
-    hits: list[Difference] = []
-    walked, rank, precision = 0, 0, 0.0
+    walked, n_hits, rank, precision = 0, 0, 0, 0.0
     for each in found:
         fresh = each.shown - claimed
         if each.shown and not fresh:
@@ -102,19 +102,20 @@ def score(found: Sequence[Difference], n_truths: int) -> Score:
         walked += 1
         if fresh:
             claimed |= fresh
-            hits.append(each)
+            n_hits += 1
             rank = rank or walked
-            precision += len(fresh) * len(hits) / walked
+            precision += len(fresh) * n_hits / walked
+    showing = [each for each in found if each.shown]
+    best = next((each for each in showing if each.status), showing[0] if showing else None)
     standing = [each for each in found if each.status in schema.STANDING]
     reported = [each for each in found if each.status]
-    best = next((hit for hit in hits if hit.status), hits[0] if hits else None)
     return Score(
         average_precision=precision / n_truths,
         rank=rank,
         status=(best.status or "candidate") if best else "missed",
         cosine=best.cosine if best else max((each.cosine for each in found), default=NAN),
         shown=NOTHING.union(*(each.shown for each in standing)),
-        read=NOTHING.union(*(each.read for each in hits if each.status)),
+        read=NOTHING.union(*(each.read for each in showing if each.status)),
         reported=len(reported),
         false=sum(not each.shown for each in reported),
     )

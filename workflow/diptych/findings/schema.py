@@ -81,12 +81,14 @@ EDIT_COLUMNS: tuple[Column, ...] = (
     Column(
         "status",
         "text",
-        "of the first hit that is reported: `finding`, `not repeated` or `cannot be told`; `candidate`: a hit that is "
-        "not reported; `missed`: no hit; `NA`: the method is blind, see `note`",
+        "of the first that shows a truth and is reported: `finding`, `not repeated` or `cannot be told`; `candidate`: "
+        "one shows it and is not reported; `missed`: none does; `NA`: the method is blind, see `note`",
     ),
     Column("average_precision", "number", "of the method's ranking against the truths"),
     Column("rank", "integer", "place of the first hit in the ranking, without duplicates; 0 without one"),
-    Column("cosine", "number", "absolute cosine of that hit with the planted direction, or the largest without a hit"),
+    Column(
+        "cosine", "number", "absolute cosine of that one with the planted direction, or without one the largest"
+    ),
     Column("truths", "integer", "how many there are: one direction or tensor, several tokens or kinds of matrices"),
     Column("found", "integer", "of these, those that findings show, or candidates that one training gave"),
     Column("reported", "integer", "differences that the method reports"),
