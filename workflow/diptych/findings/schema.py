@@ -86,9 +86,7 @@ EDIT_COLUMNS: tuple[Column, ...] = (
     ),
     Column("average_precision", "number", "of the method's ranking against the truths"),
     Column("rank", "integer", "place of the first hit in the ranking, without duplicates; 0 without one"),
-    Column(
-        "cosine", "number", "absolute cosine of that one with the planted direction, or without one the largest"
-    ),
+    Column("cosine", "number", "absolute cosine of that one with the planted direction, or without one the largest"),
     Column("truths", "integer", "how many there are: one direction or tensor, several tokens or kinds of matrices"),
     Column("found", "integer", "of these, those that findings show, or candidates that one training gave"),
     Column("reported", "integer", "differences that the method reports"),

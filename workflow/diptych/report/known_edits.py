@@ -142,7 +142,9 @@ def short(text: str) -> str:
 def _limits(ladders: Sequence[Ladder]) -> Table:
     """The smallest amount found, of every method on every ladder."""
     lines = sorted({line for ladder in ladders for line in ladder.lines}, key=_order)
-    body = [[_name(line, lines), *(_limit(ladder, line) for ladder in ladders)] for line in lines]
+    body: list[list[str | Cell]] = [
+        [_name(line, lines), *(_limit(ladder, line) for ladder in ladders)] for line in lines
+    ]
     most = max(ladder.n_plants for ladder in ladders)
     plants = "one edit" if most == 1 else f"at most {most} edits"
     caption = (
@@ -167,7 +169,7 @@ def _limit(ladder: Ladder, line: Line) -> Cell:
 
 def _grid(ladder: Ladder) -> Table:
     """Methods by amounts."""
-    body = [
+    body: list[list[str | Cell]] = [
         [_name(line, ladder.lines), *(_cell(ladder.at(line, amount)) for amount in ladder.amounts)]
         for line in ladder.lines
     ]
