@@ -84,6 +84,14 @@ def test_a_duplicate_counts_with_what_it_duplicates():
     assert (first.average_precision, first.cosine, first.false) == (1.0, 0.9, 1)
 
 
+def test_candidates_of_one_id_are_told_apart():
+    """Two candidates about one feature have its number for their id: the second duplicates the first, not itself."""
+    found = ranked(make_candidate(id="7", subject="7"), make_candidate(id="7", subject="7"), make_candidate(id="8"))
+    assert [each.duplicate_of for each in found.candidates] == ["", "7", ""]
+    result = score(found, [{0}, set(), set()])
+    assert (result.average_precision, result.reported, result.false) == (1.0, 2, 1)
+
+
 def test_what_cannot_be_judged_or_be_a_finding_is_left_out():
     found = ranked(*four())
     assert score(found, [None, None, {0}, set()]).average_precision == 1.0

@@ -71,17 +71,27 @@ NOT_JUDGED = Score(NAN, 0, "NA", NAN, NOTHING, NOTHING, 0, 0)
 def differences(ranking: Ranking, truths: Known) -> list[Difference]:
     """The differences of a ranking, best first: without those that cannot be findings or cannot be judged."""
     candidates = ranking.candidates
-    place = {(each.candidate.side, each.candidate.id): i for i, each in enumerate(candidates)}
     groups: dict[int, list[int]] = {}
-    for i, each in enumerate(candidates):
-        first, at = each, i
-        while first.duplicate_of:
-            at = place[first.candidate.side, first.duplicate_of]
-            first = candidates[at]
+    for i, at in enumerate(_firsts(candidates)):
         if truths.shown[i] is not None:
             groups.setdefault(at, []).append(i)
     possible = [at for at in sorted(groups) if not candidates[at].candidate.barred]
     return [_difference(candidates[at], groups[at], truths) for at in possible]
+
+
+def _firsts(candidates: Sequence[Ranked]) -> list[int]:
+    """For each candidate the place of the one that it is a duplicate of, however far; its own if it is none."""
+    order = sorted(range(len(candidates)), key=lambda i: bool(candidates[i].duplicate_of))
+    place: dict[tuple[str, str], int] = {}
+    for i in order:
+        # Of candidates with one id the first that is no duplicate.
+        place.setdefault((candidates[i].candidate.side, candidates[i].candidate.id), i)
+    firsts = []
+    for at in range(len(candidates)):
+        while candidates[at].duplicate_of:
+            at = place[candidates[at].candidate.side, candidates[at].duplicate_of]
+        firsts.append(at)
+    return firsts
 
 
 def _difference(first: Ranked, members: Sequence[int], truths: Known) -> Difference:
