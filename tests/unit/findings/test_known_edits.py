@@ -119,7 +119,7 @@ def test_a_finding_counts_where_one_that_other_seeds_do_not_repeat_came_before_i
 def test_words_are_those_of_hits_that_are_reported():
     read = [frozenset({0}), frozenset({1, 2}), frozenset(), frozenset({0, 2})]
     result = score(ranked(*four()), [set(), {0}, set(), {0}], words=("of", "the", "land"), read=read)
-    assert result.read == {1, 2}
+    assert result.read == {0, 1, 2}
 
 
 # --- from a study -----------------------------------------------------------------------------------------------
