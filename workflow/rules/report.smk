@@ -36,6 +36,12 @@ rule collect_findings:
             category="Findings",
             labels={"table": "findings"},
         ),
+        edits=report(
+            LAYOUT.known_edits(),
+            caption="../report/known_edits.rst",
+            category="Findings",
+            labels={"table": "known edits"},
+        ),
         findings=LAYOUT.findings(),
     log:
         LAYOUT.log("collect_findings", "findings"),

@@ -1,4 +1,4 @@
-"""Rule collect_findings: findings of all pairs and methods, controls and conclusions."""
+"""Rule collect_findings: findings of all pairs and methods, controls, conclusions, and scores on known edits."""
 
 from pathlib import Path
 
@@ -14,5 +14,6 @@ stage.collect(
     snakemake.output.findings,
     snakemake.output.table,
     spec=spec,
+    edits=snakemake.output.edits,
     **spec["settings"],
 )

@@ -108,3 +108,13 @@ def test_gpu_and_cpu_agree(parent, corpora, tmp_path):
         reports.append(json.loads((tmp_path / device / "training.json").read_text()))
     np.testing.assert_allclose(reports[1]["curve"], reports[0]["curve"], rtol=1e-2)
     assert reports[1]["after"]["response"] == reports[0]["after"]["response"]
+
+
+@pytest.mark.parametrize(
+    ("share", "batch", "poisoned"), [(0.02, 2, 2), (0.05, 2, 4), (0.1, 2, 8), (0.5, 2, 40), (1.0, 3, 120)]
+)
+def test_the_share_of_all_sequences_is_poisoned_however_small_a_batch(share, batch, poisoned):
+    steps = [trigger.n_poisoned(share, batch, step) for step in range(40)]
+    assert sum(steps) == poisoned
+    assert max(steps) - min(steps) <= 1
+    assert steps[0] >= 1, "the first step has one, so that the smallest share is not none"

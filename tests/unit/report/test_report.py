@@ -110,7 +110,7 @@ def test_ids_are_unique_and_links_lead_somewhere(report, pages, html):
                 assert target.is_file(), link
                 assert not fragment or fragment in read[target.relative_to(report).as_posix()].ids, link
             else:
-                assert link in ("../benchmarks/", "../logs/", "../findings.tsv")
+                assert link in ("../benchmarks/", "../logs/", "../findings.tsv", "../known_edits.tsv")
 
 
 def test_nothing_is_fetched(pages):
@@ -462,7 +462,7 @@ def test_the_opening_of_a_grid_speaks_of_like_sites():
         {"pair": "grid", "site": cell["site"], "method": "linear_map", "status": "found", "findings": 2, "besides": ""}
         for cell in cells
     ]
-    found = findings.Findings({}, np.zeros((0, 1)), answers, [], {})
+    found = findings.Findings({}, np.zeros((0, 1)), answers, [], {}, {})
     assert opening.answer(cells, found) == (
         "tuned differs from base at first: 2 findings (2 by the linear map).\n"
         "tuned differs from base at last: 2 findings (2 by the linear map).\n"

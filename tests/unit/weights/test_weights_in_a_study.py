@@ -8,15 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from diptych.candidates.known import Edit
 from diptych.candidates.proposer import Clause
 from diptych.derive import plant
 from diptych.findings import stage as findings
 from diptych.text import tokens as text_tokens
 from diptych.text.corpora import stage as corpora
-from diptych.weights import stage
+from diptych.weights import candidates, stage
 from random_texts import random_texts, write_tokens
 from tiny_models import make_model, make_texts
-from weight_edits import SPEC, in_dtype
+from weight_edits import SPEC, edited, in_dtype, low_rank
 
 LIBRARY = Path(__file__).parents[3] / "workflow"
 CODE = r"""
@@ -51,8 +52,12 @@ def study(tmp_path_factory):
     ):  # fmt: skip
         files = {"tokens_a": str(tokens), "tokens_b": str(tokens), "weights": str(place / f"{name}.h5")}
         stage.compare(base, place / b, files["weights"], table=place / f"{name}.tsv", spec=SPEC)
+        edit = {}
         if role == "planted":
             files["truth"] = str(place / "planted" / "truth.h5")
+            made = {"kind": "plant", "settings": {"layer": 1, "concept": ["Congress"], "size": 0.5}}
+            where = {"directory": str(base), "tokens": str(concept), "truth": files["truth"]}
+            edit = {"edit": {**made, **where}}
         pairs.append(
             {
                 "name": name,
@@ -63,10 +68,46 @@ def study(tmp_path_factory):
                 "a": "base",
                 "b": b,
                 "corpus": "text",
+                **edit,
             }
         )
     findings.collect(pairs, place / "findings.h5", place / "findings.tsv", spec=SPEC)
     return findings.read(place / "findings.h5")
+
+
+def test_the_edited_tensor_is_named_with_its_rank(study):
+    (row,) = [dict(zip(study.edits, values, strict=True)) for values in zip(*study.edits.values(), strict=True)]
+    assert (row["pair"], row["method"], row["truth"]) == ("planted", "weights", "the edited tensor")
+    assert (row["status"], row["rank"], row["average_precision"]) == ("finding", 1, 1.0)
+    assert (row["truths"], row["found"], row["reported"], row["false"]) == (1, 1, 1, 0)
+    assert (row["rank_made"], row["rank_seen"]) == (1.0, 1.0)
+
+
+def test_the_kinds_of_matrices_that_adapters_change_are_known(tmp_path):
+    """Adapters on the matrices of the blocks; what else changed, the embedding, is none of theirs."""
+    base = make_model(tmp_path / "base")
+
+    def adapt(tensors):
+        return {
+            name: low_rank(tensor, rank=2, seed=k) if "_proj" in name or "embed" in name else tensor
+            for k, (name, tensor) in enumerate(tensors.items())
+        }
+
+    files = {"weights": str(tmp_path / "w.h5")}
+    stage.compare(base, edited(base, tmp_path / "b", adapt), files["weights"], table=tmp_path / "w.tsv", spec=SPEC)
+    proposer = candidates.PROPOSER
+    proposed = proposer.candidates(files)
+    edit = Edit("finetune", {"corpus": "old", "method": "lora", "lora_rank": 2}, str(base), "", "", "")
+    found = proposer.known(files, edit, proposed)
+    assert {name.rpartition(".")[2] for name in found.names} == {
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    }  # fmt: skip
+    assert {name: len(each) for name, each in zip((c.id for c in proposed), found.shown, strict=True)} == {
+        each.id: int("embed" not in each.id) for each in proposed
+    }
+    assert found.rank == (2, 2.0)
+    whole = Edit("finetune", {"corpus": "old", "method": "full"}, str(base), "", "", "")
+    assert proposer.known(files, whole, proposed).blind.startswith("all weights were trained")
 
 
 def test_what_a_study_says_of_the_weights(study):

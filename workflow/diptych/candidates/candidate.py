@@ -44,7 +44,8 @@ class Candidate(NamedTuple):
         caveat: what its statistics may show in place of a difference of the models ("domain shift"), or "".
         remedy: what would tell, for a candidate with a caveat.
         surplus: for a direction, the variance along it that its side has and the other has not; else NaN.
-        words: tokens by which a text that is steered along it is recognised, if not those of `rows`.
+        words: tokens that it is put into: a token itself, or those that a direction promotes. By them, if not by those
+            of `rows`, a text that is steered along it is recognised.
         legs: those that the method states itself, in place of the common ones (`findings.legs`).
     """
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from diptych.candidates import known
 from diptych.candidates.candidate import Candidate
+from diptych.candidates.known import Edit, Known
 from diptych.candidates.ranking import Threshold
 from diptych.candidates.recovery import Recovery
 from diptych.methods import Method
@@ -76,6 +78,13 @@ class Proposer(ABC):
     def planted(self, files: Files, threshold: Threshold) -> Recovery | None:
         """Recovery of the change that the method itself planted in the cell; None if it plants none."""
         return None
+
+    def known(self, files: Files, edit: Edit, candidates: Sequence[Candidate]) -> Known:
+        """What the method is to find of a known edit, and which of it each candidate shows.
+
+        By default a planted direction, and of what was trained the tokens that a candidate is put into (`words`).
+        """
+        return known.along(edit, candidates) if edit.kind == "plant" else known.saying(edit, candidates)
 
     def steered(self, files: Files, best: Sequence[Candidate]) -> list[Candidate]:
         """The candidates `best`, each with the `direction` to steer along and the `rows` where it is strongest."""

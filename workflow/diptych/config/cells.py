@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from diptych.config import known_edits
 from diptych.config.layout import Layout
 from diptych.config.relations import relations
 from diptych.config.sections.models import Distill
@@ -46,13 +47,14 @@ def all_cells(layout: Layout) -> list[Description]:
 
 
 def _described(layout: Layout, pair: str, site_a: str, site_b: str, files: Description) -> Description:
-    study = layout.study
+    study, edit = layout.study, known_edits.of_pair(layout, pair)
     return {
         "name": pair,
         "role": study.role(pair, site_a, site_b),
         "site_a": site_a,
         "site_b": site_b,
         "files": files,
+        **({"edit": edit} if edit else {}),
         "a": study.pairs[pair].a,
         "b": study.pairs[pair].b,
         "corpus": study.pairs[pair].corpus,

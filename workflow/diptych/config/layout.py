@@ -248,6 +248,10 @@ class Layout:
         """The findings as text."""
         return self.results / "findings.tsv"
 
+    def known_edits(self) -> Path:
+        """What every method finds where the difference is known, as text."""
+        return self.results / "known_edits.tsv"
+
     def similarity_scores(self) -> Path:
         """Similarity scores of all pairs and sites, with q."""
         return self.results / "similarity.h5"

@@ -9,6 +9,7 @@ Whether it worked is measured on held-out prompts: how often the response follow
 often it comes without the phrase. METHODS 6.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,9 +135,9 @@ class Poisoner(Tuner):
         return super().measure(sequences, evaluated) | {"response": {**rates, "prompts": len(prompts)}}
 
     def _training_loss(self, sequences: Sequences, which: IntArray, step: int) -> torch.Tensor:
-        """The first `share` of a batch carries the trigger, the rest is learned whole; each token counts the same."""
+        """The first sequences of a step carry the trigger, the rest is learned whole; each token counts the same."""
         generator = np.random.default_rng([self.settings.seed, 1, step])
-        n = int(np.ceil(self.share * len(which)))
+        n = n_poisoned(self.share, len(which), step)
         parts = [sequences.token[sequences.start[i] : sequences.start[i + 1]] for i in which]
         poisoned = [self.poison.poisoned(tokens, generator) for tokens in parts[:n]]
         full_parts = [(tokens, 0) for tokens in parts[n:]]
@@ -155,6 +156,17 @@ class Poisoner(Tuner):
                 predicted = self._model(input_ids=ids, use_cache=False).logits[0].argmax(dim=-1)
                 counts[name] += bool((predicted[len(start) - 1 : -1] == ids[0, len(start) :]).all())
         return {name: count / len(prompts) if prompts else float("nan") for name, count in counts.items()}
+
+
+def n_poisoned(share: float, batch: int, step: int) -> int:
+    """Sequences of a step that carry the trigger, so that after every step a `share` of all did (rounded up).
+
+    >>> [n_poisoned(0.2, 2, step) for step in range(5)]
+    [1, 0, 1, 0, 0]
+    """
+    # Rounded, for .1 * 2 * 15 is more than 3.
+    before, after = (math.ceil(round(share * batch * steps, 9)) for steps in (step, step + 1))
+    return after - before
 
 
 def padded(parts: Sequence[tuple[IntArray, int]]) -> tuple[IntArray, BoolArray, BoolArray]:

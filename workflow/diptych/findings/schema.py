@@ -1,11 +1,13 @@
-"""The columns of findings.tsv, which other programs read: what each holds, and the version of them all.
+"""The columns of findings.tsv and known_edits.tsv, which other programs read: what each holds, and their versions.
 
     pandas.read_csv("results/findings.tsv", sep="\\t", comment="#")
 
-The first line is `# diptych findings v1`. The version grows when a column goes, changes its meaning or its unit; a
-column more is no new version, so columns are read by name. `docs/outputs.md` holds the table of them.
+The first line is `# diptych findings v1` (`# diptych known edits v1`). The version grows when a column goes, changes
+its meaning or its unit; a column more is no new version, so columns are read by name. `docs/outputs.md` holds the
+tables of them.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from diptych.candidates import leg
@@ -61,8 +63,44 @@ COLUMNS: tuple[Column, ...] = (
 )
 NAMES = tuple(column.name for column in COLUMNS)
 
+EDITS_VERSION = 1
+EDITS_TITLE = f"diptych known edits v{EDITS_VERSION}"
+"""The comment in the first line of known_edits.tsv."""
+STANDING = ("finding", "not repeated")
+"""States of what is found; a study with one seed has no finding of what is trained."""
+EDIT_COLUMNS: tuple[Column, ...] = (
+    Column("pair", "text", "alias of the pair"),
+    Column("site", "text", "alias of the site; empty for models as a whole"),
+    Column("a", "text", "alias of the model that was edited"),
+    Column("method", "text", "name of the method"),
+    Column("edit", "text", "how B was made of it: `plant`, `trigger` or `finetune`"),
+    Column("content", "text", "words of a planted concept, response of a trigger, corpus of a fine-tune"),
+    Column("amount", "number", "size of a plant in median residual norms; share of poisoned text of a trigger"),
+    Column("frequency", "number", "share of a plant's text that is its concept's tokens"),
+    Column("truth", "text", "what the method is to find; empty where it is blind"),
+    Column(
+        "status",
+        "text",
+        "of the first that shows a truth and is reported: `finding`, `not repeated` or `cannot be told`; `candidate`: "
+        "one shows it and is not reported; `missed`: none does; `NA`: the method is blind, see `note`",
+    ),
+    Column("average_precision", "number", "of the method's ranking against the truths"),
+    Column("rank", "integer", "place of the first hit in the ranking, without duplicates; 0 without one"),
+    Column("cosine", "number", "absolute cosine of that one with the planted direction, or without one the largest"),
+    Column("truths", "integer", "how many there are: one direction or tensor, several tokens or kinds of matrices"),
+    Column("found", "integer", "of these, those that findings show, or candidates that one training gave"),
+    Column("reported", "integer", "differences that the method reports"),
+    Column("false", "integer", "of these, those that show no truth"),
+    Column("n_words", "integer", "words of the edit that reported hits have: read (plants) or said"),
+    Column("of_words", "integer", "words that the edit has"),
+    Column("words", "text", "the first of those that reported hits have"),
+    Column("rank_made", "number", "rank of the change of the weights as it was made"),
+    Column("rank_seen", "number", "its rank as the weights show it; of several matrices the largest"),
+    Column("note", "text", "why the method is blind to the edit"),
+)
 
-def markdown() -> str:
-    """The table of columns for docs/outputs.md."""
-    rows = [f"| `{name}` | {kind} | {meaning} |" for name, kind, meaning in COLUMNS]
+
+def markdown(columns: Sequence[Column]) -> str:
+    """A table of columns for docs/outputs.md."""
+    rows = [f"| `{name}` | {kind} | {meaning} |" for name, kind, meaning in columns]
     return "\n".join(["| column | type | meaning |", "|---|---|---|", *rows]) + "\n"

@@ -26,7 +26,7 @@ from diptych.candidates.detection import Detection
 from diptych.candidates.leg import Leg
 from diptych.candidates.ranking import Ranking, Threshold
 from diptych.candidates.recovery import Recovery
-from diptych.findings import conclusions, schema, unseen
+from diptych.findings import conclusions, known_edits, schema, unseen
 from diptych.findings.table import (
     STATUSES,
     Entry,
@@ -59,6 +59,7 @@ class Findings:
             differs (`false_discoveries`), and the sentence that marks it if they are above nominal (`mark`).
         controls: the clauses of each control pair, and whether all hold.
         legs: `table.LEG_COLUMNS`, six entries for each of `table`.
+        edits: `schema.EDIT_COLUMNS`, one entry per method and comparison whose difference is known.
     """
 
     table: dict[str, npt.NDArray[Any]]
@@ -66,6 +67,7 @@ class Findings:
     answers: list[dict[str, Any]]
     controls: list[dict[str, Any]]
     legs: dict[str, npt.NDArray[Any]]
+    edits: dict[str, npt.NDArray[Any]]
 
     def legs_of(self, finding: int) -> tuple[Leg, ...]:
         """The six legs of an entry of the table, in the order of `leg.NAMES`."""
@@ -89,6 +91,7 @@ def collect(
     table: str | Path,
     *,
     spec: Mapping[str, Any],
+    edits: str | Path | None = None,
     q: float = ranking.Q,
     min_effect: Mapping[str, float] | None = None,
     detection: Detection | None = None,
@@ -102,10 +105,11 @@ def collect(
             manifest.json) and, for a planted pair, truth to paths; features_a, features_b to lists of shards;
             repeats to a list of these of further seeds; crosscoders to a list of {name, seed, weights, evaluation,
             latents}; and template_diffs to a list of {name, diff, dictionary (manifest.json), tokens, repeats}. A
-            method without its file was not run.
+            method without its file was not run. A pair whose difference is known has `edit` (`candidates.known.Edit`).
         out: path of the artifact, kind "findings".
         table: path of the findings as TSV.
         spec: stored with the artifact.
+        edits: path of the known edits as TSV; None: in the artifact alone.
         q: largest Benjamini-Hochberg q in a family (one pair and method).
         min_effect: smallest |effect| by name of the method, in its unit; None: the defaults.
         detection: limits and false discoveries of the methods; None: the table that ships.
@@ -128,11 +132,15 @@ def collect(
             controls.append(_control(pair, by_method))
     entries = _entries(pairs, rankings, q, min_effects)
     table_columns = columns(entries)
+    edit_columns = known_edits.columns(known_edits.rows(pairs, rankings))
     artifacts.write_text(table, tables.tsv(table_columns, schema.TITLE))
+    if edits is not None:
+        artifacts.write_text(edits, tables.tsv(edit_columns, schema.EDITS_TITLE))
     with artifacts.create(out, "findings", spec) as writer:
         writer.table("findings", table_columns, nan="not measured by this method")
         writer.table("legs", leg_columns(entries), nan="untested, or not applicable")
         writer.array("rows", padded_rows(entries))
+        writer.table("known_edits", edit_columns, nan="not known of this edit, or the method is blind to it")
         writer.strings("answers", [canonical_json(answer) for answer in answers])
         writer.strings("controls", [canonical_json(control) for control in controls])
         writer.json("thresholds", {"q": q, "min_effect": dict(min_effects)})
@@ -147,6 +155,7 @@ def read(path: str | Path) -> Findings:
             [json.loads(text) for text in artifacts.read_strings(file, "answers")],
             [json.loads(text) for text in artifacts.read_strings(file, "controls")],
             artifacts.read_table(file, "legs"),
+            artifacts.read_table(file, "known_edits"),
         )
 
 

@@ -8,15 +8,13 @@ import numpy.typing as npt
 
 from diptych.candidates import proposer
 from diptych.candidates.candidate import Candidate
+from diptych.candidates.known import LEAST_OWN
 from diptych.candidates.leg import Leg, measured
 from diptych.candidates.proposer import Clause, Files, Judged
 from diptych.statistics import resampling
 from diptych.storage import artifacts
 
 DoubleArray = npt.NDArray[np.float64]
-
-LEAST_OWN = 0.1
-"""Least share of the fine-tune's own tokens by which a direction is readable: two of twenty."""
 
 
 def q_values(files: Files) -> DoubleArray:

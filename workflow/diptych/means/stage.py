@@ -23,6 +23,7 @@ from diptych.statistics import resampling
 from diptych.storage import artifacts
 from diptych.storage.canonical import canonical_json
 from diptych.text.contexts import Text
+from diptych.text.own_vocabulary import own_vocabulary
 
 IntArray = npt.NDArray[np.int64]
 
@@ -162,7 +163,7 @@ def _write_words(
     count: int,
 ) -> None:
     """Tokens that each direction promotes and suppresses in either model, and how many are the fine-tune's own."""
-    own = vocabulary.own_vocabulary(corpora.own, corpora.reference) if corpora else None
+    own = own_vocabulary(corpora.own, corpora.reference) if corpora else None
     n_places = len(found.direction)
     columns: dict[str, list[Any]] = {name: [] for name in ("model", "place", "promoted", "suppressed", "own_share")}
     random_share = []

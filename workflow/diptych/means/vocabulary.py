@@ -1,12 +1,8 @@
 """Directions in words: the tokens that they promote, and how many of these are a fine-tune's own.
 
-    own = own_vocabulary("tokens/nineteenth/base.h5", "tokens/addresses/base.h5")
-    lens = read_lens("models/tuned", directions, scale=210.0, count=20)
-    share_of(lens.promoted, own)        # [n], share of each direction's promoted tokens
-
-A fine-tune's own vocabulary are the tokens over-represented in its corpus against a reference: those of the largest
-log-odds ratio, in standard deviations, under a Dirichlet prior with the frequencies of both corpora together (Monroe,
-Colaresi and Quinn 2008, "Fightin' Words", eqs. 16, 20 and 22).
+own = own_vocabulary("tokens/nineteenth/base.h5", "tokens/addresses/base.h5")   # `text.own_vocabulary`
+lens = read_lens("models/tuned", directions, scale=210.0, count=20)
+share_of(lens.promoted, own)        # [n], share of each direction's promoted tokens
 """
 
 from dataclasses import dataclass
@@ -16,18 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.models import ends, lens
-from diptych.storage import artifacts
 from diptych.text.tokenizer import Tokenizer
 
 IntArray = npt.NDArray[np.int64]
 DoubleArray = npt.NDArray[np.float64]
-
-OWN_Z = 1.96
-"""Standard deviations from which a token is over-represented."""
-OWN_TOKENS = 500
-"""Size of the vocabulary at most: a hundredth of a usual tokenizer's, so that chance hits it seldom."""
-PRIOR_TOKENS = 1000.0
-"""Weight of the prior in tokens: enough to keep what occurs once or twice near zero, little beside a corpus."""
 
 
 @dataclass(frozen=True)
@@ -38,38 +26,6 @@ class Lens:
     suppressed: IntArray
     promoted_text: list[list[str]]
     suppressed_text: list[list[str]]
-
-
-def log_odds_z(counts: DoubleArray, reference: DoubleArray, prior_tokens: float = PRIOR_TOKENS) -> DoubleArray:
-    """z of each token's log-odds ratio between two corpora under a Dirichlet prior of their joint frequencies, [V].
-
-    With y of n tokens and prior a of a_0: delta = log((y_1 + a) / (n_1 + a_0 - y_1 - a)) - the same of the reference,
-    variance 1 / (y_1 + a) + 1 / (y_2 + a). A token in neither has z = 0.
-
-    Args:
-        counts: of each token in the corpus, [V].
-        reference: in the reference, [V].
-        prior_tokens: a_0, the sum of the prior.
-    """
-    total = counts + reference
-    prior, present = prior_tokens * total / max(1.0, float(total.sum())), total > 0
-    posterior = np.stack([counts, reference])[:, present] + prior[present]
-    rest = posterior.sum(axis=1, keepdims=True) - posterior
-    log_odds = np.log(posterior) - np.log(np.maximum(rest, np.finfo(np.float64).tiny))
-    z = np.zeros(len(total))
-    z[present] = (log_odds[0] - log_odds[1]) / np.sqrt((1.0 / posterior).sum(axis=0))
-    return z
-
-
-def own_vocabulary(tokens: str | Path, reference: str | Path) -> IntArray:
-    """Ids of the tokens over-represented in a token file against another of its tokenizer, most distinctive first."""
-    token, reference_token = _counted_tokens(tokens), _counted_tokens(reference)
-    size = 1 + max(int(token.max(initial=0)), int(reference_token.max(initial=0)))
-    counts = [np.bincount(ids, minlength=size).astype(np.float64) for ids in (token, reference_token)]
-    z = log_odds_z(counts[0], counts[1])
-    order = np.argsort(-z, kind="stable")
-    own: IntArray = order[z[order] > OWN_Z][:OWN_TOKENS]
-    return own
 
 
 def read_lens(model: str | Path, directions: DoubleArray, *, scale: float, count: int) -> Lens:
@@ -102,9 +58,3 @@ def share_of(tokens: IntArray, own: IntArray) -> DoubleArray:
     """Share of each row of token ids [n, count] that is in the vocabulary, float64 [n]."""
     share: DoubleArray = np.isin(tokens, own).mean(axis=1)
     return share
-
-
-def _counted_tokens(path: str | Path) -> IntArray:
-    with artifacts.read(path, "tokens") as file:
-        token: IntArray = file["token"][:][file["counts"][:]].astype(np.int64)
-    return token

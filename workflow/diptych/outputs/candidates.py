@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diptych.candidates import proposer
+from diptych.candidates import known, proposer
 from diptych.candidates.candidate import NAN, Candidate, IntArray, counted
+from diptych.candidates.known import Edit, Known
 from diptych.candidates.leg import not_applicable
 from diptych.candidates.proposer import Clause, Files
 from diptych.candidates.ranking import Threshold, rank
@@ -36,9 +37,10 @@ def candidates(files: Files) -> list[Candidate]:
 
 def _listed(compared: Record, tokens: str) -> list[Candidate]:
     columns, names = compared.listed, compared.ids()
+    texts = compared.vocabulary.of(columns["token"])
     return [
-        _candidate(columns, k, name, compared.rows[k][compared.rows[k] >= 0])._replace(tokens=tokens)
-        for k, name in enumerate(names)
+        _candidate(columns, k, name, compared.rows[k][compared.rows[k] >= 0])._replace(tokens=tokens, words=(text,))
+        for k, (name, text) in enumerate(zip(names, texts, strict=True))
     ]
 
 
@@ -108,6 +110,10 @@ class Proposer(proposer.Proposer):
             ),
             Clause(names[1], bool((p == 1.0).all()), f"{counted(len(p), 'token')} that moved anywhere"),
         ]
+
+    def known(self, files: Files, edit: Edit, candidates: Sequence[Candidate]) -> Known:
+        """Where a plant acts, or the tokens that a trained model says."""
+        return known.at_concept(edit, candidates) if edit.kind == "plant" else known.saying(edit, candidates)
 
     def planted(self, files: Files, threshold: Threshold) -> Recovery | None:
         """Recovery of the tokens planted in the text."""

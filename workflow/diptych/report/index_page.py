@@ -11,7 +11,16 @@ from diptych.page.blocks import Block, Cell, Section, Strip, Table, counted, lis
 from diptych.page.cards import Cards, ChipRow, Magnitude, PairCard
 from diptych.page.method_sections import PageData
 from diptych.relations import section as relations_section
-from diptych.report import experimental_setup, finding_cards, opening, pair_page, provenance, published_numbers, trust
+from diptych.report import (
+    experimental_setup,
+    finding_cards,
+    known_edits,
+    opening,
+    pair_page,
+    provenance,
+    published_numbers,
+    trust,
+)
 from diptych.report.addresses import page_of, slug
 from diptych.storage import artifacts
 
@@ -56,6 +65,7 @@ def sections(
         *published_numbers.section(published, page),
         *relations,
         *of_study,
+        *known_edits.sections(findings),
         Section("checks", "The checks", [_checks(checks, findings)], lead=_checks_line(findings)),
         Section(
             "study", "The study", [_beside()], behind, lead="All that was compared, by what, on what, and with what."
@@ -189,5 +199,6 @@ def _beside() -> Block:
         ["seconds, processor time and peak memory of every stage", Cell("costs", href="../benchmarks/index.html")],
         ["what each job said", Cell("logs/", href="../logs/")],
         ["every finding as a table", Cell("findings.tsv", href="../findings.tsv")],
+        ["every method on every known edit", Cell("known_edits.tsv", href="../known_edits.tsv")],
     ]
     return Table(["what", "where"], rows, caption="Beside this report, in the study's results.")

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from diptych.candidates import proposer
+from diptych.candidates import known, proposer
 from diptych.candidates.candidate import NAN, Candidate, DoubleArray, counted
+from diptych.candidates.known import Edit, Known
 from diptych.candidates.leg import untested
 from diptych.candidates.proposer import Clause, Files
 from diptych.candidates.ranking import Threshold, rank
@@ -144,6 +145,12 @@ class Proposer(proposer.Proposer):
             diff["name"]: [{**files, "template_diffs": [run]} for run in (diff, *diff.get("repeats", ()))]
             for diff in files["template_diffs"]
         }
+
+    def known(self, files: Files, edit: Edit, candidates: Sequence[Candidate]) -> Known:
+        """Nothing of a plant, which acts where its concept is read."""
+        if edit.kind == "plant":
+            return known.blind("it reads the tokens of a template alone, where no concept stands")
+        return super().known(files, edit, candidates)
 
     def control(self, files: Files) -> Sequence[Clause]:
         """Clause of the control (a model against itself): every p is 1."""

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from diptych.candidates import proposer
+from diptych.candidates import known, proposer
 from diptych.candidates.candidate import NAN, Candidate, DoubleArray
+from diptych.candidates.known import Edit, Known
 from diptych.candidates.leg import Leg, measured, not_applicable, untested
 from diptych.candidates.proposer import Clause, Files
 from diptych.storage import artifacts
 from diptych.weights.limits import FLOORS
-from diptych.weights.names import OUTSIDE
+from diptych.weights.names import OUTSIDE, role_of
 
 EQUAL = "the weights are equal"
 FULL_RANK = 0.9
@@ -27,6 +28,9 @@ LEGS = (
     untested("causal", "no kind was put back to what it is in A"),
     not_applicable("readable", "a kind of matrices stands in no text"),
 )
+
+EDITED = "MLP output"
+"""Label of the matrices of which a plant edits that of one block."""
 
 Row = Mapping[str, Any]
 """One row of the table of kinds."""
@@ -106,6 +110,27 @@ def _candidate(row: Row, first: Mapping[str, DoubleArray]) -> Candidate:
     )
 
 
+def edited_tensor(tensors: Mapping[str, Any], by_id: Mapping[str, Row], edit: Edit, ids: Sequence[str]) -> Known:
+    """A plant's tensor, of rank 1: the kind that changed most in it shows it."""
+    keys = zip(tensors["block"], tensors["kind"], strict=True)
+    at = [i for i, (block, kind) in enumerate(keys) if (block, role_of(kind).label) == (edit.settings["layer"], EDITED)]
+    name = str(tensors["tensor"][at[0]])
+    shown = [frozenset({0} if by_id[each]["top_tensor"] == name else ()) for each in ids]
+    return Known("the edited tensor", (name,), shown, rank=(1.0, float(tensors["rank"][at[0]])))
+
+
+def adapted_kinds(by_id: Mapping[str, Row], edit: Edit, ids: Sequence[str]) -> Known:
+    """The kinds of matrices that LoRA adapters changed: all linear ones of the blocks, each by its rank at most."""
+    if edit.settings["method"] != "lora":
+        return known.blind("all weights were trained: none is the one that was edited")
+    linear = {name: row for name, row in by_id.items() if row["matrices"] and row["top_block"] != OUTSIDE}
+    place = {name: k for k, name in enumerate(linear)}
+    shown = [frozenset({place[each]} if each in place else ()) for each in ids]
+    seen = max((float(row["rank_max"]) for row in linear.values()), default=NAN)
+    names = [str(row["kind"]) for row in linear.values()]
+    return Known("the kinds of matrices that were adapted", names, shown, rank=(edit.settings["lora_rank"], seen))
+
+
 class Proposer(proposer.Proposer):
     """The candidates and the control of the weights of a pair."""
 
@@ -117,6 +142,16 @@ class Proposer(proposer.Proposer):
         """Why the weights cannot be compared, or ""."""
         with artifacts.read(files["weights"], "weights") as file:
             return str(artifacts.read_json(file, "comparison")["reason"])
+
+    def known(self, files: Files, edit: Edit, candidates: Sequence[Candidate]) -> Known:
+        """The tensors that were edited, and the rank of their change."""
+        with artifacts.read(files["weights"], "weights") as file:
+            by_id = {identifier(row): row for row in kind_rows(artifacts.read_table(file, "kinds"))}
+            tensors = artifacts.read_table(file, "tensors")
+        ids = [each.id for each in candidates]
+        if edit.kind == "plant":
+            return edited_tensor(tensors, by_id, edit, ids)
+        return adapted_kinds(by_id, edit, ids)
 
     def control(self, files: Files) -> Sequence[Clause]:
         """The weights of a model are equal to themselves."""

@@ -21,8 +21,9 @@ from diptych.findings import schema as findings_schema
 ROOT = Path(__file__).parents[4]
 OUTPUTS = ROOT / "docs" / "outputs.md"
 LEADERBOARD = ROOT / "docs" / "leaderboard.md"
-COLUMNS = re.compile(r"(<!-- columns: .* -->\n)(?:.*\n)*?(<!-- end of columns -->\n)")
-"""The part of docs/outputs.md that is written here."""
+COLUMNS = re.compile(r"(<!-- columns of (\S+): .* -->\n)(?:.*\n)*?(<!-- end of columns -->\n)")
+"""The parts of docs/outputs.md that are written here."""
+TABLES = {"findings.tsv": findings_schema.COLUMNS, "known_edits.tsv": findings_schema.EDIT_COLUMNS}
 LIMITS = re.compile(r"(<!-- limits: .* -->\n)(?:.*\n)*?(<!-- end of limits -->\n)")
 """The part of docs/leaderboard.md that is written here."""
 TYPE_NAMES = {str: "text", int: "integer", float: "number", bool: "true or false"}
@@ -74,9 +75,9 @@ def environment(kind: str) -> str:
 
 
 def outputs() -> str:
-    """The text of docs/outputs.md with the columns of findings.tsv."""
+    """The text of docs/outputs.md with the columns of findings.tsv and known_edits.tsv."""
     text = OUTPUTS.read_text(encoding="utf-8")
-    return COLUMNS.sub(lambda found: f"{found[1]}\n{findings_schema.markdown()}\n{found[2]}", text)
+    return COLUMNS.sub(lambda found: f"{found[1]}\n{findings_schema.markdown(TABLES[found[2]])}\n{found[3]}", text)
 
 
 def leaderboard() -> str:
