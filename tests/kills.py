@@ -183,8 +183,8 @@ def disturb(tree: Tree, expected: dict[str, str], kills: int, seed: int, longest
 
 def _kill(run: Run, number: signal.Signals, target: Target, outcome: Outcome) -> bool:
     """Send a signal and wait for the run's end; whether it met something that was at work."""
-    start = time.monotonic()
     met = run.send(number, target)
+    start = time.monotonic()  # not before: on a busy machine it takes a while to find the jobs
     while not run.wait(2.0):
         if target == "jobs" and run.goes_on(met):
             return False
