@@ -131,7 +131,7 @@ def run_tests(log: Path, seconds: float | None, tiny: bool) -> dict[str, Any]:
         return result
     folder = ROOT / "tests" / "unit"
     modules = [path for path in sorted(folder.rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text("utf-8")]
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-rN", "--tb=short", "-p", "no:cacheprovider",
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-rP", "--tb=short", "-p", "no:cacheprovider",
                "--continue-on-collection-errors", *map(str, modules[-1:] if tiny else modules)]  # fmt: skip
     try:
         output = subprocess.run(

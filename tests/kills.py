@@ -32,6 +32,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TARGETS: tuple[Target, ...] = ("jobs", "snakemake", "both")
 NO_ARTIFACTS = ("logs", "benchmarks")
 """Directories of a study that tell of its runs."""
+BEGUN = "Select jobs to execute"
 HOW_TO_GO_ON = "run the same command again"
 ENDS_WITHIN_S = 3600.0
 """Seconds after which a run that a signal should end counts as hung."""
@@ -44,7 +45,7 @@ class Outcome:
     Attributes:
         sent: signals by name and target.
         ctrl_c_s: seconds from each Ctrl-C until every process of the run had ended.
-        silent: Ctrl-Cs after which no line said how to go on.
+        silent: Ctrl-Cs after which no line said how to go on, although the study had begun.
         runs: how often Snakemake was started.
         finished: whether the study was finished after the last signal.
         studies: studies that were finished before it.
@@ -88,11 +89,16 @@ class Run:
         self.log.write_text("")
         self.pid = os.fork()
         if self.pid == 0:
-            from multiprocessing import forkserver
+            try:
+                from multiprocessing import forkserver
 
-            os.setsid()
-            forkserver._forkserver.ensure_running = lambda: None  # the parent's child: asking whether it lives fails
-            forked_snakemake.become(tree.path, self.log, [*arguments, "--configfile", STUDY, *SNAKEMAKE_OPTIONS])
+                os.setsid()
+                forkserver._forkserver.ensure_running = lambda: (
+                    None
+                )  # the parent's child: asking whether it lives fails
+                forked_snakemake.become(tree.path, self.log, [*arguments, "--configfile", STUDY, *SNAKEMAKE_OPTIONS])
+            finally:
+                os._exit(1)  # of a signal before Snakemake is there: the rest of this program is the parent's
 
     def poll(self) -> bool:
         """Whether it has ended; `code` is its exit status then, or minus the signal that ended it."""
@@ -183,8 +189,8 @@ def disturb(tree: Tree, expected: dict[str, str], kills: int, seed: int, longest
 
 def _kill(run: Run, number: signal.Signals, target: Target, outcome: Outcome) -> bool:
     """Send a signal and wait for the run's end; whether it met something that was at work."""
-    start = time.monotonic()
     met = run.send(number, target)
+    start = time.monotonic()  # not before: on a busy machine it takes a while to find the jobs
     while not run.wait(2.0):
         if target == "jobs" and run.goes_on(met):
             return False
@@ -194,7 +200,8 @@ def _kill(run: Run, number: signal.Signals, target: Target, outcome: Outcome) ->
     if number == signal.SIGINT and target == "both":
         outcome.ctrl_c_s.append(time.monotonic() - start)
         print(f"Ctrl-C: ended within {outcome.ctrl_c_s[-1]:.1f} s", file=sys.stderr, flush=True)
-        outcome.silent += HOW_TO_GO_ON not in run.log.read_text(errors="replace")
+        said = run.log.read_text(errors="replace")
+        outcome.silent += BEGUN in said and HOW_TO_GO_ON not in said
     return True
 
 

@@ -3,8 +3,10 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +17,8 @@ import pytest
 HERE = Path(__file__).parent / "cluster"
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch")
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-# A private queue may be asked often; on a shared one these stay at their defaults.
-OFTEN = ("--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1")
+# A private queue may be asked often.
+SNAKEMAKE = Path(__file__).parent / "slurm_snakemake.py"
 
 needs_slurm = pytest.mark.skipif(
     any(shutil.which(name, path=PATH) is None for name in NEEDED),
@@ -55,7 +57,7 @@ class Cluster:
 
     def start(self, tree: Path, log: Path, *arguments: str) -> subprocess.Popen[bytes]:
         """Submit a tree's jobs with its SLURM profile; Snakemake's output goes to `log`."""
-        command = [sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/slurm", *OFTEN, *arguments]
+        command = [sys.executable, SNAKEMAKE, "--workflow-profile", "profiles/slurm", *arguments]
         with log.open("wb") as out:
             return subprocess.Popen(command, cwd=tree, env=self.environment, stdout=out, stderr=out)
 
@@ -66,6 +68,22 @@ class Cluster:
         text = log.read_text(errors="replace")
         assert code == 0, text[-9000:]
         return text
+
+    def kill(self, daemon: str, number: signal.Signals) -> None:
+        """Send a daemon a signal and wait for its end."""
+        pid = dict(line.split() for line in (self.place / "pids").read_text().splitlines())[daemon]
+        os.kill(int(pid), number)
+        while Path("/proc", pid).exists() and "State:\tZ" not in Path("/proc", pid, "status").read_text():
+            time.sleep(0.05)
+
+    def start_again(self, daemon: str) -> None:
+        """Start slurmctld or slurmd, as slurm-up.sh does, after it was killed."""
+        options = ["-D", "-i"] if daemon == "slurmctld" else ["-D"]
+        with (self.place / "log" / f"{daemon}.out").open("ab") as out:
+            command = [daemon, *options, "-f", self.environment["SLURM_CONF"]]
+            new = subprocess.Popen(command, env=self.environment, stdout=out, stderr=out, start_new_session=True)
+        pids = self.place / "pids"
+        pids.write_text(re.sub(rf"^{daemon} \d+$", f"{daemon} {new.pid}", pids.read_text(), flags=re.MULTILINE))
 
     def completed(self) -> list[dict[str, str]]:
         """SLURM's records of ended jobs."""

@@ -53,6 +53,20 @@ def test_a_disk_that_fills_is_one_line_and_the_study_goes_on_where_there_is_spac
         assert not list(results.rglob("*.part"))
 
 
+def test_text_that_vanishes_is_one_line_and_what_was_made_of_it_stays(blank, tmp_path):
+    results, text = blank.path / "results" / "test", blank.path / "tests" / "data" / "text"
+    blank.snakemake(TOKENS, warm=True)
+    before = digests(results)
+    text.rename(tmp_path / "elsewhere")
+    run = blank.snakemake(TOKENS, check=False, warm=True)
+    assert run.returncode == 1
+    assert errors(run) == {"corpus source 'city': no file matches 'tests/data/text/city-*.txt'"}
+    assert {name.split("/")[0] for name in differences(before, digests(results))} <= {"corpora"}
+    (tmp_path / "elsewhere").rename(text)
+    blank.snakemake(TOKENS, warm=True)
+    assert differences(before, digests(results)) == []
+
+
 def test_read_only_results_are_one_line_before_any_job(done):
     results = done.path / "results" / "test"
     (done.path / TOKENS).unlink()

@@ -1,5 +1,6 @@
 """A job of ten steps with a checkpoint after each, which meets its fault after the third step of its first attempt."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -21,12 +22,16 @@ for step in range(first, 10):
             case "fail":
                 raise DiptychError("study.key: a problem that a user can mend")
             case "memory":
-                hoard = bytearray(os.urandom(2**20)) * 3000
+                hoard = bytearray(os.urandom(2**20)) * 1800
                 time.sleep(60)
             case "cancel" | "time" | "node" | "controller":
                 output.with_suffix(".waits").touch()
-                time.sleep(8 if snakemake.wildcards.fault == "controller" else 600)
+                while not output.with_suffix(".over").exists():
+                    time.sleep(0.1)
     checkpoint.save({"step": step + 1})
-gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-artifacts.write_text(output, f"{resources.attempt} {first} {resources.mem_mb} {gpus or '-'} {begun} {time.time()}\n")
+outcome = {
+    "attempt": resources.attempt, "first": first, "mem_mb": resources.mem_mb, "runtime": resources.runtime,
+    "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""), "begun": begun, "ended": time.time(),
+}  # fmt: skip
+artifacts.write_text(output, json.dumps(outcome))
 checkpoint.remove()
