@@ -190,10 +190,11 @@ def _overlap(x: Candidate, y: Candidate) -> float:
 
 
 def _leaks_into(strong: Candidate, weak: Candidate) -> bool:
-    """Whether half or more of the surplus along `weak` comes from a stronger direction at |cos| < .7."""
+    """Whether half or more of the surplus along `weak` comes from a stronger direction of its side at |cos| < .7."""
     overlap = _overlap(weak, strong)
     leaked = overlap**2 * strong.surplus
-    return overlap < SAME_DIRECTION and strong.surplus > weak.surplus and leaked >= 0.5 * weak.surplus
+    is_stronger = strong.side == weak.side and strong.surplus > weak.surplus
+    return is_stronger and overlap < SAME_DIRECTION and leaked >= 0.5 * weak.surplus
 
 
 def _margins(candidate: Candidate, q: float, threshold: Threshold) -> tuple[float, float, float]:
