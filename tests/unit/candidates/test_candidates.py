@@ -80,6 +80,8 @@ def test_what_a_stronger_direction_shows_along_another_is_not_written_as_its_own
         assert next(c for c in ranked.candidates if c.candidate.id == "v").is_finding
     # What is no finding itself explains nothing away.
     assert {c.candidate.id for c in ranking.rank([at_half("leak", 26.0), weak], THRESHOLD).findings} == {"leak"}
+    less = at_half("less", -1.0, side="A")
+    assert not any(c.duplicate_of for c in ranking.rank([strong, less], THRESHOLD).candidates), "of another side"
 
 
 def test_one_thing_is_written_once_a_side():
