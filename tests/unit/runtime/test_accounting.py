@@ -55,7 +55,8 @@ def test_an_account_holds_the_time_of_the_process_and_of_its_children(tmp_path: 
 
 def test_a_memory_peak_is_in_mebibytes_and_outlasts_what_was_freed(tmp_path: Path) -> None:
     _, path, _ = run(tmp_path, "block = b'1' * 300_000_000\ndel block\n")
-    assert 300_000_000 / 2**20 < json.loads(path.read_text())["peak_memory_mb"] < 1000
+    # A child's peak begins with what its parent held when it was forked; in KiB it would be more than this.
+    assert 300_000_000 / 2**20 < json.loads(path.read_text())["peak_memory_mb"] < 290_000
 
 
 @pytest.mark.parametrize("error", ["DiptychError('no rows')", "ValueError('a defect')"])
