@@ -14,13 +14,20 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "workflow"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
+from diptych.config.layout import Layout
+from diptych.planning import machines, text, write
+from diptych.planning import plan as plans
+from diptych.planning.plan import Plan
+from diptych.planning.quantity import quantity
+from diptych.report import costs
+
+ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "benchmarks" / "full_width.yaml"
 SOURCES = ROOT / "results" / "full-width-sources"
 GEMMA_2_2B = {
@@ -91,35 +98,46 @@ def make_dictionary(directory: Path, width: int) -> None:
     (directory / "cfg.json").write_text(json.dumps(config))
 
 
-def measured(results: Path, rule: str) -> Iterator[dict[str, float]]:
-    """What the jobs of a rule took, as they wrote it."""
-    for file in (results / "benchmarks" / rule).rglob("*.jsonl"):
-        job: dict[str, float] = {}
-        for line in file.read_text().splitlines():
-            job |= json.loads(line)
-        yield job
-
-
 def size(paths: Any) -> float:
     return float(sum(path.stat().st_size for path in paths if path.is_file()))
 
 
+def make_sources() -> None:
+    """The models and dictionaries that `full_width.yaml` names."""
+    unfinished = SOURCES.with_name(SOURCES.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    make_model(unfinished / "gemma", "gemma2", GEMMA_2_2B, "bfloat16")
+    make_edit(unfinished / "gemma", unfinished / "edited")
+    make_model(unfinished / "wide", "llama", WIDE, "float32")
+    for sizes in (GEMMA_2_2B, WIDE):
+        make_dictionary(unfinished / f"dictionary-{sizes['hidden_size']}", sizes["hidden_size"])
+    unfinished.rename(SOURCES)
+
+
+def compare(plan: Plan, results: Path) -> list[str]:
+    """Print what every rule took beside what was planned; the names of what is off."""
+    kept = (path for path in results.rglob("*") if path.relative_to(results).parts[0] not in ("logs", "benchmarks"))
+    taken = size(kept)
+    wrong = [] if abs(plan.disk / taken - 1) <= DISK else ["disk"]
+    print(f"\ndisk: planned {quantity(plan.disk, 'B')}, taken {quantity(taken, 'B')}")
+    print(f"{'rule':24}{'jobs':>5}{'minutes':>9}{'memory':>11}{'planned':>11}{'ratio':>7}")
+    stages = {stage.rule: stage for stage in plan.stages}
+    for cost in costs.read(results / "benchmarks"):
+        stage, memory = stages[cost.rule], 2**20 * cost.peak_memory_mb
+        planned = stage.host_memory.size + stage.pages
+        columns = (
+            f"{cost.rule:24}{cost.jobs:>5}{cost.s / 60:>9.1f}{quantity(memory, 'B'):>11}{quantity(planned, 'B'):>11}"
+        )
+        print(f"{columns}{planned / memory:>7.2f}")
+        if memory >= LEAST_MEMORY and abs(planned / memory - 1) > MEMORY:
+            wrong.append(f"memory of {cost.rule}")
+    return wrong
+
+
 def main() -> int:
     os.chdir(ROOT)
-    from diptych.config.layout import Layout
-    from diptych.planning import machines, text, write
-    from diptych.planning import plan as plans
-    from diptych.planning.quantity import quantity
-
     if not SOURCES.is_dir():
-        unfinished = SOURCES.with_name(SOURCES.name + ".unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        make_model(unfinished / "gemma", "gemma2", GEMMA_2_2B, "bfloat16")
-        make_edit(unfinished / "gemma", unfinished / "edited")
-        make_model(unfinished / "wide", "llama", WIDE, "float32")
-        for sizes in (GEMMA_2_2B, WIDE):
-            make_dictionary(unfinished / f"dictionary-{sizes['hidden_size']}", sizes["hidden_size"])
-        unfinished.rename(SOURCES)
+        make_sources()
     study = write.read([str(CONFIG)])
     layout = Layout(study)
     at_4096 = layout.features("text", "wide", "wide_sae", 0)
@@ -127,23 +145,7 @@ def main() -> int:
     print(text.render(plan), flush=True)
     command = ["snakemake", "--configfile", str(CONFIG), "--cores", "all", *sys.argv[1:]]
     subprocess.run([*command, "--", "all", str(at_4096)], check=True)
-
-    results = layout.results
-    kept = (path for path in results.rglob("*") if path.relative_to(results).parts[0] not in ("logs", "benchmarks"))
-    taken = size(kept)
-    wrong = [] if abs(plan.disk / taken - 1) <= DISK else ["disk"]
-    print(f"\ndisk: planned {quantity(plan.disk, 'B')}, taken {quantity(taken, 'B')}")
-    print(f"{'rule':24}{'jobs':>5}{'minutes':>9}{'memory':>11}{'planned':>11}{'ratio':>7}")
-    for stage in plan.stages:
-        jobs = list(measured(results, stage.rule))
-        if not jobs:
-            continue
-        memory, planned = 2**20 * max(job["peak_memory_mb"] for job in jobs), stage.host_memory.size + stage.pages
-        minutes = sum(job["s"] for job in jobs) / 60
-        columns = f"{stage.rule:24}{len(jobs):>5}{minutes:>9.1f}{quantity(memory, 'B'):>11}{quantity(planned, 'B'):>11}"
-        print(f"{columns}{planned / memory:>7.2f}")
-        if memory >= LEAST_MEMORY and abs(planned / memory - 1) > MEMORY:
-            wrong.append(f"memory of {stage.rule}")
+    wrong = compare(plan, layout.results)
     if wrong:
         print("the plan is off: " + ", ".join(wrong))
     return int(bool(wrong))

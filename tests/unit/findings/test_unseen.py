@@ -10,6 +10,7 @@ from diptych.candidates.proposer import Judged
 from diptych.candidates.ranking import Q, Threshold
 from diptych.crosscoder import candidates as crosscoder
 from diptych.findings import conclusions, stage, unseen
+from diptych.storage import artifacts
 
 HOSTILE = "<script>document.title='broken'</script>"
 MAP, CROSSCODER = methods.named("linear_map"), methods.named("crosscoder")
@@ -158,4 +159,6 @@ def test_every_method_tells_the_rows_that_it_read():
     assert judged["pairing"] == [Judged("pairing", 2400)]
     assert judged["template"] == ()
     (run,) = judged["crosscoder"]
-    assert 0.8 * 2400 < run.tokens <= 2400
+    with artifacts.read(files["crosscoders"][0]["weights"], "crosscoder") as file:
+        aside = artifacts.read_json(file, "summary")["rows_calibration"]
+    assert run.tokens + aside == 2400

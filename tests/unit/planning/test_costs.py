@@ -1,5 +1,6 @@
 import pytest
 
+from diptych.config.layout import Layout
 from diptych.planning import graph
 from diptych.planning import plan as plans
 from diptych.planning.cost import H5_DATASET
@@ -63,6 +64,30 @@ def test_a_dump_takes_its_values_and_norms_and_a_sample_of_the_neighbours():
     assert cost.disk == values + 6 * H5_DATASET
     assert cost.flops == 2 * 2 * (4 * 32 * 32 + 3 * 32 * 128) * 64_000 + 64_000 * 2 * 4 * 32 * 64
     assert cost.half_flops == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shard", "bytes_a_parameter"), [("bfloat16", 0, 4), ("bfloat16", 1, 2), ("float32", 0, 4)]
+)
+def test_a_dump_holds_its_model_in_float32_where_it_measures_its_precision(dtype, shard, bytes_a_parameter):
+    study = small(activations={"shards": 2, "batch_tokens": 64})
+    sizes = Sizes(
+        study.model_copy(update={"models": {k: m.model_copy(update={"dtype": dtype}) for k, m in study.models.items()}})
+    )
+    cost = COSTS["dump_activations"](sizes, corpus="text", model="base", group="main", shard=str(shard))
+    batch = 512 if dtype == "bfloat16" and shard == 0 else 64
+    expected = bytes_a_parameter * (sizes.shape("base").parameters + batch * (8 * 32 + 2 * 128))
+    assert max(cost.memory, cost.cpu_memory) == expected
+    on_cpu, on_gpu = (plans.host_memory("dump_activations", cost, on_gpu=on_gpu).size for on_gpu in (False, True))
+    assert on_cpu - on_gpu == expected
+
+
+def test_other_files_of_a_study_are_planned_with_it(default):
+    planned = {(job.rule, *job.wildcards.values()) for job in graph.jobs(default)}
+    extra = Layout(default).features("addresses", "planted", "tuned_sae", 0)
+    more = {(job.rule, *job.wildcards.values()) for job in graph.jobs(default, [extra])} - planned
+    assert {rule for rule, *_ in more} == {"encode_features"}
+    assert len(graph.jobs(default, [Layout(default).report()])) == len(planned), "what is planned already counts once"
 
 
 def test_shards_share_a_dump_and_first_rows_are_few():

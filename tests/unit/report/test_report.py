@@ -529,4 +529,6 @@ def test_one_file_is_the_same_each_time_and_has_unique_ids(report, tmp_path):
     assert len(read.ids) == len(set(read.ids))
     assert {f"page-{name}" for name in ("index", "tuned", "planted", "control", "floor")} <= set(read.ids)
     assert {link for link in read.links if link.startswith("#")} <= {f"#{name}" for name in read.ids}
+    beside = {link for link in read.links if not link.startswith(("#", "http"))}
+    assert beside == {"benchmarks/index.html", "findings.tsv", "known_edits.tsv", "logs/"}, "seen from results/"
     assert read.remote == ["data:,"]

@@ -316,7 +316,8 @@ def scaled_rotation(m: moments.Moments, *, one_basis: bool) -> DoubleArray:
     do not covary between the models, as those of one alone: in one basis a fitted Q would show a difference along
     them where the models are exchangeable.) The scale s is the square root of the weighted median ratio of B's to
     A's variance along paired directions: the least-squares scale is too small by the noise, and a ratio of total
-    variances would rescale what is shared because of what one model has alone.
+    variances would rescale what is shared because of what one model has alone. In one basis a scale below
+    `LEAST_SCALE` is 1: the test is exact where models can be exchanged as they are.
     """
     if one_basis:
         weights, right = matrices.eigh(m.C_AA + m.C_BB)
