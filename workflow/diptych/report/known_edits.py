@@ -236,7 +236,7 @@ def _finetunes(rows: Sequence[Row]) -> Table:
                 found, f"{row['reported']}", f"{row['false']}" if judged else "–", _kept(row["words"]),
             ]
         )  # fmt: skip
-    columns = ["pair", "method", "what is to be found", "found", "how many", "reported", "of them false", "words"]
+    columns = ["pair", "method", "what is to be found", "found", "how many", "reported", "of them others", "words"]
     caption = "Fine-tunes on a known text: reported differences that show its own tokens, and those that do not."
     return Table(columns, body, caption=caption, interactive=True)
 
