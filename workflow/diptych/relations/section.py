@@ -44,8 +44,8 @@ def section(path: str | Path) -> Section:
         *_unjudged(depths),
     ]
     drawn: list[Block] = [*_over_depth(depths, measured), *_norms(depths, relations.histograms)]
-    lead = "Each measure by depth, a line for each relation."
-    parts = [Section("relations-figures", "Over depth", drawn, lead=lead)]
+    lead = "Measures over depth and relative norms at each, a line for each relation."
+    parts = [Section("relations-figures", "In figures", drawn, lead=lead)]
     differences = _records(relations.differences)
     if differences:
         lead = "Students of other losses against those of KL alone, from the same start and with the same budget."
@@ -144,8 +144,10 @@ def _unjudged(depths: Sequence[Row]) -> list[Block]:
 
 
 def _over_depth(depths: Sequence[Row], measured: Sequence[Row]) -> list[Block]:
-    """A figure for each measure over depth, a line for each relation."""
+    """A figure for each measure over depth, a line for each relation; none of a single depth, which the table has."""
     sites = list(dict.fromkeys(depth["site"] for depth in depths))
+    if len(sites) < 2:
+        return []
     blocks: list[Block] = []
     for measure in DEPTH_MEASURES:
         rows = [row for row in measured if row["measure"] == measure.name and np.isfinite(row["value"])]
@@ -172,7 +174,7 @@ def _norms(depths: Sequence[Row], histograms: Any) -> list[Block]:
             for depth, counts in zip(depths, histograms, strict=True)
             if depth["site"] == site
         }
-        plot = figures.line_plot(lines, x="relative norm r", y="share of live latents", logarithmic=True)
+        plot = figures.line_plot(lines, x="relative norm r", y="share of live latents", logarithmic=True, markers=True)
         caption = "Live latents by the share of their decoder norm that is in B: 0 only A, 1 only B, .5 both alike."
         blocks.append(Figure(f"relations-norms-{place}", f"relative norms at {site}", caption, plot, height=300))
     return blocks

@@ -46,9 +46,9 @@ def read(benchmarks: str | Path) -> list[StageCost]:
 def write(benchmarks: str | Path, out: str | Path, *, report: str) -> None:
     """Write the page; `report` is the address of the report's directory from it."""
     stages = read(benchmarks)
-    frame = Frame("page-costs", f"{report}/{PLOTLY}", "What the study took", f"{report}/{INDEX}")
+    frame = Frame("page-costs", f"{report}/{PLOTLY}", "The report", f"{report}/{INDEX}")
     sections = [Section("costs", "Every stage", [_table(stages)])]
-    artifacts.write_text(out, document.render("Costs", None, _answer(stages), sections, frame))
+    artifacts.write_text(out, document.render("What the study took", None, _answer(stages), sections, frame))
 
 
 def _answer(stages: Sequence[StageCost]) -> str:
@@ -76,8 +76,8 @@ def _table(stages: Sequence[StageCost]) -> Table:
         for stage in stages
     ]
     caption = (
-        "The last run of every job that ended well, on the machine where it ran; the report's own job is not among "
-        "them. Each job's own figures lie in the directory of this page."
+        "The last run of every job that had ended when the report was written, on the machine where it ran. Each job's "
+        "own figures lie in the directory of this page."
     )
     columns = ["stage", "jobs", "seconds", "processor seconds", "share", "peak memory (MiB)"]
     return Table(columns, rows, caption=caption, interactive=True)
