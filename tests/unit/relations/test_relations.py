@@ -174,6 +174,16 @@ def test_the_table_as_text(collected):
     assert rows[0]["kl"] == rows[1]["kl"] != ""
 
 
+def test_measures_are_drawn_over_several_depths_alone(collected, relations, tmp_path):
+    def figures(path):
+        return [block.id for block in section.section(path).sections[0].blocks]
+
+    assert any(not name.startswith("relations-norms") for name in figures(collected / "relations.h5"))
+    shallow = [{**relation, "sites": relation["sites"][:1]} for relation in relations]
+    stage.collect(shallow, tmp_path / "relations.h5", tmp_path / "relations.csv", spec={})
+    assert figures(tmp_path / "relations.h5") == ["relations-norms-0"]
+
+
 def test_the_page_escapes_names(relations, tmp_path):
     named = [{**relation, "name": relation["name"].replace("scale", "<script>scale")} for relation in relations]
     stage.collect(named, tmp_path / "relations.h5", tmp_path / "relations.csv", spec={})
