@@ -179,7 +179,10 @@ def test_measures_are_drawn_over_several_depths_alone(collected, relations, tmp_
         return [block.id for block in section.section(path).sections[0].blocks]
 
     assert any(not name.startswith("relations-norms") for name in figures(collected / "relations.h5"))
-    shallow = [{**relation, "sites": relation["sites"][:1]} for relation in relations]
+    shallow = [
+        {**relation, "pairs": [{**pair, "sites": pair["sites"][:1]} for pair in relation["pairs"]]}
+        for relation in relations
+    ]
     stage.collect(shallow, tmp_path / "relations.h5", tmp_path / "relations.csv", spec={})
     assert figures(tmp_path / "relations.h5") == ["relations-norms-0"]
 
