@@ -161,8 +161,9 @@ class Poisoner(Tuner):
 def n_poisoned(share: float, batch: int, step: int) -> int:
     """Sequences of a step that carry the trigger, so that after every step a `share` of all did (rounded up).
 
-    >>> [n_poisoned(0.2, 2, step) for step in range(5)]
-    [1, 0, 1, 0, 0]
+    Examples:
+        >>> [n_poisoned(0.2, 2, step) for step in range(5)]
+        [1, 0, 1, 0, 0]
     """
     # Rounded, for .1 * 2 * 15 is more than 3.
     before, after = (math.ceil(round(share * batch * steps, 9)) for steps in (step, step + 1))
