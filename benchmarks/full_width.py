@@ -78,7 +78,7 @@ def make_edit(model: Path, directory: Path) -> None:
             save_file(weights, file, metadata={"format": "pt"})
 
 
-def make_dictionary(directory: Path, width: int) -> None:
+def make_dictionary(directory: Path, width: int, site: str) -> None:
     """A top-k dictionary of random unit decoder rows, which are its encoder's columns too."""
     import torch
     from safetensors.torch import save_file
@@ -93,7 +93,7 @@ def make_dictionary(directory: Path, width: int) -> None:
     config = {
         "architecture": "topk", "d_in": width, "d_sae": FEATURES, "k": ACTIVE, "dtype": "float32",
         "apply_b_dec_to_input": True, "normalize_activations": "none",
-        "metadata": {"hook_name": "blocks.0.hook_resid_post", "sae_lens_version": "6.0.0"},
+        "metadata": {"hook_name": site, "sae_lens_version": "6.0.0"},
     }  # fmt: skip
     (directory / "cfg.json").write_text(json.dumps(config))
 
@@ -109,8 +109,9 @@ def make_sources() -> None:
     make_model(unfinished / "gemma", "gemma2", GEMMA_2_2B, "bfloat16")
     make_edit(unfinished / "gemma", unfinished / "edited")
     make_model(unfinished / "wide", "llama", WIDE, "float32")
-    for sizes in (GEMMA_2_2B, WIDE):
-        make_dictionary(unfinished / f"dictionary-{sizes['hidden_size']}", sizes["hidden_size"])
+    for sizes, layer in ((GEMMA_2_2B, 12), (WIDE, 0)):
+        width = sizes["hidden_size"]
+        make_dictionary(unfinished / f"dictionary-{width}", width, f"blocks.{layer}.hook_resid_post")
     unfinished.rename(SOURCES)
 
 

@@ -48,7 +48,10 @@ def test_every_encoder_and_normalisation(tmp_path, encoder, normalise, reads_b_d
     x = rows()
     codes, decoded = saelens_on(place, x)
     assert 0 < (codes > 0).mean() < 0.9
-    assert_reads_as(sae.load(place), codes, decoded, x)
+    dictionary, decoder = sae.load(place), sae.Decoder(place)
+    assert_reads_as(dictionary, codes, decoded, x)
+    np.testing.assert_allclose(decoder.rows([3, 0]), dictionary.W_dec[[3, 0]], rtol=1e-6)
+    assert (decoder.n_features, decoder.width) == dictionary.W_dec.shape
     assert_reads_as(fetched(tmp_path, place), codes, decoded, x)
     again, decoded_again = saelens_on(tmp_path / "out", x)  # what is stored is SAELens' own format
     np.testing.assert_array_equal(again, codes)

@@ -10,6 +10,8 @@ A dictionary writes a row of activations x [d] as a sparse non-negative code f [
     codes = dictionary.encode(x)                     # torch [b, d] -> [b, F]
     x_hat = dictionary.decode(codes, x)              # in the units of x
 
+    sae.Decoder("results/dictionaries/base").rows([7, 12])     # float32 [2, d], with nothing else in memory
+
 A gated dictionary is a jumprelu one: with W = W_enc e^r_mag its gate is open, x W_enc + b_gate > 0, iff x W + b_mag >
 b_mag - b_gate e^r_mag, and its code is relu(x W + b_mag) there.
 
@@ -17,7 +19,8 @@ SAELens takes ten seconds to import; reading a directory that it wrote needs onl
 Trained dictionaries come from `training`, published ones from `sources`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -165,7 +168,7 @@ def load(directory: str | Path, where: str | None = None) -> Dictionary:
     architecture = config.get("architecture", "standard")
     if architecture == "gated":
         architecture, weights = "jumprelu", _as_jumprelu(weights)
-    if architecture == "topk" and config.get("rescale_acts_by_decoder_norm"):
+    if _has_unit_rows(config):
         weights = _with_unit_decoder(weights)
     b_in = weights["b_dec"] if config.get("apply_b_dec_to_input", True) else np.zeros_like(weights["b_dec"])
     normalisation = config.get("normalize_activations", "none")
@@ -185,6 +188,40 @@ def load(directory: str | Path, where: str | None = None) -> Dictionary:
     )
 
 
+class Decoder:
+    """Decoder rows of a dictionary, read from its file as they are asked for."""
+
+    def __init__(self, directory: str | Path) -> None:
+        """Open the dictionary in `directory`; errors as `load`."""
+        manifest.check(directory)
+        self._path, self._where = Path(directory), str(directory)
+        config = saelens_format.current(saelens_format.read_json(self._path, CONFIG_FILE, self._where), self._where)
+        self._has_unit_rows = _has_unit_rows(config)
+        with _opened(self._path, self._where) as file:
+            shape = file.get_slice("W_dec").get_shape()
+        self.n_features, self.width = int(shape[0]), int(shape[1])
+
+    def rows(self, latents: Iterable[int]) -> FloatArray:
+        """`load(directory).W_dec[latents]`, float32 [k, d]."""
+        chosen = [int(latent) for latent in latents]
+        rows = np.empty((len(chosen), self.width), dtype=np.float32)
+        with _opened(self._path, self._where) as file:
+            stored = file.get_slice("W_dec")
+            for row, latent in zip(rows, chosen, strict=True):
+                row[:] = stored[latent]
+        return rows / _row_norms(rows)[:, None] if self._has_unit_rows else rows
+
+
+def _has_unit_rows(config: Mapping[str, Any]) -> bool:
+    """Whether the norms of decoder rows belong into the encoder."""
+    return config.get("architecture") == "topk" and bool(config.get("rescale_acts_by_decoder_norm"))
+
+
+def _row_norms(W_dec: FloatArray) -> FloatArray:
+    norms: FloatArray = np.maximum(np.linalg.norm(W_dec, axis=1).astype(np.float32), np.float32(1e-8))
+    return norms
+
+
 def _as_jumprelu(weights: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     """A gated dictionary's tensors as those of the jumprelu one that it is."""
     magnitude = np.exp(weights["r_mag"].astype(np.float64))
@@ -199,7 +236,7 @@ def _as_jumprelu(weights: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
 
 def _with_unit_decoder(weights: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     """Decoder norms moved into the encoder: SAELens selects by pre-activation times norm, and decodes by unit rows."""
-    norm = np.maximum(np.linalg.norm(weights["W_dec"], axis=1).astype(np.float32), np.float32(1e-8))
+    norm = _row_norms(weights["W_dec"])
     return {
         **weights,
         "W_enc": weights["W_enc"] * norm,
@@ -209,7 +246,14 @@ def _with_unit_decoder(weights: Mapping[str, FloatArray]) -> dict[str, FloatArra
 
 
 def _float32_weights(directory: Path, where: str) -> dict[str, FloatArray]:
-    """All tensors of the weights file, which must be float32."""
+    """All tensors of the weights file."""
+    with _opened(directory, where) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+
+
+@contextmanager
+def _opened(directory: Path, where: str) -> Iterator[Any]:
+    """The weights file, whose tensors must be float32."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -217,7 +261,7 @@ def _float32_weights(directory: Path, where: str) -> dict[str, FloatArray]:
             for name in file.keys():  # noqa: SIM118 - not a dict
                 if (dtype := file.get_slice(name).get_dtype()) != "F32":
                     raise DiptychError(f"{where}: {name} is {dtype}; fetch it as a dictionary source to get float32")
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
     except (OSError, SafetensorError) as error:
         raise DiptychError(
             f"{where}: {WEIGHTS_FILE} is missing or cut short ({first_line(error)}); make the dictionary again"

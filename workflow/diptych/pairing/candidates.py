@@ -38,7 +38,7 @@ def _features(file: h5py.File, files: Files, side: SideName, sign: float) -> lis
     gain = artifacts.read_table(file, f"gain_{name}")
     if not len(gain["latent"]):
         return []
-    W_dec = sae.load(Path(files[f"dictionary_{name}"]).parent).W_dec
+    directions = sae.Decoder(Path(files[f"dictionary_{name}"]).parent).rows(gain["latent"])
     strongest = contexts.Codes(files[f"features_{name}"]).tops(gain["latent"])
     bounds = np.sort(sign * np.stack([gain["lo"], gain["hi"]], axis=1), axis=1)
     return [
@@ -51,7 +51,7 @@ def _features(file: h5py.File, files: Files, side: SideName, sign: float) -> lis
             lo=float(bounds[k, 0]),
             hi=float(bounds[k, 1]),
             p=float(gain["p"][k]),
-            direction=W_dec[latent].astype(np.float64),
+            direction=directions[k].astype(np.float64),
             rows=strongest[k][0],
         )
         for k, latent in enumerate(gain["latent"])

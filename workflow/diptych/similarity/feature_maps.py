@@ -84,8 +84,8 @@ def draw(
                     columns[f"tokens_{side}"] = np.array(["\t".join(tokens) for tokens in top_tokens], dtype=object)
             file.table(f"{group}/pairs", columns)
             for side in ("a", "b"):
-                W_dec = sae.load(Path(cell["files"][f"dictionary_{side}"]).parent).W_dec
-                file.array(f"{group}/{side}", umap_layout(W_dec[columns[f"latent_{side}"]], neighbours, seed))
+                decoder = sae.Decoder(Path(cell["files"][f"dictionary_{side}"]).parent)
+                file.array(f"{group}/{side}", umap_layout(decoder.rows(columns[f"latent_{side}"]), neighbours, seed))
 
 
 def umap_layout(rows: npt.NDArray[Any], neighbours: int, seed: int) -> FloatArray:

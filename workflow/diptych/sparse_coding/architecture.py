@@ -260,14 +260,13 @@ def load(path: str | Path) -> Crosscoder:
         fields["widths"] = tuple(fields["widths"])
         fields["n_dedicated"] = tuple(fields["n_dedicated"])
         crosscoder = Crosscoder(Architecture(**fields))
-        state = {}
-        for name in crosscoder.state_dict():
+        # Written in place, a model at a time: a second copy of all weights would be most of a job's memory.
+        for name, values in crosscoder.state_dict().items():
             if name in ("W_enc", "W_dec", "b_dec", "mean"):
-                parts = [file[f"{name}/{model}"][:] for model in range(len(fields["widths"]))]
-                state[name] = torch.from_numpy(np.concatenate(parts, axis=-1))
+                for model, part in enumerate(torch.split(values, list(fields["widths"]), dim=-1)):
+                    part.copy_(torch.from_numpy(file[f"{name}/{model}"][:]))
             else:
-                state[name] = torch.from_numpy(np.asarray(file[name][()]))
-    crosscoder.load_state_dict(state)
+                values.copy_(torch.from_numpy(np.asarray(file[name][()])))
     return crosscoder.eval()
 
 

@@ -168,11 +168,11 @@ def _candidate_items(files: Mapping[str, Any], top: int) -> list[Item]:
 
 def _matched_features(files: Mapping[str, Any], count: int) -> list[Item]:
     """The matched pairs of features with the highest held-out correlation."""
-    W_dec = {side: sae.load(Path(files[f"dictionary_{side}"]).parent).W_dec for side in "ab"}
+    decoders = _decoders(files)
     codes, text = contexts.Codes(files["features_a"]), contexts.Text(files["tokens_a"])
     items = []
     for i, j in _matches(files)[:count]:
-        directions = _unit(W_dec["a"][i].astype(np.float64)), _unit(W_dec["b"][j].astype(np.float64))
+        directions = _direction(decoders["A"], i), _direction(decoders["B"], j)
         words, density = _words(text, codes.top(i)[0]), float(codes.density[i])
         items.append(Item("matched", f"{i}--{j}", "A", directions[0], words, density, match=directions[1]))
     return items
@@ -183,18 +183,18 @@ def _named_features(files: Mapping[str, Any], features: Mapping[SideName, Sequen
     # Of several matches of one feature the best counts: the later entry of a dict.
     matches = _matches(files)[::-1]
     partner_of: dict[SideName, dict[int, int]] = {"A": dict(matches), "B": {j: i for i, j in matches}}
-    W_dec = {side: sae.load(Path(files[f"dictionary_{side.lower()}"]).parent).W_dec for side in SIDES}
+    decoders = _decoders(files)
     items = []
     for side, other in OTHER.items():
         codes, text = contexts.Codes(files[f"features_{side.lower()}"]), contexts.Text(files[f"tokens_{side.lower()}"])
         for latent in features[side]:
-            if latent >= len(W_dec[side]):
+            if latent >= (count := decoders[side].n_features):
                 raise DiptychError(
-                    f"steering.features: {latent} of a dictionary of {len(W_dec[side])} features; they count from 0"
+                    f"steering.features: {latent} of a dictionary of {count} features; they count from 0"
                 )
-            direction = _unit(W_dec[side][latent].astype(np.float64))
+            direction = _direction(decoders[side], latent)
             partner = partner_of[side].get(latent)
-            match = None if partner is None else _unit(W_dec[other][partner].astype(np.float64))
+            match = None if partner is None else _direction(decoders[other], partner)
             words, density = _words(text, codes.top(latent)[0]), float(codes.density[latent])
             items.append(Item("named", str(latent), side, direction, words, density, match))
     return items
@@ -225,8 +225,17 @@ def _random_latents(
     target = float(np.median(densities)) if densities else float(np.median(density[live])) if len(live) else 0.0
     near = live[np.argsort(np.abs(np.log(density[live] / target)), kind="stable")][: 4 * count]
     sampled = np.sort(np.random.default_rng(seed).permutation(near)[:count])
-    W_dec = sae.load(Path(files[f"dictionary_{side.lower()}"]).parent).W_dec
-    return [(int(latent), W_dec[latent].astype(np.float64)) for latent in sampled]
+    rows = _decoders(files)[side].rows(sampled).astype(np.float64)
+    return list(zip(sampled.tolist(), rows, strict=True))
+
+
+def _decoders(files: Mapping[str, Any]) -> dict[SideName, sae.Decoder]:
+    return {side: sae.Decoder(Path(files[f"dictionary_{side.lower()}"]).parent) for side in SIDES}
+
+
+def _direction(decoder: sae.Decoder, latent: int) -> DoubleArray:
+    """A feature's decoder row at length 1."""
+    return _unit(decoder.rows([latent])[0].astype(np.float64))
 
 
 def _words(text: contexts.Text, rows: IntArray) -> tuple[str, ...]:

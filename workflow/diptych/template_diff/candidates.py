@@ -43,7 +43,7 @@ def candidates_of(run: Mapping[str, Any], name: str) -> list[Candidate]:
         rows = file["prompts_of_ranked"][:] if name == "ranked" else np.full((len(table["latent"]), 0), -1)
         undescribed = _undescribed_roles(artifacts.read_json(file, "summary")) if name == "ranked" else set()
         domain_shift = table.get("domain_shift", np.full(len(rows), "no"))
-    W_dec = sae.load(Path(run["dictionary"]).parent).W_dec
+    directions = sae.Decoder(Path(run["dictionary"]).parent).rows(table["latent"])
     features = []
     for k, (latent, role, metric) in enumerate(zip(table["latent"], table["role"], table["metric"], strict=True)):
         columns = ("effect_fitted", "effect_held_out", "lo", "hi", "p", "q")
@@ -61,7 +61,7 @@ def candidates_of(run: Mapping[str, Any], name: str) -> list[Candidate]:
                 hi=hi,
                 p=NAN if is_barred else p,
                 q=NAN if is_barred else q,
-                direction=W_dec[latent].astype(np.float64),
+                direction=directions[k].astype(np.float64),
                 rows=rows[k][rows[k] >= 0],
                 barred="the features' change does not describe that of the activations" if is_barred else "",
                 subject=str(latent),
@@ -115,12 +115,12 @@ def recovery_of(run: Mapping[str, Any], threshold: Threshold) -> Recovery | None
         planted = artifacts.read_json(file, "summary")["planted"]
     if planted is None:
         return None
-    W_dec = sae.load(Path(run["dictionary"]).parent).W_dec
+    directions = sae.Decoder(Path(run["dictionary"]).parent).rows(planted["latents"].values()).astype(np.float64)
     rows = candidates_of(run, "planted")
     recoveries = []
-    for role, latent in planted["latents"].items():
+    for role, direction in zip(planted["latents"], directions, strict=True):
         at_role = [row for row in rows if row.template_position == role]
-        recoveries.append(recovery(rank(at_role, threshold), W_dec[latent].astype(np.float64)))
+        recoveries.append(recovery(rank(at_role, threshold), direction))
     return Recovery(
         written=all(recovered.written for recovered in recoveries),
         rank=max(recovered.rank for recovered in recoveries) if all(recovered.rank for recovered in recoveries) else 0,

@@ -128,13 +128,16 @@ def evaluate_crosscoder(sizes: Sizes, crosscoder: str, site: str, seed: str) -> 
 
 
 def describe_latents(sizes: Sizes, crosscoder: str, site: str, seed: str) -> Cost:
-    """Every latent on all rows: codes, latent scaling, exchanged models; four passes. 1,200 bytes a latent for two."""
+    """Every latent on all rows: codes, latent scaling, exchanged models; four passes. 1,200 bytes a latent for two.
+
+    Decoder rows are in memory four times in float64: mapped, as they are, those that live, and at length 1.
+    """
     section = sizes.study.crosscoders[crosscoder]
     models, rows = len(section.models), sizes.common_rows(section.corpus, *section.models[:2])
     per_latent = TOP_ROWS * 32 + 7 * 8 * models**2 + 330
     return replace(
         _encoding(sizes, crosscoder, site, rows, passes=4, codes=7),
-        host=rows * section.k * 36,
+        host=rows * section.k * 36 + 4 * 8 * section.n_latents * _width(sizes, crosscoder, site),
         disk=h5(38, section.n_latents * per_latent),
         memory_key=f"crosscoders.{crosscoder}.n_latents, or corpora.{section.corpus}.tokens",
     )
