@@ -35,6 +35,18 @@ def test_a_study_that_could_have_seen_it_is_sure():
         assert words in note.text
 
 
+def test_what_could_have_been_seen_is_one_sentence_for_all_methods_and_sites():
+    silent = [answer("tuned", "unclear", method=method, least=least, limit="At length.")
+              for method, least in (("linear_map", "1 %"), ("linear_map", "1 %"), ("pairing", "1 %"), ("means", "2 %"),
+                                    ("weights", ".001"))]  # fmt: skip
+    text = trust.sure("tuned", study(silent)).text
+    assert text.endswith(
+        "The smallest seen on planted pairs, as a share of one model's variance: 1 % (linear map and feature pairing) "
+        "and 2 % (difference of means)."
+    )
+    assert "At length." not in text
+
+
 @pytest.mark.parametrize(
     ("findings", "tone", "words"),
     [

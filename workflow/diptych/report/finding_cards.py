@@ -53,13 +53,18 @@ def of_pair(comparisons: Sequence[Comparison], findings: Findings, page: PageDat
 
 
 def best(cards: Cards, count: int) -> list[Card]:
-    """For each method the largest of its findings that can be read, those with text from both models first."""
+    """For each method the largest of its findings that can be read, those with text from both models first.
+
+    Where nothing can be read it is the first finding of each method, as of the weights.
+    """
     chosen = []
     for group in cards.groups:
         readable = [card for card in group.cards if card.evidence and card.evidence.context_lists]
         if readable:
             chosen.append(max(readable, key=lambda card: (card.side == "B", card.order["effect"])))
     chosen.sort(key=lambda card: not _is_side_by_side(card))
+    if not chosen:
+        chosen = [card for group in cards.groups for card in group.cards[:1] if card.status == "finding"]
     return chosen[:count]
 
 

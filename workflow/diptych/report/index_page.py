@@ -66,7 +66,7 @@ def sections(
         *relations,
         *of_study,
         *known_edits.sections(findings),
-        Section("checks", "The checks", [_checks(checks, findings)], lead=_checks_line(findings)),
+        Section("checks", "The checks", _checks(checks, findings), lead=_checks_line(findings)),
         Section(
             "study", "The study", [_beside()], behind, lead="All that was compared, by what, on what, and with what."
         ),
@@ -181,8 +181,8 @@ def _checks_line(findings: Findings) -> str:
     return " ".join(filter(None, [control.headline, control.text, trust.yardstick(findings)]))
 
 
-def _checks(pairs: Pairs, findings: Findings) -> Block:
-    """Table of the pairs that check the methods, with links to their pages."""
+def _checks(pairs: Pairs, findings: Findings) -> list[Block]:
+    """Table of the pairs that check the methods, with links to their pages; [] if the study has none."""
     rows: list[list[str | Cell]] = []
     for name, pair in pairs.items():
         answers = trust.answers_of(findings, name)
@@ -190,7 +190,7 @@ def _checks(pairs: Pairs, findings: Findings) -> Block:
         role = pair[0]["role"]
         link = Cell(f"{pair[0]['a']} → {pair[0]['b']}", href=page_of(name))
         rows.append([link, f"{role}: {CHECKS.get(role, 'the question')}", "; ".join(texts)])
-    return Table(["pair", "what it is for", "what the methods say"], rows)
+    return [Table(["pair", "what it is for", "what the methods say"], rows)] if rows else []
 
 
 def _beside() -> Block:

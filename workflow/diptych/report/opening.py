@@ -35,63 +35,46 @@ def answer(comparisons: Sequence[Mapping[str, Any]], findings: Findings) -> str:
 def _comparison(pair: Mapping[str, Any], findings: Findings) -> list[str]:
     """Sentences on one comparison: findings, and what is not repeated, cannot be told, is absent or untested."""
     answers = trust.answers_of(findings, pair["name"], pair["site"])
-    with_findings = {methods.named(a["method"]).title: a for a in answers if a["status"] == "found"}
-    none = [methods.named(a["method"]) for a in answers if a["status"] == "none"]
-    unclear = [methods.named(a["method"]) for a in answers if a["status"] == "unclear"]
-    by_status = {
-        status: [methods.named(a["method"]).title for a in answers if a["status"] == status]
-        for status in ("not_repeated", "cannot_be_told")
-    }
-    untested = [methods.named(a["method"]).title for a in answers if a["status"] == "untested"]
+    by_status: dict[str, list[dict[str, Any]]] = {}
+    for answer in answers:
+        by_status.setdefault(answer["status"], []).append(answer)
+    none = by_status.get("none", [])
     sentences = []
     same_site = pair["site_a"] == pair["site_b"]
     a = pair["a"] if same_site else f"{pair['a']} at {pair['site_a']}"
     at_site = f" at {pair['site_b']}" if pair["site_b"] else ""
     b = f"{pair['b']}{at_site}"
-    if with_findings:
-        counts = listed([f"{a['findings']} by the {name}{_besides(a)}" for name, a in with_findings.items()])
+    if found := by_status.get("found"):
+        counts = listed([f"{each['findings']} by the {trust.titles([each])}{_besides(each)}" for each in found])
         claim = f"{pair['b']} differs from {a}{at_site}" if same_site else f"{b} differs from {a}"
-        n_findings = sum(a["findings"] for a in with_findings.values())
+        n_findings = sum(each["findings"] for each in found)
         sentences.append(f"{claim}: {counted(n_findings, 'finding')} ({counts}).")
-    if by_status["not_repeated"]:
+    if once := by_status.get("not_repeated"):
         sentences.append(
-            f"What the {listed(by_status['not_repeated'])} shows between {a} and {b} comes from one training and is "
-            "not repeated."
+            f"What the {trust.titles(once)} shows between {a} and {b} comes from one training and is not repeated."
         )
-    if by_status["cannot_be_told"]:
+    if untold := by_status.get("cannot_be_told"):
         sentences.append(
-            f"What the {listed(by_status['cannot_be_told'])} shows between {a} and {b} may be something else than a "
-            "difference of the models."
+            f"What the {trust.titles(untold)} shows between {a} and {b} may be something else than a difference of the "
+            "models."
         )
-    if exact := [method.title for method in none if method.is_exact]:
-        sentences.append(f"The {listed(exact)} of {a} and {pair['b']} show no difference that counts.")
-    if sought := [method for method in none if not method.is_exact]:
+    if exact := [each for each in none if methods.named(each["method"]).is_exact]:
+        sentences.append(f"The {trust.titles(exact)} of {a} and {pair['b']} show no difference that counts.")
+    if sought := [each for each in none if each not in exact]:
         sentences.append(
-            f"The {_titles(sought)} found no difference between {a} and {b}, though with the same settings a planted "
-            f"one was found.{_smallest(answers, sought)}"
+            f"The {trust.titles(sought)} found no difference between {a} and {b}, though with the same settings a "
+            f"planted one was found. {trust.smallest(sought)}"
         )
-    if unclear:
+    if unclear := by_status.get("unclear"):
         sentences.append(
-            f"With this much training the {_titles(unclear)} cannot tell whether {pair['b']} has something that "
-            f"{pair['a']} has not.{_smallest(answers, unclear)}"
+            f"With this much training the {trust.titles(unclear)} cannot tell whether {pair['b']} has something that "
+            f"{pair['a']} has not. {trust.smallest(unclear)}"
         )
-    if untested:
-        sentences.append(f"What the {listed(untested)} shows between {pair['a']} and {pair['b']} could not be tested.")
+    if untested := by_status.get("untested"):
+        sentences.append(
+            f"What the {trust.titles(untested)} shows between {pair['a']} and {pair['b']} could not be tested."
+        )
     return sentences
-
-
-def _titles(named: Sequence[Method]) -> str:
-    return listed([method.title for method in named])
-
-
-def _smallest(answers: Sequence[Mapping[str, Any]], silent: Sequence[Method]) -> str:
-    """Of methods that found nothing the smallest difference that each would have seen, in a sentence."""
-    least = {a["method"]: a["least"] for a in answers}
-    by_size: dict[str, list[Method]] = {}
-    for method in silent:
-        by_size.setdefault(least[method.name], []).append(method)
-    seen = [f"{size} ({_titles(alike)})" for size, alike in by_size.items()]
-    return f" The smallest seen on planted pairs, as a share of one model's variance: {listed(seen)}."
 
 
 def of_method(method: Method, pair: Mapping[str, Any], findings: Findings) -> str:

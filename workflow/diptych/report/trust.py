@@ -75,12 +75,12 @@ def sure(pair: str, findings: Findings) -> Note:
 def yardstick(findings: Findings) -> str:
     """Which methods found what was planted in a model, anywhere in the comparisons of its pair, and which missed it."""
     answers = _planted_answers(findings)
-    titles = {
+    by_status = {
         status: list(dict.fromkeys(methods.named(a["method"]).title for a in answers if a["status"] == status))
         for status in ("recovered", "missed")
     }
-    missed = [title for title in titles["missed"] if title not in titles["recovered"]]
-    outcomes = [f"found by the {listed(titles['recovered'])}"] if titles["recovered"] else []
+    missed = [title for title in by_status["missed"] if title not in by_status["recovered"]]
+    outcomes = [f"found by the {listed(by_status['recovered'])}"] if by_status["recovered"] else []
     outcomes += [f"missed by the {listed(missed)}"] if missed else []
     return f"A direction that was planted on purpose was {listed(outcomes, last='but')}." if outcomes else ""
 
@@ -88,18 +88,29 @@ def yardstick(findings: Findings) -> str:
 def detection(pair: str, findings: Findings) -> str:
     """What methods that found nothing in a pair could have seen."""
     answers = answers_of(findings, pair)
-    names = {
-        status: [methods.named(a["method"]).title for a in answers if a["status"] == status]
-        for status in ("none", "unclear")
-    }
+    silent = {status: [a for a in answers if a["status"] == status] for status in ("none", "unclear")}
     sentences = []
-    if names["none"]:
+    if silent["none"]:
         could = "would have found a change of the planted size"
-        sentences.append(f"The {listed(list(dict.fromkeys(names['none'])))} found nothing, and {could}.")
-    if names["unclear"]:
-        sentences.append(f"The {listed(list(dict.fromkeys(names['unclear'])))} cannot tell with this much training.")
-    limits = [a["limit"] for a in answers if a["limit"]]
-    return " ".join([*sentences, *dict.fromkeys(limits)])
+        sentences.append(f"The {titles(silent['none'])} found nothing, and {could}.")
+    if silent["unclear"]:
+        sentences.append(f"The {titles(silent['unclear'])} cannot tell with this much training.")
+    return " ".join([*sentences, smallest([*silent["none"], *silent["unclear"]])]).strip()
+
+
+def smallest(answers: Sequence[Mapping[str, Any]]) -> str:
+    """Of methods that found nothing the smallest difference that each would have seen, in a sentence; "" of none."""
+    by_size: dict[str, list[Mapping[str, Any]]] = {}
+    for answer in answers:
+        if answer["least"] and not methods.named(answer["method"]).is_exact:
+            by_size.setdefault(answer["least"], []).append(answer)
+    seen = [f"{size} ({titles(alike)})" for size, alike in by_size.items()]
+    return f"The smallest seen on planted pairs, as a share of one model's variance: {listed(seen)}." if seen else ""
+
+
+def titles(answers: Sequence[Mapping[str, Any]]) -> str:
+    """The titles of the methods of some answers, each once."""
+    return listed(list(dict.fromkeys(methods.named(answer["method"]).title for answer in answers)))
 
 
 def marked(pair: str, findings: Findings) -> dict[str, str]:
