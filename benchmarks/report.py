@@ -4,8 +4,9 @@
 
 Each page is opened from disk by headless Chromium, in a process and a profile of its own, with plotly.js beside it.
 `interactive` is from the start of the navigation until the document is parsed, its scripts have run and it is laid out,
-by the page's own clock; `filter` is from a word typed over the findings until the cards that are left are laid out. The
-peer is plotly.js and one figure, as plotly's own `write_html` makes it. Medians of rounds in which all take turns.
+by the page's own clock; `filter` is from a word typed over the findings until the cards that are left are laid out.
+plotly.js is run when a figure comes near, which none is on a first screen. The peer is plotly.js and one figure, as
+plotly's own `write_html` makes it. Medians of rounds in which all take turns.
 """
 
 import argparse

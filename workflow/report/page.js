@@ -7,6 +7,22 @@ const root = document.documentElement;
 const figures = Object.assign({}, ...[...document.querySelectorAll("script.figures")].map((data) => JSON.parse(data.textContent)));
 const drawn = new Set();
 
+// plotly.js takes a second: it is run when a figure is near, or else (figures may be printed unseen) a while later.
+let running;
+function plotly() {
+  running ??= new Promise((resolve) => {
+    const found = document.querySelector("script.plotly");
+    const script = document.createElement("script");
+    script.onload = script.onerror = resolve;
+    if (found.hasAttribute("src")) script.src = found.getAttribute("src");
+    else script.textContent = found.textContent;
+    document.body.append(script);
+    if (!script.src) resolve();
+  });
+  return running;
+}
+addEventListener("load", () => setTimeout(plotly, 3000));
+
 function coloured(value, style) {
   if (typeof value === "string") {
     return value.replace(/var\((--[a-z-]+)\)/g, (_, name) => style.getPropertyValue(name).trim());
@@ -50,7 +66,7 @@ const near = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     if (!entry.isIntersecting || drawn.has(entry.target)) continue;
     near.unobserve(entry.target);
-    draw(entry.target);
+    plotly().then(() => draw(entry.target));
   }
 }, { rootMargin: "400px" });
 const plots = [...document.querySelectorAll(".plot")];
@@ -116,6 +132,7 @@ function tools(...buttons) {
 
 for (const box of plots) {
   const image = (format) => async () => {
+    await plotly();
     if (!drawn.has(box)) draw(box);
     const paper = getComputedStyle(root).getPropertyValue("--paper").trim();
     const { data, layout } = coloured(figures[box.id], getComputedStyle(root));
@@ -267,5 +284,8 @@ document.querySelectorAll("section, details.section").forEach((section) => seen.
 
 addEventListener("beforeprint", () => {
   document.querySelectorAll("details.section, .item:not([hidden])").forEach((fold) => { fold.open = true; });
-  plots.filter((box) => box.offsetParent && !drawn.has(box)).forEach(draw);
+  const unseen = plots.filter((box) => box.offsetParent && !drawn.has(box));
+  const run = plotly(); // at once where it is in the page, so that this printing has the figures
+  if (typeof Plotly === "undefined") run.then(() => unseen.forEach(draw));
+  else unseen.forEach(draw);
 });

@@ -71,7 +71,9 @@ def test_the_policy_permits_the_scripts_of_the_page_alone():
     assert policy.startswith(document.policy(scripts, is_beside=True))
     assert "unsafe" not in policy.partition("script-src")[2].partition(";")[0]
     alone = document.render("T", None, "", [])
-    assert document.policy(re.findall(r"<script>(.*?)</script>", alone, re.S), is_beside=False) in unescape(alone)
+    scripts = re.findall(r'<script(?: type="text/plain" class="plotly")?>(.*?)</script>', alone, re.S)
+    assert scripts[0] == document.get_plotlyjs()
+    assert document.policy(scripts, is_beside=False) in unescape(alone)
 
 
 def test_shading_follows_the_weight():

@@ -38,7 +38,7 @@ def write(pages: Sequence[Path], out: str | Path) -> None:
     frame = texts[INDEX]
     plotly = (directory / PLOTLY).read_text(encoding="utf-8")
     start, end = _match(PART, frame).span()
-    tail = frame[end:].replace(f'<script src="{PLOTLY}"></script>', f"<script>{plotly}</script>")
+    tail = frame[end:].replace(f' src="{PLOTLY}"></script>', f">{plotly}</script>", 1)
     script = tail[tail.rindex("<script>") + len("<script>") : tail.rindex("</script>")]
     head = POLICY.sub(lambda _: _attribute(document.policy([plotly, script], is_beside=False)), frame[:start])
     artifacts.write_text(out, "".join([head, "\n".join(parts), tail]))
