@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diptych.runtime.errors import ArtifactError
-from diptych.storage import artifacts, fingerprint, unfinished
+from diptych.storage import artifacts, checksums, fingerprint, unfinished
 from edited import edited
 
 SPEC = {"settings": {"b": 1, "a": [1.5, None]}, "code": "x"}
@@ -60,6 +60,26 @@ def test_non_finite_values_are_refused_when_written(tmp_path, values):
 def test_infinity_is_refused_even_where_nan_may_stand(tmp_path):
     with pytest.raises(ArtifactError), artifacts.create(tmp_path / "a.h5", "thing", SPEC) as out:
         out.array("x", np.array([np.inf]), nan="may be missing")
+
+
+@pytest.mark.parametrize(("settled_s", "checks"), [(-1.0, 1), (60.0, 2)])
+def test_a_file_that_is_settled_is_checked_once_and_again_when_it_changed(tmp_path, monkeypatch, settled_s, checks):
+    """A file so new that a further write may leave its times as they are is checked each time."""
+    path, calls, digest = tmp_path / "a.h5", [], checksums._digest
+    write(path)
+    monkeypatch.setattr(checksums, "SETTLED_S", settled_s)
+    monkeypatch.setattr(checksums, "_digest", lambda *arguments: calls.append(1) or digest(*arguments))
+    for _ in range(2):
+        with artifacts.read(path, "thing") as file:
+            np.testing.assert_array_equal(file["values"][:], [1.0, 2.0])
+            offset = file["values"].id.get_offset()
+    assert len(calls) == checks
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"\x01")
+    os.utime(path, (1, 1))
+    with artifacts.read(path, "thing") as file, pytest.raises(ArtifactError, match="values is damaged"):
+        file["values"][:]
 
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.99])

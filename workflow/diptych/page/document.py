@@ -61,7 +61,7 @@ def render(
         policy=policy([*inlined, script], is_beside=bool(frame.plotly)),
         style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
         script=script,
-        plotly=inlined,
+        plotly="".join(inlined),
         figures=script_json(plots),
     )
 

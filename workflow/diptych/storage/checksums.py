@@ -6,13 +6,15 @@
 Numeric datasets lie contiguously in the file; each block of `BLOCK` bytes has a 64-bit xxh3 in the dataset `checksums`,
 checked when a row in it is read for the first time. A dataset of strings is one block. Names, shapes, dtypes,
 attributes and `checksums` itself are under one digest, the root attribute `digest`, checked when the file is opened.
-HDF5's own metadata is checksummed by the library (file format of HDF5 1.10).
+HDF5's own metadata is checksummed by the library (file format of HDF5 1.10). What a process has checked of a file it
+does not check again, while size and times of the file are the same.
 
 An artifact holds all of its data itself: links (soft, external, a second name) and datasets whose values lie elsewhere
 (external storage, virtual datasets) are refused before anything is read through them.
 """
 
 import os
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,9 +31,15 @@ from diptych.runtime.errors import ArtifactError
 
 BLOCK = 2**21
 """Bytes under one checksum."""
+SETTLED_S = 2.0
+"""Seconds after which a file's times tell of a further write: coarser ones than any file system has."""
 LARGEST_VECTOR = 1024
 """Arrays that one call may fill (IOV_MAX)."""
 CHECKSUMS, DIGEST = "checksums", "digest"
+Sums = dict[str, tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]]
+"""Of each dataset the checksums of its blocks, and which blocks have been checked."""
+_known: dict[tuple[int, ...] | None, Sums] = {}
+"""The files that this process has checked, by `_identity`."""
 READ_ERRORS = (OSError, RuntimeError)
 """Exceptions that h5py raises where data cannot be read."""
 STRUCTURE_ERRORS = (*READ_ERRORS, KeyError, ValueError, TypeError, MemoryError)
@@ -59,39 +67,55 @@ class Sealed(h5py.File):  # type: ignore[misc]
         Raises:
             ArtifactError: the file is not HDF5, or what `digest` covers has changed.
         """
-        self._blocks: dict[str, _Blocks] = {}
+        self._sums: Sums = {}
         try:
             super().__init__(path, "r", locking=False)
         except OSError as error:
             raise ArtifactError(f"{path}: cut short or not HDF5 ({error}); delete it and run again") from error
+        identity = _identity(self.id.get_vfd_handle())
+        if identity in _known:
+            self._sums = _known[identity]
+            return
         try:
             with _damage(str(path), STRUCTURE_ERRORS):
                 _refuse_elsewhere(self)
-                self._check()
+                self._sums = self._check()
         except ArtifactError:
             self.close()
             raise
+        if identity is not None:
+            _known[identity] = self._sums
 
-    def _check(self) -> None:
+    def _check(self) -> Sums:
         if DIGEST not in self.attrs or CHECKSUMS not in self:
-            return  # an unfinished file, or one of another format: `artifacts.read` says which
+            return {}  # an unfinished file, or one of another format: `artifacts.read` says which
         objects, checksums = _objects(self), super().__getitem__(CHECKSUMS)[:]
         if _digest(self, objects, checksums) != self.attrs[DIGEST]:
             raise ArtifactError(
                 f"{self.filename}: damaged (its names or attributes have changed); delete it and run again"
             )
+        sums: Sums = {}
         start = 0
         for name, item in objects:
             if isinstance(item, h5py.Dataset):
-                n = _n_blocks(item)
-                self._blocks[name] = _Blocks(item, checksums[start : start + n])
-                start += n
+                stop = start + _n_blocks(item)
+                sums[name] = checksums[start:stop], np.zeros(stop - start, dtype=np.bool_)
+                start = stop
+        return sums
 
     def __getitem__(self, name: Any) -> Any:
         """A dataset or group of the file, checked as it is read."""
-        if not self._blocks or isinstance(name, bytes | h5py.h5r.Reference):
+        if not self._sums or isinstance(name, bytes | h5py.h5r.Reference):
             return super().__getitem__(name)
-        return _checked(super().__getitem__(name), self._blocks)
+        return _checked(super().__getitem__(name), self._sums)
+
+
+def _identity(descriptor: int) -> tuple[int, ...] | None:
+    """What changes with a file's content; None if it is so new that a further write may leave its times as they are."""
+    status = os.fstat(descriptor)
+    if time.time() - max(status.st_mtime, status.st_ctime) < SETTLED_S:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _refuse_elsewhere(file: h5py.File) -> None:
@@ -120,12 +144,12 @@ def _is_elsewhere(item: Any) -> bool:
 class _Group(h5py.Group):  # type: ignore[misc]
     """A group of a sealed file."""
 
-    def __init__(self, group: h5py.Group, blocks: "dict[str, _Blocks]") -> None:
+    def __init__(self, group: h5py.Group, sums: Sums) -> None:
         super().__init__(group.id)
-        self._blocks = blocks
+        self._sums = sums
 
     def __getitem__(self, name: Any) -> Any:
-        return _checked(super().__getitem__(name), self._blocks)
+        return _checked(super().__getitem__(name), self._sums)
 
 
 class _Dataset(h5py.Dataset):  # type: ignore[misc]
@@ -158,10 +182,15 @@ class _Dataset(h5py.Dataset):  # type: ignore[misc]
 class _Blocks:
     """The blocks of one dataset, and which of them have been checked."""
 
-    def __init__(self, dataset: h5py.Dataset, checksums: npt.NDArray[np.uint64]) -> None:
-        self._dataset, self._checksums = dataset, checksums
-        self._is_checked = np.zeros(len(checksums), dtype=np.bool_)
-        self.name = f"{dataset.file.filename}: {dataset.name[1:]}"
+    def __init__(
+        self, dataset: h5py.Dataset, checksums: npt.NDArray[np.uint64], is_checked: npt.NDArray[np.bool_]
+    ) -> None:
+        self._dataset, self._checksums, self._is_checked = dataset, checksums, is_checked
+
+    @property
+    def name(self) -> str:
+        """The dataset's, with its file's."""
+        return f"{self._dataset.file.filename}: {self._dataset.name[1:]}"
 
     def check(self, rows: slice | npt.NDArray[np.int64]) -> None:
         """Check the blocks that hold these rows.
@@ -190,11 +219,11 @@ class _Blocks:
         return np.unique(np.minimum(first[:, None] + np.arange(span + 1), last[:, None]))
 
 
-def _checked(item: Any, blocks: dict[str, _Blocks]) -> Any:
+def _checked(item: Any, sums: Sums) -> Any:
     if isinstance(item, h5py.Dataset):
         name = item.name[1:]
-        return _Dataset(item, blocks[name]) if name in blocks else item
-    return _Group(item, blocks) if isinstance(item, h5py.Group) else item
+        return _Dataset(item, _Blocks(item, *sums[name])) if name in sums else item
+    return _Group(item, sums) if isinstance(item, h5py.Group) else item
 
 
 def _touched(args: Any, shape: tuple[int, ...]) -> slice | npt.NDArray[np.int64]:
