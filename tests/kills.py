@@ -93,9 +93,8 @@ class Run:
                 from multiprocessing import forkserver
 
                 os.setsid()
-                forkserver._forkserver.ensure_running = lambda: (
-                    None
-                )  # the parent's child: asking whether it lives fails
+                # It is the parent's child: asking whether it lives fails.
+                forkserver._forkserver.ensure_running = lambda: None
                 forked_snakemake.become(tree.path, self.log, [*arguments, "--configfile", STUDY, *SNAKEMAKE_OPTIONS])
             finally:
                 os._exit(1)  # of a signal before Snakemake is there: the rest of this program is the parent's
