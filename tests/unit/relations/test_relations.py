@@ -159,7 +159,7 @@ def test_students_of_one_budget_are_compared_with_those_of_kl(collected):
     assert rows["jacobian"] == pytest.approx(-0.4)
     words = " ".join(block.text for block in section.section(collected / "relations.h5").sections[-1].blocks[:1])
     assert "keep more of A by Jacobian distance (−.400" in words
-    assert "they keep less of A by no measure that can be told apart" in words
+    assert "they keep less of A by no measure." in words
     assert "They cannot be told apart by " in words
     assert "sharedness (first and last)" in words
 
@@ -197,7 +197,12 @@ def test_the_page_escapes_names(relations, tmp_path):
 
 def test_where_nothing_can_be_told_apart_the_words_say_so():
     row = {"measure": "kl", "site": "", "value": 0.1, "lo": -1.0, "hi": 1.2, "q": 0.8, "repeated": True}
-    assert "cannot be told apart in any of 1 measure " in section.answer("by both", "by KL", [row])
+    none = "no difference in what is kept of A is certain and counts, in any of 1 measure."
+    assert section.answer("by both", "by KL", [row]).endswith(none)
+    tiny = {**row, "value": 0.01, "q": 1e-6}
+    assert section.answer("by both", "by KL", [tiny]).endswith(
+        f"{none} They differ by less than counts by KL from A (nats)."
+    )
     told = {**row, "lo": 0.05, "q": 0.01}
     assert "they keep less of A by KL from A (nats) (+.100, .050 to 1.20)." in section.answer(
         "by both", "by KL", [told]

@@ -35,12 +35,14 @@ class Measure:
         title: what the page calls it.
         of: a depth of a relation, or its models as a whole.
         kept: 1 if a larger value means that more of A is kept, -1 if a smaller one does, 0 if neither.
+        least: smallest difference between two relations that counts, however certain a smaller one is.
     """
 
     name: str
     title: str
     of: Literal["depth", "models"]
     kept: int = 0
+    least: float = 0.01
 
 
 MEASURES = (
@@ -52,9 +54,9 @@ MEASURES = (
     Measure("fvu_a", "unexplained of A", "depth"),
     Measure("fvu_b", "unexplained of B", "depth"),
     Measure("r2", "R² of the linear map", "depth", 1),
-    Measure("kl", "KL from A (nats)", "models", -1),
-    Measure("loss", "loss above A's (nats)", "models", -1),
-    Measure("jacobian", "Jacobian distance", "models", -1),
+    Measure("kl", "KL from A (nats)", "models", -1, least=0.05),
+    Measure("loss", "loss above A's (nats)", "models", -1, least=0.05),
+    Measure("jacobian", "Jacobian distance", "models", -1, least=0.05),
 )
 """All measures, in the order of the tables."""
 

@@ -17,6 +17,8 @@ from diptych.relations.measures import MEASURES, R_EDGES, Measure, named
 Row = dict[str, Any]
 TOLD_APART = 0.05
 """Largest q of a difference that is told apart from none."""
+NOT_TOLD, TOO_SMALL = "not told apart", "less than counts"
+"""Verdicts where chance may be all, and where a certain difference is too small."""
 DEPTH_MEASURES = tuple(measure for measure in MEASURES if measure.of == "depth")
 MODEL_MEASURES = tuple(measure for measure in MEASURES if measure.of == "models")
 
@@ -207,7 +209,7 @@ def _losses(differences: Sequence[Row]) -> list[Block]:
     caption = (
         "Differences from the students of KL: same blocks, initial weights, text and steps. The interval (95 %) is "
         "over documents and over runs; q is over all of the table, and a difference is told apart at q of at most "
-        f"{number(TOLD_APART, 2)}."
+        f"{number(TOLD_APART, 2)}. It counts from {_least()} on."
     )
     columns = ["relation", "depth", "measure", "difference", "95 %", "q", "keeps"]
     return [*blocks, Table(columns, cells, caption=caption, interactive=True)]
@@ -219,26 +221,34 @@ def answer(relation: str, reference: str, rows: Sequence[Row]) -> str:
     told = {verdict: [row for row in judged if _verdict(row) == verdict] for verdict in ("more", "less")}
     start = f"Students {relation} against those {reference}, from the same start and with the same budget:"
     if not told["more"] and not told["less"]:
-        return f"{start} they cannot be told apart in any of {counted(len(judged), 'measure')} of what is kept of A."
+        none = f"no difference in what is kept of A is certain and counts, in any of {counted(len(judged), 'measure')}."
+        return f"{start} {none}{_by_title('They differ by less than counts by', judged, TOO_SMALL)}"
     words = [
         f"they keep {verdict} of A by {listed([_in_words(row) for row in rows_told])}"
         if rows_told
-        else f"they keep {verdict} of A by no measure that can be told apart"
+        else f"they keep {verdict} of A by no measure"
         for verdict, rows_told in told.items()
     ]
-    rest = _undecided(row for row in judged if _verdict(row) not in ("more", "less"))
-    return f"{start} {words[0]}; {words[1]}.{rest}"
+    alike = _by_title("They differ by less than counts by", judged, TOO_SMALL)
+    return f"{start} {words[0]}; {words[1]}.{alike}{_by_title('They cannot be told apart by', judged, NOT_TOLD)}"
 
 
-def _undecided(rows: Iterable[Row]) -> str:
-    """A sentence on the measures in which nothing can be told apart."""
+def _by_title(start: str, rows: Iterable[Row], verdict: str) -> str:
+    """A sentence with the measures of a verdict, each with its depths; "" if there are none."""
     sites: dict[str, list[str]] = {}
     for row in rows:
-        sites.setdefault(named(row["measure"]).title, []).append(row["site"])
-    if not sites:
-        return ""
+        if _verdict(row) == verdict:
+            sites.setdefault(named(row["measure"]).title, []).append(row["site"])
     names = [f"{title} ({listed(where)})" if any(where) else title for title, where in sites.items()]
-    return f" They cannot be told apart by {listed(names)}."
+    return f" {start} {listed(names)}." if names else ""
+
+
+def _least() -> str:
+    """The smallest differences that count, as "1 of this (that, ...)"."""
+    by_size: dict[float, list[str]] = {}
+    for measure in MEASURES:
+        by_size.setdefault(measure.least, []).append(measure.title)
+    return listed([f"{number(size)} ({', '.join(titles)})" for size, titles in by_size.items()])
 
 
 def _in_words(row: Row) -> str:
@@ -253,14 +263,12 @@ def _signed(row: Row) -> str:
 
 
 def _verdict(row: Row) -> str:
-    """Whether more or less of A is kept than by the reference; "not told apart" where chance may be all."""
-    kept: int = _measure(row).kept
+    """Whether more or less of A is kept than by the reference, if a difference is certain and counts."""
+    measure: Measure = named(row["measure"])
     if not row["q"] <= TOLD_APART:
-        return "not told apart"
-    if not kept:
+        return NOT_TOLD
+    if abs(row["value"]) < measure.least:
+        return TOO_SMALL
+    if not measure.kept:
         return "differs"
-    return "more" if row["value"] * kept > 0 else "less"
-
-
-def _measure(row: Row) -> Measure:
-    return named(row["measure"])
+    return "more" if row["value"] * measure.kept > 0 else "less"
