@@ -157,7 +157,7 @@ def test_students_of_one_budget_are_compared_with_those_of_kl(collected):
     assert set(differences["reference"]) == {"by kl"}
     rows = dict(zip(differences["measure"], differences["value"], strict=True))
     assert rows["jacobian"] == pytest.approx(-0.4)
-    words = " ".join(block.text for block in section.section(collected / "relations.h5").sections[-1].blocks[:1])
+    words = " ".join(block.text for block in section.section(collected / "relations.h5").sections[0].blocks[:1])
     assert "keep more of A by Jacobian distance (−.400" in words
     assert "they keep less of A by no measure." in words
     assert "They cannot be told apart by " in words
@@ -176,7 +176,7 @@ def test_the_table_as_text(collected):
 
 def test_measures_are_drawn_over_several_depths_alone(collected, relations, tmp_path):
     def figures(path):
-        return [block.id for block in section.section(path).sections[0].blocks]
+        return [block.id for block in section.section(path).sections[-1].blocks]
 
     assert any(not name.startswith("relations-norms") for name in figures(collected / "relations.h5"))
     shallow = [

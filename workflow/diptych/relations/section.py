@@ -51,7 +51,8 @@ def section(path: str | Path) -> Section:
     differences = _records(relations.differences)
     if differences:
         lead = "Students of other losses against those of KL alone, from the same start and with the same budget."
-        parts.append(Section("relations-losses", "What other losses keep than KL", _losses(differences), lead=lead))
+        title = "What other losses keep than KL"
+        parts.insert(0, Section("relations-losses", title, _losses(differences), lead=lead, is_open=True))
     lead = "What the models of each relation share at every compared depth: how many latents, and how alike."
     return Section("relations", "Relations by depth", by_depth, parts, lead=lead)
 

@@ -26,6 +26,8 @@ from diptych.storage import artifacts
 
 BRIEFS = 3
 """Findings on the card of a pair."""
+FEW_PAIRS = 3
+"""Pairs whose cards stand before what is common to all; more of them stand after it."""
 STRIPS = 3
 """Strips on the card of a pair."""
 CHECKS = {
@@ -60,10 +62,10 @@ def sections(
         *experimental_setup.section(inputs).sections,
         provenance.section(inputs, spec, "provenance"),
     ]
+    pair_cards = Section("question", "", question)
     return [
-        Section("question", "", question),
+        *([*relations, pair_cards] if len(asked) > FEW_PAIRS else [pair_cards, *relations]),
         *published_numbers.section(published, page),
-        *relations,
         *of_study,
         *known_edits.sections(findings),
         Section("checks", "The checks", _checks(checks, findings), lead=_checks_line(findings)),
@@ -82,7 +84,10 @@ def answer(pairs: Pairs, cards: Mapping[str, Cards], findings: Findings, inputs:
     """The study in two sentences: what was compared on what, and how many differences stand."""
     names = asked_pairs(pairs)
     wholes = [pairs[name][0] for name in names]
-    compared = listed(list(dict.fromkeys(f"{pair['a']} with {pair['b']}" for pair in wholes)))
+    others: dict[str, dict[str, None]] = {}
+    for pair in wholes:
+        others.setdefault(pair["a"], {})[pair["b"]] = None
+    compared = listed([f"{a} with {listed(list(of_a))}" for a, of_a in others.items()])
     text = listed(
         sorted(
             {f"{_tokens(pair['corpus'], inputs):,} tokens of {pair['corpus']}" for pair in wholes if "corpus" in pair}
