@@ -62,10 +62,9 @@ def sections(
         *experimental_setup.section(inputs).sections,
         provenance.section(inputs, spec, "provenance"),
     ]
-    pair_cards = Section("question", "", question)
+    first = [Section("question", "", question), *published_numbers.section(published, page)]
     return [
-        *([*relations, pair_cards] if len(asked) > FEW_PAIRS else [pair_cards, *relations]),
-        *published_numbers.section(published, page),
+        *([*relations, *first] if len(asked) > FEW_PAIRS else [*first, *relations]),
         *of_study,
         *known_edits.sections(findings),
         Section("checks", "The checks", _checks(checks, findings), lead=_checks_line(findings)),
