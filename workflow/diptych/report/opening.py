@@ -38,7 +38,6 @@ def _comparison(pair: Mapping[str, Any], findings: Findings) -> list[str]:
     by_status: dict[str, list[dict[str, Any]]] = {}
     for answer in answers:
         by_status.setdefault(answer["status"], []).append(answer)
-    none = by_status.get("none", [])
     sentences = []
     same_site = pair["site_a"] == pair["site_b"]
     a = pair["a"] if same_site else f"{pair['a']} at {pair['site_a']}"
@@ -58,6 +57,12 @@ def _comparison(pair: Mapping[str, Any], findings: Findings) -> list[str]:
             f"What the {trust.titles(untold)} shows between {a} and {b} may be something else than a difference of the "
             "models."
         )
+    return [*sentences, *_silent(by_status, a, b, pair)]
+
+
+def _silent(by_status: Mapping[str, Sequence[Mapping[str, Any]]], a: str, b: str, pair: Mapping[str, Any]) -> list[str]:
+    """Sentences on the methods that found nothing between a and b, cannot tell, or were not tested."""
+    sentences, none = [], by_status.get("none", [])
     if exact := [each for each in none if methods.named(each["method"]).is_exact]:
         sentences.append(f"The {trust.titles(exact)} of {a} and {pair['b']} show no difference that counts.")
     if sought := [each for each in none if each not in exact]:

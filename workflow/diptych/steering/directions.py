@@ -32,6 +32,8 @@ from diptych.text.word_lists import is_stop_token
 DoubleArray = npt.NDArray[np.float64]
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+Decoders = Mapping[SideName, sae.Decoder]
+"""Decoder rows of each model's dictionary."""
 Role = Literal["unsteered", "own", "transfer", "match", "random", "latent"]
 
 WORDS = 10
@@ -118,9 +120,10 @@ def select(
             "B": file["forward/random"][:],
         }
     items = _candidate_items(files, top)
-    if files.get("pairing"):
-        items += _matched_features(files, matched)
-        items += _named_features(files, features)
+    decoders: Decoders = _decoders(files) if files.get("pairing") else {}
+    if decoders:
+        items += _matched_features(files, decoders, matched)
+        items += _named_features(files, decoders, features)
     plan = Plan(items)
     for number, item in enumerate(items):
         other = OTHER[item.side]
@@ -133,8 +136,8 @@ def select(
     for side in SIDES:
         for number, direction in enumerate(random_directions[side][:random]):
             _add(plan, side, "random", -1, f"random {number + 1}", direction)
-        if files.get("pairing"):
-            for latent, direction in _random_latents(files, side, items, latents, seed):
+        if decoders:
+            for latent, direction in _random_latents(files, decoders[side], side, items, latents, seed):
                 _add(plan, side, "latent", -1, f"feature {latent}", direction)
     return plan
 
@@ -166,9 +169,8 @@ def _candidate_items(files: Mapping[str, Any], top: int) -> list[Item]:
     return items
 
 
-def _matched_features(files: Mapping[str, Any], count: int) -> list[Item]:
+def _matched_features(files: Mapping[str, Any], decoders: Decoders, count: int) -> list[Item]:
     """The matched pairs of features with the highest held-out correlation."""
-    decoders = _decoders(files)
     codes, text = contexts.Codes(files["features_a"]), contexts.Text(files["tokens_a"])
     items = []
     for i, j in _matches(files)[:count]:
@@ -178,12 +180,13 @@ def _matched_features(files: Mapping[str, Any], count: int) -> list[Item]:
     return items
 
 
-def _named_features(files: Mapping[str, Any], features: Mapping[SideName, Sequence[int]]) -> list[Item]:
+def _named_features(
+    files: Mapping[str, Any], decoders: Decoders, features: Mapping[SideName, Sequence[int]]
+) -> list[Item]:
     """Features named in the config, each with the one of the other model that it is matched with, if any."""
     # Of several matches of one feature the best counts: the later entry of a dict.
     matches = _matches(files)[::-1]
     partner_of: dict[SideName, dict[int, int]] = {"A": dict(matches), "B": {j: i for i, j in matches}}
-    decoders = _decoders(files)
     items = []
     for side, other in OTHER.items():
         codes, text = contexts.Codes(files[f"features_{side.lower()}"]), contexts.Text(files[f"tokens_{side.lower()}"])
@@ -211,7 +214,7 @@ def _matches(files: Mapping[str, Any]) -> list[tuple[int, int]]:
 
 
 def _random_latents(
-    files: Mapping[str, Any], side: SideName, items: Sequence[Item], count: int, seed: int
+    files: Mapping[str, Any], decoder: sae.Decoder, side: SideName, items: Sequence[Item], count: int, seed: int
 ) -> list[tuple[int, DoubleArray]]:
     """Random live latents of a model's dictionary with a density similar to that of the items.
 
@@ -225,11 +228,10 @@ def _random_latents(
     target = float(np.median(densities)) if densities else float(np.median(density[live])) if len(live) else 0.0
     near = live[np.argsort(np.abs(np.log(density[live] / target)), kind="stable")][: 4 * count]
     sampled = np.sort(np.random.default_rng(seed).permutation(near)[:count])
-    rows = _decoders(files)[side].rows(sampled).astype(np.float64)
-    return list(zip(sampled.tolist(), rows, strict=True))
+    return list(zip(sampled.tolist(), decoder.rows(sampled).astype(np.float64), strict=True))
 
 
-def _decoders(files: Mapping[str, Any]) -> dict[SideName, sae.Decoder]:
+def _decoders(files: Mapping[str, Any]) -> Decoders:
     return {side: sae.Decoder(Path(files[f"dictionary_{side.lower()}"]).parent) for side in SIDES}
 
 
