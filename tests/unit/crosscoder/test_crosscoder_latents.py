@@ -156,7 +156,8 @@ def test_intervals_of_unequal_widths_hold_the_truth():
 
 def test_label_swap_finds_the_latent_that_follows_the_model():
     crosscoder, data, _ = hand_made()
-    swap = latents.label_swap(crosscoder, data, np.flatnonzero(data.fold == 0))
+    index = np.flatnonzero(data.fold == 0)
+    swap = latents.label_swap(crosscoder, data, index, latents.collect_codes(crosscoder, data, index))
     assert swap.effect[0] == pytest.approx(0, abs=1e-5)
     assert swap.effect[1] == pytest.approx(1)  # A has nothing along it
     assert swap.effect[2] == pytest.approx(0, abs=1e-5)  # B has it as well

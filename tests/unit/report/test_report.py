@@ -22,7 +22,7 @@ from diptych.findings import stage as findings
 from diptych.oracle import planted
 from diptych.page import blocks, document
 from diptych.pairing import section as report_features
-from diptych.report import experimental_setup, gates, opening, single_file
+from diptych.report import experimental_setup, gates, index_page, opening, single_file
 from diptych.report import stage as page
 from diptych.report.addresses import with_id
 from diptych.runtime.errors import DiptychError
@@ -152,6 +152,12 @@ def test_the_index_answers_before_it_explains(pages):
     assert [seen.index(part) for part in parts] == sorted(seen.index(part) for part in parts)
     assert "A direction that was planted on purpose was found by the" in seen
     assert 'role="status"' not in pages["index.html"], "a control that holds is no headline"
+
+
+def test_of_many_pairs_what_is_common_stands_first():
+    cards, common = [blocks.Section("question", "")], [blocks.Section("relations", "")]
+    assert index_page.in_order(cards, common, index_page.FEW_PAIRS) == [*cards, *common]
+    assert index_page.in_order(cards, common, index_page.FEW_PAIRS + 1) == [*common, *cards]
 
 
 def test_a_pair_is_told_in_the_order_in_which_a_reader_asks(pages):

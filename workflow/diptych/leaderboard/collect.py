@@ -23,8 +23,8 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Board:
-    """The leaderboard.
+class Scores:
+    """The scores of all methods.
 
     Attributes:
         titles: of the methods by name, in the order of the table.
@@ -62,25 +62,25 @@ def collect(
         unjudged: by title of a method that is not judged, why.
         budget: of the methods that train.
     """
-    board = _board(scored, cases)
-    curve = limits.limits(board.rows, cases)
+    scores = _scores(scored, cases)
+    curve = limits.limits(scores.rows, cases)
     with artifacts.create(out, "leaderboard", spec) as file:
-        file.table("scores", summary.columns_of(board.rows), nan="`note` says why")
-        file.json("titles", list(board.titles.items()))
-        file.json("trained", list(board.trained))
-        file.json("above_nominal", summary.above_nominal(board.rows))
+        file.table("scores", summary.columns_of(scores.rows), nan="`note` says why")
+        file.json("titles", list(scores.titles.items()))
+        file.json("trained", list(scores.trained))
+        file.json("above_nominal", summary.above_nominal(scores.rows))
         if curve:
             file.table("limits", limits.columns_of(curve), nan="not seen with power .8 at any size")
-        for (method, case), p in board.p.items():
+        for (method, case), p in scores.p.items():
             file.array(f"p/{method}/{case}", p)
     costs = [row for entry in scored for row in _costs(entry, cases[entry["case"]]["kind"])]
-    columns = summary.columns_of([*board.rows, *costs])
-    n_rows = len(board.rows) + len(costs)
+    columns = summary.columns_of([*scores.rows, *costs])
+    n_rows = len(scores.rows) + len(costs)
     artifacts.write_text(table, tables.tsv({"schema": np.full(n_rows, SCHEMA), **columns}))
-    artifacts.write_text(page, section.page(board.titles, board.rows, costs, board.p, cases, unjudged, budget))
+    artifacts.write_text(page, section.page(scores.titles, scores.rows, costs, scores.p, cases, unjudged, budget))
 
 
-def _board(scored: Sequence[Mapping[str, str]], cases: Mapping[str, Mapping[str, Any]]) -> Board:
+def _scores(scored: Sequence[Mapping[str, str]], cases: Mapping[str, Mapping[str, Any]]) -> Scores:
     """All scores, read from their artifacts."""
     described: dict[str, dict[str, Any]] = {}
     rows: list[Row] = []
@@ -93,7 +93,7 @@ def _board(scored: Sequence[Mapping[str, str]], cases: Mapping[str, Mapping[str,
             if kind in ("noise", "halves", "swap"):
                 p[method, case] = file["p"][:]
     titles = {method: entry["title"] for method, entry in described.items()}
-    return Board(titles, [method for method, entry in described.items() if entry["trains"]], rows, p)
+    return Scores(titles, [method for method, entry in described.items() if entry["trains"]], rows, p)
 
 
 def _costs(entry: Mapping[str, str], kind: str) -> list[Row]:

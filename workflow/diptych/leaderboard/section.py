@@ -72,7 +72,7 @@ def page(
     unjudged: Mapping[str, str],
     budget: Mapping[str, Any],
 ) -> str:
-    """HTML of the leaderboard; arguments as for `collect.Board` and `collect.collect`."""
+    """HTML of the leaderboard; arguments as for `collect.Scores` and `collect.collect`."""
     by_key = {(row.method, row.case, row.quantity): row for row in [*rows, *costs]}
     board = Board(titles, by_key, cases, summary.above_nominal(rows))
     sections = [

@@ -64,7 +64,7 @@ def sections(
     ]
     first = [Section("question", "", question), *published_numbers.section(published, page)]
     return [
-        *([*relations, *first] if len(asked) > FEW_PAIRS else [*first, *relations]),
+        *in_order(first, relations, len(asked)),
         *of_study,
         *known_edits.sections(findings),
         Section("checks", "The checks", _checks(checks, findings), lead=_checks_line(findings)),
@@ -72,6 +72,11 @@ def sections(
             "study", "The study", [_beside()], behind, lead="All that was compared, by what, on what, and with what."
         ),
     ]
+
+
+def in_order(first: Sequence[Section], common: Sequence[Section], n_pairs: int) -> list[Section]:
+    """The pairs' own sections and those of what is common to all: of many pairs what is common stands first."""
+    return [*common, *first] if n_pairs > FEW_PAIRS else [*first, *common]
 
 
 def asked_pairs(pairs: Pairs) -> list[str]:

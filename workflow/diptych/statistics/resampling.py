@@ -190,9 +190,14 @@ def percentiles(replicates: FloatArray, level: float = 0.95) -> Interval:
     edge = (1.0 - level) / 2.0
     finite = np.isfinite(replicates)
     mostly_finite = finite.mean(axis=0) >= 1.0 - edge
-    filled = np.where(finite & mostly_finite, replicates, np.where(mostly_finite, np.nan, 0.0))
-    lo, hi = np.nanquantile(filled, [edge, 1.0 - edge], axis=0)
-    return Interval(np.where(mostly_finite, lo, np.nan), np.where(mostly_finite, hi, np.nan))
+    all_finite = finite.all(axis=0)
+    bounds = np.full((2, *mostly_finite.shape), np.nan)
+    # numpy skips NaN column by column, a hundred times slower than it ranks whole columns.
+    bounds[:, all_finite] = np.quantile(replicates[:, all_finite], [edge, 1.0 - edge], axis=0)
+    if (partly := mostly_finite & ~all_finite).any():
+        some = np.where(finite[:, partly], replicates[:, partly], np.nan)
+        bounds[:, partly] = np.nanquantile(some, [edge, 1.0 - edge], axis=0)
+    return Interval(bounds[0], bounds[1])
 
 
 def _padded_chunks(matrix: sparse.csr_array) -> Iterator[tuple[IntArray, FloatArray]]:

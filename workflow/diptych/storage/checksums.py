@@ -78,18 +78,19 @@ class Sealed(h5py.File):  # type: ignore[misc]
             return
         try:
             with _damage(str(path), STRUCTURE_ERRORS):
-                _refuse_elsewhere(self)
-                self._sums = self._check()
+                objects = _objects(self)
+                _refuse_elsewhere(self, dict(objects))
+                self._sums = self._check(objects)
         except ArtifactError:
             self.close()
             raise
         if identity is not None:
             _known[identity] = self._sums
 
-    def _check(self) -> Sums:
+    def _check(self, objects: list[tuple[str, Any]]) -> Sums:
         if DIGEST not in self.attrs or CHECKSUMS not in self:
             return {}  # an unfinished file, or one of another format: `artifacts.read` says which
-        objects, checksums = _objects(self), super().__getitem__(CHECKSUMS)[:]
+        checksums = super().__getitem__(CHECKSUMS)[:]
         if _digest(self, objects, checksums) != self.attrs[DIGEST]:
             raise ArtifactError(
                 f"{self.filename}: damaged (its names or attributes have changed); delete it and run again"
@@ -97,7 +98,7 @@ class Sealed(h5py.File):  # type: ignore[misc]
         sums: Sums = {}
         start = 0
         for name, item in objects:
-            if isinstance(item, h5py.Dataset):
+            if isinstance(item, h5py.Dataset) and name != CHECKSUMS:
                 stop = start + _n_blocks(item)
                 sums[name] = checksums[start:stop], np.zeros(stop - start, dtype=np.bool_)
                 start = stop
@@ -118,10 +119,8 @@ def _identity(descriptor: int) -> tuple[int, ...] | None:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _refuse_elsewhere(file: h5py.File) -> None:
+def _refuse_elsewhere(file: h5py.File, objects: dict[str, Any]) -> None:
     """Raise `ArtifactError` if a name in a file leads out of it, or its values are not stored in it."""
-    objects: dict[str, Any] = {}
-    file.visititems(lambda name, item: objects.update({name: item}))
 
     def problem(name: str, link: Any) -> str | None:
         if not isinstance(link, h5py.HardLink) or name not in objects:
@@ -243,16 +242,18 @@ def _touched(args: Any, shape: tuple[int, ...]) -> slice | npt.NDArray[np.int64]
 
 
 def _objects(file: h5py.File) -> list[tuple[str, Any]]:
-    """All groups and datasets of a file but its checksums, by name."""
+    """All groups and datasets of a file, by name."""
     found: list[tuple[str, Any]] = []
     file.visititems(lambda name, item: found.append((name, item)))
-    return sorted(((name, item) for name, item in found if name != CHECKSUMS), key=lambda entry: entry[0])
+    return sorted(found, key=lambda entry: entry[0])
 
 
 def _digest(file: h5py.File, objects: list[tuple[str, Any]], checksums: npt.NDArray[np.uint64]) -> str:
     """Digest of names, shapes, dtypes, attributes and checksums, 32 hexadecimal digits."""
     digest = xxhash.xxh3_128(checksums.tobytes())
     for name, item in [("", file), *objects]:
+        if name == CHECKSUMS:
+            continue
         if isinstance(item, h5py.Dataset):
             offset = "" if _is_text(item) else item.id.get_offset()
             digest.update(f"{name}\0{item.dtype.str}{item.shape}\0{offset}\0".encode())

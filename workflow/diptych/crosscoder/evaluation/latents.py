@@ -7,7 +7,7 @@ and the label swap measures how much less a latent fires when the two models' ro
 
     codes = collect_codes(crosscoder, rows, index)
     nu = latent_scaling(crosscoder, rows, index)          # [F, own, other]
-    swap = label_swap(crosscoder, rows, index)            # effect in [-1, 1], p
+    swap = label_swap(crosscoder, rows, index, codes)     # effect in [-1, 1], p
 
 Latents are selected on the other folds and tested on fold 0. For M models every pair statistic has the axes
 [own, other].
@@ -108,14 +108,14 @@ class Swap:
     p: DoubleArray
 
 
-def label_swap(crosscoder: Crosscoder, rows: Rows, index: IntArray, *, n_bootstrap: int = 200, seed: int = 0) -> Swap:
-    """Compare the codes of (x_A, x_B) with those of (x_B, x_A), document by document."""
+def label_swap(
+    crosscoder: Crosscoder, rows: Rows, index: IntArray, codes: sp.csr_array, *, n_bootstrap: int = 200, seed: int = 0
+) -> Swap:
+    """Compare the codes of (x_A, x_B), `codes`, with those of (x_B, x_A), document by document."""
     _, unit = np.unique(rows.document[index], return_inverse=True)
     by_document = sp.csr_array((np.ones(len(index)), (unit, np.arange(len(index)))))
-    original, swapped = (
-        (by_document @ collect_codes(crosscoder, rows, index, swap=swap, label=label)).astype(np.float64)
-        for swap, label in ((False, "codes"), (True, "codes with the models swapped"))
-    )
+    exchanged = collect_codes(crosscoder, rows, index, swap=True, label="codes with the models swapped")
+    original, swapped = ((by_document @ own).astype(np.float64) for own in (codes, exchanged))
     p = resampling.sign_flip_p((original - swapped).T.tocsr())
     n_latents = crosscoder.architecture.n_latents
     effect, lo, hi = (np.full(n_latents, np.nan) for _ in range(3))
@@ -247,7 +247,7 @@ def describe(
     r_MF = relative_norms(crosscoder)
     alive = (table["density_selection"] > 0) | (table["density_held_out"] > 0)
     table["class"] = classify(r_MF, alive, exclusive=exclusive, shared=shared)
-    columns, scaling = _comparison(crosscoder, rows, index, min_firings, n_bootstrap, seed)
+    columns, scaling = _comparison(crosscoder, rows, index, codes, min_firings, n_bootstrap, seed)
     table |= columns
     with artifacts.create(out, "latents", spec) as file:
         file.table("latents", table, nan="no such number for these widths, or the latent does not fire")
@@ -266,12 +266,18 @@ def describe(
 
 
 def _comparison(
-    crosscoder: Crosscoder, rows: Rows, index: dict[str, IntArray], min_firings: int, n_bootstrap: int, seed: int
+    crosscoder: Crosscoder,
+    rows: Rows,
+    index: dict[str, IntArray],
+    codes: dict[str, sp.csr_array],
+    min_firings: int,
+    n_bootstrap: int,
+    seed: int,
 ) -> tuple[dict[str, npt.NDArray[Any]], Scaling | None]:
     """Label-swap columns for two models of equal width, absence columns for unequal widths; latent scaling."""
     if len(crosscoder.architecture.widths) < 2:
         equal_pair = len(rows.widths) == 2 and len(set(rows.widths)) == 1
-        return _swap_table(crosscoder, rows, index, n_bootstrap, seed) if equal_pair else {}, None
+        return _swap_table(crosscoder, rows, index, codes, n_bootstrap, seed) if equal_pair else {}, None
 
     def scaling(row_index: IntArray) -> Scaling:
         return latent_scaling(crosscoder, rows, row_index, min_firings=min_firings, n_bootstrap=n_bootstrap, seed=seed)
@@ -280,18 +286,25 @@ def _comparison(
     if len(rows.widths) > 2:
         return {}, held_out
     if len(set(rows.widths)) == 1:
-        return _swap_table(crosscoder, rows, index, n_bootstrap, seed), held_out
+        return _swap_table(crosscoder, rows, index, codes, n_bootstrap, seed), held_out
     return _absence_table(relative_norms(crosscoder), scaling(index["selection"]), held_out), held_out
 
 
 def _swap_table(
-    crosscoder: Crosscoder, rows: Rows, index: dict[str, IntArray], n_bootstrap: int, seed: int
+    crosscoder: Crosscoder,
+    rows: Rows,
+    index: dict[str, IntArray],
+    codes: dict[str, sp.csr_array],
+    n_bootstrap: int,
+    seed: int,
 ) -> dict[str, npt.NDArray[Any]]:
     """Label-swap columns; the sign is that of the second model, so a latent of the first has a negative effect."""
     r_MF = relative_norms(crosscoder)
     sign = np.where(r_MF[-1] < 0.5, -1.0, 1.0)
-    selection = label_swap(crosscoder, rows, index["selection"], n_bootstrap=n_bootstrap, seed=seed)
-    held_out = label_swap(crosscoder, rows, index["held_out"], n_bootstrap=n_bootstrap, seed=seed)
+    selection, held_out = (
+        label_swap(crosscoder, rows, index[name], codes[name], n_bootstrap=n_bootstrap, seed=seed)
+        for name in ("selection", "held_out")
+    )
     return {
         "effect_selection": sign * selection.effect,
         "effect_held_out": sign * held_out.effect,
