@@ -14,7 +14,7 @@ COMPILE := echo $(CUDA) | tr ' ' '\n' | uv pip compile --quiet --python-version 
 	--custom-compile-command 'make lock' $(UPGRADE) pyproject.toml --extra slurm
 
 # Two processes: half of a test study's time it waits, and most unit tests use one core. A file's tests stay together.
-PYTEST := pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not faults"
+PYTEST := pytest -q -n 2 --durations 20 --dist loadfile --no-loadscope-reorder -m "not faults"
 
 .DEFAULT_GOAL := help
 

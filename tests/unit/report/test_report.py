@@ -155,7 +155,7 @@ def test_the_index_answers_before_it_explains(pages):
 
 
 def test_of_many_pairs_what_is_common_stands_first():
-    cards, common = [blocks.Section("question", "")], [blocks.Section("relations", "")]
+    cards, common = [blocks.Section("question", "", [])], [blocks.Section("relations", "", [])]
     assert index_page.in_order(cards, common, index_page.FEW_PAIRS) == [*cards, *common]
     assert index_page.in_order(cards, common, index_page.FEW_PAIRS + 1) == [*common, *cards]
 
