@@ -1,4 +1,4 @@
-"""The test study on a real one-node SLURM: GPU rules get the GPU, a second submission submits nothing."""
+"""The test study's pairs with changes on a real one-node SLURM: GPU rules get the GPU, nothing is submitted twice."""
 
 import re
 
@@ -19,7 +19,10 @@ def test_the_study_on_a_cluster(tmp_path):
     tree = copy_tree(tmp_path / "tree")
     study = Tree(tree)
     config = study.config()
-    config["crosscoders"]["tuned"]["processes"] = 2
+    config["pairs"] = {name: config["pairs"][name] for name in ("tuned", "planted")}
+    config["crosscoders"] = {"tuned": config["crosscoders"]["tuned"] | {"seeds": [0], "processes": 2}}
+    for trained in ("base_sae", "planted_sae"):
+        config["dictionaries"][trained]["seeds"] = [0]
     study.write_config(config)
     planned = [set(rules) for rules in submissions(tree, "--configfile", STUDY)]
     with running(tmp_path / "slurm") as cluster:
