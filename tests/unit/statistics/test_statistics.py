@@ -150,6 +150,18 @@ def test_bootstrap_bounds_are_nan_where_the_statistic_often_is_undefined():
     assert np.isnan(interval.hi)
 
 
+def test_percentiles_pass_over_what_is_not_finite_column_by_column():
+    whole = np.random.default_rng(9).permutation(np.arange(201.0))
+    some, most = whole.copy(), whole.copy()
+    some[whole == whole.max()] = np.inf
+    most[:50] = np.nan
+    interval = resampling.percentiles(np.stack([whole, some, most], axis=1))
+    assert interval.lo == pytest.approx([5.0, 4.975, np.nan], nan_ok=True)
+    assert interval.hi == pytest.approx([195.0, 194.025, np.nan], nan_ok=True)
+    alone = resampling.percentiles(some)
+    assert (alone.lo, alone.hi) == pytest.approx((4.975, 194.025))
+
+
 def test_effect_is_mean_over_sd_and_bounded_without_spread():
     h = np.array([[1.0, 3.0, 0.0, 2.0], [2.0, 2.0, 2.0, 2.0], [0.0, 0.0, 0.0, 0.0], [-1.0, -1.0, -1.0, -1.0]])
     assert resampling.sign_flip_effect(h) == pytest.approx([1.5 / np.sqrt(1.25), 2.0, 0.0, -2.0])

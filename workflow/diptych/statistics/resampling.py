@@ -192,7 +192,7 @@ def percentiles(replicates: FloatArray, level: float = 0.95) -> Interval:
     mostly_finite = finite.mean(axis=0) >= 1.0 - edge
     all_finite = finite.all(axis=0)
     bounds = np.full((2, *mostly_finite.shape), np.nan)
-    # numpy skips NaN column by column, a hundred times slower than it ranks whole columns.
+    # numpy skips NaN column by column, twenty times slower than it ranks all columns at once.
     bounds[:, all_finite] = np.quantile(replicates[:, all_finite], [edge, 1.0 - edge], axis=0)
     if (partly := mostly_finite & ~all_finite).any():
         some = np.where(finite[:, partly], replicates[:, partly], np.nan)

@@ -275,9 +275,17 @@ def _comparison(
     seed: int,
 ) -> tuple[dict[str, npt.NDArray[Any]], Scaling | None]:
     """Label-swap columns for two models of equal width, absence columns for unequal widths; latent scaling."""
+
+    def swap_table() -> dict[str, npt.NDArray[Any]]:
+        selection, held_out = (
+            label_swap(crosscoder, rows, index[name], codes[name], n_bootstrap=n_bootstrap, seed=seed)
+            for name in ("selection", "held_out")
+        )
+        return _swap_table(relative_norms(crosscoder), selection, held_out)
+
     if len(crosscoder.architecture.widths) < 2:
         equal_pair = len(rows.widths) == 2 and len(set(rows.widths)) == 1
-        return _swap_table(crosscoder, rows, index, codes, n_bootstrap, seed) if equal_pair else {}, None
+        return swap_table() if equal_pair else {}, None
 
     def scaling(row_index: IntArray) -> Scaling:
         return latent_scaling(crosscoder, rows, row_index, min_firings=min_firings, n_bootstrap=n_bootstrap, seed=seed)
@@ -286,25 +294,13 @@ def _comparison(
     if len(rows.widths) > 2:
         return {}, held_out
     if len(set(rows.widths)) == 1:
-        return _swap_table(crosscoder, rows, index, codes, n_bootstrap, seed), held_out
+        return swap_table(), held_out
     return _absence_table(relative_norms(crosscoder), scaling(index["selection"]), held_out), held_out
 
 
-def _swap_table(
-    crosscoder: Crosscoder,
-    rows: Rows,
-    index: dict[str, IntArray],
-    codes: dict[str, sp.csr_array],
-    n_bootstrap: int,
-    seed: int,
-) -> dict[str, npt.NDArray[Any]]:
+def _swap_table(r_MF: DoubleArray, selection: Swap, held_out: Swap) -> dict[str, npt.NDArray[Any]]:
     """Label-swap columns; the sign is that of the second model, so a latent of the first has a negative effect."""
-    r_MF = relative_norms(crosscoder)
     sign = np.where(r_MF[-1] < 0.5, -1.0, 1.0)
-    selection, held_out = (
-        label_swap(crosscoder, rows, index[name], codes[name], n_bootstrap=n_bootstrap, seed=seed)
-        for name in ("selection", "held_out")
-    )
     return {
         "effect_selection": sign * selection.effect,
         "effect_held_out": sign * held_out.effect,
