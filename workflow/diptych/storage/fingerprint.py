@@ -81,15 +81,21 @@ def package_versions(modules: tuple[Path, ...]) -> dict[str, str]:
     roots = {name.split(".")[0] for path in modules for name in syntax.read(path).imports}
     outside = roots - set(sys.stdlib_module_names) - {"diptych"} - NOT_NUMBERS
     distributions = {DISTRIBUTIONS.get(root, root.replace("_", "-")) for root in outside}
-    return {name: importlib.metadata.version(name).split("+")[0] for name in sorted(distributions)}
+    return {name: _version(name) for name in sorted(distributions)}
 
 
-def _files(module: str) -> list[Path]:
+@cache
+def _version(distribution: str) -> str:
+    return importlib.metadata.version(distribution).split("+")[0]
+
+
+@cache
+def _files(module: str) -> tuple[Path, ...]:
     """The files that importing `module` runs inside the library: its packages' `__init__` and itself."""
     parts = module.split(".")
     prefixes = [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
     if parts[0] != "diptych" or OUTSIDE.intersection(prefixes):
-        return []
+        return ()
     files = []
     for prefix in prefixes:
         path = LIBRARY.joinpath(*prefix.split(".")[1:])
@@ -97,7 +103,7 @@ def _files(module: str) -> list[Path]:
             files.append(path / "__init__.py")
         elif path.with_suffix(".py").is_file():
             files.append(path.with_suffix(".py"))
-    return files
+    return tuple(files)
 
 
 def _sorted(value: Any) -> Any:
