@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 import forked_snakemake
-import warm_snakemake
+import warm_scripts
 from trees import SNAKEMAKE_OPTIONS, STUDY, Tree, copy_tree
 
 Target = Literal["jobs", "snakemake", "both"]
@@ -90,12 +90,8 @@ class Run:
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                from multiprocessing import forkserver
-
                 os.setsid()
-                # It is the parent's child: asking whether it lives fails.
-                forkserver._forkserver.ensure_running = lambda: None
-                forked_snakemake.become(tree.path, self.log, [*arguments, "--configfile", STUDY, *SNAKEMAKE_OPTIONS])
+                forked_snakemake.become(tree.path, [*arguments, "--configfile", STUDY, *SNAKEMAKE_OPTIONS], self.log)
             finally:
                 os._exit(1)  # of a signal before Snakemake is there: the rest of this program is the parent's
 
@@ -216,7 +212,7 @@ def main() -> None:
     arguments = parser.parse_args()
     # A shell has its background processes ignore Ctrl-C, and their children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    warm_snakemake.start()
+    warm_scripts.start()
     with tempfile.TemporaryDirectory(prefix="diptych-kills-") as folder:
         tree = Tree(arguments.tree or copy_tree(Path(folder) / "tree"))
         if not arguments.tree:

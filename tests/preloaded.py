@@ -1,4 +1,4 @@
-"""What scripts import from outside for seconds, for `warm_snakemake` to import once."""
+"""What scripts import from outside for seconds, for `warm_scripts` to import once."""
 
 import h5py  # noqa: F401
 import plotly.graph_objects  # noqa: F401

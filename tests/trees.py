@@ -1,18 +1,19 @@
 """Copies of the working tree in which tests run Snakemake on the test study."""
 
-import os
 import re
 import shutil
 import subprocess
-import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from snakemake_server import Server
+
 ROOT = Path(__file__).parents[1]
 STUDY = "config/studies/test.yaml"
-# Tiny jobs spend their time in imports: run two at once.
+# Tiny jobs spend their time in starting: run two at once.
 SNAKEMAKE_OPTIONS = ("--cores", "2", "--max-threads", "1", "--resources", "gpu=2")
 
 
@@ -31,20 +32,10 @@ class Tree:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def snakemake(
-        self, *arguments: str, study: str = STUDY, check: bool = True, warm: bool = False, **environment: str
-    ):
-        """Run Snakemake on a study; `warm` for many jobs: scripts are forks of one that has imported torch."""
-        program = ["tests/warm_snakemake.py"] if warm else ["-m", "snakemake"]
-        command = [sys.executable, *program, *arguments, "--configfile", study, *SNAKEMAKE_OPTIONS]
-        run = subprocess.run(
-            command,
-            cwd=self.path,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "PYTHONPATH": "", **environment},
-        )
+    def snakemake(self, *arguments: str, study: str = STUDY, check: bool = True, **environment: str):
+        """Run Snakemake on a study, in a fork of a process that has imported what it and its scripts import."""
+        command = [*arguments, "--configfile", study, *SNAKEMAKE_OPTIONS]
+        run = _server(environment).run(command, self.path, environment)
         if check and run.returncode:
             raise AssertionError(f"{' '.join(command)} failed:\n{run.stdout[-4000:]}\n{run.stderr[-8000:]}")
         return run
@@ -68,6 +59,19 @@ class Tree:
         text = path.read_text()
         assert old in text, f"{file} holds no {old!r}"
         path.write_text(text.replace(old, new, 1))
+
+
+_servers: list[Server] = []
+
+
+def _server(environment: Mapping[str, str]) -> Server:
+    """The running server; another one after a kill, and for other variables that libraries read on import."""
+    wanted = {name: value for name, value in environment.items() if name.startswith("HF_")}
+    if _servers and (_servers[-1].stopped or _servers[-1].environment != wanted):
+        _servers.pop().stop()
+    if not _servers:
+        _servers.append(Server(wanted))
+    return _servers[-1]
 
 
 def parse_jobs(text: str) -> list[Job]:

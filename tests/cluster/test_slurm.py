@@ -1,4 +1,4 @@
-"""The test study's pairs with changes on a real one-node SLURM: GPU rules get the GPU, nothing is submitted twice."""
+"""The test study's planted pair on a real one-node SLURM: GPU rules get the GPU, nothing is submitted twice."""
 
 import re
 
@@ -19,8 +19,9 @@ def test_the_study_on_a_cluster(tmp_path):
     tree = copy_tree(tmp_path / "tree")
     study = Tree(tree)
     config = study.config()
-    config["pairs"] = {name: config["pairs"][name] for name in ("tuned", "planted")}
-    config["crosscoders"] = {"tuned": config["crosscoders"]["tuned"] | {"seeds": [0], "processes": 2}}
+    config["pairs"] = {"planted": config["pairs"]["planted"]}
+    config["crosscoders"] = {"planted": config["crosscoders"]["planted"] | {"seeds": [0], "processes": 2}}
+    config["template_diffs"] = {}
     for trained in ("base_sae", "planted_sae"):
         config["dictionaries"][trained]["seeds"] = [0]
     study.write_config(config)
@@ -40,7 +41,7 @@ def test_the_study_on_a_cluster(tmp_path):
     for rule, granted in {
         "dump_activations": "[01]",
         "encode_features": "[01]",
-        "train_crosscoder/tuned": "0,1",
+        "train_crosscoder/planted": "0,1",
     }.items():
         for log in (logs / rule).rglob("*.log"):
             assert re.search(rf"granted by the scheduler: CUDA_VISIBLE_DEVICES={granted}\n", log.read_text()), log

@@ -26,7 +26,7 @@ def finished(tmp_path_factory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not is_done.exists():
             shutil.rmtree(path.parent, ignore_errors=True)
-            Tree(copy_tree(path)).snakemake(warm=True)
+            Tree(copy_tree(path)).snakemake()
             is_done.touch()
     return path
 

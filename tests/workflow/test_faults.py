@@ -40,7 +40,7 @@ def test_a_disk_that_fills_is_one_line_and_the_study_goes_on_where_there_is_spac
     results = blank.path / "results" / "test"
     results.mkdir()
     with mounted(results, "-t", "tmpfs", "-o", "size=100k", "tmpfs"):
-        run = blank.snakemake(TOKENS, check=False, warm=True)
+        run = blank.snakemake(TOKENS, check=False)
         assert run.returncode == 1
         line = (
             "No space left on device: free space where `results` is, or move it, and run again; finished files are kept"
@@ -48,22 +48,22 @@ def test_a_disk_that_fills_is_one_line_and_the_study_goes_on_where_there_is_spac
         assert line in errors(run)
         assert "run the same command again" in run.stderr
         subprocess.run(["mount", "-o", "remount,size=64m", results], check=True)
-        blank.snakemake(TOKENS, warm=True)
+        blank.snakemake(TOKENS)
         assert (blank.path / TOKENS).is_file()
         assert not list(results.rglob("*.part"))
 
 
 def test_text_that_vanishes_is_one_line_and_what_was_made_of_it_stays(blank, tmp_path):
     results, text = blank.path / "results" / "test", blank.path / "tests" / "data" / "text"
-    blank.snakemake(TOKENS, warm=True)
+    blank.snakemake(TOKENS)
     before = digests(results)
     text.rename(tmp_path / "elsewhere")
-    run = blank.snakemake(TOKENS, check=False, warm=True)
+    run = blank.snakemake(TOKENS, check=False)
     assert run.returncode == 1
     assert errors(run) == {"corpus source 'city': no file matches 'tests/data/text/city-*.txt'"}
     assert {name.split("/")[0] for name in differences(before, digests(results))} <= {"corpora"}
     (tmp_path / "elsewhere").rename(text)
-    blank.snakemake(TOKENS, warm=True)
+    blank.snakemake(TOKENS)
     assert differences(before, digests(results)) == []
 
 
@@ -94,7 +94,7 @@ def test_a_path_with_blanks_behind_a_link_and_files_from_the_future(done, tmp_pa
         os.utime(place / name, (time.time() + 1e7,) * 2)
     for name in (GATES, PAGE):
         (place / name).unlink()
-    moved.snakemake(warm=True)
+    moved.snakemake()
     assert differences(expected, digests(elsewhere)) == []
     assert moved.rules() == set()
 

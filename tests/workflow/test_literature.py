@@ -117,7 +117,11 @@ def run(tree, name, overlay):
     home = tree.path / "homes" / name
     if not home.exists():
         stand_ins.publish_all(home, loading.load(study))
-    tree.snakemake(study=f"{name}.yaml", warm=True, HF_HOME=str(home), HF_HUB_OFFLINE="1")
+    # One place for all studies: libraries read it when they are imported, once for all of them.
+    place = tree.path / "home"
+    place.unlink(missing_ok=True)
+    place.symlink_to(home)
+    tree.snakemake(study=f"{name}.yaml", HF_HOME=str(place), HF_HUB_OFFLINE="1")
     return tree.path / study["results"]
 
 

@@ -236,11 +236,7 @@ STATEMENT = '\n\nCHANGED = "a statement"\n'
 def test_a_statement_runs_exactly_the_stages_that_import_it(done, file):
     path = done.path / file
     path.write_text(path.read_text() + STATEMENT)
-    importing = {
-        script.stem
-        for script in (done.path / "workflow" / "scripts").glob("*.py")
-        if path.resolve() in {p.resolve() for p in first_party(done, script)}
-    }
+    importing = {script.stem for script, modules in first_party(done).items() if path.resolve() in modules}
     plan = done.plan()
     starts = {job.rule for job in plan if "Params" in job.reason}
     # Snakemake does not look further into a job that has to run because its input does.
@@ -250,16 +246,18 @@ def test_a_statement_runs_exactly_the_stages_that_import_it(done, file):
     assert "fit_linear_map" not in starts
 
 
-def first_party(tree, script):
+def first_party(tree):
+    """The files of this library that each script of a tree imports."""
     code = (
-        "from pathlib import Path; from diptych.storage import fingerprint; "
-        f"print(*fingerprint.first_party(Path({str(script)!r})))"
+        "from pathlib import Path; from diptych.storage import fingerprint\n"
+        "for path in Path('workflow/scripts').glob('*.py'): print(path, *fingerprint.first_party(path))"
     )
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tree.path,
         env={"PYTHONPATH": str(tree.path / "workflow")},
     )  # fmt: skip
-    return [type(script)(name) for name in run.stdout.split()]
+    lines = [[(tree.path / name).resolve() for name in line.split()] for line in run.stdout.splitlines()]
+    return {script: set(modules) for script, *modules in lines}
 
 
 def test_a_docstring_does_nothing(done):

@@ -25,8 +25,8 @@ def test_two_studies_share_activations_by_the_cache_between_workflows(blank, fre
     other.edit(STUDY, "results: results/test", "results: results/another")
     options = ("--cache", "dump_activations")
     environment = {"SNAKEMAKE_OUTPUT_CACHE": str(cache)}
-    blank.snakemake(f"results/test/{DUMP}", *options, warm=True, **environment)
-    run = other.snakemake(f"results/another/{DUMP}", *options, warm=True, **environment)
+    blank.snakemake(f"results/test/{DUMP}", *options, **environment)
+    run = other.snakemake(f"results/another/{DUMP}", *options, **environment)
     assert len(list(cache.iterdir())) == 1
     assert f"Symlinking output file results/another/{DUMP} from cache." in run.stderr
     assert (other.path / "results/another/logs/dump_activations/both/base/main/0.log").read_text() == ""
@@ -34,7 +34,7 @@ def test_two_studies_share_activations_by_the_cache_between_workflows(blank, fre
     assert first.samefile(second)
     # A study that differs in what the rows depend on has rows of its own.
     other.edit(STUDY, "tokens: 6144", "tokens: 5120")
-    other.snakemake(f"results/another/{DUMP}", *options, warm=True, **environment)
+    other.snakemake(f"results/another/{DUMP}", *options, **environment)
     assert len(list(cache.iterdir())) == 2
     assert first.is_file()
 
@@ -72,7 +72,7 @@ def test_another_workflow_imports_this_one_as_a_module(blank, tmp_path):
     (mine / "tests" / "data").symlink_to(blank.path / "tests" / "data")  # the study's paths are relative
     text = SNAKEFILE.format(study=str(blank.path / STUDY), snakefile=str(blank.path / "Snakefile"))
     (mine / "Snakefile").write_text(text)
-    command = [sys.executable, blank.path / "tests" / "warm_snakemake.py", "count.txt", *SNAKEMAKE_OPTIONS]
+    command = [sys.executable, "-m", "snakemake", "count.txt", *SNAKEMAKE_OPTIONS]
     run = subprocess.run(
         command, cwd=mine, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True, check=False
     )

@@ -9,7 +9,7 @@ def test_a_small_leaderboard_runs_and_runs_once(blank):
     config = blank.config()
     config["leaderboard"] |= {"limit_documents": [], "cases": {"planted": config["leaderboard"]["cases"]["planted"]}}
     blank.write_config(config)
-    blank.snakemake("leaderboard", warm=True)
+    blank.snakemake("leaderboard")
     results = blank.path / "results" / "test"
     assert not (results / "models").exists()
     text = (results / "leaderboard" / "leaderboard.tsv").read_text(encoding="utf-8")

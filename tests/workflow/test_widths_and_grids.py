@@ -28,7 +28,7 @@ def across(finished, tmp_path_factory):
     config["sites"]["neurons"] = ["first.mlp.hook_post"]
     config["similarity"] |= {"neurons": True, "neuron_rows": 3000}
     tree.write_config(config | {"template_diffs": {}, "crosscoders": {}, "steering": {"pairs": []}})
-    tree.snakemake(warm=True)
+    tree.snakemake()
     return place / "results" / "test"
 
 

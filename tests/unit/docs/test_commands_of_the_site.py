@@ -99,9 +99,10 @@ def test_snakemake_plans_every_command(tmp_path):
 def planned(arguments, folder):
     """Exit status and output of `snakemake` in a fork that is in the folder's tree."""
     log = folder / "log"
+    log.unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
-        forked_snakemake.become(folder / "tree", log, arguments)
+        forked_snakemake.become(folder / "tree", arguments, log)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), log.read_text(encoding="utf-8")
 
 

@@ -1,6 +1,7 @@
-"""Snakemake whose scripts run in forks of a process that has imported torch and transformers once.
+"""Snakemake's scripts in forks of a process that has imported torch and transformers once.
 
-    python tests/warm_snakemake.py --configfile config/studies/test.yaml --cores 2
+    warm_scripts.start()
+    forked_snakemake.become(tree, ["--cores", "2"], log)        # in a fork of this process
 
 A script still is a process of its own, with nothing of this library imported before it starts; what it does not do is
 import for seconds what every script imports. Tests of whole studies spend most of their time so.
@@ -16,19 +17,31 @@ from contextlib import nullcontext, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import forked_snakemake
+
 CONTEXT = multiprocessing.get_context("forkserver")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables that libraries read when they are imported; those that are preloaded are told besides."""
 
 
-def run(ending: Connection, script: str, environment: dict[str, str], threads: int) -> None:
+def run(
+    ending: Connection, script: str, directory: str, written: list[str], environment: dict[str, str], threads: int
+) -> None:
     """Run a script as the main module, as `python script` does, with as many threads as Snakemake's shell tells it.
 
-    The exit code goes through `ending`: what multiprocessing reads of it another thread that starts a process may take.
+    Args:
+        ending: gets the exit code; what multiprocessing reads of it another thread that starts a process may take.
+        script: path of the script.
+        directory: where it runs.
+        written: files that get its output and its errors.
+        environment: its variables.
+        threads: of one job.
     """
     import torch
     from threadpoolctl import threadpool_limits
 
+    os.chdir(directory)
+    forked_snakemake.write_to(*written)
     os.environ.clear()
     os.environ.update(environment | dict.fromkeys(THREADS, str(threads)))
     threadpool_limits(threads)
@@ -48,11 +61,13 @@ def run(ending: Connection, script: str, environment: dict[str, str], threads: i
 
 
 def execute_script(self, script, edit=False):
-    """Stands in for Snakemake's own: a fork in place of a new interpreter."""
+    """Stands in for Snakemake's own: a fork in place of a new interpreter, that writes where Snakemake does."""
     from snakemake.benchmark import benchmarked
 
     ending, of_child = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=run, args=(of_child, script, dict(os.environ), self.threads))
+    written = [str(Path(f"/proc/self/fd/{number}").readlink()) for number in (1, 2)]
+    arguments = (of_child, script, str(Path.cwd()), written, dict(os.environ), self.threads)
+    process = CONTEXT.Process(target=run, args=arguments)
     process.start()
     of_child.close()
     with nullcontext() if self.bench_record is None else benchmarked(process.pid, self.bench_record):
@@ -66,7 +81,7 @@ def execute_script(self, script, edit=False):
 
 
 def start() -> None:
-    """Have Snakemake, in this process and in forks of it, run scripts in forks of one warm process."""
+    """Have Snakemake, in forks of this process, run scripts in forks of one warm process."""
     from multiprocessing import forkserver
 
     from snakemake.script import PythonScript
@@ -75,15 +90,6 @@ def start() -> None:
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)
     CONTEXT.set_forkserver_preload(["preloaded"])
     forkserver.ensure_running()
+    # The warm process is a child of this one: a fork of this one cannot ask whether it lives.
+    forkserver._forkserver.ensure_running = lambda: None
     PythonScript.execute_script = execute_script
-
-
-def main() -> None:
-    from snakemake import cli
-
-    start()
-    cli.main()
-
-
-if __name__ == "__main__":
-    main()
