@@ -5,8 +5,10 @@
     python benchmarks/determinism.py --compare RESULTS RESULTS                      # two finished studies
 
 Each way runs the whole study. Sums of floating-point numbers depend on how they are cut up, so bytes differ between
-ways; findings, and what is said of every pair, should not. A finding that only one of two studies has is printed with
-what the other says of the same difference; the command ends with 1 if there is one.
+ways; what is said of every pair by every method should not, nor should findings of what is computed. Findings of
+features and latents name what training made: after other last digits it makes others, as after another seed. They are
+counted, and judged by what is said of the pair. A finding that only one of two studies has is printed with what the
+other says of the same difference; the command ends with 1 if something that should not differ does.
 """
 
 import argparse
@@ -21,6 +23,10 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
+
+from diptych.findings import stage
+
 OLD_KERNELS = {
     "ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "DNNL_MAX_CPU_ISA": "SSE41",
     "OPENBLAS_CORETYPE": "Nehalem",
@@ -33,6 +39,8 @@ WAYS: dict[str, tuple[int, dict[str, str]]] = {
 }
 """Threads of a job and environment variables; the first way that runs is what the others are compared with."""
 KEYS = ("pair", "site", "method", "kind", "id", "side")
+TRAINED = ("feature", "latent")
+"""Kinds of findings that name what training made."""
 SAID = ("effect", "held_out", "q", "seeds", "weakest_leg", "weakest")
 
 Row = Mapping[str, str]
@@ -62,14 +70,19 @@ def equal_bytes(a: Path, b: Path) -> tuple[int, int]:
 
 
 def compare(a: Path, b: Path) -> tuple[list[str], bool]:
-    """Lines that compare two studies, and whether their findings are the same."""
+    """Lines that compare two studies, and whether what is said of every pair and what is computed are the same."""
     rows_a, rows_b = reported(a), reported(b)
     old, new = ({key for key, row in rows.items() if row["status"] == "finding"} for rows in (rows_a, rows_b))
-    spread = max((_relative(rows_a[key]["effect"], rows_b[key]["effect"]) for key in old & new), default=0.0)
+    made_a, made_b = ({key for key in keys if key[KEYS.index("kind")] in TRAINED} for keys in (old, new))
     same, total = equal_bytes(a, b)
+    said_a, said_b = said(a), said(b)
+    other = {key: (said_a.get(key), said_b.get(key)) for key in said_a | said_b if said_a.get(key) != said_b.get(key)}
     lines = [
-        f"{len(old & new)} findings in both, {len(old - new)} only in the first, {len(new - old)} only in the second; "
-        f"effects differ by at most {spread:.1e}; {same} of {total} artifacts are the same bytes"
+        f"{len(said_a | said_b) - len(other)} of {len(said_a | said_b)} answers (a pair by a method) are the same; "
+        f"{same} of {total} artifacts are the same bytes",
+        "computed: " + _counts(old - made_a, new - made_b, rows_a, rows_b),
+        "features and latents, which training makes: " + _counts(made_a, made_b, rows_a, rows_b),
+        *(f"  {pair}, {method}: {first}; the other: {second}" for (pair, method), (first, second) in other.items()),
     ]
     for (pair, method), count in sorted(Counter((key[0], key[2]) for key in old | new).items()):
         both, first, second = (
@@ -81,7 +94,27 @@ def compare(a: Path, b: Path) -> tuple[list[str], bool]:
     for only, rows, others in ((old - new, rows_a, rows_b), (new - old, rows_b, rows_a)):
         name = "first" if rows is rows_a else "second"
         lines += [f"  only in the {name}: {_difference(key, rows, others)}" for key in sorted(only)]
-    return lines, old == new
+    return lines, not other and old - made_a == new - made_b
+
+
+def said(results: Path) -> dict[tuple[str, str], str]:
+    """What a study says of each pair by each method, by pair and method."""
+    return {
+        (answer["pair"], answer["method"]): answer["status"] for answer in stage.read(results / "findings.h5").answers
+    }
+
+
+def _counts(
+    old: set[tuple[str, ...]],
+    new: set[tuple[str, ...]],
+    rows_a: Mapping[tuple[str, ...], Row],
+    rows_b: Mapping[tuple[str, ...], Row],
+) -> str:
+    spread = max((_relative(rows_a[key]["effect"], rows_b[key]["effect"]) for key in old & new), default=0.0)
+    return (
+        f"{len(old & new)} findings in both, {len(old - new)} only in the first, {len(new - old)} only in the second; "
+        f"effects differ by at most {spread:.1e}"
+    )
 
 
 def _difference(
