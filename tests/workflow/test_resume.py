@@ -83,6 +83,7 @@ def test_a_killed_snakemake_continues_after_unlock(done):
     kill_group(run)
     done.snakemake("--unlock")
     done.snakemake(MAPS)
+    assert "Nothing to be done" in done.snakemake(MAPS).stderr
     assert maps.read_bytes() == before
     assert not list(results.rglob("*.part"))
 

@@ -53,15 +53,21 @@ def test_the_same_findings_with_other_last_digits(determinism, tmp_path):
     assert lines[3:] == ["  tuned, outputs: 1 of 1 in both, 0 only in the first, 0 in the second"]
 
 
-def test_features_that_training_makes_may_be_others_and_what_is_said_may_not(determinism, tmp_path):
+def test_features_and_latents_are_counted_apart(determinism, tmp_path):
     a = study(tmp_path / "a", [("7", "finding", 1.0)], kind="feature")
     b = study(tmp_path / "b", [("9", "finding", 1.0)], kind="feature")
     lines, same = determinism.compare(a, b)
-    assert same
-    assert lines[2].startswith("features and latents, which training makes: 0 findings in both, 1 only in the first, 1")
-    c = study(tmp_path / "c", [("7", "finding", 1.0)], kind="feature", answer="none")
-    lines, same = determinism.compare(a, c)
     assert not same
+    assert lines[1].startswith("computed: 0 findings in both, 0 only in the first, 0 only in the second")
+    assert lines[2].startswith("features and latents, which training makes: 0 findings in both, 1 only in the first, 1")
+
+
+def test_another_answer_is_named_and_no_sameness(determinism, tmp_path):
+    a = study(tmp_path / "a", [("7", "finding", 1.0)])
+    b = study(tmp_path / "b", [("7", "finding", 1.0)], answer="none")
+    lines, same = determinism.compare(a, b)
+    assert not same
+    assert lines[0].startswith("0 of 1 answers")
     assert lines[3] == "  tuned, outputs: found; the other: none"
 
 
