@@ -5,26 +5,30 @@
     python benchmarks/determinism.py --compare RESULTS RESULTS                      # two finished studies
 
 Each way runs the whole study. Sums of floating-point numbers depend on how they are cut up, so bytes differ between
-ways; findings, and what is said of every pair, should not. Findings of features and latents are counted apart, for they
-name what training made: after other last digits it makes others, as after another seed. A finding that only one of two
-studies has is printed with what the other says of the same difference; the command ends with 1 if there is one, or if
-something else is said of a pair.
+ways; findings, and what is said of every pair, should not. Findings of features and latents are counted apart, for
+training made them: after other last digits it makes others, as after another seed. So they are the same where they are
+over seeds (METHODS 9): of one side, at |cos| >= .7, whatever their numbers. A finding that only one of two studies has
+is printed with what the other says of the same difference; the command ends with 1 if there is one, or if something
+else is said of a pair.
 """
 
 import argparse
-import csv
 import math
 import os
 import subprocess
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 
+import numpy as np
+import numpy.typing as npt
+
+from diptych.candidates.candidate import SAME_DIRECTION, abs_cosine
+from diptych.candidates.ranking import TRAINED
 from diptych.findings import stage
 
 OLD_KERNELS = {
@@ -38,12 +42,49 @@ WAYS: dict[str, tuple[int, dict[str, str]]] = {
     "old kernels": (1, OLD_KERNELS),
 }
 """Threads of a job and environment variables; the first way that runs is what the others are compared with."""
-KEYS = ("pair", "site", "method", "kind", "id", "side")
-TRAINED = ("feature", "latent")
-"""Kinds of findings that name what training made."""
+PLACE = ("pair", "site", "method", "kind", "side")
 SAID = ("effect", "held_out", "q", "seeds", "weakest_leg", "weakest")
 
-Row = Mapping[str, str]
+
+class Reported(NamedTuple):
+    """A row of the table of findings, of any status: its columns, and its direction (empty if it has none)."""
+
+    row: dict[str, Any]
+    direction: npt.NDArray[np.float64]
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it names what training made."""
+        return self.row["kind"] in TRAINED
+
+    @property
+    def is_finding(self) -> bool:
+        """Whether it is a finding."""
+        return bool(self.row["status"] == "finding")
+
+    def is_same(self, other: "Reported") -> bool:
+        """Whether two studies report the same difference."""
+        if any(self.row[name] != other.row[name] for name in PLACE):
+            return False
+        if self.is_trained:
+            return abs_cosine(self.direction, other.direction) >= SAME_DIRECTION
+        return bool(self.row["id"] == other.row["id"])
+
+    def within(self, others: "list[Reported]") -> "Reported | None":
+        """The same difference among those of another study, at the largest |cos|; None if it is not there."""
+        same = [other for other in others if self.is_same(other)]
+        return max(same, key=lambda other: abs_cosine(self.direction, other.direction), default=None)
+
+    def __str__(self) -> str:
+        return " ".join(
+            filter(None, (str(self.row[name]) for name in ("pair", "site", "method", "kind", "id", "side")))
+        )
+
+    @property
+    def numbers(self) -> str:
+        """What is said of it, in one line."""
+        said = {name: _short(self.row[name]) for name in SAID}
+        return ", ".join(f"{name} {value}" for name, value in said.items() if value not in ("", "nan"))
 
 
 def run(results: Path, configfile: str, cores: int, threads: int, environment: dict[str, str]) -> None:
@@ -53,13 +94,12 @@ def run(results: Path, configfile: str, cores: int, threads: int, environment: d
     subprocess.run(command, check=True, env={**os.environ, **environment})
 
 
-def reported(results: Path) -> dict[tuple[str, ...], Row]:
-    """The rows of findings.tsv, of every status, by what they are about."""
-    with (results / "findings.tsv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader((line for line in file if not line.startswith("# ")), delimiter="\t"))
-    by_key = {tuple(row[key] for key in KEYS): row for row in rows}
-    assert len(by_key) == len(rows), f"{results}: {KEYS} do not tell the rows of findings.tsv apart"
-    return by_key
+def reported(found: stage.Findings) -> list[Reported]:
+    """The rows of the table of findings, of every status, in its order."""
+    rows = [dict(zip(found.table, values, strict=True)) for values in zip(*found.table.values(), strict=True)]
+    vectors = [found.directions.get(i, np.zeros(0, np.float32)) for i in range(len(rows))]
+    without_padding = [vector[np.isfinite(vector)].astype(np.float64) for vector in vectors]
+    return [Reported(row, vector) for row, vector in zip(rows, without_padding, strict=True)]
 
 
 def equal_bytes(a: Path, b: Path) -> tuple[int, int]:
@@ -71,67 +111,47 @@ def equal_bytes(a: Path, b: Path) -> tuple[int, int]:
 
 def compare(a: Path, b: Path) -> tuple[list[str], bool]:
     """Lines that compare two studies, and whether their findings and what is said of every pair are the same."""
-    rows_a, rows_b = reported(a), reported(b)
-    old, new = ({key for key, row in rows.items() if row["status"] == "finding"} for rows in (rows_a, rows_b))
-    made_a, made_b = ({key for key in keys if key[KEYS.index("kind")] in TRAINED} for keys in (old, new))
-    same, total = equal_bytes(a, b)
-    said_a, said_b = said(a), said(b)
+    studies = [stage.read(results / "findings.h5") for results in (a, b)]
+    said_a, said_b = ({(each["pair"], each["method"]): each["status"] for each in study.answers} for study in studies)
     other = {key: (said_a.get(key), said_b.get(key)) for key in said_a | said_b if said_a.get(key) != said_b.get(key)}
+    all_a, all_b = (reported(study) for study in studies)
+    first, second = ([each for each in rows if each.is_finding] for rows in (all_a, all_b))
+    lost = [each for each in first if not each.within(second)]
+    new = [each for each in second if not each.within(first)]
+    same, total = equal_bytes(a, b)
     lines = [
         f"{len(said_a | said_b) - len(other)} of {len(said_a | said_b)} answers (a pair by a method) are the same; "
         f"{same} of {total} artifacts are the same bytes",
-        "computed: " + _counts(old - made_a, new - made_b, rows_a, rows_b),
-        "features and latents, which training makes: " + _counts(made_a, made_b, rows_a, rows_b),
-        *(f"  {pair}, {method}: {first}; the other: {second}" for (pair, method), (first, second) in other.items()),
+        *(f"  {pair}, {method}: {said}; the other: {says}" for (pair, method), (said, says) in other.items()),
     ]
-    for (pair, method), count in sorted(Counter((key[0], key[2]) for key in old | new).items()):
-        both, first, second = (
-            sum((key[0], key[2]) == (pair, method) for key in keys) for keys in (old & new, old - new, new - old)
-        )
-        lines.append(
-            f"  {pair}, {method}: {both} of {count} in both, {first} only in the first, {second} in the second"
-        )
-    for only, rows, others in ((old - new, rows_a, rows_b), (new - old, rows_b, rows_a)):
-        name = "first" if rows is rows_a else "second"
-        lines += [f"  only in the {name}: {_difference(key, rows, others)}" for key in sorted(only)]
-    return lines, not other and old == new
+    for title, trained in (("computed", False), ("features and latents, which training makes", True)):
+        of_kind = [[each for each in rows if each.is_trained is trained] for rows in (first, second, lost, new)]
+        lines.append(f"{title}: {_counts(*of_kind)}")
+    for name, only, others in (("first", lost, all_b), ("second", new, all_a)):
+        lines += [f"  only in the {name}: {each}: {each.numbers}; the other: {_says(each, others)}" for each in only]
+    return lines, not (other or lost or new)
 
 
-def said(results: Path) -> dict[tuple[str, str], str]:
-    """What a study says of each pair by each method, by pair and method."""
-    return {
-        (answer["pair"], answer["method"]): answer["status"] for answer in stage.read(results / "findings.h5").answers
-    }
-
-
-def _counts(
-    old: set[tuple[str, ...]],
-    new: set[tuple[str, ...]],
-    rows_a: Mapping[tuple[str, ...], Row],
-    rows_b: Mapping[tuple[str, ...], Row],
-) -> str:
-    spread = max((_relative(rows_a[key]["effect"], rows_b[key]["effect"]) for key in old & new), default=0.0)
+def _counts(first: list[Reported], second: list[Reported], lost: list[Reported], new: list[Reported]) -> str:
+    in_both = [(each, there) for each in first if (there := each.within(second))]
+    spread = max((_relative(each.row["effect"], there.row["effect"]) for each, there in in_both), default=0.0)
     return (
-        f"{len(old & new)} findings in both, {len(old - new)} only in the first, {len(new - old)} only in the second; "
+        f"{len(in_both)} findings in both, {len(lost)} only in the first, {len(new)} only in the second; "
         f"effects differ by at most {spread:.1e}"
     )
 
 
-def _difference(
-    key: tuple[str, ...], rows: Mapping[tuple[str, ...], Row], others: Mapping[tuple[str, ...], Row]
-) -> str:
-    """A finding of one study, and what the other says of the same difference."""
-    there = others.get(key)
-    other = "does not report it" if there is None else f"{there['status']}, {_numbers(there)}: {there['note']}"
-    return f"{' '.join(filter(None, key))}: {_numbers(rows[key])}; the other: {other}"
+def _says(finding: Reported, others: list[Reported]) -> str:
+    """What the other study says of a finding's difference."""
+    there = finding.within(others)
+    return "does not report it" if there is None else f"{there.row['status']}, {there.numbers}: {there.row['note']}"
 
 
-def _numbers(row: Row) -> str:
-    return ", ".join(f"{name} {row[name]}" for name in SAID if row[name])
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _relative(a: str, b: str) -> float:
-    x, y = float(a), float(b)
+def _relative(x: float, y: float) -> float:
     return 0.0 if x == y else abs(x - y) / max(abs(x), abs(y), math.ulp(0.0))
 
 

@@ -48,6 +48,14 @@ def test_weakest_leg_orders():
     assert [c.candidate.id for c in ranked.candidates] == ["strong", "fragile"]
 
 
+def test_luck_on_held_out_documents_does_not_put_a_small_effect_first():
+    large = make_candidate(effect=0.9, held_out=0.9, id="large")
+    lucky = make_candidate(effect=0.5, held_out=0.6, id="lucky")
+    ranked = ranking.rank([lucky, large], ranking.Threshold(q=0.05, min_effect=0.01))
+    assert [c.candidate.id for c in ranked.candidates] == ["large", "lucky"]
+    assert ranked.candidates[0].margins[1] == ranked.candidates[1].margins[1] == 2.0
+
+
 def test_the_same_direction_is_written_once_a_side():
     offers = [
         make_candidate(id="first", kind="direction", effect=0.6, held_out=0.6),
@@ -93,6 +101,34 @@ def test_one_thing_is_written_once_a_side():
     ]
     ranked = ranking.rank(offers, THRESHOLD)
     assert {c.candidate.id for c in ranked.findings} == {"7 at assistant", "7 falls", "8 at newline"}
+
+
+def test_latents_that_split_a_direction_are_written_once_a_training():
+    split = {"kind": "latent", "direction": (0.8, 0.6)}
+    offers = [
+        make_candidate(id="1", kind="latent", direction=(1.0, 0.0), effect=0.9, held_out=0.9),
+        make_candidate(id="2", **split),
+        make_candidate(id="3", kind="latent", direction=(0.6, 0.8), effect=0.4, held_out=0.4),
+        make_candidate(id="4", **split, side="A", effect=-0.5, held_out=-0.5),
+        make_candidate(id="5", **split, trained="another crosscoder"),
+        make_candidate(id="6", **split, p=0.9),
+    ]
+    ranked = {each.candidate.id: each for each in ranking.rank(offers, THRESHOLD).candidates}
+    assert {id_ for id_, each in ranked.items() if each.is_finding} == {"1", "3", "4", "5"}
+    assert ranked["2"].duplicate_of == "1"
+    assert not ranked["6"].duplicate_of, "it is not reported anyway"
+
+
+def test_what_only_rounding_tells_apart_does_not_choose_what_is_reported():
+    """One feature by two metrics that are equal but for the order of their sums."""
+
+    def reported(first, second):
+        all_mean = make_candidate(id="all", subject="7", held_out=9.0, effect=0.5 + first, p=1e-9 + 1e-9 * second)
+        active = make_candidate(id="active", subject="7", held_out=9.0, effect=0.5 + second, p=1e-9 + 1e-9 * first)
+        return [each.candidate.id for each in ranking.rank([all_mean, active], THRESHOLD).findings]
+
+    assert reported(1e-12, 3e-6) == reported(3e-6, 1e-12) == ["all"]
+    assert reported(0.0, 0.2) == ["active"]
 
 
 def test_a_methods_own_family_decides_its_q():

@@ -47,6 +47,15 @@ def test_what_only_later_runs_have_is_a_finding_if_most_of_them_have_it():
     assert over_runs([], later).findings == []
 
 
+def test_a_difference_is_repeated_where_one_of_its_duplicates_is():
+    """The second run has the direction of `twin`, at |cos| .6 of that of `best`."""
+    best = make_candidate(id="best", effect=0.9, held_out=0.9, direction=X)
+    twin = make_candidate(id="twin", direction=(0.8, 0.6))
+    found = over_runs([best, twin], [make_candidate(id="3", direction=(0.6, 0.8))])
+    assert [(each.candidate.id, each.seeds) for each in found.findings] == [("best", "2/2")]
+    assert over_runs([best], [make_candidate(direction=(0.6, 0.8))]).findings == []
+
+
 def test_another_crosscoder_repeats_nothing():
     """`wide` has the latent in its second run, `main` only in its first."""
     runs = [[make_candidate(trained="main", n_runs=2)], [make_candidate(trained="wide", n_runs=2)]]

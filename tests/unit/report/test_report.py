@@ -468,7 +468,7 @@ def test_the_opening_of_a_grid_speaks_of_like_sites():
         {"pair": "grid", "site": cell["site"], "method": "linear_map", "status": "found", "findings": 2, "besides": ""}
         for cell in cells
     ]
-    found = findings.Findings({}, np.zeros((0, 1)), answers, [], {}, {})
+    found = findings.Findings({}, np.zeros((0, 1)), {}, answers, [], {}, {})
     assert opening.answer(cells, found) == (
         "tuned differs from base at first: 2 findings (2 by the linear map).\n"
         "tuned differs from base at last: 2 findings (2 by the linear map).\n"

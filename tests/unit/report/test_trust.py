@@ -24,7 +24,7 @@ FOUND = [answer("tuned", "none"), answer("yard", "recovered", "planted")]
 
 
 def study(answers=FOUND, controls=(CONTROL,)):
-    return Findings({}, np.zeros((0, 1), dtype=np.int64), list(answers), list(controls), {}, {})
+    return Findings({}, np.zeros((0, 1), dtype=np.int64), {}, list(answers), list(controls), {}, {})
 
 
 def test_a_study_that_could_have_seen_it_is_sure():

@@ -26,6 +26,8 @@ Q = 0.05
 """Default threshold on q."""
 HELD_OUT_SHARE = 0.5
 """Smallest ratio of the held-out to the fitted effect of a finding (METHODS 9)."""
+TRAINED = ("feature", "latent")
+"""Kinds of candidates that name what training made."""
 Status = Literal["finding", "not repeated", "cannot be told", ""]
 """How a candidate is reported: as a finding; as found with the only seed there is; as possibly something else than a
 difference of the models; not at all."""
@@ -46,11 +48,14 @@ class Ranked:
         candidate: as proposed by the method.
         q: Benjamini-Hochberg.
         margins: log q, held-out effect and effect, each over its threshold; a criterion is met from 1 on. The held-out
-            effect's threshold is half the fitted one; that of a token that meets it is half the minimum effect.
+            effect's threshold is half the fitted one, and what exceeds the fitted one counts as equal to it; that of a
+            token that meets it is half the minimum effect.
         duplicate_of: id of a better candidate of the same side for the same difference, or "": methods list directions
-            by two criteria, or a feature by several metrics, and a difference must not be reported twice. Directions at
-            |cos| >= .7 are duplicates. Otherwise, a direction duplicates a stronger one whose surplus accounts for
-            half of its own or more: variance along v contributes cos^2 of it along every direction.
+            by two criteria, or a feature by several metrics, training splits a direction into several latents, and a
+            difference must not be reported twice. Directions at |cos| >= .7 are duplicates, and so are features and
+            latents of one training that meet the criteria, as they are over its seeds. Otherwise, a direction
+            duplicates a stronger one whose surplus accounts for half of its own or more: variance along v contributes
+            cos^2 of it along every direction.
         n_recovered: runs, of `candidate.n_runs`, in which it is found, k; 0 if it does not meet the criteria.
     """
 
@@ -125,7 +130,8 @@ class Ranking:
 def rank(candidates: Sequence[Candidate], threshold: Threshold, untestable: str = "") -> Ranking:
     """Compute q (unless the candidate has one) and margins; sort by smallest margin, p, then larger effect.
 
-    Candidates with a caveat come after all others.
+    Candidates with a caveat come after all others. Numbers that only rounding tells apart count as equal: other kernels
+    or threads must not change which of a feature's metrics is reported.
 
     Args:
         candidates: of one method on one pair.
@@ -141,9 +147,9 @@ def rank(candidates: Sequence[Candidate], threshold: Threshold, untestable: str 
         range(len(family)),
         key=lambda i: (
             bool(candidates[i].caveat),
-            -family[i].smallest_margin,
-            _without_nan(candidates[i].p),
-            -_without_nan(abs(candidates[i].effect), -1.0),
+            -_to_four_digits(family[i].smallest_margin),
+            _to_four_digits(_without_nan(candidates[i].p)),
+            -_to_four_digits(_without_nan(abs(candidates[i].effect), -1.0)),
             i,
         ),
     )
@@ -172,21 +178,22 @@ def _mark_duplicates(family: Sequence[Ranked]) -> list[Ranked]:
     strong = [each.candidate for each in family if each.candidate.kind == "direction" and each.meets_criteria]
     for each in family:
         candidate = each.candidate
+        has_direction = candidate.kind == "direction" or (candidate.kind in TRAINED and each.meets_criteria)
         duplicate_of = first.get((candidate.side, candidate.subject), "") if candidate.subject else ""
-        if candidate.kind == "direction":
+        if has_direction and not duplicate_of:
             same = (other.id for other in distinct if _overlap(candidate, other) >= SAME_DIRECTION)
             leaks = (other.id for other in strong if _leaks_into(other, candidate))
             duplicate_of = next(chain(same, leaks), "")
         if not duplicate_of:
             first[candidate.side, candidate.subject] = candidate.id
-            distinct += [candidate] * (candidate.kind == "direction")
+            distinct += [candidate] * has_direction
         marked.append(replace(each, duplicate_of=duplicate_of))
     return marked
 
 
 def _overlap(x: Candidate, y: Candidate) -> float:
-    """|cos| of two directions; 0 if their sides differ."""
-    return abs_cosine(x.direction, y.direction) if x.side == y.side else 0.0
+    """|cos| of two directions; 0 if their sides, or what was trained, differ."""
+    return abs_cosine(x.direction, y.direction) if (x.side, x.trained) == (y.side, y.trained) else 0.0
 
 
 def _leaks_into(strong: Candidate, weak: Candidate) -> bool:
@@ -203,12 +210,18 @@ def _margins(candidate: Candidate, q: float, threshold: Threshold) -> tuple[floa
     size = shift / threshold.min_effect if math.isfinite(shift) else 0.0
     if threshold.q is None:
         return math.inf, math.inf, size
-    replication = held_out / (HELD_OUT_SHARE * shift) if shift > 0 and math.isfinite(held_out) else 0.0
+    share = held_out / shift if shift > 0 and math.isfinite(held_out) else 0.0
+    replication = min(share, 1.0) / HELD_OUT_SHARE
     if candidate.kind == "token" and replication >= 1.0:
         # Of thousands of tokens that meet it, a ratio of two estimates puts those first whose noise is luckiest.
         replication = max(1.0, held_out / (HELD_OUT_SHARE * threshold.min_effect))
     significance = math.log(max(q, resampling.SMALLEST_P)) / math.log(threshold.q) if q == q else 0.0
     return significance, replication, size
+
+
+def _to_four_digits(value: float) -> float:
+    """A number without the digits that depend on the order of sums."""
+    return float(f"{value:.4g}")
 
 
 def _without_nan(value: float, when_nan: float = math.inf) -> float:

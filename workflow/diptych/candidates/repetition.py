@@ -3,7 +3,8 @@
     ranking_of(proposer, files, threshold).findings        # those that more than half of the runs have
 
 A candidate is recovered in another run if the same crosscoder or dictionaries, trained with another seed, have one that
-meets the criteria, of the same side, at |cos| >= .7.
+meets the criteria, of the same side, at |cos| >= .7. A candidate and its duplicates are one difference, which is
+recovered where any of them is.
 """
 
 from collections.abc import Sequence
@@ -47,16 +48,37 @@ def over_runs(rankings: Sequence[Ranking]) -> Ranking:
     Findings that other runs have and the first has not follow at its end.
     """
     first, *later = [
-        [replace(ranked, n_recovered=_n_recovered(ranked, run, rankings)) for ranked in ranking.candidates]
+        _by_difference(
+            [replace(ranked, n_recovered=_n_recovered(ranked, run, rankings)) for ranked in ranking.candidates]
+        )
         for run, ranking in enumerate(rankings)
     ]
     for run, of_run in enumerate(later, start=2):
         for ranked in of_run:
-            if ranked.status and not any(other.status and _is_same(ranked, other) for other in first):
+            if ranked.status and not any(_is_same(ranked, other) for other in _reported(first)):
                 first.append(
                     replace(ranked, candidate=ranked.candidate._replace(id=f"{ranked.candidate.id} (run {run})"))
                 )
     return Ranking(first, rankings[0].untestable)
+
+
+def _difference(ranked: Ranked) -> tuple[str, str]:
+    """Side and id of the candidate that stands for a candidate and its duplicates."""
+    return ranked.candidate.side, ranked.duplicate_of or ranked.candidate.id
+
+
+def _by_difference(family: Sequence[Ranked]) -> list[Ranked]:
+    """The candidates, each with the most runs in which it or one of its duplicates is found."""
+    most: dict[tuple[str, str], int] = {}
+    for each in family:
+        most[_difference(each)] = max(most.get(_difference(each), 0), each.n_recovered)
+    return [replace(each, n_recovered=most[_difference(each)]) for each in family]
+
+
+def _reported(family: Sequence[Ranked]) -> list[Ranked]:
+    """The candidates that are reported, with their duplicates."""
+    reported = {_difference(each) for each in family if each.status}
+    return [each for each in family if _difference(each) in reported]
 
 
 def _of_run(candidate: Candidate, name: str, n_runs: int, *, is_named: bool) -> Candidate:

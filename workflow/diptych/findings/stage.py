@@ -32,6 +32,7 @@ from diptych.findings.table import (
     Entry,
     Reader,
     columns,
+    directions,
     leg_columns,
     legs_of_row,
     ordered,
@@ -54,6 +55,8 @@ class Findings:
     Attributes:
         table: `schema.COLUMNS`, one entry per reported candidate, in the order of `findings.table`.
         rows: int64 [entries, ROWS], token rows of its side where each is strongest; -1 is padding.
+        directions: float32 [widest of the spaces] of the entries that have one, by their place in the table, in the
+            space of their side; NaN is padding.
         answers: the conclusion for each pair, site and method, with `recovery` for planted pairs; what was not found
             but would have been if it were larger (`least`, `limit`), the method's false discoveries where nothing
             differs (`false_discoveries`), and the sentence that marks it if they are above nominal (`mark`).
@@ -64,6 +67,7 @@ class Findings:
 
     table: dict[str, npt.NDArray[Any]]
     rows: npt.NDArray[np.int64]
+    directions: dict[int, npt.NDArray[np.float32]]
     answers: list[dict[str, Any]]
     controls: list[dict[str, Any]]
     legs: dict[str, npt.NDArray[Any]]
@@ -140,6 +144,9 @@ def collect(
         writer.table("findings", table_columns, nan="not measured by this method")
         writer.table("legs", leg_columns(entries), nan="untested, or not applicable")
         writer.array("rows", padded_rows(entries))
+        places, vectors = directions(entries)
+        writer.array("directions/finding", places)
+        writer.array("directions/vector", vectors, nan="its space is narrower")
         writer.table("known_edits", edit_columns, nan="not known of this edit, or the method is blind to it")
         writer.strings("answers", [canonical_json(answer) for answer in answers])
         writer.strings("controls", [canonical_json(control) for control in controls])
@@ -152,6 +159,7 @@ def read(path: str | Path) -> Findings:
         return Findings(
             artifacts.read_table(file, "findings"),
             file["rows"][:],
+            dict(zip(file["directions/finding"][:].tolist(), file["directions/vector"][:], strict=True)),
             [json.loads(text) for text in artifacts.read_strings(file, "answers")],
             [json.loads(text) for text in artifacts.read_strings(file, "controls")],
             artifacts.read_table(file, "legs"),

@@ -175,6 +175,16 @@ def padded_rows(entries: Sequence[Entry]) -> npt.NDArray[np.int64]:
     return rows
 
 
+def directions(entries: Sequence[Entry]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Places [m] of the entries that are directions, and these, float32 [m, widest of the spaces]; NaN is padding."""
+    places = [i for i, entry in enumerate(entries) if len(entry.ranked.candidate.direction)]
+    vectors = [entries[i].ranked.candidate.direction for i in places]
+    padded = np.full((len(places), max(map(len, vectors), default=0)), np.nan, dtype=np.float32)
+    for row, vector in zip(padded, vectors, strict=True):
+        row[: len(vector)] = vector
+    return np.array(places, dtype=np.int64), padded
+
+
 def site_of(pair: Mapping[str, Any]) -> str:
     """The site of a comparison; both sites where they differ, "" of models as a whole."""
     same = pair["site_a"] == pair["site_b"]
