@@ -17,11 +17,11 @@ MB = 1e6
 MEASURED = {
     "fetch_model": (634.49, 1239), "derive_model": (1083.50, 1805), "fetch_corpus": (0, 179),
     "prepare_tokens": (2.16, 180), "dump_activations": (205.12, 1178), "gate_activations": (0.30, 184),
-    "train_dictionary": (33.09, 606), "encode_features": (179.20, 524), "compare_outputs": (11.69, 1737),
+    "train_dictionary": (35.46, 606), "encode_features": (182.52, 524), "compare_outputs": (11.69, 1737),
     "compare_weights": (1.10, 742), "compare_means": (2.80, 744), "fit_linear_map": (30.24, 463),
     "correlate_features": (3.69, 245), "pair_features": (4.35, 258), "compare_spaces": (0.27, 247),
     "steer_features": (0.21, 1615), "train_crosscoder": (47.38, 495), "evaluate_crosscoder": (0.08, 2171),
-    "describe_latents": (6.22, 1452), "compare_seeds": (0.05, 390), "diff_template_tokens": (4.35, 373),
+    "describe_latents": (6.22, 1452), "compare_seeds": (0.05, 390), "diff_template_tokens": (6.21, 373),
     "draw_template_diff": (10.87, 183), "collect_similarity": (0.34, 183), "map_spaces": (0.01, 466),
     "collect_findings": (0.60, 375), "build_report": (17.0, 178),
 }  # fmt: skip

@@ -41,7 +41,7 @@ def test_too_little_memory_or_disk_names_the_key():
     plan = plans.make(shipped("config.yaml", "none"), machines.named("cpu"))
     lines = plan.shortages(Machine(memory=1e15, disk=1e9))
     assert lines == [
-        "disk: 2.41 GB are needed, most of them for derive_model, and 1.00 GB are free; "
+        "disk: 2.42 GB are needed, most of them for derive_model, and 1.00 GB are free; "
         "change models.planted.parent: a smaller model"
     ]
     lines = plan.shortages(Machine(memory=1e9, disk=1e15))
