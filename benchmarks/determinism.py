@@ -76,9 +76,8 @@ class Reported(NamedTuple):
         return max(same, key=lambda other: abs_cosine(self.direction, other.direction), default=None)
 
     def __str__(self) -> str:
-        return " ".join(
-            filter(None, (str(self.row[name]) for name in ("pair", "site", "method", "kind", "id", "side")))
-        )
+        names = ("pair", "site", "method", "kind", "id", "side")
+        return " ".join(str(self.row[name]) for name in names if self.row[name])
 
     @property
     def numbers(self) -> str:

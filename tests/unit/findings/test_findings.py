@@ -9,7 +9,8 @@ import small_study
 from diptych import methods
 from diptych.activations import rows
 from diptych.candidates import ranking, repetition
-from diptych.candidates.recovery import Recovery
+from diptych.candidates.candidate import abs_cosine
+from diptych.candidates.recovery import Recovery, read_truth
 from diptych.crosscoder import candidates as crosscoder_candidates
 from diptych.findings import conclusions, schema, stage
 from diptych.findings import table as table_of_findings
@@ -113,6 +114,35 @@ def test_planted_direction_is_recovered_by_every_method(study):
     for method, answer in answers.items():
         assert answer["status"] == "recovered", (method, answer["text"])
         assert answer["recovery"]["cosine"] >= 0.9
+
+
+def test_findings_are_stored_with_their_directions(study):
+    """Of every method that found it the planted direction is among those of its findings."""
+    found = stage.read(study["findings"])
+    truth = read_truth(study["pairs"][1]["files"]["truth"])
+    nearest = {}
+    for i, direction in found.directions.items():
+        if found.table["pair"][i] == "planted":
+            cosine = abs_cosine(direction[np.isfinite(direction)].astype(np.float64), truth)
+            nearest[found.table["method"][i]] = max(cosine, nearest.get(found.table["method"][i], 0.0))
+    assert set(nearest) >= {"linear_map", "pairing", "crosscoder", "means"}
+    assert all(nearest[method] >= 0.9 for method in ("linear_map", "pairing", "crosscoder", "means")), nearest
+    without = set(range(len(found.table["kind"]))) - set(found.directions)
+    assert {found.table["kind"][i] for i in without} <= {"token", "weights"}
+
+
+def test_directions_of_narrower_spaces_are_padded():
+    """Of three entries the second has none."""
+    vectors = [np.array([1.0, 2.0]), np.zeros(0), np.array([3.0, 4.0, 5.0])]
+    candidates = [make_candidate(kind="direction", direction=vector) for vector in vectors]
+    entries = [
+        table_of_findings.Entry({}, methods.named("means"), each, (), np.zeros(0, np.int64), "")
+        for each in (ranking.rank([candidate], THRESHOLD).candidates[0] for candidate in candidates)
+    ]
+    places, padded = table_of_findings.directions(entries)
+    assert places.tolist() == [0, 2]
+    np.testing.assert_array_equal(padded, [[1, 2, np.nan], [3, 4, 5]])
+    assert [part.shape for part in table_of_findings.directions([])] == [(0,), (0, 0)]
 
 
 def test_differences_of_the_tuned_pair_are_found_on_their_side(study):
