@@ -1,5 +1,6 @@
 """Candidate differences between two models, in a form that all methods share (METHODS 9)."""
 
+import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -17,6 +18,8 @@ SIDES: tuple[SideName, SideName] = ("A", "B")
 NAN = float("nan")
 SAME_DIRECTION = 0.7
 """|cos| from which two directions count as the same (METHODS 8)."""
+LATER_RUN = re.compile(r"(.*) \(run (\d+)\)", re.DOTALL)
+"""Id of a candidate that a later run has and the first has not."""
 
 
 class Candidate(NamedTuple):
@@ -74,6 +77,17 @@ class Candidate(NamedTuple):
     surplus: float = NAN
     words: tuple[str, ...] = ()
     legs: tuple[Leg, ...] = ()
+
+
+def id_in_run(own_id: str, run: int) -> str:
+    """The id of a candidate of a run among those of the first, whose numbers mean other things: `7`, `7 (run 2)`."""
+    return own_id if run == 1 else f"{own_id} (run {run})"
+
+
+def run_of(candidate_id: str) -> tuple[str, int]:
+    """The id that a candidate has in its own run, and the number of that run; 1 for the first."""
+    later = LATER_RUN.fullmatch(candidate_id)
+    return (later[1], int(later[2])) if later else (candidate_id, 1)
 
 
 def abs_cosine(x: DoubleArray, y: DoubleArray) -> float:

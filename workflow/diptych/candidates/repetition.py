@@ -10,7 +10,7 @@ recovered where any of them is.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from diptych.candidates.candidate import SAME_DIRECTION, Candidate, abs_cosine
+from diptych.candidates.candidate import SAME_DIRECTION, Candidate, abs_cosine, id_in_run
 from diptych.candidates.proposer import Files, Proposer
 from diptych.candidates.ranking import Ranked, Ranking, Threshold, rank
 
@@ -56,9 +56,8 @@ def over_runs(rankings: Sequence[Ranking]) -> Ranking:
     for run, of_run in enumerate(later, start=2):
         for ranked in of_run:
             if ranked.status and not any(_is_same(ranked, other) for other in _reported(first)):
-                first.append(
-                    replace(ranked, candidate=ranked.candidate._replace(id=f"{ranked.candidate.id} (run {run})"))
-                )
+                own = ranked.candidate
+                first.append(replace(ranked, candidate=own._replace(id=id_in_run(own.id, run))))
     return Ranking(first, rankings[0].untestable)
 
 

@@ -137,36 +137,31 @@ def _means(layout: Layout, pair: str, site_a: str, site_b: str) -> Description:
 
 
 def _features(layout: Layout, pair: str, site_a: str, site_b: str) -> Description:
-    study, section, cell = layout.study, layout.study.pairs[pair], (pair, site_a, site_b)
-    dictionary_a, dictionary_b = study.dictionaries_at(*cell)
-    files: Description = {
+    study, cell = layout.study, (pair, site_a, site_b)
+    files = {
         "correlation": layout.relative(layout.correlation(*cell)),
-        "pairing": layout.relative(layout.pairing(*cell)),
         "similarity": layout.relative(layout.similarity(*cell)),
-        "dictionary_a": layout.relative(layout.dictionary(dictionary_a)),
-        "dictionary_b": layout.relative(layout.dictionary(dictionary_b)),
-        "features_a": _relative(layout, layout.features_of(section.corpus, section.a, dictionary_a)),
-        "features_b": _relative(layout, layout.features_of(section.corpus, section.b, dictionary_b)),
+        **_paired(layout, *cell),
     }
     if study.reproduces("lan2024", *cell):
         files["lan2024"] = layout.relative(layout.lan2024(*cell))
     if site_a == site_b:
-        files["features_a_on_b"] = _relative(layout, layout.features_of(section.corpus, section.b, dictionary_a))
-        files["features_b_on_a"] = _relative(layout, layout.features_of(section.corpus, section.a, dictionary_b))
-        files["repeats"] = [_repeat(layout, repeat, site_a) for repeat in study.repeats(pair, site_a)]
+        files["repeats"] = [_paired(layout, repeat, site_a, site_a) for repeat in study.repeats(pair, site_a)]
     return files
 
 
-def _repeat(layout: Layout, pair: str, site: str) -> Description:
-    """The files of a pair's features through the dictionaries of a further seed."""
-    section, cell = layout.study.pairs[pair], (pair, site, site)
-    dictionary_a, dictionary_b = layout.study.dictionaries_at(*cell)
+def _paired(layout: Layout, pair: str, site_a: str, site_b: str) -> Description:
+    """The pairing of two dictionaries, and their features; at equal sites each also on the other model."""
+    section = layout.study.pairs[pair]
+    dictionary_a, dictionary_b = layout.study.dictionaries_at(pair, site_a, site_b)
+    read = {"features_a": (section.a, dictionary_a), "features_b": (section.b, dictionary_b)}
+    if site_a == site_b:
+        read |= {"features_a_on_b": (section.b, dictionary_a), "features_b_on_a": (section.a, dictionary_b)}
     return {
-        "pairing": layout.relative(layout.pairing(*cell)),
+        "pairing": layout.relative(layout.pairing(pair, site_a, site_b)),
         "dictionary_a": layout.relative(layout.dictionary(dictionary_a)),
         "dictionary_b": layout.relative(layout.dictionary(dictionary_b)),
-        "features_a": _relative(layout, layout.features_of(section.corpus, section.a, dictionary_a)),
-        "features_b": _relative(layout, layout.features_of(section.corpus, section.b, dictionary_b)),
+        **{key: _relative(layout, layout.features_of(section.corpus, *side)) for key, side in read.items()},
     }
 
 

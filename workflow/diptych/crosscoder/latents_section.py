@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from diptych.crosscoder.candidates import PROPOSER
 from diptych.page import figures
 from diptych.page.blocks import (
     Block,
@@ -76,13 +77,11 @@ def chapters(
 
 def evidence(pair: Mapping[str, Any], text: Text, contexts: int, findings: Sequence[Finding]) -> Evidence:
     """Each latent with its norms, its density, its nu, and where it fires on held-out documents."""
-    runs = {str(run["name"]): run for run in reversed(pair["files"]["crosscoders"])}
+    runs = PROPOSER.runs(pair["files"])
     items = {}
     for finding in findings:
         name, _, latent = finding.id.rpartition(" ")
-        run = runs.get(name) if name else pair["files"]["crosscoders"][0]
-        if run is None or not latent.isdigit():
-            continue  # found with another seed
+        run = runs[name or next(iter(runs))][finding.run - 1]["crosscoders"][0]
         with artifacts.read(run["latents"], "latents") as file:
             columns = artifacts.read_table(file, "latents")
             of_latent = (int(latent), finding.side, text, contexts, frozenset[str](), _recovered(run))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from diptych.candidates.candidate import id_in_run
 from diptych.crosscoder import latents_section
 from diptych.page import figures, method_sections
 from diptych.page.blocks import Block, Cell, Figure, Note, Prose, Section, Table, listed, number, number_cell, percent
@@ -289,7 +290,9 @@ class Sections(method_sections.Sections):
         """Whose latent it is."""
         own = cell["a"] if finding.side == "A" else cell["b"]
         times = more_than(abs(finding.effect))
-        return f"Latent {finding.id} is {own}'s: it fires {times} as with the two models exchanged"
+        return (
+            f"Latent {id_in_run(finding.id, finding.run)} is {own}'s: it fires {times} as with the two models exchanged"
+        )
 
     def evidence(self, cell: Mapping[str, Any], page: PageData, findings: Sequence[Finding]) -> Evidence:
         """Where each latent fires, its norms, and how much of it the other model has after all."""

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from diptych.candidates import detection as detection_table
 from diptych.candidates import proposer, ranking, recovery, repetition
+from diptych.candidates.candidate import run_of
 from diptych.candidates.detection import Detection
 from diptych.candidates.leg import Leg
 from diptych.candidates.ranking import Ranking, Threshold
@@ -78,9 +79,10 @@ class Findings:
         return legs_of_row(self.legs, finding)
 
     def ids(self, pair: str, site: str, method: str) -> frozenset[str]:
-        """The ids, as "side id", of the findings of one pair, site and method."""
-        table, wanted = self.table, (pair, site, method, "finding")
-        keys = zip(table["pair"], table["site"], table["method"], table["status"], strict=True)
+        """The ids, as "side id", of the findings of one pair, site and method, but those that only later runs have."""
+        table, wanted = self.table, (pair, site, method, "finding", 1)
+        runs = [run_of(str(finding_id))[1] for finding_id in table["id"]]
+        keys = zip(table["pair"], table["site"], table["method"], table["status"], runs, strict=True)
         return frozenset(f"{table['side'][i]} {table['id'][i]}" for i, key in enumerate(keys) if key == wanted)
 
     @property

@@ -40,14 +40,16 @@ class Finding(NamedTuple):
     Attributes:
         method: name of the method that found it.
         side: A or B.
-        id: of the candidate.
+        id: of the candidate, in its run.
         effect: in the method's unit, B minus A.
+        run: of what was trained that has it, from 1; later ones only where the first has it not.
     """
 
     method: str
     side: SideName
     id: str
     effect: float
+    run: int = 1
 
 
 Evidence = Mapping[Finding, Item]
@@ -62,7 +64,7 @@ class PageData:
         inputs: of the page (`report.stage.build`).
         n_contexts: contexts shown for each finding and each model.
         n_full_cells: cells of a grid of sites that are shown in full.
-        finding_ids: "side id" of each finding of the method on the cell.
+        finding_ids: "side id" of each finding of the method on the cell, without those that only later runs have.
         cell: the cell that the section is on, None for sections on pairs and on the study.
     """
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from diptych.candidates.candidate import id_in_run
 from diptych.dictionaries import codes
 from diptych.page import figures, method_sections
 from diptych.page.blocks import (
@@ -314,7 +315,8 @@ class Sections(method_sections.Sections):
     def claim(self, cell: Mapping[str, Any], finding: Finding) -> str:
         """How much more a feature fires on its own model than on the other."""
         own, other = (cell["a"], cell["b"]) if finding.side == "A" else (cell["b"], cell["a"])
-        return f"Feature {finding.id} of {own} fires {more_than(abs(finding.effect))} on {own} as on {other}"
+        feature, times = id_in_run(finding.id, finding.run), more_than(abs(finding.effect))
+        return f"Feature {feature} of {own} fires {times} on {own} as on {other}"
 
     def evidence(self, cell: Mapping[str, Any], page: PageData, findings: Sequence[Finding]) -> Evidence:
         """The feature's strongest contexts in both models."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from diptych.page.blocks import Block, ContextList, Item, Items, Note, Prose, number, p_value, percent
 from diptych.page.method_sections import Evidence, Finding
+from diptych.pairing.candidates import PROPOSER
 from diptych.storage import artifacts
 from diptych.text.contexts import Codes, Text
 
@@ -140,12 +141,14 @@ def feature_evidence(
     """The contexts of each feature side by side in both models, and on how many tokens it fires in each."""
     if not findings:
         return {}
-    reader, items = _Reader(pair, texts, contexts), {}
+    (runs,) = PROPOSER.runs(pair["files"]).values()
+    readers = {
+        run: _Reader({**pair, "files": runs[run - 1]}, texts, contexts) for run in {each.run for each in findings}
+    }
+    items = {}
     for finding in findings:
-        if not finding.id.isdigit():
-            continue  # found with the dictionaries of another seed
         side: Side = "a" if finding.side == "A" else "b"
-        latent = int(finding.id)
+        latent, reader = int(finding.id), readers[finding.run]
         readings = reader.side_by_side(side, latent)
         items[finding] = Item("", _densities(reader, side, latent), readings, finding.side)
     return items

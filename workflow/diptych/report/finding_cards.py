@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych import methods
+from diptych.candidates.candidate import run_of
 from diptych.findings.stage import Findings
 from diptych.methods import Method
 from diptych.page import method_sections
@@ -117,7 +118,8 @@ def _cards(
 
 def _finding(table: Mapping[str, npt.NDArray[Any]], row: int) -> Finding:
     side: SideName = "A" if table["side"][row] == "A" else "B"
-    return Finding(str(table["method"][row]), side, str(table["id"][row]), float(table["effect"][row]))
+    own_id, run = run_of(str(table["id"][row]))
+    return Finding(str(table["method"][row]), side, own_id, float(table["effect"][row]), run)
 
 
 def _evidence(cell: Comparison, method: Method, asked: Sequence[Finding], page: PageData) -> dict[Finding, Item]:

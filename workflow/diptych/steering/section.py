@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych import methods
+from diptych.candidates.candidate import id_in_run
 from diptych.page import figures, method_sections
 from diptych.page.blocks import (
     Block,
@@ -68,7 +69,7 @@ def evidence(pair: Mapping[str, Any], findings: Sequence[Finding]) -> Evidence:
     item_of = {key: item for item, key in enumerate(keys)}
     items = {}
     for finding in findings:
-        if (item := item_of.get((finding.method, finding.side, finding.id))) is not None:
+        if (item := item_of.get((finding.method, finding.side, id_in_run(finding.id, finding.run)))) is not None:
             ratio = float(steering.items["causal"][item])
             facts = [("steered, over random directions", number(ratio, 2))] if np.isfinite(ratio) else []
             words = _promoted(steering, item, names)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diptych.candidates.candidate import id_in_run
 from diptych.page.blocks import ContextList, Item, number, p_value, percent, visible
 from diptych.page.method_sections import Evidence, Finding
-from diptych.template_diff.candidates import label
+from diptych.template_diff.candidates import PROPOSER, label
 from diptych.template_diff.pictures import panels
 from diptych.template_diff.pictures.panels import METRIC_LABELS, View, role_label
 from diptych.text.contexts import Codes, Text
@@ -29,25 +30,34 @@ def claim(cell: Mapping[str, Any], finding: Finding) -> str:
     place, _, metric = finding.id.rpartition(", ")
     latent, _, role = place.partition(" at ")
     verb = VERBS[metric][0 if finding.effect > 0 else 1]
-    return f"Feature {latent} {verb} at “{visible(role)}” in {cell['b']}"
+    return f"Feature {id_in_run(latent, finding.run)} {verb} at “{visible(role)}” in {cell['b']}"
 
 
 def evidence(cell: Mapping[str, Any], contexts: int, findings: Sequence[Finding]) -> Evidence:
     """The prompts on which each feature changed most, in both models."""
     items: dict[Finding, Item] = {}
-    runs = cell["files"]["template_diffs"] if findings else ()
-    for run in runs:
-        view, text = panels.read(run["diff"]), Text(run["tokens"])
-        codes = [Codes(run["features_a"]), Codes(run["features_b"])]
-        table, prefix = view.ranked, f"{run['name']} " if len(runs) > 1 else ""
-        names = zip(table["latent"], table["role"], table["metric"], strict=True)
-        rows = {
-            f"{prefix}{label(int(latent), str(role), str(metric))}": k for k, (latent, role, metric) in enumerate(names)
-        }
-        for finding in findings:
-            if (k := rows.get(finding.id)) is not None:
-                at = view.prompts[k][view.prompts[k] >= 0][:contexts]
-                items[finding] = item(view, k, at, text, codes, "")
+    runs = PROPOSER.runs(cell["files"])
+    for name, of_name in runs.items():
+        prefix = f"{name} " if len(runs) > 1 else ""
+        for run, files in enumerate(of_name, start=1):
+            asked = [finding for finding in findings if finding.run == run]
+            items |= _of_run(files["template_diffs"][0], prefix, contexts, asked) if asked else {}
+    return items
+
+
+def _of_run(run: Mapping[str, Any], prefix: str, contexts: int, findings: Sequence[Finding]) -> dict[Finding, Item]:
+    """The findings of one run of a template diff, whose ids begin with a prefix."""
+    view, text = panels.read(run["diff"]), Text(run["tokens"])
+    codes = [Codes(run["features_a"]), Codes(run["features_b"])]
+    names = zip(*(view.ranked[column] for column in ("latent", "role", "metric")), strict=True)
+    row_of = {
+        f"{prefix}{label(int(latent), str(role), str(metric))}": k for k, (latent, role, metric) in enumerate(names)
+    }
+    items = {}
+    for finding in findings:
+        if (k := row_of.get(finding.id)) is not None:
+            at = view.prompts[k][view.prompts[k] >= 0][:contexts]
+            items[finding] = item(view, k, at, text, codes, "")
     return items
 
 
