@@ -23,7 +23,7 @@ MEASURED = {
     "steer_features": (0.21, 1615), "train_crosscoder": (47.38, 495), "evaluate_crosscoder": (0.08, 2171),
     "describe_latents": (6.22, 1452), "compare_seeds": (0.05, 390), "diff_template_tokens": (6.21, 373),
     "draw_template_diff": (10.87, 183), "collect_similarity": (0.34, 183), "map_spaces": (0.01, 466),
-    "collect_findings": (0.60, 375), "build_report": (17.0, 178),
+    "collect_findings": (1.70, 270), "build_report": (17.0, 178),
 }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ BASELINES: Mapping[str, float] = {
     "compare_seeds": 3.0e8,
     "diff_template_tokens": 3.3e8,
     "map_spaces": 4.4e8,
-    "collect_findings": 3.2e8,
+    "collect_findings": 2.3e8,
 }
 """Bytes of the others."""
 

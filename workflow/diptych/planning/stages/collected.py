@@ -63,10 +63,10 @@ def collect_relations(sizes: Sizes) -> Cost:
 
 
 def collect_findings(sizes: Sizes) -> Cost:
-    """Tests of all comparisons' candidates: 700 bytes each, most of them the tokens that `outputs` lists."""
+    """Tests of all comparisons' candidates: 4 kB each, most of them the tokens that `outputs` lists."""
     study = sizes.study
     different = sum(study.pairs[pair].a != study.pairs[pair].b for pair in study.whole_pairs)
-    return Cost(disk=5000.0 * len(_cells(sizes)) + 700 * 2 * study.outputs.top * different, host=2e7)
+    return Cost(disk=5000.0 * len(_cells(sizes)) + 4000 * 2 * study.outputs.top * different, host=2e7)
 
 
 def build_report(sizes: Sizes) -> Cost:
