@@ -40,7 +40,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("rank", "integer", "place among what its method reports of its pair, by the weakest leg; 1 is the best"),
     Column("kind", "text", "`token`, `direction`, `feature`, `latent` or `weights`"),
-    Column("id", "text", "its name within the method"),
+    Column("id", "text", "its name within the method; `(run k)`: in the k-th training, if the first has it not"),
     Column("side", "text", "`A` or `B`: the model that has it, or has more of it"),
     Column("effect", "number", "B minus A, in the method's unit (`findings.min_effect`)"),
     Column("lo", "number", "lower end of the 95 % interval of `held_out` (at template tokens: of the effect)"),
