@@ -92,7 +92,8 @@ def add_to_diagonal(matrix: Matrix, value: float) -> Matrix:
 def eigh(symmetric: Matrix) -> tuple[Matrix, Matrix]:
     """Eigenvalues, increasing, and eigenvectors in columns."""
     if isinstance(symmetric, np.ndarray):
-        values, vectors = np.linalg.eigh(symmetric)
+        # In float32 scipy's driver takes less than half of numpy's time.
+        values, vectors = linalg.eigh(symmetric, driver="evd", check_finite=False)
         return values, vectors
     import torch
 
