@@ -88,6 +88,9 @@ def test_a_training_that_is_not_there_is_no_other_one(pair, name):
 def test_no_feature_of_the_first_dictionary_is_marked_for_one_of_the_second(pair):
     found = findings_stage.read(small_study.shared()["findings"])
     own = found.ids("tuned", pair["site"], "linear_map")
-    second = np.array([id_in_run(str(each), 2) for each in found.table["id"]])
+    second = {"id": np.array([id_in_run(str(each), 2) for each in found.table["id"]])}
+    trained = second | {"seeds": np.full(len(second["id"]), "2/3")}
     assert own
-    assert not replace(found, table={**found.table, "id": second}).ids("tuned", pair["site"], "linear_map")
+    assert not replace(found, table=found.table | trained).ids("tuned", pair["site"], "linear_map")
+    # Where nothing was trained, an id that ends so is a name.
+    assert len(replace(found, table=found.table | second).ids("tuned", pair["site"], "linear_map")) == len(own)

@@ -80,10 +80,15 @@ class Findings:
 
     def ids(self, pair: str, site: str, method: str) -> frozenset[str]:
         """The ids, as "side id", of the findings of one pair, site and method, but those that only later runs have."""
-        table, wanted = self.table, (pair, site, method, "finding", 1)
-        runs = [run_of(str(finding_id))[1] for finding_id in table["id"]]
-        keys = zip(table["pair"], table["site"], table["method"], table["status"], runs, strict=True)
-        return frozenset(f"{table['side'][i]} {table['id'][i]}" for i, key in enumerate(keys) if key == wanted)
+        table, wanted = self.table, (pair, site, method, "finding")
+        keys = zip(table["pair"], table["site"], table["method"], table["status"], strict=True)
+        rows = [row for row, key in enumerate(keys) if key == wanted and self.run_of(row)[1] == 1]
+        return frozenset(f"{table['side'][row]} {table['id'][row]}" for row in rows)
+
+    def run_of(self, finding: int) -> tuple[str, int]:
+        """The id of an entry of the table in its run, and that run's number; 1 where nothing is trained."""
+        finding_id = str(self.table["id"][finding])
+        return run_of(finding_id) if self.table["seeds"][finding] else (finding_id, 1)
 
     @property
     def control_holds(self) -> bool | None:

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych import methods
-from diptych.candidates.candidate import run_of
 from diptych.findings.stage import Findings
 from diptych.methods import Method
 from diptych.page import method_sections
@@ -95,7 +94,7 @@ def _cards(
 ) -> list[Card]:
     """The cards of one method on one comparison."""
     table, parts = findings.table, method_sections.of(method)
-    asked = {row: _finding(table, row) for row in rows}
+    asked = {row: _finding(findings, row) for row in rows}
     evidence = _evidence(cell, method, [finding for row, finding in asked.items() if row in shown], page)
     return [
         Card(
@@ -116,9 +115,10 @@ def _cards(
     ]
 
 
-def _finding(table: Mapping[str, npt.NDArray[Any]], row: int) -> Finding:
+def _finding(findings: Findings, row: int) -> Finding:
+    table = findings.table
     side: SideName = "A" if table["side"][row] == "A" else "B"
-    own_id, run = run_of(str(table["id"][row]))
+    own_id, run = findings.run_of(row)
     return Finding(str(table["method"][row]), side, own_id, float(table["effect"][row]), run)
 
 
